@@ -1,0 +1,29 @@
+"""The one exception a user's mistake raises, and the "did you mean" that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A user's mistake, in one sentence that says what was wrong and what to do.
+
+    The command line prints the sentence and exits with code 2, without a traceback.
+    """
+
+
+def fold(name: str) -> str:
+    """`name` without case, hyphens, underscores and blanks: `A-GEM` and `agem` are one name."""
+    return "".join(c for c in name.lower() if c not in "-_ ")
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A sentence that offers the known names nearest to `word`, or lists them all."""
+    names = sorted(known)
+    by_fold = {fold(name): name for name in names}
+    by_fold |= {fold(name.rpartition("/")[2]): name for name in reversed(names)}
+    near = difflib.get_close_matches(fold(word), by_fold, n=3, cutoff=0.6)
+    if near:
+        return "Did you mean " + " or ".join(dict.fromkeys(by_fold[n] for n in near)) + "?"
+    return f"Known: {', '.join(names)}." if names else "None is known."

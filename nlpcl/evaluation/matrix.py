@@ -1,0 +1,57 @@
+"""The T x T matrices of a record, filled through Avalanche's evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from avalanche.evaluation import PluginMetric
+from torch import Tensor
+
+from nlpcl.evaluation.macro_f1 import macro_f1
+
+Matrix = list[list[float | None]]
+
+
+class MatrixMetric(PluginMetric[Matrix]):
+    """Accuracy and macro-F1 of every evaluated experience, by what had been trained before.
+
+    :param n_tasks: T.
+    """
+
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__()
+        self.accuracy: Matrix = [[None] * n_tasks for _ in range(n_tasks)]
+        self.macro_f1: Matrix = [[None] * n_tasks for _ in range(n_tasks)]
+        self.initial: list[float | None] | None = None
+        self.row: int | None = None
+        self._predictions: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def before_eval_exp(self, strategy: Any) -> None:
+        self._predictions, self._targets = [], []
+
+    def after_eval_iteration(self, strategy: Any) -> None:
+        self._predictions.append(strategy.mb_output.argmax(dim=1))
+        self._targets.append(strategy.mb_y)
+
+    def after_eval_exp(self, strategy: Any) -> None:
+        predictions, targets = torch.cat(self._predictions), torch.cat(self._targets)
+        accuracy = float((predictions == targets).double().mean())
+        column = strategy.experience.current_experience
+        if self.row is None:
+            self.initial = self.initial or [None] * len(self.accuracy)
+            self.initial[column] = accuracy
+        else:
+            self.accuracy[self.row][column] = accuracy
+            self.macro_f1[self.row][column] = macro_f1(predictions, targets)
+
+    def result(self) -> Matrix:
+        """The accuracy matrix; row = after which task, None where not evaluated."""
+        return self.accuracy
+
+    def reset(self) -> None:
+        """Nothing: the matrices are kept for the whole run."""
+
+    def __str__(self) -> str:
+        return "Matrix"

@@ -1,0 +1,237 @@
+"""`run(spec) -> Record`: the only module that joins benchmark, model and strategy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from avalanche.benchmarks import CLScenario
+from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import nn
+
+from nlpcl import runtime
+from nlpcl.encoders import encoder_fingerprint
+from nlpcl.errors import UsageError
+from nlpcl.evaluation import MatrixMetric
+from nlpcl.models import ContinualModel, build_model
+from nlpcl.records import Record
+from nlpcl.registry import benchmarks, strategies
+from nlpcl.spec import RunSpec
+
+Eval = Literal["seen", "full", "final"]
+
+
+class Progress(Protocol):
+    """What `run` tells while it runs; `nlpcl.display.ProgressReporter` shows it."""
+
+    def start(self, tasks: list[str], epochs: list[int]) -> None: ...
+    def epoch(self, task: int, epoch: int, loss: float, step: int, steps: int) -> None: ...
+    def evaluated(self, row: int, accuracies: list[float | None]) -> None: ...
+    def stop(self) -> None: ...
+
+
+class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):
+    """Passes task, epoch, step and loss on, at most a few times a second: reading a loss waits for the device."""
+
+    def __init__(self, progress: Progress, every: float = 0.5) -> None:
+        super().__init__()
+        self.progress = progress
+        self.every = every
+        self._last = 0.0
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        clock, steps = strategy.clock, len(strategy.dataloader)
+        step = clock.train_epoch_iterations + 1
+        now = time.monotonic()
+        if step == steps or now - self._last >= self.every:
+            self._last = now
+            task = strategy.experience.current_experience
+            self.progress.epoch(task, clock.train_exp_epochs, float(strategy.loss), step, steps)
+
+
+def fit(
+    strategy: SupervisedTemplate[Any, Any, Any],
+    benchmark: CLScenario[Any],
+    *,
+    eval: Eval = "seen",  # noqa: A002 - the name the command line and Avalanche use
+    epochs: list[int] | None = None,
+    after: Callable[[int, MatrixMetric], None] | None = None,
+) -> MatrixMetric:
+    """Train a strategy on a benchmark, the way the strategy is meant to be driven, and test it.
+
+    A continual strategy sees one experience after another; ONE starts afresh for each and is tested on
+    that one alone; MTL sees the whole stream at once and is tested at the end.
+
+    :param strategy: one of ours or Avalanche's.
+    :param benchmark: with a train and a test stream of T experiences.
+    :param eval: test after each experience on those `seen`, on all (`full`, also before the first), or
+        only at the end (`final`).
+    :param epochs: epochs of each experience; None: the strategy's own.
+    :param after: called with row and matrices after each evaluation.
+    :return: the T x T matrices.
+    """
+    train, test = benchmark.train_stream, benchmark.test_stream  # type: ignore[attr-defined]
+    n_tasks = len(train)
+    matrix = MatrixMetric(n_tasks)
+    strategy.evaluator.metrics.append(matrix)
+    protocol = _protocol(strategy)
+
+    def test_on(row: int, columns: list[int]) -> None:
+        matrix.row = row
+        strategy.eval([test[column] for column in columns])
+        if after is not None:
+            after(row, matrix)
+
+    if eval == "full" and protocol == "continual":
+        strategy.eval(list(test))
+    if protocol == "joint":
+        strategy.train_epochs = max(epochs) if epochs else strategy.train_epochs
+        strategy.train(list(train), eval_streams=[])
+        test_on(n_tasks - 1, list(range(n_tasks)))
+        return matrix
+    for row, experience in enumerate(train):
+        strategy.train_epochs = epochs[row] if epochs else strategy.train_epochs
+        strategy.train(experience, eval_streams=[])
+        if protocol == "isolated":
+            test_on(row, [row])
+        elif eval != "final" or row == n_tasks - 1:
+            test_on(row, list(range(row + 1 if eval == "seen" else n_tasks)))
+    return matrix
+
+
+def _protocol(strategy: object) -> str:
+    for entry in strategies.entries():
+        if isinstance(entry.target, type) and type(strategy) is entry.target:
+            return entry.protocol
+    return "continual"
+
+
+def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, **more: Any) -> Any:
+    """The strategy of a complete spec, with AdamW and the spec's training settings."""
+    assert spec.learning_rate is not None and spec.weight_decay is not None
+    entry = strategies.get(spec.strategy)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, eps=1e-6)
+    engine = {}
+    if entry.engine:
+        engine = {
+            "precision": spec.precision,
+            "schedule": spec.schedule,
+            "warmup": spec.warmup,
+            "clip_norm": spec.clip_norm,
+        }
+    return entry.target(
+        model=model,
+        optimizer=optimizer,
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=spec.train_batch_size,
+        device=device,
+        evaluator=EvaluationPlugin(),
+        **engine,
+        **(spec.options or {}),
+        **more,
+    )
+
+
+def run(
+    spec: RunSpec,
+    *,
+    data_root: str | Path | None = None,
+    out: str | Path | None = "runs",
+    device: str = "auto",
+    eval_batch_size: int = 128,
+    progress: Progress | None = None,
+) -> Record:
+    """Run a spec and return its record, also saved as `out/<spec.id>/record.json`.
+
+    Only the spec can change the result; the other arguments say where and how it is computed.
+
+    :param data_root: folder with the data; None: the package downloads what it needs.
+    :param out: folder for records; None: nothing is written.
+    :param device: `auto`, `cpu`, `cuda`, ...
+    :param eval_batch_size: mini-batch size at test.
+    :raises UsageError: the spec cannot be run; nothing is left behind.
+    """
+    spec = spec.filled()
+    begun, started = time.monotonic(), datetime.now(timezone.utc)
+    where = runtime.choose_device(device)
+    assert spec.max_length is not None and spec.epochs is not None and spec.seed is not None
+    runtime.seed_everything(spec.seed)
+    benchmark = benchmarks.get(spec.benchmark).target(
+        spec.scenario,
+        spec.order,
+        tokenizer=spec.model,
+        max_length=spec.max_length,
+        tasks=spec.tasks,
+        train_size=spec.train_size,
+        root=data_root,
+    )
+    model = build_model(benchmark, spec.backbone, spec.model, padding=spec.padding, **(spec.backbone_options or {}))
+    plugins = [] if progress is None else [ProgressPlugin(progress)]
+    strategy = build_strategy(spec, model, where, eval_mb_size=eval_batch_size, plugins=plugins)
+    ready = time.monotonic()
+
+    epochs = [spec.epochs_for(name) for name in benchmark.task_names]
+    times: list[float] = []
+
+    def after(row: int, matrix: MatrixMetric) -> None:
+        times.append(round(time.monotonic() - ready, 3))
+        if progress is not None:
+            progress.evaluated(row, matrix.accuracy[row])
+
+    if progress is not None:
+        progress.start(benchmark.task_names, epochs)
+    try:
+        matrix = fit(strategy, benchmark, eval=spec.eval or "seen", epochs=epochs, after=after)
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"out of memory with --train-batch-size {spec.train_batch_size}: try a smaller one, or --precision bf16."
+        ) from error
+    finally:
+        if progress is not None:
+            progress.stop()
+    record = Record(
+        status="ok",
+        spec=spec.model_dump(mode="json", exclude_unset=True),
+        data={
+            "files": benchmark.files,
+            "tasks": benchmark.sizes,
+            "encoder": encoder_fingerprint(spec.model or "minilm"),
+        },
+        sizes=_sizes(model, strategy),
+        seeds={"train": spec.seed, "data": 0},
+        versions=runtime.versions(),
+        matrices={"accuracy": matrix.accuracy, "macro_f1": matrix.macro_f1, "initial": matrix.initial},
+        measured={
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": {
+                "total": round(time.monotonic() - begun, 3),
+                "setup": round(ready - begun, 3),
+                "after_task": times,
+            },
+            "peak_memory_mb": round(runtime.peak_memory_mb(), 1),
+            "device": str(where),
+            "host": runtime.host(),
+            "git": runtime.git_state(),
+        },
+    )
+    if out is not None:
+        record.save(Path(out) / record.id / "record.json")
+    return record
+
+
+def _sizes(model: ContinualModel, strategy: Any) -> dict[str, Any]:
+    total = sum(p.numel() for p in model.parameters())
+    encoder = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    sizes: dict[str, Any] = {"parameters": total, "parameters_frozen_at_end": encoder}
+    masks = getattr(strategy, "masks", None)
+    if masks is not None:
+        sizes["undecided_gates"] = [round(share, 6) for share in masks.undecided]
+        sizes["units_used"] = round(float(masks.gates.used.mean()), 6)
+    return sizes

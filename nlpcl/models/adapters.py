@@ -1,0 +1,140 @@
+"""Adapters in a frozen encoder (Houlsby et al., ICML 2019, https://arxiv.org/abs/1902.00751)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import cast
+
+from torch import Tensor, nn
+
+from nlpcl.errors import UsageError
+from nlpcl.models.base import Backbone, Site, TaskLabels
+from nlpcl.models.encoder import Padding, Pooling, TextEncoder
+from nlpcl.registry import register_backbone
+
+# Modules after whose output an adapter stands: the last step of the self-attention block and of the
+# feed-forward block, both before the residual addition. The first pattern fits BERT, RoBERTa, ELECTRA
+# and their like, the second DistilBERT.
+PLACES = (
+    re.compile(r"(.*\.)?layer\.\d+\.(attention\.output|output)\.dropout"),
+    re.compile(r"(.*\.)?layer\.\d+\.(attention\.out_lin|ffn\.dropout)"),
+)
+NORMS = re.compile(r"(.*\.)?layer\.\d+\..*(LayerNorm|layer_norm)")
+
+
+def init_linear(linear: nn.Linear) -> nn.Linear:
+    """BERT's initialisation: weight N(0, 0.02), bias 0."""
+    nn.init.normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class Adapter(nn.Module):
+    """x + ReLU(W2 ReLU(W1 x + b1) + b2), of shape (B, L, H) -> (B, L, H).
+
+    The second ReLU is the original toolkit's; with it a gate on either layer is a gate on units.
+
+    :param hidden: H.
+    :param size: width of the inner layer.
+    """
+
+    def __init__(self, hidden: int, size: int) -> None:
+        super().__init__()
+        self.down = init_linear(nn.Linear(hidden, size))
+        self.down_act = nn.ReLU()
+        self.up = init_linear(nn.Linear(size, hidden))
+        self.up_act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bottleneck(x)
+
+    def bottleneck(self, x: Tensor) -> Tensor:
+        """What the adapter adds to its input."""
+        return self.up_act(self.up(self.down_act(self.down(x))))
+
+    def sites(self, prefix: str) -> list[Site]:
+        """The two gateable layers."""
+        hidden, size = self.down.in_features, self.down.out_features
+        return [
+            Site(f"{prefix}.down", self.down, self.down_act, size, inputs=((None, hidden),)),
+            Site(f"{prefix}.up", self.up, self.up_act, hidden, inputs=((f"{prefix}.down", 1),)),
+        ]
+
+
+def adapter_places(encoder: nn.Module, layers: int) -> list[str]:
+    """Names of the modules after which adapters stand, two per layer.
+
+    :raises UsageError: the encoder has another shape.
+    """
+    names = [name for name, _ in encoder.named_modules()]
+    for pattern in PLACES:
+        places = [name for name in names if pattern.fullmatch(name)]
+        if len(places) == 2 * layers:
+            return places
+    raise UsageError(
+        f"bert_adapter does not know where adapters go in a {type(encoder).__name__}; "
+        "it knows encoders shaped like BERT, RoBERTa and DistilBERT."
+    )
+
+
+@register_backbone("bert_adapter", title="a frozen encoder with two adapters in each layer")
+class BertAdapter(Backbone):
+    """A frozen encoder with Houlsby adapters; adapters and the layers' LayerNorms train.
+
+    :param encoder: `minilm`, a local folder or a hub name.
+    :param adapter_size: width of the adapters' inner layer; 2000 in the original toolkit.
+    :param pooling: how token states become one feature: mean, cls or pooler.
+    :param dropout: probability of dropping a feature unit before the head.
+    :param padding: dynamic trims batches to their longest text, fixed does not.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "minilm",
+        *,
+        adapter_size: int = 2000,
+        pooling: Pooling = "mean",
+        dropout: float = 0.1,
+        padding: Padding = "dynamic",
+    ) -> None:
+        super().__init__()
+        self.encoder = TextEncoder(encoder, pooling, padding)
+        self.width = self.encoder.width
+        self.adapter_size = adapter_size
+        self.dropout = nn.Dropout(dropout)
+        self.encoder.requires_grad_(False)
+        for norm in self.norms():
+            norm.requires_grad_(True)
+        self.places = adapter_places(self.encoder.model, self.encoder.model.config.num_hidden_layers)
+        for place in self.places:
+            module = self.encoder.model.get_submodule(place)
+            self._parent(place).register_module(_leaf(place), nn.Sequential(module, nn.Identity()))
+        self.set_adapters(lambda hidden: Adapter(hidden, adapter_size))
+
+    def set_adapters(self, make_adapter: Callable[[int], nn.Module]) -> None:
+        """Put `make_adapter(hidden)` at every place, instead of what stands there."""
+        for place in self.places:
+            cast(nn.Sequential, self.encoder.model.get_submodule(place))[1] = make_adapter(self.width)
+
+    def adapters(self) -> list[nn.Module]:
+        """The adapters, from input to output."""
+        return [cast(nn.Sequential, self.encoder.model.get_submodule(place))[1] for place in self.places]
+
+    def norms(self) -> list[nn.Module]:
+        return [module for name, module in self.encoder.model.named_modules() if NORMS.fullmatch(name)]
+
+    def sites(self) -> list[Site]:
+        return [site for i, adapter in enumerate(self.adapters()) for site in cast(Adapter, adapter).sites(f"a{i}")]
+
+    def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
+        x = self.encoder.prepare(x)
+        self.context.start(task_labels, x[:, 1].bool())
+        return self.dropout(self.encoder.pool(*self.encoder(x)))
+
+    def _parent(self, place: str) -> nn.Module:
+        return self.encoder.model.get_submodule(place.rpartition(".")[0])
+
+
+def _leaf(place: str) -> str:
+    return place.rpartition(".")[2]

@@ -1,0 +1,163 @@
+"""The contracts between a model and the methods that shape it: `ContinualModel`, `Backbone`, `Site`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from avalanche.models import MultiTaskModule
+from torch import Tensor, nn
+
+from nlpcl.models.heads import SharedHead, TaskHeads
+
+TaskLabels = Tensor | int
+_MISSING: Any = object()
+
+
+@dataclass
+class Context:
+    """What a layer deep inside an encoder must know of the mini-batch in hand.
+
+    `task` is an int when the whole mini-batch belongs to one task, otherwise a LongTensor (B,);
+    `mask` is (B, L), True on real tokens, or None where there are no positions; `batch` counts the
+    forward passes, so that what is computed once a pass can be told from what is stale.
+    """
+
+    task: TaskLabels = 0
+    mask: Tensor | None = None
+    batch: int = 0
+
+    def start(self, task: TaskLabels, mask: Tensor | None = None) -> None:
+        """Note the mini-batch that is about to pass."""
+        self.task = task
+        self.mask = mask
+        self.batch += 1
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer that a method may gate, project or make Bayesian.
+
+    :param name: unique within the backbone.
+    :param module: the layer; its weight is (repeat * width, columns, ...), its bias (repeat * width,).
+    :param activation: the module whose output, (..., width), a gate multiplies.
+    :param width: number of units.
+    :param repeat: how many stacked blocks of rows one unit owns (3 for a GRU's gates).
+    :param inputs: where the columns come from, in order: (name of a site, columns per unit of it), or
+        (None, number of columns) for an input that no site gates.
+    """
+
+    name: str
+    module: nn.Module
+    activation: nn.Module
+    width: int
+    repeat: int = 1
+    inputs: tuple[tuple[str | None, int], ...] = field(default_factory=tuple)
+
+
+def row_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:
+    """Blocking factor of a site's bias, 1 - A_l; shape (repeat * width,), in [0, 1]."""
+    return 1 - masks[site.name].repeat(site.repeat)
+
+
+def weight_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:
+    """Blocking factor of a site's weight, 1 - min(A_l,i , A_{l-1},j).
+
+    Serrà et al. 2018, eq. 2. An input that no site gates counts as fully used (A = 1).
+
+    :param masks: for each site by name its cumulative mask A, (width,), in [0, 1].
+    :return: broadcastable to the weight, (repeat * width, columns, 1, ...).
+    """
+    rows = masks[site.name].repeat(site.repeat)
+    columns = torch.cat(
+        [
+            rows.new_ones(count) if name is None else masks[name].repeat_interleave(count)
+            for name, count in site.inputs
+        ]
+    )
+    factor = 1 - torch.minimum(rows[:, None], columns[None, :])
+    weight = site.module.weight
+    assert isinstance(weight, Tensor)
+    return factor.reshape(*factor.shape, *[1] * (weight.dim() - 2))
+
+
+class Backbone(nn.Module, ABC):
+    """Turns inputs into features; `width` is F, `context` what its inner layers read."""
+
+    width: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = Context()
+
+    @abstractmethod
+    def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
+        """Features (B, F) of the inputs `x`."""
+
+    @abstractmethod
+    def sites(self) -> list[Site]:
+        """The layers a method may gate, project or make Bayesian, from input to output."""
+
+    def norms(self) -> list[nn.Module]:
+        """Trained normalisation layers, which no mask can protect."""
+        return []
+
+
+class ContinualModel(MultiTaskModule):
+    """A backbone and its heads, called as Avalanche calls models: `model(x, task_labels)`.
+
+    :param backbone: gives features (B, F).
+    :param heads: `TaskHeads` for task-incremental, `SharedHead` for domain-incremental learning.
+    """
+
+    def __init__(self, backbone: Backbone, heads: TaskHeads | SharedHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = heads
+
+    @property
+    def task_incremental(self) -> bool:
+        """Whether task labels choose the head."""
+        return isinstance(self.heads, TaskHeads)
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks the model was built for."""
+        return self.heads.n_tasks
+
+    def forward(self, x: Tensor, task_labels: TaskLabels | None = _MISSING) -> Any:
+        """Logits (B, C).
+
+        :param x: (B, ...), as the backbone takes it.
+        :param task_labels: (B,) or one int for the whole mini-batch; may be left out when the head is
+            shared. `None` gives, as everywhere in Avalanche, a dictionary with the logits of every
+            task trained so far.
+        :raises ValueError: task labels left out though they choose the head.
+        """
+        if task_labels is _MISSING:
+            if self.task_incremental:
+                raise ValueError("a model with one head per task needs task_labels: model(x, task_labels)")
+            task_labels = 0
+        if task_labels is None:
+            return {task: self.forward_single_task(x, task) for task in sorted(self.known_train_tasks_labels)}
+        task = single_task(task_labels)
+        # Heads and loss stay in float32 whatever the precision of the backbone.
+        return self.heads(self.backbone.features(x, task).float(), task)
+
+    def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:
+        """Logits (B, C_t) of one head for the whole mini-batch."""
+        return self.forward(x, task_label)
+
+
+def single_task(task_labels: TaskLabels) -> TaskLabels:
+    """One int if all labels are equal, else the labels as they are.
+
+    On an accelerator the comparison would wait for the device, so labels there are left alone.
+    """
+    if isinstance(task_labels, int) or task_labels.device.type != "cpu":
+        return task_labels
+    first = int(task_labels[0])
+    return first if bool((task_labels == first).all()) else task_labels

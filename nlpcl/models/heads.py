@@ -1,0 +1,67 @@
+"""Classification heads: one per task, or one shared by all domains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from avalanche.models import MultiTaskModule
+from torch import Tensor, nn
+
+ABSENT = -1000.0
+"""Logit of a class that a narrower head does not have, in mini-batches of several tasks."""
+
+
+class TaskHeads(MultiTaskModule):
+    """One linear head per task (task-incremental learning).
+
+    :param features: F, the backbone's width.
+    :param classes: number of classes of each task.
+    """
+
+    def __init__(self, features: int, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(features, n) for n in classes)
+        self.n_tasks = len(classes)
+        starts = [sum(classes[:t]) for t in range(len(classes))]
+        columns = [[s + min(c, n - 1) for c in range(max(classes))] for s, n in zip(starts, classes, strict=True)]
+        absent = [[c >= n for c in range(max(classes))] for n in classes]
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.register_buffer("absent", torch.tensor(absent), persistent=False)
+
+    def forward(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
+        """Logits: (B, C_t) for one task, (B, max C) with `ABSENT` in the missing columns for several.
+
+        :param x: features (B, F).
+        :param task_labels: one int, or (B,).
+        """
+        if isinstance(task_labels, int):
+            return self.forward_single_task(x, task_labels)
+        weight = torch.cat([linear.weight for linear in self.linears])  # type: ignore[misc]
+        bias = torch.cat([linear.bias for linear in self.linears])  # type: ignore[misc]
+        logits = nn.functional.linear(x, weight, bias).gather(1, self.columns[task_labels])  # type: ignore[index]
+        return logits.masked_fill(self.absent[task_labels], ABSENT)  # type: ignore[index]
+
+    def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:
+        """Logits (B, C_t) of head `task_label`."""
+        if not 0 <= task_label < self.n_tasks:
+            raise ValueError(f"the model has heads for tasks 0 to {self.n_tasks - 1}, not for task {task_label}")
+        return self.linears[task_label](x)
+
+
+class SharedHead(nn.Module):
+    """One linear head for all domains (domain-incremental learning).
+
+    :param features: F, the backbone's width.
+    :param classes: number of classes.
+    :param n_tasks: number of domains, for methods that keep something for each.
+    """
+
+    def __init__(self, features: int, classes: int, n_tasks: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, classes)
+        self.n_tasks = n_tasks
+
+    def forward(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
+        """Logits (B, C); the task labels are ignored."""
+        return self.linear(x)

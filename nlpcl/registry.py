@@ -1,0 +1,198 @@
+"""What can be named on the command line, and how it is found.
+
+A strategy is a file in `nlpcl/strategies/`, a benchmark a file in `nlpcl/benchmarks/`, a backbone a
+class in `nlpcl/models/`; other packages add theirs through the entry-point groups
+`nlpcl.strategies`, `nlpcl.benchmarks` and `nlpcl.models`. Looking a name up imports the file of that
+name alone; only listing, or a name that no file bears, imports them all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from nlpcl.errors import UsageError, fold, suggest
+
+Scenario = Literal["til", "dil"]
+Protocol_ = Literal["continual", "isolated", "joint"]
+SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental"}
+
+
+@dataclass(frozen=True)
+class StrategyEntry:
+    """The facts of a strategy, known before it is built.
+
+    `protocol` says how it is driven: `continual` trains on one experience after another and is
+    tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains
+    once on the whole stream and fills the last row. `defaults` gives values to options whose class
+    has none; `presets` are `(condition, values)` pairs, see `nlpcl.presets`.
+    """
+
+    name: str
+    target: Any
+    title: str
+    paper: str = ""
+    url: str = ""
+    scenarios: tuple[Scenario, ...] = ("til", "dil")
+    backbones: tuple[str, ...] | None = None
+    protocol: Protocol_ = "continual"
+    replay: bool = False
+    ddp: bool = False
+    engine: bool = True
+    reason: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    presets: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
+
+
+@dataclass(frozen=True)
+class BenchmarkEntry:
+    """The facts of a benchmark: where its data come from and what its labels mean."""
+
+    name: str
+    target: Any
+    title: str
+    source: str
+    licence: str
+    citation: str
+    language: str = "en"
+    labels: tuple[str, ...] = ()
+    scenarios: tuple[Scenario, ...] = ("til", "dil")
+    orders: int = 1
+
+
+@dataclass(frozen=True)
+class BackboneEntry:
+    """The facts of a backbone."""
+
+    name: str
+    target: Any
+    title: str
+
+
+class HasName(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def target(self) -> Any: ...
+
+
+E = TypeVar("E", bound=HasName)
+T = TypeVar("T")
+
+
+class Registry(Generic[E]):
+    """The entries of one kind, found by file name or entry point.
+
+    :param kind: what the entries are, for messages ("strategy").
+    :param package: the package whose modules hold them; also the entry-point group.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._entries: dict[str, E] = {}
+
+    def add(self, entry: E) -> None:
+        """Register `entry`; a second one of the same name is a programming error."""
+        known = self._entries.get(fold(entry.name))
+        if known is not None and known.target.__module__ != entry.target.__module__:
+            raise ValueError(f"{self.kind} {entry.name!r} is registered twice: {known.target} and {entry.target}")
+        self._entries[fold(entry.name)] = entry
+
+    def get(self, name: str) -> E:
+        """The entry called `name`, whatever its case and hyphens.
+
+        :raises UsageError: no such name; the nearest ones are offered.
+        """
+        for module, load in self._modules().items():
+            if fold(module) == fold(name.partition("/")[0]):
+                load()
+        if fold(name) not in self._entries:
+            self._load_all()
+        if fold(name) not in self._entries:
+            raise UsageError(f"unknown {self.kind} {name!r}. {suggest(name, self.names())}")
+        return self._entries[fold(name)]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(entry.name for entry in self.entries())
+
+    def entries(self) -> list[E]:
+        """All entries, sorted by name."""
+        self._load_all()
+        return sorted(self._entries.values(), key=lambda entry: entry.name)
+
+    def _modules(self) -> dict[str, Callable[[], Any]]:
+        package = importlib.import_module(self.package)
+        found: dict[str, Callable[[], Any]] = {}
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("_"):
+                found[module.name] = lambda m=f"{self.package}.{module.name}": importlib.import_module(m)
+        for point in entry_points(group=self.package):
+            found[point.name] = point.load
+        return found
+
+    def _load_all(self) -> None:
+        for load in self._modules().values():
+            load()
+
+
+strategies: Registry[StrategyEntry] = Registry("strategy", "nlpcl.strategies")
+benchmarks: Registry[BenchmarkEntry] = Registry("benchmark", "nlpcl.benchmarks")
+backbones: Registry[BackboneEntry] = Registry("backbone", "nlpcl.models")
+
+
+def register_strategy(name: str, **facts: Any) -> Callable[[T], T]:
+    """Class decorator: make a strategy known by `name`; `facts` are the fields of `StrategyEntry`."""
+
+    def decorate(target: T) -> T:
+        strategies.add(StrategyEntry(name, target, **facts))
+        return target
+
+    return decorate
+
+
+def register_benchmark(name: str, **facts: Any) -> Callable[[T], T]:
+    """Function decorator: make a benchmark known by `name`; `facts` as in `BenchmarkEntry`."""
+
+    def decorate(target: T) -> T:
+        benchmarks.add(BenchmarkEntry(name, target, **facts))
+        return target
+
+    return decorate
+
+
+def register_backbone(name: str, **facts: Any) -> Callable[[T], T]:
+    """Class decorator: make a backbone known by `name`; `facts` as in `BackboneEntry`."""
+
+    def decorate(target: T) -> T:
+        backbones.add(BackboneEntry(name, target, **facts))
+        return target
+
+    return decorate
+
+
+def check_combination(strategy: StrategyEntry, benchmark: BenchmarkEntry, backbone: BackboneEntry, scenario: str) -> None:
+    """Refuse at once what cannot work.
+
+    :raises UsageError: with the reason and what does work.
+    """
+    if scenario not in SCENARIOS:
+        raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
+    for what, allowed in ((strategy, strategy.scenarios), (benchmark, benchmark.scenarios)):
+        if scenario not in allowed:
+            reason = getattr(what, "reason", "")
+            works = " and ".join(f"--scenario {s} ({SCENARIOS[s]})" for s in allowed)
+            raise UsageError(
+                f"{what.name} does not run {SCENARIOS[scenario]}{': ' + reason if reason else ''}. It runs with {works}."
+            )
+    if strategy.backbones is not None and backbone.name not in strategy.backbones:
+        raise UsageError(
+            f"{strategy.name} does not run on backbone {backbone.name}: "
+            f"it needs {' or '.join(strategy.backbones)} (--backbone)."
+        )

@@ -1,0 +1,1 @@
+"""Continual-learning strategies, one file each; see `docs/adding-a-method.md`."""

@@ -1,0 +1,184 @@
+"""What every strategy shares: a fresh optimizer per experience, schedule, clipping and precision."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from avalanche.models import avalanche_forward
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from nlpcl.models.base import ContinualModel, single_task
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Schedule = Literal["constant", "linear"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def linear_schedule(step: int, total: int, warmup: float) -> float:
+    """Factor on the learning rate at step 0 .. total - 1: linear up over the first `warmup` share, linear down after.
+
+    Devlin et al. 2019, section A.2. The first step's factor is above 0, the last one's too.
+    """
+    rising = max(1, round(warmup * total))
+    return (step + 1) / rising if step < rising else max(0, total - step) / max(1, total - rising + 1)
+
+
+class ContinualStrategy(SupervisedTemplate):
+    """Avalanche's supervised template with what transformers need.
+
+    The optimizer passed in is a template: each experience starts with a new one of the same class and
+    settings over the parameters that then train, without weight decay on biases and LayerNorms. A plugin
+    with a method `parameter_group(strategy) -> dict` gives its parameters a group of their own, which is
+    never clipped.
+
+    :param model: called as `model(x, task_labels)`.
+    :param optimizer: template of the optimizer of every experience.
+    :param criterion: loss of the logits (B, C) and the labels (B,).
+    :param precision: fp32, or autocast to bf16 or fp16 (the latter with loss scaling).
+    :param schedule: `constant`, or `linear` warm-up and decay over each experience.
+    :param warmup: share of an experience's steps in which the learning rate rises, in [0, 1].
+    :param clip_norm: largest norm of the gradient of all clipped parameters together; None: no clipping.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        criterion: Any = nn.CrossEntropyLoss(),  # noqa: B008 - Avalanche's default, and stateless
+        train_mb_size: int = 32,
+        train_epochs: int = 1,
+        eval_mb_size: int | None = 128,
+        device: str | torch.device = "cpu",
+        plugins: list[Any] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = None,
+        eval_every: int = -1,
+        precision: Precision = "fp32",
+        schedule: Schedule = "constant",
+        warmup: float = 0.1,
+        clip_norm: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,  # type: ignore[arg-type]
+            eval_every=eval_every,
+            **kwargs,
+        )
+        self.precision = precision
+        self.schedule = schedule
+        self.warmup = warmup
+        self.clip_norm = clip_norm
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self._template = optimizer
+        self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
+        self._clipped: list[nn.Parameter] = []
+        self._single: int | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What autocast computes in."""
+        return DTYPES[self.precision]
+
+    def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
+        """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
+        self.dataloader = DataLoader(
+            self.adapted_dataset,  # type: ignore[arg-type]
+            batch_size=self.train_mb_size,
+            shuffle=shuffle,
+            num_workers=num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def make_optimizer(self, **kwargs: Any) -> None:
+        """A new optimizer for the experience; parameters without `requires_grad` do not reach it."""
+        self.optimizer = new_optimizer(self._template, self.model, self._own_groups())
+        own = {id(p) for group in self._own_groups() for p in group["params"]}
+        self._clipped = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
+        self.optimized_param_id = {}  # type: ignore[assignment]
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        super()._before_training_exp(**kwargs)
+        self._scheduler = None
+        if self.schedule == "linear":
+            total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
+            self._scheduler = torch.optim.lr_scheduler.LambdaLR(
+                self.optimizer, lambda step: linear_schedule(step, total, self.warmup)
+            )
+
+    def _unpack_minibatch(self) -> None:
+        # Looked at before the copy to the device, where it would have to wait for it.
+        task = single_task(self.mbatch[-1])  # type: ignore[index]
+        self._single = task if isinstance(task, int) else None
+        super()._unpack_minibatch()
+
+    def forward(self) -> Tensor:
+        """Logits of the mini-batch, in float32."""
+        tasks = self.mb_task_id if self._single is None else self._single
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision != "fp32"):
+            return avalanche_forward(self.model, self.mb_x, tasks).float()
+
+    def backward(self) -> None:
+        """Backward pass; afterwards gradients are unscaled, so that plugins see the true ones."""
+        self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
+        self.scaler.unscale_(self.optimizer)
+
+    def optimizer_step(self) -> None:
+        """Clip, step, and move the schedule on."""
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._clipped, self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self._scheduler is not None:
+            self._scheduler.step()
+
+    def _own_groups(self) -> list[dict[str, Any]]:
+        return [plugin.parameter_group(self) for plugin in self.plugins if hasattr(plugin, "parameter_group")]
+
+
+def new_optimizer(template: Optimizer, model: nn.Module, own_groups: list[dict[str, Any]]) -> Optimizer:
+    """An optimizer of the template's class over the model's trainable parameters.
+
+    A parameter keeps the options of the template's group it stood in, others take the template's
+    defaults; vectors (biases, LayerNorms) get no weight decay; `own_groups` go in as they are.
+    """
+    accepted = inspect.signature(type(template).__init__).parameters
+    defaults = {k: v for k, v in template.defaults.items() if k in accepted}
+    known: dict[int, dict[str, Any]] = {}
+    for group in template.param_groups:
+        options = {k: v for k, v in group.items() if k in defaults}
+        known |= {id(p): options for p in group["params"]}
+    own = {id(p) for group in own_groups for p in group["params"]}
+    groups: dict[str, dict[str, Any]] = {}
+    for p in model.parameters():
+        if p.requires_grad and id(p) not in own:
+            options = dict(known.get(id(p), defaults))
+            if p.dim() < 2 and "weight_decay" in options:
+                options["weight_decay"] = 0.0
+            groups.setdefault(repr(options), {"params": [], **options})["params"].append(p)
+    everything = [*groups.values(), *own_groups]
+    return type(template)(everything, **defaults)
+
+
+def continual_model(model: nn.Module, method: str) -> ContinualModel:
+    """`model`, if it is one that a method can shape.
+
+    :raises TypeError: it is not a `ContinualModel`.
+    """
+    if not isinstance(model, ContinualModel):
+        raise TypeError(f"{method} shapes the model's layers, so it needs a ContinualModel, not a {type(model).__name__}")
+    return model

@@ -1,0 +1,35 @@
+"""ONE: each task alone, from the same initial model.
+
+Loss: CE(head_t(x), y). Not continual learning: no task learns from another and none is forgotten. A task's
+result is the one measured right after it was trained, so only the diagonal of the matrix is filled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nlpcl.registry import register_strategy
+from nlpcl.strategies.base import ContinualStrategy
+
+
+@register_strategy("one", title="each task alone, from the initial model", protocol="isolated")
+class ONE(ContinualStrategy):
+    """Starts every experience from the initial model; takes the arguments of `ContinualStrategy`."""
+
+    def __init__(self, **base_kwargs: Any) -> None:
+        super().__init__(**base_kwargs)
+        trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        self._initial: dict[str, Tensor] = {
+            name: p.detach().clone() for name, p in self.model.named_parameters() if name in trainable
+        }
+
+    @torch.no_grad()
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        """Put the initial weights back, then take the experience's data."""
+        for name, p in self.model.named_parameters():
+            if name in self._initial:
+                p.copy_(self._initial[name])
+        super().train_dataset_adaptation(**kwargs)

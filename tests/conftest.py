@@ -1,0 +1,111 @@
+"""A tiny generated encoder, tiny tasks and the folder with real data."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pandas as pd
+import pytest
+import torch
+from avalanche.benchmarks import CLScenario
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    DistilBertConfig,
+    DistilBertModel,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from nlpcl.benchmarks import TextTask, text_benchmark_from_tasks
+
+WORDS = ["good", "bad", "red", "blue", "cat", "dog", "sun", "rain", "hot", "cold", "one", "two", "the", "a", "is", "was"]
+
+
+def save_encoder(folder: Path, shape: str) -> str:
+    """A 2-layer, width-32 encoder with random weights and a 21-word vocabulary, as a local folder."""
+    folder.mkdir(parents=True)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (folder / "vocab.txt").write_text("\n".join(special + WORDS) + "\n")
+    names = ["input_ids", "attention_mask"] + (["token_type_ids"] if shape == "bert" else [])
+    BertTokenizerFast(str(folder / "vocab.txt"), model_input_names=names).save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"vocab_size": 21, "max_position_embeddings": 64}
+    common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, **size}
+    model: Any
+    if shape == "bert":
+        model = BertModel(BertConfig(**common))
+    elif shape == "roberta":
+        model = RobertaModel(RobertaConfig(**{**common, "type_vocab_size": 1, "pad_token_id": 0}))
+    else:
+        model = DistilBertModel(DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=64, **size))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of tiny encoders by shape."""
+    root = tmp_path_factory.mktemp("encoders")
+    return {shape: save_encoder(root / shape, shape) for shape in ("bert", "roberta", "distilbert")}
+
+
+@pytest.fixture(scope="session")
+def tiny(encoders: dict[str, str]) -> str:
+    """The tiny BERT."""
+    return encoders["bert"]
+
+
+def make_frame(n: int, seed: int, flip: bool, n_classes: int) -> pd.DataFrame:
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(n):
+        label = rng.randrange(n_classes)
+        word = ("good", "bad", "hot")[(1 - label) if flip and label < 2 else label]
+        filler = rng.choices(WORDS[2:8] + WORDS[10:], k=rng.randrange(1, 12))
+        filler.insert(rng.randrange(len(filler) + 1), word)
+        rows.append({"text": rng.choice(["cat", "dog"]), "text_pair": " ".join(filler), "label": label})
+    return pd.DataFrame(rows)
+
+
+def make_tasks(classes: tuple[int, ...] = (2, 3), n: int = 64) -> list[TextTask]:
+    """Tasks decided by one word, whose meaning is turned round in every second one."""
+    names = ("positive", "negative", "neutral")
+    return [
+        TextTask(
+            f"task{i}",
+            names[:c],
+            make_frame(n, 10 * i, i % 2 == 1, c),
+            make_frame(16, 10 * i + 1, i % 2 == 1, c),
+            make_frame(32, 10 * i + 2, i % 2 == 1, c),
+        )
+        for i, c in enumerate(classes)
+    ]
+
+
+@pytest.fixture
+def benchmark_of(tiny: str) -> Any:
+    """Builds a tiny benchmark: `benchmark_of(scenario, classes)`."""
+
+    def build(scenario: str = "til", classes: tuple[int, ...] = (2, 3), n: int = 64) -> CLScenario[Any]:
+        return text_benchmark_from_tasks(
+            make_tasks(classes, n), name="tiny", scenario=scenario, tokenizer=tiny, max_length=32
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with the real data; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("NLPCL_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not (folder / "asc").is_dir():
+        pytest.skip("real data absent: set NLPCL_TEST_DATA to a folder that holds asc/")
+    return folder

@@ -1,0 +1,124 @@
+"""CTR's routing against a loop written from the equations, one sample, token, task and capsule at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from nlpcl.models.base import Context
+from nlpcl.models.capsules import KERNELS, TransferAdapter, TransferRouting, squash
+
+H, T, SIZE, CAPS, FILTERS, L = 7, 4, 3, 3, 5, 9
+
+
+def loop_squash(v: list[float]) -> list[float]:
+    square = sum(c * c for c in v)
+    return [square / (1 + square) * c / math.sqrt(square) for c in v]
+
+
+def loop_convolution(module, u: list[list[float]]) -> list[float]:  # type: ignore[no-untyped-def]
+    """Every output of a convolution over the real positions `u` with K - 2 zeros at both ends, then the maximum."""
+    best = []
+    for kernel, convolution in zip(KERNELS, module.convolutions, strict=True):
+        pad = [[0.0] * len(u[0])] * (kernel - 2)
+        padded = torch.tensor(pad + u + pad)
+        for f in range(FILTERS):
+            weight, bias = convolution.weight[f], convolution.bias[f]
+            outs = [
+                float((padded[i : i + kernel].T * weight).sum() + bias) for i in range(len(padded) - kernel + 1)
+            ]
+            best.append(max(outs))
+    return best
+
+
+def loop_routing(routing: TransferRouting, p: torch.Tensor, t: int, length: int) -> torch.Tensor:
+    """The equations for one sample: p is (L, T, SIZE)."""
+    votes = {
+        k: [
+            [
+                float(sum(routing.route[k, n, i, j] * p[pos, k, j] for j in range(SIZE)))
+                for n in range(CAPS)
+                for i in range(SIZE)
+            ]
+            for pos in range(length)
+        ]
+        for k in range(t + 1)
+    }
+    q = torch.tensor(loop_convolution(routing.query, votes[t])).relu()
+    v = [[0.0] * (CAPS * SIZE) for _ in range(length)]
+    for k in range(t + 1):
+        z = (torch.tensor(loop_convolution(routing.key, votes[k])) + routing.query_map(q)).relu()
+        s = routing.similarity(z).tolist()
+        logits = routing.decision(z)
+        d = 1.0 if logits[0] > logits[1] else 0.0
+        for pos in range(length):
+            for c in range(CAPS * SIZE):
+                v[pos][c] += d * s[c] * votes[k][pos][c]
+    return routing.out(torch.tensor(v))
+
+
+@pytest.fixture
+def routing() -> TransferRouting:
+    torch.manual_seed(3)
+    routing = TransferRouting(H, T, SIZE, CAPS, FILTERS).eval()
+    for linear in (routing.query_map, routing.similarity, routing.decision, routing.out):
+        torch.nn.init.normal_(linear.weight, std=0.5)
+        torch.nn.init.normal_(linear.bias, std=0.5)
+    return routing
+
+
+def test_squash_is_over_the_capsule_and_finite_at_zero() -> None:
+    v = torch.randn(4, 5, 3)
+    expected = torch.tensor([[loop_squash(c.tolist()) for c in row] for row in v])
+    torch.testing.assert_close(squash(v), expected)
+    zero = torch.zeros(2, 3, requires_grad=True)
+    squash(zero).sum().backward()
+    assert torch.isfinite(zero.grad).all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", range(T))
+def test_transfer_routing_equals_the_equations(routing: TransferRouting, task: int) -> None:
+    with torch.no_grad():
+        p = torch.randn(3, L, T, SIZE)
+        lengths = [L, 4, 1]
+        mask = torch.arange(L) < torch.tensor(lengths)[:, None]
+        out = routing(p[:, :, : task + 1], task, mask)
+        mixed = routing(p, torch.tensor([task] * 3), mask)
+        for row, length in enumerate(lengths):
+            expected = loop_routing(routing, p[row], task, length)
+            torch.testing.assert_close(out[row, :length], expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(mixed[row, :length], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_each_decision_occurs(routing: TransferRouting) -> None:
+    """Otherwise the comparison above would not have seen both branches."""
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert routing.decide(logits).tolist() == [1.0, 0.0]
+    routing.train()
+    draws = torch.stack([routing.decide(torch.zeros(1, 2)) for _ in range(64)])
+    assert set(draws.flatten().tolist()) == {0.0, 1.0}
+
+
+def test_routing_at_test_is_deterministic_and_later_tasks_have_no_say(routing: TransferRouting) -> None:
+    p, mask = torch.randn(2, L, T, SIZE), torch.ones(2, L, dtype=torch.bool)
+    first = routing(p, torch.tensor([1, 2]), mask)
+    torch.testing.assert_close(first, routing(p, torch.tensor([1, 2]), mask), atol=0, rtol=0)
+    changed = p.clone()
+    changed[:, :, 3] += 10
+    torch.testing.assert_close(first, routing(changed, torch.tensor([1, 2]), mask))
+
+
+def test_adapter_output_does_not_depend_on_the_batch() -> None:
+    torch.manual_seed(0)
+    context = Context()
+    adapter = TransferAdapter(H, 6, T, context).eval()
+    torch.nn.init.normal_(adapter.routing.out.weight)
+    x, mask = torch.randn(5, L, H), torch.arange(L) < torch.tensor([9, 3, 5, 1, 7])[:, None]
+    context.start(2, mask)
+    together = adapter(x)
+    for row in range(5):
+        length = int(mask[row].sum())
+        context.start(2, mask[row : row + 1, :length])
+        torch.testing.assert_close(together[row, :length], adapter(x[row : row + 1, :length])[0], atol=1e-5, rtol=0)

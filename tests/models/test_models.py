@@ -1,0 +1,132 @@
+"""Encoder, adapters, heads and the blocking factor of a site."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nlpcl.errors import UsageError
+from nlpcl.models import BertAdapter, Site, TaskHeads, build_model, row_factor, weight_factor
+from nlpcl.models.encoder import TextEncoder
+from nlpcl.models.heads import ABSENT
+
+
+def packed(lengths: list[int], width: int = 32) -> torch.Tensor:
+    x = torch.zeros(len(lengths), 3, width, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        x[row, 0, :length] = torch.randint(5, 21, (length,))
+        x[row, 1, :length] = 1
+        x[row, 2, length // 2 : length] = 1
+    return x
+
+
+@pytest.mark.parametrize("shape", ["bert", "roberta", "distilbert"])
+def test_adapters_stand_at_both_places_of_each_layer(encoders: dict[str, str], shape: str) -> None:
+    backbone = BertAdapter(encoders[shape], adapter_size=8)
+    assert len(backbone.adapters()) == 4
+    trainable = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    norms = [name for name in trainable if "orm" in name]
+    assert len(norms) == 2 * 4  # weight and bias of two LayerNorms in each of two layers
+    assert all(".1." in name or name in norms for name in trainable)
+    called: list[int] = []
+    for i, adapter in enumerate(backbone.adapters()):
+        adapter.register_forward_hook(lambda *_, i=i: called.append(i))
+    assert backbone.features(packed([5, 9]), 0).shape == (2, 32)
+    assert called == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shape", ["bert", "roberta", "distilbert"])
+def test_an_adapter_acts_before_the_residual_addition(encoders: dict[str, str], shape: str) -> None:
+    """With the adapter adding c, the LayerNorm must see dense + c + residual."""
+    backbone = BertAdapter(encoders[shape], adapter_size=8).eval()
+
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 3.0
+
+    seen: list[torch.Tensor] = []
+    norm = backbone.norms()[0]
+    norm.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
+    x = packed([6])
+    backbone.set_adapters(lambda hidden: nn.Identity())
+    backbone.features(x, 0)
+    backbone.set_adapters(lambda hidden: Constant())
+    backbone.features(x, 0)
+    torch.testing.assert_close(seen[1], seen[0] + 3.0)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+@pytest.mark.parametrize("shape", ["bert", "roberta"])
+def test_trimmed_and_full_length_batches_agree(encoders: dict[str, str], shape: str, pooling: str) -> None:
+    backbone = BertAdapter(encoders[shape], adapter_size=8, pooling=pooling).eval()  # type: ignore[arg-type]
+    x = packed([3, 9, 14])
+    backbone.encoder.padding = "dynamic"
+    trimmed = backbone.features(x, 0)
+    backbone.encoder.padding = "fixed"
+    torch.testing.assert_close(trimmed, backbone.features(x, 0), atol=1e-5, rtol=0)
+
+
+def test_trimming_shortens_what_is_computed(tiny: str) -> None:
+    encoder = TextEncoder(tiny)
+    assert encoder.prepare(packed([3, 9])).shape == (2, 3, 16)
+    assert TextEncoder(tiny, padding="fixed").prepare(packed([3, 9])).shape == (2, 3, 32)
+
+
+def test_no_pooler_and_unknown_pooling_are_refused(encoders: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="no pooler"):
+        BertAdapter(encoders["distilbert"], pooling="pooler")
+    with pytest.raises(UsageError, match="mean"):
+        BertAdapter(encoders["bert"], pooling="meen")  # type: ignore[arg-type]
+
+
+def test_missing_encoder_says_how_to_get_it() -> None:
+    with pytest.raises(UsageError, match="local folder"):
+        TextEncoder("no-such/encoder")
+
+
+def test_mixed_batch_of_heads_equals_each_head_alone() -> None:
+    heads = TaskHeads(8, [2, 3, 2])
+    x, tasks = torch.randn(6, 8), torch.tensor([0, 1, 2, 1, 0, 2])
+    mixed = heads(x, tasks)
+    for row, task in enumerate(tasks.tolist()):
+        alone = heads(x[row : row + 1], task)[0]
+        torch.testing.assert_close(mixed[row, : len(alone)], alone)
+        assert (mixed[row, len(alone) :] == ABSENT).all()
+    with pytest.raises(ValueError, match="tasks 0 to 2"):
+        heads(x, 3)
+
+
+def test_a_step_on_one_task_leaves_other_heads_without_gradient() -> None:
+    heads = TaskHeads(8, [2, 2])
+    heads(torch.randn(4, 8), 0).sum().backward()
+    assert heads.linears[0].weight.grad is not None
+    assert heads.linears[1].weight.grad is None
+
+
+def test_blocking_factor_against_a_plain_loop() -> None:
+    """Conv -> flatten -> linear: each channel of the conv feeds `area` columns."""
+    width_in, area, width_out = 3, 4, 5
+    linear = nn.Linear(width_in * area + 2, width_out)
+    conv = nn.Conv2d(1, width_in, 2)
+    lower = Site("conv", conv, nn.ReLU(), width_in, inputs=((None, 1),))
+    site = Site("fc", linear, nn.ReLU(), width_out, inputs=(("conv", area), (None, 2)))
+    masks = {"conv": torch.rand(width_in), "fc": torch.rand(width_out)}
+    factor = weight_factor(site, masks)
+    for i in range(width_out):
+        for j in range(width_in * area + 2):
+            below = masks["conv"][j // area] if j < width_in * area else torch.tensor(1.0)
+            assert factor[i, j] == 1 - min(masks["fc"][i], below)
+    torch.testing.assert_close(row_factor(site, masks), 1 - masks["fc"])
+    assert weight_factor(lower, masks).shape == (3, 1, 1, 1)
+
+
+def test_model_call_without_task_labels(benchmark_of: Any, tiny: str) -> None:
+    x = packed([4, 5])
+    til = build_model(benchmark_of("til"), encoder=tiny, adapter_size=8)
+    with pytest.raises(ValueError, match="task_labels"):
+        til(x)
+    dil = build_model(benchmark_of("dil"), encoder=tiny, adapter_size=8)
+    assert dil(x).shape == (2, 3)

@@ -1,0 +1,137 @@
+"""The shared template: optimizer, schedule, clipping, precision; NCL, ONE and MTL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from nlpcl.experiment import fit
+from nlpcl.models import build_model
+from nlpcl.strategies.base import ContinualStrategy, linear_schedule, new_optimizer
+from nlpcl.strategies.mtl import MTL
+from nlpcl.strategies.ncl import NCL
+from nlpcl.strategies.one import ONE
+
+
+def build(cls: Any, benchmark: Any, tiny: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    model = build_model(benchmark, encoder=tiny, adapter_size=8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.1)
+    settings = {"train_mb_size": 8, "train_epochs": 4, **options}
+    return cls(model=model, optimizer=optimizer, **settings)
+
+
+def test_schedule_rises_and_falls() -> None:
+    factors = [linear_schedule(step, 20, 0.1) for step in range(20)]
+    assert factors[:2] == [0.5, 1.0]
+    assert factors[2] < 1
+    assert all(0 < f <= 1 for f in factors)
+    drops = [a - b for a, b in zip(factors[2:], factors[3:], strict=False)]
+    assert all(abs(d - drops[0]) < 1e-9 for d in drops)
+
+
+def test_new_optimizer_groups() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
+    net[1].requires_grad_(False)
+    gates = torch.nn.Parameter(torch.ones(4))
+    template = torch.optim.AdamW([{"params": net[0].parameters(), "lr": 0.5}], lr=0.1, weight_decay=0.01)
+    made = new_optimizer(template, net, [{"params": [gates], "weight_decay": 0.0, "lr": 7.0}])
+    of = {id(p): group for group in made.param_groups for p in group["params"]}
+    assert (of[id(net[0].weight)]["lr"], of[id(net[0].weight)]["weight_decay"]) == (0.5, 0.01)
+    assert (of[id(net[0].bias)]["lr"], of[id(net[0].bias)]["weight_decay"]) == (0.5, 0.0)
+    assert (of[id(net[2].weight)]["lr"], of[id(net[2].weight)]["weight_decay"]) == (0.1, 0.01)
+    assert of[id(gates)]["lr"] == 7.0
+    assert id(net[1].weight) not in of
+    assert isinstance(made, torch.optim.AdamW) and not made.state
+
+
+def test_each_experience_has_a_fresh_optimizer(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of()
+    strategy = build(NCL, benchmark, tiny)
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    first = strategy.optimizer
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+    assert strategy.optimizer is not first
+    assert all(float(state["step"]) == 32 for state in strategy.optimizer.state.values())
+
+
+def test_frozen_encoder_does_not_move(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of()
+    strategy = build(NCL, benchmark, tiny)
+    frozen = {n: p.clone() for n, p in strategy.model.named_parameters() if not p.requires_grad}
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    assert all(torch.equal(frozen[n], p) for n, p in strategy.model.named_parameters() if n in frozen)
+    assert len(frozen) > 20
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_reduced_precision_trains(precision: str, benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of()
+    strategy = build(NCL, benchmark, tiny, precision=precision, clip_norm=1.0)
+    before = strategy.model.heads.linears[0].weight.detach().clone()
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    assert all(torch.isfinite(p).all() for p in strategy.model.parameters())
+    assert not torch.equal(before, strategy.model.heads.linears[0].weight)
+
+
+def test_clipping_bounds_the_step_of_plain_sgd(benchmark_of: Any, tiny: str) -> None:
+    """With SGD a step is lr times the clipped gradient, so no longer than lr times the bound."""
+    benchmark = benchmark_of()
+    torch.manual_seed(0)
+    model = build_model(benchmark, encoder=tiny, adapter_size=8)
+    lr, bound = 0.5, 0.01
+    strategy = ContinualStrategy(
+        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=lr), train_mb_size=64, clip_norm=bound
+    )
+    before = [p.detach().clone() for p in model.parameters()]
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    moved = sum(float((p - b).square().sum()) for p, b in zip(model.parameters(), before, strict=True)) ** 0.5
+    assert 0.9 * lr * bound < moved <= 1.001 * lr * bound
+
+
+def test_one_restarts_from_the_initial_model(benchmark_of: Any, tiny: str) -> None:
+    """Trained on tasks 0 and 1, ONE's model for task 1 is that of training on task 1 alone."""
+    benchmark = benchmark_of("til", (2, 2))
+    both, alone = build(ONE, benchmark, tiny), build(ONE, benchmark, tiny)
+    both.train(benchmark.train_stream[0], eval_streams=[])
+    for strategy in (both, alone):
+        torch.manual_seed(5)
+        strategy.train(benchmark.train_stream[1], eval_streams=[])
+    for (name, p), q in zip(both.model.named_parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(p, q), name
+
+
+def test_which_cells_each_protocol_fills(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 3, 2))
+
+    def filled(cls: Any, mode: Any = "seen") -> list[list[bool]]:
+        matrix = fit(build(cls, benchmark, tiny, train_epochs=1), benchmark, eval=mode)
+        assert (matrix.initial is not None) == (mode == "full")
+        return [[cell is not None for cell in row] for row in matrix.accuracy]
+
+    assert filled(NCL) == [[c <= r for c in range(3)] for r in range(3)]
+    assert filled(NCL, "full") == [[True] * 3] * 3
+    assert filled(NCL, "final") == [[False] * 3, [False] * 3, [True] * 3]
+    assert filled(ONE) == [[c == r for c in range(3)] for r in range(3)]
+    assert filled(MTL) == [[False] * 3, [False] * 3, [True] * 3]
+
+
+def test_mtl_sees_every_example_once_an_epoch_in_mixed_batches(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 3))
+    strategy = build(MTL, benchmark, tiny, train_epochs=1)
+    seen: list[int] = []
+    mixed: list[bool] = []
+    forward = strategy.forward
+
+    def spy() -> Any:
+        if strategy.is_training:
+            seen.extend(strategy.mb_task_id.tolist())
+            mixed.append(len(set(strategy.mb_task_id.tolist())) == 2)
+        return forward()
+
+    strategy.forward = spy
+    fit(strategy, benchmark)
+    assert sorted(seen) == [0] * 64 + [1] * 64
+    assert any(mixed)

@@ -1,0 +1,197 @@
+"""What HAT and CTR promise: exact blocking, unchanged logits, outputs that do not depend on the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from avalanche.training import Naive
+from torch import nn
+
+from nlpcl.models import build_model
+from nlpcl.models.adapters import BertAdapter
+from nlpcl.models.base import ContinualModel
+from nlpcl.strategies._masks import annealed_scale, site_factors
+from nlpcl.strategies.ctr import CTR
+from nlpcl.strategies.hat import HAT, HATPlugin, least_entropy
+
+
+def build(cls: Any, benchmark: Any, tiny: str, **options: Any) -> Any:
+    torch.manual_seed(1)
+    model = build_model(benchmark, encoder=tiny, adapter_size=8)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    return cls(
+        model=model,
+        optimizer=optimizer,
+        train_mb_size=8,
+        train_epochs=3,
+        schedule="linear",
+        clip_norm=1.0,
+        **options,
+    )
+
+
+def logits_of(model: ContinualModel, experience: Any, task: int, size: int = 32) -> torch.Tensor:
+    model.eval()
+    x = torch.stack([experience.dataset[i][0] for i in range(len(experience.dataset))])
+    with torch.no_grad():
+        return torch.cat([model(part, task) for part in x.split(size)])
+
+
+def test_annealing_reaches_smax_in_the_last_batch() -> None:
+    scales = [annealed_scale(b, 5, 400.0) for b in range(1, 6)]
+    assert scales[0] == 1 / 400
+    assert scales[-1] == 400.0
+    assert all(a < b for a, b in zip(scales, scales[1:], strict=False))
+    assert annealed_scale(1, 1, 400.0) == 400.0
+
+
+@pytest.mark.parametrize("cls", [HAT, CTR])
+def test_blocked_weights_do_not_move_at_all(cls: Any, benchmark_of: Any, tiny: str) -> None:
+    """Where the factor is 0 the weights after task 2 are those before it, bit for bit, with weight decay on."""
+    benchmark = benchmark_of("til", (2, 3, 2))
+    strategy = build(cls, benchmark, tiny)
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    masks = strategy.masks
+    factors = masks.factors(1)
+    before = {p: p.detach().clone() for p in factors}
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+    moved = blocked = 0
+    for p, factor in factors.items():
+        still = (factor == 0).expand_as(p)
+        assert torch.equal(p[still], before[p][still])
+        blocked += int(still.sum())
+        moved += int((p[~still] != before[p][~still]).sum())
+    assert blocked > 100
+    assert moved > 100
+    assert all(not norm.weight.requires_grad for norm in strategy.model.backbone.norms())
+
+
+def test_hat_keeps_the_first_task_to_1e_6(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 3, 2))
+    strategy = build(HAT, benchmark, tiny)
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    before = logits_of(strategy.model, benchmark.test_stream[0], 0)
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+    strategy.train(benchmark.train_stream[2], eval_streams=[])
+    torch.testing.assert_close(logits_of(strategy.model, benchmark.test_stream[0], 0), before, atol=1e-6, rtol=0)
+    assert all(share < 0.05 for share in strategy.masks.undecided)
+
+
+def test_old_gates_and_other_heads_stay(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 3))
+    strategy = build(HAT, benchmark, tiny)
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    gates, heads = strategy.masks.gates, strategy.model.heads.linears
+    before = [gates.embeddings[0].clone(), heads[0].weight.clone(), heads[0].bias.clone()]
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+    for kept, now in zip(before, [gates.embeddings[0], heads[0].weight, heads[0].bias], strict=True):
+        assert torch.equal(kept, now)
+
+
+@pytest.mark.parametrize("cls", [HAT, CTR])
+def test_outputs_do_not_depend_on_the_batch(cls: Any, benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    strategy = build(cls, benchmark, tiny)
+    for experience in benchmark.train_stream:
+        strategy.train(experience, eval_streams=[])
+    for task in (0, 1):
+        test = benchmark.test_stream[task]
+        alone, together = (logits_of(strategy.model, test, task, size) for size in (1, 32))
+        torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+        assert torch.equal(together, logits_of(strategy.model, test, task))
+        padded = strategy.model.backbone.encoder
+        padded.padding = "fixed"
+        torch.testing.assert_close(logits_of(strategy.model, test, task), together, atol=1e-5, rtol=0)
+        padded.padding = "dynamic"
+
+
+def test_mixed_task_batch_equals_each_task_alone(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    for cls in (HAT, CTR):
+        strategy = build(cls, benchmark, tiny)
+        for experience in benchmark.train_stream:
+            strategy.train(experience, eval_streams=[])
+        model = strategy.model.eval()
+        data = [benchmark.test_stream[i % 2].dataset[i][0] for i in range(6)]
+        tasks = torch.tensor([0, 1] * 3)
+        with torch.no_grad():
+            mixed = model(torch.stack(data), tasks)
+            for row, x in enumerate(data):
+                torch.testing.assert_close(mixed[row], model(x[None], row % 2)[0], atol=1e-5, rtol=0)
+
+
+def test_ctr_maps_of_later_tasks_stay_at_their_initial_values(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2, 2))
+    strategy = build(CTR, benchmark, tiny)
+    adapter = strategy.model.backbone.adapters()[0]
+    before = adapter.tasks.weight.detach().clone()
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    assert not torch.equal(adapter.tasks.weight[0], before[0])
+    assert torch.equal(adapter.tasks.weight[1:], before[1:])
+    after = adapter.tasks.weight.detach().clone()
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+    assert not torch.equal(adapter.tasks.weight[0], after[0])  # earlier maps go on learning
+    assert not torch.equal(adapter.tasks.weight[1], after[1])
+    assert torch.equal(adapter.tasks.weight[2], before[2])
+
+
+def test_plugin_blocks_under_avalanches_own_naive(benchmark_of: Any, tiny: str) -> None:
+    """There the optimizer keeps its momentum and decays everything; blocked entries still do not move."""
+    benchmark = benchmark_of("til", (2, 2))
+    torch.manual_seed(1)
+    model = build_model(benchmark, encoder=tiny, adapter_size=8)
+    options = {"lamb": 0.75, "smax": 400.0, "gate_learning_rate": None, "init_std": 1.0, "parity": False}
+    plugin = HATPlugin(model, **options)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1)
+    strategy = Naive(
+        model=model,
+        optimizer=optimizer,
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=8,
+        train_epochs=2,
+        plugins=[plugin],
+        evaluator=None,
+    )
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    factors = site_factors(plugin.sites, plugin.gates.used_by_site())
+    before = {p: p.detach().clone() for p in factors}
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+    for p, factor in factors.items():
+        still = (factor == 0).expand_as(p)
+        assert torch.equal(p[still], before[p][still])
+
+
+def test_parity_keeps_soft_masks_and_trains_layer_norms(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    strategy = build(HAT, benchmark, tiny, parity=True, gate_init=0.02, gate_learning_rate=None)
+    for experience in benchmark.train_stream:
+        strategy.train(experience, eval_streams=[])
+    gates = strategy.masks.gates
+    torch.testing.assert_close(gates.mask(0), torch.sigmoid(400 * gates.embeddings[0].detach()))
+    assert all(norm.weight.requires_grad for norm in strategy.model.backbone.norms())
+
+
+def test_domain_incremental_inference(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("dil", (2, 2))
+    strategy = build(HAT, benchmark, tiny, inference="last")
+    for experience in benchmark.train_stream:
+        strategy.train(experience, eval_streams=[])
+    assert strategy.masks.gates.override == 1
+    strategy.inference = "entropy"
+    strategy.eval(benchmark.test_stream)
+    assert strategy.masks.gates.override == 1
+
+
+def test_least_entropy_chooses_for_each_sample() -> None:
+    sure, unsure = torch.tensor([5.0, 0.0]), torch.tensor([0.1, 0.0])
+    logits = torch.stack([torch.stack([sure, unsure]), torch.stack([unsure, sure])])
+    torch.testing.assert_close(least_entropy(logits), torch.stack([sure, sure]))
+
+
+def test_methods_that_shape_layers_need_our_model(tiny: str) -> None:
+    linear = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="ContinualModel"):
+        HAT(model=linear, optimizer=torch.optim.SGD(linear.parameters(), lr=0.1))
+    assert BertAdapter(tiny, adapter_size=4).sites()
