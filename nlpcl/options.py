@@ -1,0 +1,95 @@
+"""Options of a strategy or backbone, read from its typed constructor and its docstring."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from nlpcl.errors import UsageError, suggest
+
+# What every strategy or backbone is given by whoever builds it: not an option of the method.
+BUILT_IN = {
+    *("self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device"),
+    *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding"),
+    *("precision", "schedule", "warmup", "clip_norm"),
+}
+MISSING = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Option:
+    """A named, typed setting."""
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+    @property
+    def type_name(self) -> str:
+        """The type as a reader would write it."""
+        if isinstance(self.annotation, type):
+            return self.annotation.__name__
+        return re.sub(r"(typing|collections\.abc)\.", "", str(self.annotation))
+
+    def check(self, value: Any) -> Any:
+        """`value` as the option's type.
+
+        :raises UsageError: it is not of that type.
+        """
+        try:
+            return TypeAdapter(self.annotation).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(f"option {self.name} takes {self.type_name}, not {value!r}.") from error
+
+    def parse(self, text: str) -> Any:
+        """The value that `text`, as typed on a command line, stands for."""
+        try:
+            return self.check(json.loads(text))
+        except (json.JSONDecodeError, UsageError):
+            return self.check(text)
+
+
+def options_of(target: Any, defaults: Mapping[str, Any] | None = None) -> dict[str, Option]:
+    """The options of a class.
+
+    :param target: a class with a typed constructor.
+    :param defaults: values for options to which the class gives none.
+    """
+    init: Callable[..., Any] = inspect.unwrap(target.__init__)
+    hints = typing.get_type_hints(init)
+    described = _described(target.__doc__) | _described(init.__doc__)
+    found: dict[str, Option] = {}
+    for name, parameter in inspect.signature(init).parameters.items():
+        if name in BUILT_IN or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        default = (defaults or {}).get(name, parameter.default)
+        found[name] = Option(name, hints.get(name, Any), default, described.get(name, ""))
+    return found
+
+
+def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option's value: the given one, checked, or the default.
+
+    :raises UsageError: an unknown option, a value of the wrong type, or an option without any value.
+    """
+    for name in given:
+        if name not in options:
+            raise UsageError(f"{owner} has no option {name!r}. {suggest(name, options)}")
+    values = {name: option.check(given[name]) if name in given else option.default for name, option in options.items()}
+    for name, value in values.items():
+        if value is MISSING:
+            raise UsageError(f"{owner} needs a value for option {name}: --set {name}=...")
+    return values
+
+
+def _described(docstring: str | None) -> dict[str, str]:
+    found = re.findall(r":param (\w+):(.*?)(?=\n\s*:|\n\s*\n|\Z)", docstring or "", flags=re.DOTALL)
+    return {name: " ".join(text.split()) for name, text in found}

@@ -1,0 +1,53 @@
+"""Settings for a (benchmark, backbone, model), with where they come from.
+
+A preset is a pair (condition, values). Those whose condition holds are merged in order, later ones win; what the
+user gives wins over all. A condition names fields of the spec; a pattern such as `bert-base*` matches names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+Preset = tuple[Mapping[str, Any], Mapping[str, Any]]
+
+PRESETS: tuple[Preset, ...] = (
+    # The original toolkit's transformer regime (PyContinual), with one linear warm-up and decay.
+    (
+        {},
+        {
+            "max_length": 128,
+            "padding": "dynamic",
+            "train_batch_size": 32,
+            "learning_rate": 5e-5,
+            "weight_decay": 0.01,
+            "schedule": "linear",
+            "warmup": 0.1,
+            "clip_norm": 1.0,
+            "epochs": 10,
+            "precision": "fp32",
+            "eval": "seen",
+        },
+    ),
+    ({"backbone": "bert_adapter"}, {"backbone_options": {"adapter_size": 2000, "pooling": "mean"}}),
+    # The feature of the published runs.
+    ({"model": "bert-base*"}, {"backbone_options": {"pooling": "pooler"}}),
+    ({"benchmark": "asc"}, {"epochs": {"*": 30, "XuSemEval14_rest": 10, "XuSemEval14_laptop": 10}}),
+    # Chosen on validation data, see docs/presets.md.
+    ({"model": "minilm"}, {"learning_rate": 1e-3, "backbone_options": {"adapter_size": 64, "pooling": "mean"}}),
+    ({"model": "minilm", "benchmark": "asc"}, {"epochs": 5}),
+    ({"benchmark": "demo"}, {"epochs": 5, "max_length": 64}),
+    # Avalanche's own strategies have neither.
+    ({"strategy": "avalanche/*"}, {"schedule": "constant", "warmup": 0.0, "clip_norm": None}),
+)
+
+
+def preset_for(request: Mapping[str, Any], more: Iterable[Preset] = ()) -> dict[str, Any]:
+    """The merged values of all presets whose condition `request` fulfils; dictionaries of options merge too."""
+    merged: dict[str, Any] = {}
+    for condition, values in (*PRESETS, *more):
+        if all(fnmatchcase(str(request.get(field)), pattern) for field, pattern in condition.items()):
+            for name, value in values.items():
+                merged[name] = {**merged.get(name, {}), **value} if name.endswith("options") else value
+    return merged

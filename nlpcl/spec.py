@@ -1,0 +1,138 @@
+"""What is to be run, nothing else: `RunSpec` and its id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nlpcl.errors import UsageError, suggest
+from nlpcl.options import check_options, options_of
+from nlpcl.presets import preset_for
+from nlpcl.registry import backbones, benchmarks, check_combination, strategies
+
+SPEC_VERSION = 1
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RunSpec(BaseModel):
+    """A run. Fields left out are filled from presets by `filled`; where it runs is no part of it.
+
+    :param benchmark: name of the benchmark.
+    :param scenario: `til` (task-incremental) or `dil` (domain-incremental).
+    :param order: number of a published order, or the names of the tasks.
+    :param tasks: only the first so many tasks.
+    :param train_size: at most so many training examples per task.
+    :param strategy: name of the strategy; `options` are its own.
+    :param backbone: name of the backbone; `backbone_options` are its own.
+    :param model: the encoder: `minilm`, a local folder or a hub name.
+    :param epochs: of every task, or by task name with `*` for the rest.
+    :param eval: after each task test on those `seen`, on all (`full`), or once at the end (`final`).
+    :param spec_version: set by `filled`; a spec that has it is complete and never filled again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    benchmark: str = "demo"
+    scenario: Literal["til", "dil"] = "til"
+    order: int | list[str] = 0
+    tasks: Count | None = None
+    train_size: Count | None = None
+    strategy: str = "ctr"
+    options: dict[str, Any] | None = None
+    backbone: str = "bert_adapter"
+    model: str = "minilm"
+    backbone_options: dict[str, Any] | None = None
+    max_length: Annotated[int, Field(ge=8, le=512)] | None = None
+    padding: Literal["dynamic", "fixed"] | None = None
+    epochs: Count | dict[str, Count] | None = None
+    train_batch_size: Count | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    schedule: Literal["linear", "constant"] | None = None
+    warmup: Share | None = None
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    eval: Literal["seen", "full", "final"] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    spec_version: int | None = None
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> RunSpec:
+        """A spec from a mapping.
+
+        :raises UsageError: an unknown field, a value out of range, or a spec of a newer version.
+        """
+        for name in given:
+            if name not in cls.model_fields:
+                raise UsageError(f"a spec has no field {name!r}. {suggest(name, cls.model_fields)}")
+        try:
+            spec = cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            raise UsageError(f"{name} cannot be {given.get(name)!r}: {first['msg'].lower()}.") from error
+        if (spec.spec_version or 0) > SPEC_VERSION:
+            raise UsageError(f"this spec has version {spec.spec_version}, newer than {SPEC_VERSION}: update nlpcl.")
+        return spec
+
+    def filled(self) -> RunSpec:
+        """The complete spec: canonical names, presets and option defaults written out.
+
+        :raises UsageError: a name is unknown, an option wrong or the combination impossible.
+        """
+        if self.spec_version is not None:
+            return self
+        strategy, benchmark = strategies.get(self.strategy), benchmarks.get(self.benchmark)
+        backbone = backbones.get(self.backbone)
+        check_combination(strategy, benchmark, backbone, self.scenario)
+        given = self.model_dump(exclude_unset=True)
+        given |= {"strategy": strategy.name, "benchmark": benchmark.name, "backbone": backbone.name}
+        preset = preset_for({**self.model_dump(), **given}, strategy.presets)
+        values = {**{name: getattr(self, name) for name in RunSpec.model_fields}, **preset, **given}
+        for field, entry, defaults in (("options", strategy, strategy.defaults), ("backbone_options", backbone, None)):
+            chosen = {**preset.get(field, {}), **(given.get(field) or {})}
+            values[field] = check_options(entry.name, options_of(entry.target, defaults), chosen)
+        if not strategy.engine:
+            _only_plain(strategy.name, values)
+        return RunSpec.parse({**values, "spec_version": SPEC_VERSION})
+
+    @property
+    def id(self) -> str:
+        """Hash of the spec as it stands."""
+        return spec_id(self.model_dump(mode="json", exclude_unset=True))
+
+    def epochs_for(self, task: str) -> int:
+        """Number of epochs of a task.
+
+        :raises UsageError: `epochs` names neither the task nor `*`.
+        """
+        if isinstance(self.epochs, dict):
+            number = self.epochs.get(task, self.epochs.get("*"))
+            if number is None:
+                raise UsageError(f"epochs has no entry for task {task!r} and none for '*'.")
+            return number
+        assert self.epochs is not None
+        return self.epochs
+
+
+def spec_id(stored: Mapping[str, Any]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a complete spec's canonical JSON.
+
+    A stored spec is hashed as stored: a field added to `RunSpec` later changes no old id.
+    """
+    text = json.dumps(stored, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _only_plain(name: str, values: Mapping[str, Any]) -> None:
+    fixed = {"precision": "fp32", "schedule": "constant", "clip_norm": None}
+    for field, value in fixed.items():
+        if values[field] != value:
+            raise UsageError(
+                f"{name} is Avalanche's own class, which knows no {field.replace('_', ' ')}: leave it at {value}."
+            )
