@@ -104,7 +104,9 @@ def run(
     train_size: Annotated[
         int | None, typer.Option("--train-size", "--train-data-size", help="Training examples per task, at most.")
     ] = None,
-    evaluate: Annotated[str | None, typer.Option("--eval", help="Test after each task on: seen, full; or final.")] = None,
+    evaluate: Annotated[
+        str | None, typer.Option("--eval", help="Test after each task on: seen, full; or final.")
+    ] = None,
     padding: Annotated[str | None, typer.Option(help="dynamic or fixed.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
     data_root: Annotated[
@@ -118,7 +120,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the complete spec and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
-    plot: Annotated[bool, typer.Option("--plot", help="Also draw the matrix, as matrix.png beside the record.")] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Also draw the matrix, as matrix.png beside the record.")
+    ] = False,
     use_predefine_args: Annotated[
         bool, typer.Option("--use-predefine-args", help="Accepted from the original toolkit: presets always apply.")
     ] = False,
@@ -150,9 +154,8 @@ def run(
         return
     _check_out(out)
     from nlpcl import experiment
-    from nlpcl.display import ProgressReporter
+    from nlpcl.display import ProgressReporter, print_record
     from nlpcl.display import plot as draw
-    from nlpcl.display import print_record
 
     _quiet()
     record = experiment.run(
@@ -253,7 +256,9 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
     else:
         raise UsageError(f"unknown name {name!r}. {suggest(name, known)}")
     module = sys.modules[entry.target.__module__]
-    print((inspect.getdoc(module) if entry.target.__module__.startswith("nlpcl") else inspect.getdoc(entry.target)) or "")
+    print(
+        (inspect.getdoc(module) if entry.target.__module__.startswith("nlpcl") else inspect.getdoc(entry.target)) or ""
+    )
     table = Table(show_header=False)
     for field, value in _facts(entry).items():
         table.add_row(field, _cell(value))

@@ -20,7 +20,7 @@ from nlpcl.encoders import encoder_fingerprint
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models import ContinualModel, build_model
-from nlpcl.records import Record
+from nlpcl.records import Matrices, Record
 from nlpcl.registry import benchmarks, strategies
 from nlpcl.spec import RunSpec
 
@@ -36,7 +36,7 @@ class Progress(Protocol):
     def stop(self) -> None: ...
 
 
-class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):
+class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Passes task, epoch, step and loss on, at most a few times a second: reading a loss waits for the device."""
 
     def __init__(self, progress: Progress, every: float = 0.5) -> None:
@@ -59,7 +59,7 @@ def fit(
     strategy: SupervisedTemplate[Any, Any, Any],
     benchmark: CLScenario[Any],
     *,
-    eval: Eval = "seen",  # noqa: A002 - the name the command line and Avalanche use
+    eval: Eval = "seen",
     epochs: list[int] | None = None,
     after: Callable[[int, MatrixMetric], None] | None = None,
 ) -> MatrixMetric:
@@ -207,7 +207,7 @@ def run(
         sizes=_sizes(model, strategy),
         seeds={"train": spec.seed, "data": 0},
         versions=runtime.versions(),
-        matrices={"accuracy": matrix.accuracy, "macro_f1": matrix.macro_f1, "initial": matrix.initial},
+        matrices=Matrices(accuracy=matrix.accuracy, macro_f1=matrix.macro_f1, initial=matrix.initial),
         measured={
             "started": started.isoformat(timespec="seconds"),
             "seconds": {

@@ -12,13 +12,14 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from nlpcl.errors import UsageError, fold, suggest
 
 Scenario = Literal["til", "dil"]
-Protocol_ = Literal["continual", "isolated", "joint"]
+Regime = Literal["continual", "isolated", "joint"]
 SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental"}
 
 
@@ -39,7 +40,7 @@ class StrategyEntry:
     url: str = ""
     scenarios: tuple[Scenario, ...] = ("til", "dil")
     backbones: tuple[str, ...] | None = None
-    protocol: Protocol_ = "continual"
+    protocol: Regime = "continual"
     replay: bool = False
     ddp: bool = False
     engine: bool = True
@@ -132,7 +133,7 @@ class Registry(Generic[E]):
         found: dict[str, Callable[[], Any]] = {}
         for module in pkgutil.iter_modules(package.__path__):
             if not module.name.startswith("_"):
-                found[module.name] = lambda m=f"{self.package}.{module.name}": importlib.import_module(m)
+                found[module.name] = partial(importlib.import_module, f"{self.package}.{module.name}")
         for point in entry_points(group=self.package):
             found[point.name] = point.load
         return found
@@ -177,7 +178,9 @@ def register_backbone(name: str, **facts: Any) -> Callable[[T], T]:
     return decorate
 
 
-def check_combination(strategy: StrategyEntry, benchmark: BenchmarkEntry, backbone: BackboneEntry, scenario: str) -> None:
+def check_combination(
+    strategy: StrategyEntry, benchmark: BenchmarkEntry, backbone: BackboneEntry, scenario: str
+) -> None:
     """Refuse at once what cannot work.
 
     :raises UsageError: with the reason and what does work.
@@ -188,9 +191,8 @@ def check_combination(strategy: StrategyEntry, benchmark: BenchmarkEntry, backbo
         if scenario not in allowed:
             reason = getattr(what, "reason", "")
             works = " and ".join(f"--scenario {s} ({SCENARIOS[s]})" for s in allowed)
-            raise UsageError(
-                f"{what.name} does not run {SCENARIOS[scenario]}{': ' + reason if reason else ''}. It runs with {works}."
-            )
+            because = f": {reason}" if reason else ""
+            raise UsageError(f"{what.name} does not run {SCENARIOS[scenario]}{because}. It runs with {works}.")
     if strategy.backbones is not None and backbone.name not in strategy.backbones:
         raise UsageError(
             f"{strategy.name} does not run on backbone {backbone.name}: "

@@ -26,7 +26,24 @@ from transformers import (
 
 from nlpcl.benchmarks import TextTask, text_benchmark_from_tasks
 
-WORDS = ["good", "bad", "red", "blue", "cat", "dog", "sun", "rain", "hot", "cold", "one", "two", "the", "a", "is", "was"]
+WORDS = [
+    "good",
+    "bad",
+    "red",
+    "blue",
+    "cat",
+    "dog",
+    "sun",
+    "rain",
+    "hot",
+    "cold",
+    "one",
+    "two",
+    "the",
+    "a",
+    "is",
+    "was",
+]
 
 
 def save_encoder(folder: Path, shape: str) -> str:

@@ -5,4 +5,3 @@ from nlpcl.benchmarks.base import TextTask, text_benchmark_from_tasks
 from nlpcl.benchmarks.demo import Demo
 
 __all__ = ["ASC", "Demo", "TextTask", "text_benchmark_from_tasks"]
-

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline, with_task_labels
 from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskLabels
 from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset

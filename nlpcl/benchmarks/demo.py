@@ -1,6 +1,6 @@
 """demo: aspect sentiment in six domains, written by a grammar, where the same words change sides.
 
-Nothing is downloaded. A sentence speaks of two aspects; the label is the polarity of the one that is asked
+Nothing is downloaded. A sentence speaks of one aspect or two; the label is the polarity of the one that is asked
 for. "Long" praises a laptop's battery life and damns a restaurant's queue, so what one domain teaches is wrong in
 the next. One label in 25 is wrong, in every split: no method can be right about those.
 """
@@ -67,22 +67,14 @@ DOMAINS: dict[str, dict[str, tuple[str, str]]] = {
         "chain": ("tight quiet short", "loose loud long"),
     },
 }
-PLAIN = (
-    "the {a} is {x} and the {b} is {y}",
-    "the {b} is {y} , though the {a} is {x}",
-    "with a {b} this {y} , i did not expect the {a} to be so {x}",
-    "we found the {a} {x} but the {b} {y}",
-    "my friend talked about the {y} {b} ; i remember the {x} {a}",
-    "it has a {x} {a} and a {y} {b}",
-)
-WORDS_BEFORE = ("", "honestly , ", "after a month , ", "as far as i can tell , ", "in short , ", "for the price , ")
-WORDS_AFTER = ("", " .", " , just so you know .", " , at least for me .", " every single time .", " , what else is there to say ?")
-DEGREES = ("", "", "very ", "quite ", "really ", "rather ")
+ALONE = ("the {a} is {x}", "{x} {a}", "it has a {x} {a}", "the {a} was {x} again", "i found the {a} {x}")
+BOTH = ("the {a} is {x} and the {b} is {y}", "the {b} is {y} but the {a} is {x}", "{x} {a} , {y} {b}")
+DEGREES = ("", "", "very ", "quite ", "really ")
 
 
 def _word(rng: random.Random, aspect: tuple[str, str], label: int) -> str:
     """A phrase that gives `aspect` the polarity `label`; now and then by denying the opposite."""
-    denied = rng.random() < 0.2
+    denied = rng.random() < 0.1
     word = rng.choice(aspect[1 - label if denied else label].split())
     return f"not {word}" if denied else rng.choice(DEGREES) + word
 
@@ -91,11 +83,9 @@ def _sentence(rng: random.Random, domain: str, label: int) -> tuple[str, str]:
     """An aspect of the domain and a sentence in which it has the polarity `label`."""
     aspects = DOMAINS[domain]
     asked, other = rng.sample(list(aspects), 2)
-    other_label = label if rng.random() < 0.3 else 1 - label
-    sentence = rng.choice(PLAIN).format(
-        a=asked, b=other, x=_word(rng, aspects[asked], label), y=_word(rng, aspects[other], other_label)
-    )
-    return asked, rng.choice(WORDS_BEFORE) + sentence + rng.choice(WORDS_AFTER)
+    template = rng.choice(ALONE if rng.random() < 0.6 else BOTH)
+    other_word = _word(rng, aspects[other], rng.randrange(2))
+    return asked, template.format(a=asked, b=other, x=_word(rng, aspects[asked], label), y=other_word)
 
 
 def _task(domain: str, train_size: int | None, seed: int) -> TextTask:
@@ -103,7 +93,7 @@ def _task(domain: str, train_size: int | None, seed: int) -> TextTask:
     seen: set[tuple[str, str]] = set()
     frames = {}
     for split, size in SIZES.items():
-        rows = []
+        rows: list[dict[str, Any]] = []
         while len(rows) < size:
             label = len(rows) % 2
             example = _sentence(rng, domain, label)

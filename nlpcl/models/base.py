@@ -73,10 +73,7 @@ def weight_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:
     """
     rows = masks[site.name].repeat(site.repeat)
     columns = torch.cat(
-        [
-            rows.new_ones(count) if name is None else masks[name].repeat_interleave(count)
-            for name, count in site.inputs
-        ]
+        [rows.new_ones(count) if name is None else masks[name].repeat_interleave(count) for name, count in site.inputs]
     )
     factor = 1 - torch.minimum(rows[:, None], columns[None, :])
     weight = site.module.weight

@@ -94,7 +94,7 @@ class TransferRouting(nn.Module):
         :param task: one int, or (B,); tasks after a sample's own have no say.
         :param mask: (B, L), True on real tokens.
         """
-        batch, length, tasks, _ = p.shape
+        batch, _, tasks, _ = p.shape
         votes = torch.einsum("knij,blkj->bklni", self.route[:tasks], p).flatten(3)  # (B, K, L, 9)
         if isinstance(task, int):
             own, allowed = votes[:, task], None

@@ -85,5 +85,3 @@ class TextEncoder(nn.Module):
             return hidden[:, 0]
         assert pooled is not None
         return pooled
-
-

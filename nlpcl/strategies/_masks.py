@@ -72,7 +72,7 @@ def site_factors(sites: list[Site], used: Mapping[str, Tensor]) -> dict[nn.Param
     return factors
 
 
-class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):
+class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
     """Hard attention to the task on every site of a `ContinualModel`.
 
     In task-incremental learning a sample's task label chooses its mask; in domain-incremental learning,

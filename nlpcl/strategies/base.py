@@ -109,7 +109,7 @@ class ContinualStrategy(SupervisedTemplate):
         self.optimizer = new_optimizer(self._template, self.model, self._own_groups())
         own = {id(p) for group in self._own_groups() for p in group["params"]}
         self._clipped = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
-        self.optimized_param_id = {}  # type: ignore[assignment]
+        self.optimized_param_id: dict[str, nn.Parameter] = {}  # not None: Avalanche asks
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         super()._before_training_exp(**kwargs)
@@ -180,5 +180,7 @@ def continual_model(model: nn.Module, method: str) -> ContinualModel:
     :raises TypeError: it is not a `ContinualModel`.
     """
     if not isinstance(model, ContinualModel):
-        raise TypeError(f"{method} shapes the model's layers, so it needs a ContinualModel, not a {type(model).__name__}")
+        raise TypeError(
+            f"{method} shapes the model's layers, so it needs a ContinualModel, not a {type(model).__name__}"
+        )
     return model

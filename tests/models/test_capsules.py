@@ -26,9 +26,7 @@ def loop_convolution(module, u: list[list[float]]) -> list[float]:  # type: igno
         padded = torch.tensor(pad + u + pad)
         for f in range(FILTERS):
             weight, bias = convolution.weight[f], convolution.bias[f]
-            outs = [
-                float((padded[i : i + kernel].T * weight).sum() + bias) for i in range(len(padded) - kernel + 1)
-            ]
+            outs = [float((padded[i : i + kernel].T * weight).sum() + bias) for i in range(len(padded) - kernel + 1)]
             best.append(max(outs))
     return best
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ def test_schedule_rises_and_falls() -> None:
     assert factors[:2] == [0.5, 1.0]
     assert factors[2] < 1
     assert all(0 < f <= 1 for f in factors)
-    drops = [a - b for a, b in zip(factors[2:], factors[3:], strict=False)]
+    drops = [a - b for a, b in pairwise(factors[2:])]
     assert all(abs(d - drops[0]) < 1e-9 for d in drops)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ def test_annealing_reaches_smax_in_the_last_batch() -> None:
     scales = [annealed_scale(b, 5, 400.0) for b in range(1, 6)]
     assert scales[0] == 1 / 400
     assert scales[-1] == 400.0
-    assert all(a < b for a, b in zip(scales, scales[1:], strict=False))
+    assert all(a < b for a, b in pairwise(scales))
     assert annealed_scale(1, 1, 400.0) == 400.0
 
 

@@ -1,0 +1,78 @@
+"""Who imports whom (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "nlpcl"
+PLAIN = {"__future__", "numpy", "pandas", "pydantic", "nlpcl.errors", "nlpcl.metrics", "nlpcl.records", "nlpcl.spec",
+         "nlpcl.registry", "nlpcl.options", "nlpcl.presets"}  # fmt: skip
+FORBIDDEN = {
+    "models": ("nlpcl.strategies", "nlpcl.benchmarks", "nlpcl.records", "nlpcl.cli", "nlpcl.experiment", "nlpcl.spec"),
+    "benchmarks": ("nlpcl.models", "nlpcl.strategies", "nlpcl.records", "nlpcl.cli", "nlpcl.experiment", "nlpcl.spec"),
+    "strategies": ("nlpcl.benchmarks", "nlpcl.records", "nlpcl.cli", "nlpcl.experiment", "nlpcl.spec"),
+    "evaluation": ("nlpcl.models", "nlpcl.strategies", "nlpcl.benchmarks", "nlpcl.records", "nlpcl.experiment"),
+    "leaderboard": ("torch", "avalanche", "transformers", "nlpcl.models", "nlpcl.strategies", "nlpcl.benchmarks"),
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(file: Path, top_level: bool = False) -> set[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            assert node.module is not None
+            found.add(node.module)
+    return found
+
+
+def under(name: str, roots: tuple[str, ...]) -> bool:
+    return any(name == root or name.startswith(root + ".") for root in roots)
+
+
+@pytest.mark.parametrize("name", ["metrics", "records", "spec", "registry", "errors", "options", "presets"])
+def test_the_core_imports_nothing_heavy(name: str) -> None:
+    import sys
+
+    for module in imports(PACKAGE / f"{name}.py"):
+        assert module in PLAIN or module.partition(".")[0] in sys.stdlib_module_names, module
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_folders_keep_their_distance(folder: str) -> None:
+    for file in (PACKAGE / folder).rglob("*.py"):
+        for module in imports(file):
+            assert not under(module, FORBIDDEN[folder]), f"{file.name} imports {module}"
+
+
+def test_models_take_only_avalanche_models() -> None:
+    for file in (PACKAGE / "models").glob("*.py"):
+        assert all(module == "avalanche.models" for module in imports(file) if module.startswith("avalanche")), file
+
+
+def test_a_method_never_imports_another_method() -> None:
+    for file in (PACKAGE / "strategies").glob("*.py"):
+        for module in imports(file):
+            if module.startswith("nlpcl.strategies."):
+                leaf = module.rpartition(".")[2]
+                assert leaf == "base" or leaf.startswith("_"), f"{file.name} imports {module}"
+
+
+def test_only_the_run_joins_the_parts() -> None:
+    for file in PACKAGE.glob("*.py"):
+        if file.stem not in ("experiment", "__init__"):
+            for module in imports(file, top_level=True):
+                assert not under(module, ("nlpcl.models", "nlpcl.strategies", "nlpcl.benchmarks")), file
+
+
+def test_files_stay_readable() -> None:
+    for file in FILES:
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 400, file

@@ -1,0 +1,154 @@
+"""The command line, from flags to the record it names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nlpcl.strategies
+from nlpcl.cli import main
+from nlpcl.records import Record
+
+QUICK = ["--tasks", "2", "--train-size", "16", "--epochs", "1", "--set", "adapter_size=8"]
+
+
+def test_help_and_import_load_no_torch() -> None:
+    code = (
+        "import sys, nlpcl, nlpcl.cli; assert nlpcl.cli.main(['--help']) == 0; "
+        "assert nlpcl.cli.main(['run', '--help']) == 0; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_writes_a_record_that_repeats_itself(tiny: str, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "runs"
+    argv = ["run", "--benchmark", "demo", "--strategy", "hat", "--model", tiny, *QUICK, "--out", str(out), "--plot"]
+    assert main(argv) == 0
+    shown = capsys.readouterr()
+    last = shown.out.strip().splitlines()[-1]
+    path = Path(last.removeprefix("record: "))
+    first = Record.load(path)
+    assert path == out / first.id / "record.json"
+    assert path.with_name("matrix.png").read_bytes()[:4] == b"\x89PNG"
+    assert "average accuracy" in shown.out
+    assert "epoch 1/1" in shown.err
+    assert main(["run", "--from", str(path), "--out", str(tmp_path / "again"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    again = Record.load(answer["record"])
+    assert answer["id"] == again.id == first.id
+    for field in ("spec", "data", "sizes", "matrices", "seeds"):
+        assert getattr(first, field) == getattr(again, field), field
+
+
+def test_the_original_toolkits_command_line(capsys: Any) -> None:
+    line = (
+        "run --bert_model bert-base-uncased --backbone bert_adapter --baseline ctr --task asc --eval_batch_size 128 "
+        "--train_batch_size 32 --scenario til_classification --idrandom 3 --use_predefine_args --dry-run --json"
+    )
+    assert main(line.split()) == 0
+    spec = json.loads(capsys.readouterr().out)["spec"]
+    assert (spec["benchmark"], spec["strategy"], spec["order"], spec["scenario"]) == ("asc", "ctr", 3, "til")
+    assert (spec["model"], spec["train_batch_size"]) == ("bert-base-uncased", 32)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("rum", "Did you mean 'run'"),
+        ("run --modle minilm", "No such option"),
+        ("run --strategy hatt", "Did you mean hat"),
+        ("run --scenario tli", "Did you mean til"),
+        ("run --order 99", "--order must be 0 to 5"),
+        ("run --order laptop,hotle", "Did you mean hotel"),
+        ("run --tasks 7", "--tasks must be 1 to 6"),
+        ("run --set lamb", "name=value"),
+        ("run --set lamda=1", "Did you mean lamb"),
+        ("run --set lamb=much", "takes float"),
+        ("run --epochs three", "three"),
+        ("run --from nowhere.json", "cannot read"),
+        ("run --from nowhere.json --seed 3", "does not go with --seed"),
+        ("run --benchmark asc --data-root nowhere", "not a folder"),
+        ("run --device quantum", "--device cpu"),
+        ("run --model no/such", "--model minilm"),
+        ("info hatt", "Did you mean hat"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(line: str, message: str, capsys: Any, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "runs")] if line.startswith("run ") else []
+    assert main([*line.split(), *out]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("nlpcl: error: ") and shown.err.count("\n") == 1
+    assert message in shown.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_training(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(["run", "--out", str(tmp_path / "file")]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_list_and_info(capsys: Any) -> None:
+    assert main(["list", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    names = {entry["name"] for entry in content["strategies"]}
+    assert {"ncl", "one", "mtl", "hat", "ctr", "avalanche/LwF"} <= names
+    assert {entry["name"] for entry in content["benchmarks"]} == {"asc", "demo"}
+    assert main(["list"]) == 0
+    assert "bert_adapter" in capsys.readouterr().out
+    for name in ("ctr", "avalanche/LwF", "asc", "bert_adapter"):
+        assert main(["info", name]) == 0
+    assert "temperature" in capsys.readouterr().out
+
+
+TOY = '''
+"""Toy: NCL with a weight on the loss."""
+
+from nlpcl.registry import register_strategy
+from nlpcl.strategies.base import ContinualStrategy
+
+
+@register_strategy("toy", title="a toy")
+class Toy(ContinualStrategy):
+    """Toy.
+
+    :param weight: factor on the loss.
+    """
+
+    def __init__(self, *, weight: float = 1.0, **base_kwargs):
+        super().__init__(**base_kwargs)
+        self.weight = weight
+
+    def criterion(self):
+        return self.weight * super().criterion()
+'''
+
+
+def test_a_method_is_one_file(tmp_path: Path, tiny: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the file: the command line, list, info and the contract see it."""
+    from nlpcl.registry import strategies
+    from tests.test_contract import check_strategy
+
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "toy.py").write_text(TOY)
+    monkeypatch.setattr(nlpcl.strategies, "__path__", [*nlpcl.strategies.__path__, str(folder)])
+    try:
+        assert main(["info", "toy"]) == 0
+        assert "factor on the loss" in capsys.readouterr().out
+        assert main(["list"]) == 0
+        assert "toy" in capsys.readouterr().out
+        argv = ["run", "--strategy", "toy", "--set", "weight=0.5", "--model", tiny, "--out", str(tmp_path / "runs")]
+        assert main([*argv, *QUICK]) == 0
+        assert "toy" in strategies.names()
+        check_strategy("toy", "til", tiny)
+    finally:
+        sys.modules.pop("nlpcl.strategies.toy", None)
+        strategies._entries.pop("toy", None)

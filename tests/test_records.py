@@ -1,0 +1,84 @@
+"""Records: round trip, checks, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from nlpcl.errors import UsageError
+from nlpcl.records import Record
+from nlpcl.spec import RunSpec
+
+
+def make(**changes: Any) -> Record:
+    content: dict[str, Any] = {
+        "status": "ok",
+        "spec": RunSpec.parse({"strategy": "ncl"}).filled().model_dump(mode="json"),
+        "data": {"tasks": [{"name": "a"}, {"name": "b"}]},
+        "sizes": {},
+        "seeds": {"train": 0},
+        "versions": {},
+        "matrices": {"accuracy": [[1 / 3, None], [0.5, 1.0]], "macro_f1": [[0.2, None], [0.5, 1.0]]},
+        "measured": {},
+    }
+    return Record.model_validate({**content, **changes})
+
+
+def test_round_trip_and_readable_diffs(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "record.json"
+    make().save(path)
+    again = Record.load(path)
+    assert again.matrices.accuracy == [[0.333333, None], [0.5, 1.0]]
+    assert again.id == make().id == again.run_spec().id
+    text = path.read_text()
+    assert list(json.loads(text)) == sorted(json.loads(text))
+    assert list(path.parent.iterdir()) == [path]
+    assert again.derived()["average_accuracy"] == pytest.approx(0.75)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.json"
+    make().save(path)
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UsageError, match="No space left"):
+        make(sizes={"x": 1}).save(path)
+    with pytest.raises(UsageError):
+        make().save(tmp_path / "new" / "record.json")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "matrices",
+    [
+        {"accuracy": [[1.5]], "macro_f1": [[0.5]]},
+        {"accuracy": [[0.5, 0.5]], "macro_f1": [[0.5]]},
+        {"accuracy": [[float("nan")]], "macro_f1": [[0.5]]},
+        {"accuracy": [], "macro_f1": [[0.5]]},
+        {"accuracy": [[0.5]]},
+    ],
+)
+def test_impossible_matrices_are_refused(matrices: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        make(matrices=matrices)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"status": "ok"}', '{"record_version": 2}', "\x00\xff"])
+def test_what_is_not_a_record_is_one_sentence(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(UsageError, match="is not a record") as caught:
+        Record.load(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="cannot read"):
+        Record.load(tmp_path / "absent.json")

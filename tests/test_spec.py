@@ -1,0 +1,77 @@
+"""Specs: presets, names, options, and ids that later fields do not change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from nlpcl.errors import UsageError
+from nlpcl.presets import preset_for
+from nlpcl.spec import RunSpec, spec_id
+
+
+def filled(**given: Any) -> RunSpec:
+    return RunSpec.parse(given).filled()
+
+
+def test_filling_writes_everything_out_and_is_done_once() -> None:
+    spec = filled(benchmark="ASC", strategy="CTR")
+    assert (spec.benchmark, spec.strategy) == ("asc", "ctr")
+    assert set(spec.model_dump(exclude_unset=True)) == set(RunSpec.model_fields)
+    assert spec.options is not None and spec.options["lamb"] == 0.75
+    assert spec.filled() is spec
+
+
+def test_a_stored_spec_is_hashed_as_stored() -> None:
+    """One written before a field existed keeps its id, and its own values."""
+    stored = filled(strategy="ncl").model_dump(mode="json")
+    del stored["clip_norm"]
+    stored["options"] = {}
+    again = RunSpec.parse(stored).filled()
+    assert again.id == spec_id(stored) != filled(strategy="ncl").id
+    assert RunSpec.parse(dict(reversed(list(stored.items())))).id == again.id
+
+
+def test_presets_and_precedence() -> None:
+    bert = filled(benchmark="asc", strategy="hat", model="bert-base-uncased")
+    assert bert.learning_rate == 5e-5
+    assert bert.backbone_options == {"adapter_size": 2000, "pooling": "pooler", "dropout": 0.1}
+    assert (bert.epochs_for("XuSemEval14_rest"), bert.epochs_for("Bing9domains_ipod")) == (10, 30)
+    given = filled(benchmark="asc", strategy="hat", learning_rate=0.5, backbone_options={"adapter_size": 7})
+    assert given.learning_rate == 0.5
+    assert given.backbone_options is not None and given.backbone_options["adapter_size"] == 7
+    assert given.backbone_options["pooling"] == "mean"
+    own = preset_for({"benchmark": "b"}, [({"benchmark": "b"}, {"epochs": 77})])
+    assert own["epochs"] == 77
+    assert filled(strategy="ncl", clip_norm=None).clip_norm is None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"strategy": "hatt"}, "Did you mean hat"),
+        ({"strategy": "lwf"}, "Did you mean avalanche/LwF"),
+        ({"benchmark": "ascc"}, "Did you mean asc"),
+        ({"backbone": "bert-adaptr"}, "Did you mean bert_adapter"),
+        ({"strategy": "ctr", "scenario": "dil"}, "--scenario til"),
+        ({"strategy": "avalanche/DER"}, "--scenario dil"),
+        ({"strategy": "hat", "options": {"lambda": 1}}, "Did you mean lamb"),
+        ({"strategy": "hat", "options": {"lamb": "much"}}, "takes float"),
+        ({"strategy": "avalanche/Naive", "precision": "bf16"}, "knows no precision"),
+        ({"epoch": 3}, "Did you mean epochs"),
+        ({"epochs": 0}, "epochs cannot be 0"),
+        ({"learning_rate": -1.0}, "learning_rate cannot be"),
+        ({"train_size": 0}, "train_size cannot be 0"),
+        ({"spec_version": 99}, "update nlpcl"),
+    ],
+)
+def test_mistakes_are_one_sentence(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        filled(**given)
+    assert "\n" not in str(caught.value)
+
+
+def test_epochs_without_an_entry_for_a_task() -> None:
+    with pytest.raises(UsageError, match="no entry for task 'b'"):
+        RunSpec.parse({"epochs": {"a": 1}}).epochs_for("b")
