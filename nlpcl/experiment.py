@@ -52,7 +52,7 @@ class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type:
         if step == steps or now - self._last >= self.every:
             self._last = now
             task = strategy.experience.current_experience
-            self.progress.epoch(task, clock.train_exp_epochs, float(strategy.loss), step, steps)
+            self.progress.epoch(task, clock.train_exp_epochs, float(strategy.loss.detach()), step, steps)
 
 
 def fit(

@@ -105,5 +105,6 @@ def ASC(
         scenario=scenario,
         tokenizer=tokenizer,
         max_length=max_length,
+        labels=LABELS,
         files=used,
     )

@@ -69,6 +69,7 @@ def text_benchmark_from_tasks(
     scenario: str,
     tokenizer: Any,
     max_length: int = 128,
+    labels: tuple[str, ...] | None = None,
     files: Mapping[str, str] | None = None,
 ) -> CLScenario[Any]:
     """A benchmark with train, valid and test stream, one experience per task.
@@ -78,10 +79,11 @@ def text_benchmark_from_tasks(
     :param scenario: `til`, task labels 0..T-1 and a label set per task, or `dil`, task labels all 0 and one label set.
     :param tokenizer: an encoder's name, or a tokenizer.
     :param max_length: L of every example (3, L).
+    :param labels: the domain-incremental label set; None: that of the task with most labels.
     :param files: path and SHA-256 of the files the data come from.
     :raises UsageError: `dil` with tasks whose labels do not share a meaning.
     """
-    shared = max((task.labels for task in tasks), key=len)
+    shared = labels or max((task.labels for task in tasks), key=len)
     if scenario == "dil":
         for task in tasks:
             if task.labels != shared[: len(task.labels)]:

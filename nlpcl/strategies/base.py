@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.models import avalanche_forward
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
@@ -30,6 +32,13 @@ def linear_schedule(step: int, total: int, warmup: float) -> float:
     return (step + 1) / rising if step < rising else max(0, total - step) / max(1, total - rising + 1)
 
 
+def accuracy_evaluator() -> EvaluationPlugin:
+    """Accuracy per experience and over the stream, returned by `eval` and printed nowhere."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No loggers specified")
+        return EvaluationPlugin(accuracy_metrics(experience=True, stream=True))
+
+
 class ContinualStrategy(SupervisedTemplate):
     """Avalanche's supervised template with what transformers need.
 
@@ -41,6 +50,7 @@ class ContinualStrategy(SupervisedTemplate):
     :param model: called as `model(x, task_labels)`.
     :param optimizer: template of the optimizer of every experience.
     :param criterion: loss of the logits (B, C) and the labels (B,).
+    :param evaluator: as in Avalanche; by default accuracy is measured and nothing is printed.
     :param precision: fp32, or autocast to bf16 or fp16 (the latter with loss scaling).
     :param schedule: `constant`, or `linear` warm-up and decay over each experience.
     :param warmup: share of an experience's steps in which the learning rate rises, in [0, 1].
@@ -58,7 +68,7 @@ class ContinualStrategy(SupervisedTemplate):
         eval_mb_size: int | None = 128,
         device: str | torch.device = "cpu",
         plugins: list[Any] | None = None,
-        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = accuracy_evaluator,
         eval_every: int = -1,
         precision: Precision = "fp32",
         schedule: Schedule = "constant",
