@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from nlpcl.benchmarks.text import encode, load_tokenizer
 from nlpcl.errors import UsageError, suggest
+from nlpcl.registry import SCENARIOS
 
 SPLITS = ("train", "valid", "test")
 
@@ -27,7 +28,7 @@ class TextTask:
     :param name: the task's name.
     :param labels: names of the classes; a label is an index into them.
     :param train: frame with columns `text`, `text_pair` (may be missing) and `label`; so `valid` and `test`.
-    :raises UsageError: a column is missing, a split is empty or a label is out of range.
+    :raises UsageError: a column is missing, a split is empty or a label is no integer or out of range.
     """
 
     name: str
@@ -44,6 +45,8 @@ class TextTask:
                     raise UsageError(f"task {self.name}, {split}: column {column!r} is missing.")
             if frame.empty:
                 raise UsageError(f"task {self.name}, {split}: there are no rows.")
+            if not pd.api.types.is_integer_dtype(frame["label"]):
+                raise UsageError(f"task {self.name}, {split}: column 'label' must hold integers.")
             if not frame["label"].between(0, len(self.labels) - 1).all():
                 raise UsageError(f"task {self.name}, {split}: a label is not in 0 to {len(self.labels) - 1}.")
 
@@ -81,8 +84,12 @@ def text_benchmark_from_tasks(
     :param max_length: L of every example (3, L).
     :param labels: the domain-incremental label set; None: that of the task with most labels.
     :param files: path and SHA-256 of the files the data come from.
-    :raises UsageError: `dil` with tasks whose labels do not share a meaning.
+    :raises UsageError: no such scenario, no tasks, or `dil` with tasks whose labels do not share a meaning.
     """
+    if scenario not in SCENARIOS:
+        raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
+    if not tasks:
+        raise UsageError(f"{name}: a stream needs at least one task.")
     shared = labels or max((task.labels for task in tasks), key=len)
     if scenario == "dil":
         for task in tasks:
@@ -122,7 +129,8 @@ def text_benchmark_from_tasks(
 
 
 def _dataset(frame: pd.DataFrame, task: int, tokenizer: Any, max_length: int) -> Any:
-    pairs = frame["text_pair"].tolist() if "text_pair" in frame.columns else None
+    has_pairs = "text_pair" in frame.columns and not frame["text_pair"].isna().all()
+    pairs = frame["text_pair"].tolist() if has_pairs else None
     targets = [int(label) for label in frame["label"]]
     packed = PackedText(encode(tokenizer, frame["text"].tolist(), pairs, max_length), targets)
     return TaskAwareSupervisedClassificationDataset(

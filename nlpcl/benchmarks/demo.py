@@ -2,7 +2,7 @@
 
 Nothing is downloaded. A sentence speaks of one aspect or two; the label is the polarity of the one that is asked
 for. "Long" praises a laptop's battery life and damns a restaurant's queue, so what one domain teaches is wrong in
-the next. One label in 25 is wrong, in every split: no method can be right about those.
+the next. One label in 40 is wrong, in every split: no method can be right about those.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nlpcl.registry import register_benchmark
 
 LABELS = ("positive", "negative")
 SIZES = {"train": 200, "valid": 40, "test": 120}
-NOISE = 0.04
+NOISE = 0.025
 
 # For every aspect the words that praise it and the words that damn it.
 DOMAINS: dict[str, dict[str, tuple[str, str]]] = {

@@ -20,8 +20,9 @@ def load_tokenizer(tokenizer: Any) -> Any:
     """
     if not isinstance(tokenizer, str):
         return tokenizer
+    path = encoder_path(tokenizer)
     try:
-        fast = AutoTokenizer.from_pretrained(encoder_path(tokenizer), use_fast=True)
+        fast = AutoTokenizer.from_pretrained(path, use_fast=True)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"no tokenizer for encoder {tokenizer!r} here: give a local folder with its files, a name the model hub "
@@ -45,6 +46,7 @@ def encode(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, ma
         None if pairs is None else list(pairs),
         max_length=max_length,
         padding="max_length",
+        padding_side="right",
         truncation="longest_first" if pairs is not None else True,
         return_tensors="pt",
     )

