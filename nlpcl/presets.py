@@ -35,9 +35,9 @@ PRESETS: tuple[Preset, ...] = (
     ({"model": "bert-base*"}, {"backbone_options": {"pooling": "pooler"}}),
     ({"benchmark": "asc"}, {"epochs": {"*": 30, "XuSemEval14_rest": 10, "XuSemEval14_laptop": 10}}),
     # Chosen on validation data, see docs/presets.md.
-    ({"model": "minilm"}, {"learning_rate": 1e-3, "backbone_options": {"adapter_size": 64, "pooling": "mean"}}),
+    ({"model": "minilm"}, {"learning_rate": 5e-3, "backbone_options": {"adapter_size": 64, "pooling": "mean"}}),
     ({"model": "minilm", "benchmark": "asc"}, {"epochs": 5}),
-    ({"benchmark": "demo"}, {"epochs": 5, "max_length": 64}),
+    ({"benchmark": "demo"}, {"epochs": 7, "max_length": 64, "train_batch_size": 16}),
     # Avalanche's own strategies have neither.
     ({"strategy": "avalanche/*"}, {"schedule": "constant", "warmup": 0.0, "clip_norm": None}),
 )

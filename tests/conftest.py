@@ -26,6 +26,8 @@ from transformers import (
 
 from nlpcl.benchmarks import TextTask, text_benchmark_from_tasks
 
+torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
+
 WORDS = [
     "good",
     "bad",
@@ -92,16 +94,16 @@ def make_frame(n: int, seed: int, flip: bool, n_classes: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def make_tasks(classes: tuple[int, ...] = (2, 3), n: int = 64) -> list[TextTask]:
-    """Tasks decided by one word, whose meaning is turned round in every second one."""
+def make_tasks(classes: tuple[int, ...] = (2, 3), n: int = 64, flip: bool = True) -> list[TextTask]:
+    """Tasks decided by one word; with `flip` its meaning is turned round in every second one."""
     names = ("positive", "negative", "neutral")
     return [
         TextTask(
             f"task{i}",
             names[:c],
-            make_frame(n, 10 * i, i % 2 == 1, c),
-            make_frame(16, 10 * i + 1, i % 2 == 1, c),
-            make_frame(32, 10 * i + 2, i % 2 == 1, c),
+            make_frame(n, 10 * i, flip and i % 2 == 1, c),
+            make_frame(16, 10 * i + 1, flip and i % 2 == 1, c),
+            make_frame(32, 10 * i + 2, flip and i % 2 == 1, c),
         )
         for i, c in enumerate(classes)
     ]
