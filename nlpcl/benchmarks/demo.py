@@ -41,7 +41,7 @@ DOMAINS: dict[str, dict[str, tuple[str, str]]] = {
     "hotel": {
         "room": ("big bright quiet cool", "small dark loud hot"),
         "blanket": ("thick heavy warm", "thin light cold"),
-        "walk to the beach": ("short", "long"),
+        "walk": ("short", "long"),
         "mattress": ("firm thick hard", "soft thin loose"),
         "shower": ("hot strong", "cold weak"),
     },
@@ -61,7 +61,7 @@ DOMAINS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 ALONE = ("the {a} is {x}", "{x} {a}", "it has a {x} {a}", "the {a} was {x} again", "i found the {a} {x}")
-BOTH = ("the {a} is {x} and the {b} is {y}", "the {b} is {y} but the {a} is {x}", "{x} {a} , {y} {b}")
+BOTH = ("{a} is {x} and {b} is {y}", "{b} is {y} but {a} is {x}", "{x} {a} , {y} {b}")
 DEGREES = ("", "", "very ", "quite ", "really ")
 
 
