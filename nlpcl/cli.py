@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=NAMES,
 )
-console = Console()
+console = Console(markup=False)
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
 ParserError: Any = typer.BadParameter.__base__
 
@@ -44,7 +43,10 @@ def _scenario(text: str) -> str:
 
 
 def _order(text: str) -> int | list[str]:
-    return int(text) if text.lstrip("-").isdigit() else [name.strip() for name in text.split(",") if name.strip()]
+    try:
+        return int(text)
+    except ValueError:
+        return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _assignments(pairs: list[str], strategy: str, backbone: str) -> dict[str, dict[str, Any]]:
@@ -70,16 +72,6 @@ def _assignments(pairs: list[str], strategy: str, backbone: str) -> dict[str, di
             known = suggest(name, [*own, *other])
             raise UsageError(f"neither {method.name} nor {body.name} has an option {name!r}. {known}")
     return found
-
-
-def _check_out(out: Path) -> None:
-    """Refuse before hours of training what would fail after them."""
-    place = next(parent for parent in (out, *out.resolve().parents) if parent.exists())
-    try:
-        with tempfile.NamedTemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise UsageError(f"records cannot be written to {out} ({error.strerror}); choose another --out.") from error
 
 
 @app.command(context_settings=NAMES)
@@ -152,11 +144,12 @@ def run(
     if dry_run:
         _show_spec(spec, path, as_json)
         return
-    _check_out(out)
     from nlpcl import experiment
     from nlpcl.display import ProgressReporter, print_record
     from nlpcl.display import plot as draw
+    from nlpcl.records import check_out
 
+    check_out(out)
     _quiet()
     record = experiment.run(
         spec,
@@ -169,8 +162,7 @@ def run(
     if plot:
         draw(record, path.with_name("matrix.png"))
     if as_json:
-        matrices = record.matrices.model_dump()
-        answer = {"id": record.id, "record": str(path), "spec": record.spec, "matrices": matrices}
+        answer = {"id": record.id, "record": str(path), "spec": record.spec, "matrices": record.matrices.model_dump()}
         print(json.dumps({**answer, "metrics": record.derived()}))
         return
     print_record(console, record)
@@ -232,7 +224,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fa
         return
     for kind, rows in content.items():
         table = Table(title=kind, title_justify="left")
-        columns = [c for c in ("name", "title", "scenarios", "backbones") if any(c in row for row in rows)]
+        columns = [c for c in ("name", "title", "scenarios", "backbones", "protocol") if any(c in row for row in rows)]
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
@@ -255,10 +247,8 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
             known += registry.names()
     else:
         raise UsageError(f"unknown name {name!r}. {suggest(name, known)}")
-    module = sys.modules[entry.target.__module__]
-    print(
-        (inspect.getdoc(module) if entry.target.__module__.startswith("nlpcl") else inspect.getdoc(entry.target)) or ""
-    )
+    ours = entry.target.__module__.startswith("nlpcl")
+    print(inspect.getdoc(sys.modules[entry.target.__module__] if ours else entry.target) or "")
     table = Table(show_header=False)
     for field, value in _facts(entry).items():
         table.add_row(field, _cell(value))
@@ -298,7 +288,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     else:
         return outcome if isinstance(outcome, int) else 0
-    print(f"nlpcl: error: {' '.join(message.split())}", file=sys.stderr)
+    if message:  # none where the help was shown instead
+        print(f"nlpcl: error: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 

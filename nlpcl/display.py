@@ -33,7 +33,7 @@ class ProgressReporter:
     """Task, epoch, loss and time left; live on a terminal, otherwise a line per epoch. Writes to stderr."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False)
         self._bar: Progress | None = None
         self._tasks: list[str] = []
         self._epochs: list[int] = []
@@ -43,7 +43,11 @@ class ProgressReporter:
         """Before the first task."""
         self._tasks, self._epochs, self._begun = tasks, epochs, time.monotonic()
         if self.console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+            )
             self._bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
             self._bar.add_task("", total=float(sum(epochs)))
             self._bar.start()

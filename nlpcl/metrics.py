@@ -44,6 +44,12 @@ def bwt(matrix: Matrix) -> float | None:
     return None if len(a) < 2 else _value(float(np.mean((a[-1] - np.diag(a))[:-1])))
 
 
+def forgetting_rate(matrix: Matrix) -> float | None:
+    """1/(T-1) sum_{j<T-1} a[j, j] - a[T-1, j], the negative of `bwt` (PyContinual's FR)."""
+    value = bwt(matrix)
+    return None if value is None else -value
+
+
 def forgetting(matrix: Matrix) -> float | None:
     """1/(T-1) sum_{j<T-1} max_{j<=i<T-1} a[i, j] - a[T-1, j] (Chaudhry et al., ECCV 2018)."""
     a = _array(matrix)

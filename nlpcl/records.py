@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from nlpcl.errors import UsageError
 from nlpcl.metrics import derive
 from nlpcl.spec import RunSpec, spec_id
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIGITS = 6
 
@@ -34,6 +39,21 @@ class Matrices(BaseModel):
         if any(cell is not None and not 0 <= cell <= 1 for row in matrix for cell in row):
             raise ValueError("a score must be in [0, 1]")
         return matrix
+
+    @field_validator("initial")
+    @classmethod
+    def _scores(cls, row: list[float | None] | None) -> list[float | None] | None:
+        if any(cell is not None and not 0 <= cell <= 1 for cell in row or []):
+            raise ValueError("a score must be in [0, 1]")
+        return row
+
+    @model_validator(mode="after")
+    def _same_size(self) -> Matrices:
+        initial = self.accuracy if self.initial is None else self.initial
+        sizes = {len(self.accuracy), len(self.macro_f1), len(initial)}
+        if len(sizes) != 1:
+            raise ValueError("accuracy, macro_f1 and initial must be of the same tasks")
+        return self
 
 
 class Record(BaseModel):
@@ -66,8 +86,14 @@ class Record(BaseModel):
         return spec_id(self.spec)
 
     def run_spec(self) -> RunSpec:
-        """The spec that repeats this run."""
-        return RunSpec.parse(self.spec)
+        """The spec that repeats this run.
+
+        :raises UsageError: it is not complete, or of a newer version.
+        """
+        spec = RunSpec.parse(self.spec)
+        if spec.spec_version is None:
+            raise UsageError("the record's spec has no spec_version, so it is not complete and cannot be repeated.")
+        return spec
 
     def derived(self) -> dict[str, float | None]:
         """Averages, forgetting and transfer, from the matrices."""
@@ -107,19 +133,48 @@ class Record(BaseModel):
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either what it held before or all of it."""
     created = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:  # unlike mkstemp's, readable by whom the umask lets read
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        for parent in created:
-            parent.rmdir()
+        with suppress(OSError):  # another run may have written there meanwhile
+            temporary.unlink(missing_ok=True)
+            for parent in created:
+                parent.rmdir()
         raise
+
+
+def check_out(out: Path) -> None:
+    """Refuse before hours of training what would fail after them.
+
+    :raises UsageError: no record can be written to `out`.
+    """
+    place = next(parent for parent in (out, *out.resolve().parents) if parent.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UsageError(f"records cannot be written to {out} ({error.strerror}); choose another --out.") from error
+
+
+def collect(folder: str | Path) -> pd.DataFrame:
+    """All records below `folder`, one row each: id, plain fields of the spec, derived metrics, path.
+
+    :raises UsageError: a `record.json` there is not a record.
+    """
+    import pandas as pd
+
+    rows = []
+    for path in sorted(Path(folder).rglob("record.json")):
+        record = Record.load(path)
+        plain = {name: value for name, value in record.spec.items() if not isinstance(value, (dict, list))}
+        rows.append({"id": record.id, **plain, **record.derived(), "path": str(path)})
+    return pd.DataFrame(rows)
 
 
 def _rounded(value: Any) -> Any:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nlpcl.errors import UsageError, suggest
 from nlpcl.options import check_options, options_of
@@ -16,6 +16,11 @@ from nlpcl.registry import backbones, benchmarks, check_combination, strategies
 
 SPEC_VERSION = 1
 Count = Annotated[int, Field(ge=1)]
+# What a complete spec cannot leave open. A field added later has a default instead.
+NEEDED = (
+    *("options", "backbone_options", "max_length", "padding", "epochs", "train_batch_size", "learning_rate"),
+    *("weight_decay", "schedule", "warmup", "precision", "eval"),
+)
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -61,6 +66,15 @@ class RunSpec(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     spec_version: int | None = None
 
+    @field_validator("options", "backbone_options")
+    @classmethod
+    def _finite(cls, options: dict[str, Any] | None) -> dict[str, Any] | None:
+        try:
+            json.dumps(options, allow_nan=False, default=str)
+        except ValueError as error:
+            raise ValueError("numbers must be finite") from error
+        return options
+
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> RunSpec:
         """A spec from a mapping.
@@ -78,6 +92,9 @@ class RunSpec(BaseModel):
             raise UsageError(f"{name} cannot be {given.get(name)!r}: {first['msg'].lower()}.") from error
         if (spec.spec_version or 0) > SPEC_VERSION:
             raise UsageError(f"this spec has version {spec.spec_version}, newer than {SPEC_VERSION}: update nlpcl.")
+        missing = [name for name in NEEDED if getattr(spec, name) is None]
+        if spec.spec_version is not None and missing:
+            raise UsageError(f"a complete spec needs {' and '.join(missing)}.")
         return spec
 
     def filled(self) -> RunSpec:

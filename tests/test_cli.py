@@ -70,6 +70,9 @@ def test_the_original_toolkits_command_line(capsys: Any) -> None:
         ("run --set lamb", "name=value"),
         ("run --set lamda=1", "Did you mean lamb"),
         ("run --set lamb=much", "takes float"),
+        ("run --set lamb=NaN", "numbers must be finite"),
+        ("run --order=--5", "unknown task"),
+        ("run --order ²", "unknown task"),
         ("run --epochs three", "valid integer"),
         ("run --from nowhere.json", "cannot read"),
         ("run --from nowhere.json --seed 3", "does not go with --seed"),
@@ -93,6 +96,19 @@ def test_an_out_that_cannot_be_written_is_refused_before_training(tmp_path: Path
     (tmp_path / "file").write_text("x")
     assert main(["run", "--out", str(tmp_path / "file")]) == 2
     assert "choose another --out" in capsys.readouterr().err
+
+
+def test_brackets_are_shown_as_they_are(capsys: Any) -> None:
+    assert main(["run", "--model", "[/a]", "--dry-run"]) == 0
+    assert "[/a]" in capsys.readouterr().out
+    assert main(["info", "bert_adapter"]) == 0
+    assert "Literal[" in capsys.readouterr().out
+
+
+def test_no_arguments_show_the_help(capsys: Any) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert "Usage" in shown.out + shown.err and "nlpcl: error" not in shown.err
 
 
 def test_list_and_info(capsys: Any) -> None:

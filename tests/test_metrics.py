@@ -15,6 +15,7 @@ def test_lower_triangle() -> None:
     assert metrics.average(M) == pytest.approx((0.85 + 0.6 + 0.5) / 3)
     assert metrics.learning_accuracy(M) == pytest.approx(0.7)
     assert metrics.bwt(M) == pytest.approx(((0.85 - 0.9) + (0.6 - 0.7)) / 2)
+    assert metrics.forgetting_rate(M) == pytest.approx((0.05 + 0.1) / 2)
     assert metrics.forgetting(M) == pytest.approx((0.05 + 0.1) / 2)
     assert metrics.fwt_gem(M, [0.5, 0.5, 0.5]) is None
     assert metrics.transfer_vs_one(M, DIAGONAL) == pytest.approx((0 - 0.1 + 0.1) / 3)
@@ -38,4 +39,5 @@ def test_isolated_and_joint_training() -> None:
     assert metrics.average(JOINT) == pytest.approx(0.8)
     assert metrics.learning_accuracy(JOINT) is None
     assert metrics.average([[None]]) is None
+    assert metrics.forgetting_rate(JOINT) is None
     assert metrics.bwt([[0.5]]) is None and metrics.forgetting([[0.5]]) is None

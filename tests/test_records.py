@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from nlpcl.errors import UsageError
-from nlpcl.records import Record
+from nlpcl.records import Record, check_out, collect
 from nlpcl.spec import RunSpec
 
 
@@ -38,6 +38,8 @@ def test_round_trip_and_readable_diffs(tmp_path: Path) -> None:
     text = path.read_text()
     assert list(json.loads(text)) == sorted(json.loads(text))
     assert list(path.parent.iterdir()) == [path]
+    (tmp_path / "other").write_text("x")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
     assert again.derived()["average_accuracy"] == pytest.approx(0.75)
 
 
@@ -66,6 +68,10 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         {"accuracy": [[float("nan")]], "macro_f1": [[0.5]]},
         {"accuracy": [], "macro_f1": [[0.5]]},
         {"accuracy": [[0.5]]},
+        {"accuracy": [[0.5]], "macro_f1": [[0.5, None], [0.5, 0.5]]},
+        {"accuracy": [[0.5]], "macro_f1": [[0.5]], "initial": [0.5, 0.5]},
+        {"accuracy": [[0.5]], "macro_f1": [[0.5]], "initial": [7.0]},
+        {"accuracy": [[0.5]], "macro_f1": [[0.5]], "initial": []},
     ],
 )
 def test_impossible_matrices_are_refused(matrices: dict[str, Any]) -> None:
@@ -82,3 +88,27 @@ def test_what_is_not_a_record_is_one_sentence(tmp_path: Path, content: str) -> N
     assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="cannot read"):
         Record.load(tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize("spec", [{}, {"spec_version": 1}])
+def test_a_spec_that_is_not_complete_cannot_be_repeated(spec: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="complete"):
+        make(spec=spec).run_spec()
+
+
+def test_collecting_a_folder(tmp_path: Path) -> None:
+    for name, score in (("a", 0.5), ("b", 1.0)):
+        matrix = [[score]]
+        make(matrices={"accuracy": matrix, "macro_f1": matrix}).save(tmp_path / name / "record.json")
+    table = collect(tmp_path)
+    assert list(table["average_accuracy"]) == [0.5, 1.0]
+    assert set(table["strategy"]) == {"ncl"} and set(table["id"]) == {make().id}
+    assert collect(tmp_path / "absent").empty
+
+
+def test_an_out_that_cannot_hold_records(tmp_path: Path) -> None:
+    check_out(tmp_path / "not" / "yet")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="choose another --out"):
+        check_out(tmp_path / "file" / "below")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]

@@ -64,6 +64,9 @@ def test_presets_and_precedence() -> None:
         ({"learning_rate": -1.0}, "learning_rate cannot be"),
         ({"train_size": 0}, "train_size cannot be 0"),
         ({"spec_version": 99}, "update nlpcl"),
+        ({"spec_version": 1}, "a complete spec needs options and"),
+        ({"learning_rate": None}, "a complete spec needs learning_rate"),
+        ({"strategy": "hat", "options": {"lamb": float("nan")}}, "numbers must be finite"),
     ],
 )
 def test_mistakes_are_one_sentence(given: dict[str, Any], message: str) -> None:
