@@ -60,6 +60,7 @@ def fit(
     benchmark: CLScenario[Any],
     *,
     eval: Eval = "seen",
+    stream: Literal["test", "valid"] = "test",
     epochs: list[int] | None = None,
     after: Callable[[int, MatrixMetric], None] | None = None,
 ) -> MatrixMetric:
@@ -72,11 +73,12 @@ def fit(
     :param benchmark: with a train and a test stream of T experiences.
     :param eval: test after each experience on those `seen`, on all (`full`, also before the first), or
         only at the end (`final`).
+    :param stream: evaluate on the `test` stream or, to choose settings, on `valid`.
     :param epochs: epochs of each experience; None: the strategy's own.
     :param after: called with row and matrices after each evaluation.
     :return: the T x T matrices.
     """
-    train, test = benchmark.train_stream, benchmark.test_stream  # type: ignore[attr-defined]
+    train, test = benchmark.train_stream, getattr(benchmark, f"{stream}_stream")  # type: ignore[attr-defined]
     n_tasks = len(train)
     matrix = MatrixMetric(n_tasks)
     strategy.evaluator.metrics.append(matrix)
@@ -139,6 +141,30 @@ def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, *
     )
 
 
+def prepare(
+    spec: RunSpec, *, data_root: str | Path | None = None, device: torch.device, **more: Any
+) -> tuple[CLScenario[Any], Any]:
+    """Benchmark and strategy of a complete spec, all seeds set.
+
+    :param data_root: folder with the data; None: the package downloads what it needs.
+    :param more: further arguments of the strategy.
+    :raises UsageError: the spec cannot be run.
+    """
+    assert spec.max_length is not None and spec.seed is not None
+    runtime.seed_everything(spec.seed)
+    benchmark = benchmarks.get(spec.benchmark).target(
+        spec.scenario,
+        spec.order,
+        tokenizer=spec.model,
+        max_length=spec.max_length,
+        tasks=spec.tasks,
+        train_size=spec.train_size,
+        root=data_root,
+    )
+    model = build_model(benchmark, spec.backbone, spec.model, padding=spec.padding, **(spec.backbone_options or {}))
+    return benchmark, build_strategy(spec, model, device, **more)
+
+
 def run(
     spec: RunSpec,
     *,
@@ -161,20 +187,10 @@ def run(
     spec = spec.filled()
     begun, started = time.monotonic(), datetime.now(timezone.utc)
     where = runtime.choose_device(device)
-    assert spec.max_length is not None and spec.epochs is not None and spec.seed is not None
-    runtime.seed_everything(spec.seed)
-    benchmark = benchmarks.get(spec.benchmark).target(
-        spec.scenario,
-        spec.order,
-        tokenizer=spec.model,
-        max_length=spec.max_length,
-        tasks=spec.tasks,
-        train_size=spec.train_size,
-        root=data_root,
-    )
-    model = build_model(benchmark, spec.backbone, spec.model, padding=spec.padding, **(spec.backbone_options or {}))
     plugins = [] if progress is None else [ProgressPlugin(progress)]
-    strategy = build_strategy(spec, model, where, eval_mb_size=eval_batch_size, plugins=plugins)
+    benchmark, strategy = prepare(
+        spec, data_root=data_root, device=where, eval_mb_size=eval_batch_size, plugins=plugins
+    )
     ready = time.monotonic()
 
     epochs = [spec.epochs_for(name) for name in benchmark.task_names]
@@ -204,7 +220,7 @@ def run(
             "tasks": benchmark.sizes,
             "encoder": encoder_fingerprint(spec.model or "minilm"),
         },
-        sizes=_sizes(model, strategy),
+        sizes=_sizes(strategy.model, strategy),
         seeds={"train": spec.seed, "data": 0},
         versions=runtime.versions(),
         matrices=Matrices(accuracy=matrix.accuracy, macro_f1=matrix.macro_f1, initial=matrix.initial),

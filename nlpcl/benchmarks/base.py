@@ -135,7 +135,11 @@ def _dataset(frame: pd.DataFrame, task: int, tokenizer: Any, max_length: int) ->
     packed = PackedText(encode(tokenizer, frame["text"].tolist(), pairs, max_length), targets)
     return TaskAwareSupervisedClassificationDataset(
         [packed],
-        data_attributes=[DataAttribute(targets, "targets"), TaskLabels(ConstantSequence(task, len(targets)))],
+        data_attributes=[
+            DataAttribute(targets, "targets"),
+            TaskLabels(ConstantSequence(task, len(targets))),
+            DataAttribute(packed.x[:, 1].sum(dim=1).tolist(), "lengths"),  # for batches of like length
+        ],
     )
 
 

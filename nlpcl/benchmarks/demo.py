@@ -19,7 +19,7 @@ from nlpcl.benchmarks.base import TextTask, order_tasks, shuffle_cut, text_bench
 from nlpcl.registry import register_benchmark
 
 LABELS = ("positive", "negative")
-SIZES = {"train": 200, "valid": 40, "test": 120}
+SIZES = {"train": 280, "valid": 40, "test": 120}
 NOISE = 0.025
 
 # For every aspect the words that praise it and the words that damn it.

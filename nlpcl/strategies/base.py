@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from nlpcl.models.base import ContinualModel, single_task
+from nlpcl.strategies._batches import LengthGroupedBatches
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear"]
@@ -42,7 +43,7 @@ def accuracy_evaluator() -> EvaluationPlugin:
 class ContinualStrategy(SupervisedTemplate):
     """Avalanche's supervised template with what transformers need.
 
-    The optimizer passed in is a template: each experience starts with a new one of the same class and
+    Texts come in batches of like length. The optimizer passed in is a template: each experience starts with a new one of the same class and
     settings over the parameters that then train, without weight decay on biases and LayerNorms. A plugin
     with a method `parameter_group(strategy) -> dict` gives its parameters a group of their own, which is
     never clipped.
@@ -106,13 +107,19 @@ class ContinualStrategy(SupervisedTemplate):
 
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
-        self.dataloader = DataLoader(
-            self.adapted_dataset,  # type: ignore[arg-type]
-            batch_size=self.train_mb_size,
-            shuffle=shuffle,
-            num_workers=num_workers,
-            pin_memory=self.device.type == "cuda",
-        )
+        self._make_dataloader(self.train_mb_size, shuffle, num_workers)
+
+    def make_eval_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
+        """Batches of the experience to test; texts come sorted by length."""
+        self._make_dataloader(self.eval_mb_size, shuffle, num_workers)
+
+    def _make_dataloader(self, batch_size: int, shuffle: bool, num_workers: int) -> None:
+        data: Any = self.adapted_dataset
+        how: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
+        if hasattr(data, "lengths"):
+            how = {"batch_sampler": LengthGroupedBatches(data.lengths, batch_size, shuffle)}
+        pin = self.device.type == "cuda"
+        self.dataloader = DataLoader(data, num_workers=num_workers, pin_memory=pin, **how)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """A new optimizer for the experience; parameters without `requires_grad` do not reach it."""
