@@ -51,7 +51,10 @@ def forgetting_rate(matrix: Matrix) -> float | None:
 
 
 def forgetting(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T-1} max_{j<=i<T-1} a[i, j] - a[T-1, j] (Chaudhry et al., ECCV 2018)."""
+    """1/(T-1) sum_{j<T-1} max_{j<=i<T-1} a[i, j] - a[T-1, j] (Chaudhry et al., ECCV 2018).
+
+    Rows before a task's own, which only `--eval full` fills, do not count: what was not yet learnt is not forgotten.
+    """
     a = _array(matrix)
     if len(a) < 2:
         return None

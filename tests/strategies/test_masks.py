@@ -138,6 +138,18 @@ def test_ctr_maps_of_later_tasks_stay_at_their_initial_values(benchmark_of: Any,
     assert torch.equal(adapter.tasks.weight[2], before[2])
 
 
+def test_routing_has_a_learning_rate_of_its_own(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    strategy = build(CTR, benchmark, tiny, routing_learning_rate=1e-4)
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    rates = {id(p): group["initial_lr"] for group in strategy.optimizer.param_groups for p in group["params"]}
+    for adapter in strategy.model.backbone.adapters():
+        slow = [*adapter.tasks.parameters(), *adapter.routing.parameters()]
+        assert {rates[id(p)] for p in slow} == {1e-4}
+        assert {rates[id(p)] for p in adapter.down.parameters()} == {strategy._template.defaults["lr"]}
+    assert rates[id(strategy.masks.gates.embeddings[0])] == 0.05
+
+
 def test_plugin_blocks_under_avalanches_own_naive(benchmark_of: Any, tiny: str) -> None:
     """There the optimizer keeps its momentum and decays everything; blocked entries still do not move."""
     benchmark = benchmark_of("til", (2, 2))
