@@ -1,4 +1,4 @@
-"""The command line: `nlpcl run`, `nlpcl list`, `nlpcl info`."""
+"""The command line: `nlpcl run`, `list`, `info` and `data`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nlpcl.errors import UsageError, suggest
+from nlpcl.registry import SCENARIOS
 
 if TYPE_CHECKING:
     from nlpcl.spec import RunSpec
@@ -36,42 +37,35 @@ ParserError: Any = typer.BadParameter.__base__
 def _scenario(text: str) -> str:
     """`til`, `til_classification`, `TIL`, `task-incremental` are one word."""
     word = text.lower().replace("_", "-").removesuffix("-classification")
-    names = {"til": "til", "dil": "dil", "task-incremental": "til", "domain-incremental": "dil"}
+    names = {"til": "til", "dil": "dil", "cil": "cil"} | {full: short for short, full in SCENARIOS.items()}
     if word not in names:
         raise UsageError(f"unknown scenario {text!r}. {suggest(word, names)}")
     return names[word]
 
 
-def _order(text: str) -> int | list[str]:
+def _number_or_names(text: str) -> int | str | list[str]:
+    """`3`, `seed:7`, or names joined by commas."""
     try:
         return int(text)
     except ValueError:
-        return [name.strip() for name in text.split(",") if name.strip()]
+        return text if text.startswith("seed:") else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _assignments(pairs: list[str], strategy: str, backbone: str) -> dict[str, dict[str, Any]]:
-    """`--set name=value` as options of the strategy, or else of the backbone."""
+def _assignments(pairs: list[str], strategy: str, backbone: str, benchmark: str) -> dict[str, dict[str, Any]]:
+    """`--set name=value` as options of the strategy, the backbone or the benchmark, whichever has that name first."""
     if not pairs:
         return {}
-    from nlpcl.options import options_of
-    from nlpcl.registry import backbones, strategies
+    from nlpcl.options import options_of, parse_options
+    from nlpcl.registry import backbones, benchmarks, strategies
 
-    method, body = strategies.get(strategy), backbones.get(backbone)
-    own, other = options_of(method.target, method.defaults), options_of(body.target)
-    found: dict[str, dict[str, Any]] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals:
-            raise UsageError(f"--set takes name=value, not {pair!r}.")
-        if name in own:
-            found.setdefault("options", {})[name] = own[name].parse(text)
-        elif name in other:
-            found.setdefault("backbone_options", {})[name] = other[name].parse(text)
-        else:
-            known = suggest(name, [*own, *other])
-            raise UsageError(f"neither {method.name} nor {body.name} has an option {name!r}. {known}")
-    return found
+    method, body, stream = strategies.get(strategy), backbones.get(backbone), benchmarks.get(benchmark)
+    owners = {
+        method.name: options_of(method.target, method.defaults),
+        body.name: options_of(body.target),
+        stream.name: options_of(stream.target),
+    }
+    fields = dict(zip(owners, ("options", "backbone_options", "benchmark_options"), strict=True))
+    return {fields[owner]: chosen for owner, chosen in parse_options(pairs, owners).items() if chosen}
 
 
 @app.command(context_settings=NAMES)
@@ -79,9 +73,9 @@ def run(
     benchmark: Annotated[str | None, typer.Option("--benchmark", "--task", help="Default: demo.")] = None,
     strategy: Annotated[str | None, typer.Option("--strategy", "--baseline", help="Default: ctr.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Default: bert_adapter.")] = None,
-    scenario: Annotated[str | None, typer.Option(help="til (default) or dil.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="til (default), dil or cil.")] = None,
     order: Annotated[
-        str | None, typer.Option("--order", "--idrandom", help="Number of a published order, or task names a,b,c.")
+        str | None, typer.Option("--order", "--idrandom", help="Number of a published order, seed:N, or names a,b,c.")
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "--bert-model", help="minilm (default), a folder or a hub name.")
@@ -92,7 +86,9 @@ def run(
     learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", "--max-seq-length")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
-    tasks: Annotated[int | None, typer.Option("--tasks", "--ntasks", help="Only the first so many.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", "--ntasks", help="Only the first so many, or those named a,b,c.")
+    ] = None,
     train_size: Annotated[
         int | None, typer.Option("--train-size", "--train-data-size", help="Training examples per task, at most.")
     ] = None,
@@ -106,7 +102,7 @@ def run(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "--output-dir", help="Folder for records.")] = Path("runs"),
     assign: Annotated[
-        list[str] | None, typer.Option("--set", help="name=value, an option of the strategy or backbone; repeatable.")
+        list[str] | None, typer.Option("--set", help="name=value, an option of the strategy, backbone or benchmark; repeatable.")
     ] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Repeat the run of this record.json.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -125,14 +121,14 @@ def run(
         "strategy": strategy,
         "backbone": backbone,
         "scenario": None if scenario is None else _scenario(scenario),
-        "order": None if order is None else _order(order),
+        "order": None if order is None else _number_or_names(order),
         "model": model,
         "epochs": epochs,
         "train_batch_size": train_batch_size,
         "learning_rate": learning_rate,
         "max_length": max_length,
         "seed": seed,
-        "tasks": tasks,
+        "tasks": None if tasks is None else _number_or_names(tasks),
         "train_size": train_size,
         "eval": evaluate,
         "padding": padding,
@@ -175,8 +171,10 @@ def _spec(given: dict[str, Any], assign: list[str], source: Path | None) -> RunS
     from nlpcl.spec import RunSpec
 
     if source is None:
-        names = {"strategy": "ctr", "backbone": "bert_adapter", **given}
-        return RunSpec.parse({**given, **_assignments(assign, names["strategy"], names["backbone"])}).filled()
+        named = RunSpec.parse(given)
+        return RunSpec.parse(
+            {**given, **_assignments(assign, named.strategy, named.backbone, named.benchmark)}
+        ).filled()
     changed = [*given, *(["set"] if assign else [])]
     if changed:
         options = ", ".join("--" + name.replace("_", "-") for name in changed)
@@ -253,8 +251,7 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
     for field, value in _facts(entry).items():
         table.add_row(field, _cell(value))
     console.print(table)
-    is_class = isinstance(entry.target, type)
-    options = options_of(entry.target, getattr(entry, "defaults", None)) if is_class else {}
+    options = options_of(entry.target, getattr(entry, "defaults", None))
     if options:
         table = Table(title="options (--set name=value)", title_justify="left")
         for column in ("name", "type", "default", "meaning"):
@@ -263,6 +260,72 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
             default = "required" if option.default is MISSING else str(option.default)
             table.add_row(option.name, option.type_name, default, option.help)
         console.print(table)
+
+
+data = typer.Typer(help="Fetch, check and list the data of benchmarks.", no_args_is_help=True, context_settings=NAMES)
+app.add_typer(data, name="data")
+Root = Annotated[str | None, typer.Option("--data-root", "--data-dir", envvar="NLPCL_DATA", help="Folder with the data.")]
+
+
+@data.command("prepare", context_settings=NAMES)
+def data_prepare(
+    benchmark: Annotated[str, typer.Argument(help="Its name.")],
+    model: Annotated[str, typer.Option("--model", help="The encoder whose tokenizer counts.")] = "minilm",
+    max_length: Annotated[int, typer.Option("--max-length", min=8)] = 128,
+    data_root: Root = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="name=value, an option of the benchmark.")] = None,
+) -> None:
+    """Download what is missing, check it, tokenise it, and show the tasks."""
+    stream = _stream(benchmark, model, max_length, data_root, assign)
+    splits = [name for name in stream.sizes[0] if name not in ("name", "labels")]
+    table = Table(title=f"{benchmark}: examples of each task", title_justify="left")
+    for column in ("task", "classes", *splits):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for size in stream.sizes:
+        table.add_row(size["name"], str(len(size["labels"])), *(str(size[split]) for split in splits))
+    table.add_row("all", "", *(str(sum(size[split] for size in stream.sizes)) for split in splits))
+    console.print(table)
+
+
+@data.command("verify", context_settings=NAMES)
+def data_verify(
+    benchmark: Annotated[str, typer.Argument(help="Its name.")],
+    data_root: Root = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="name=value, an option of the benchmark.")] = None,
+) -> None:
+    """Check every file of a benchmark, and show the SHA-256 of each."""
+    stream = _stream(benchmark, "minilm", 128, data_root, assign)
+    for path, digest in sorted(stream.files.items()):
+        print(f"{digest}  {path}")
+    print(f"{benchmark}: {len(stream.files)} file(s) read and checked")
+
+
+@data.command("list", context_settings=NAMES)
+def data_list() -> None:
+    """Benchmarks with the source and licence of their data, and where copies are kept."""
+    from nlpcl.benchmarks.cache import cache_folder
+    from nlpcl.registry import benchmarks
+
+    table = Table(show_lines=True)
+    for column in ("benchmark", "source", "licence"):
+        table.add_column(column, overflow="fold")
+    for entry in benchmarks.entries():
+        table.add_row(entry.name, entry.source, entry.licence)
+    console.print(table)
+    folder = cache_folder().parent
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"downloads and tokenised text: {size / 1e6:.1f} MB in {folder}")
+
+
+def _stream(name: str, model: str, max_length: int, data_root: str | None, assign: list[str] | None) -> Any:
+    from nlpcl.options import check_options, options_of, parse_options
+    from nlpcl.registry import benchmarks
+
+    _quiet()
+    entry = benchmarks.get(name)
+    options = options_of(entry.target)
+    chosen = check_options(entry.name, options, parse_options(assign or [], {entry.name: options})[entry.name])
+    return entry.target(entry.scenarios[0], 0, tokenizer=model, max_length=max_length, root=data_root, **chosen)
 
 
 def _facts(entry: Any) -> dict[str, Any]:

@@ -160,6 +160,7 @@ def prepare(
         tasks=spec.tasks,
         train_size=spec.train_size,
         root=data_root,
+        **(spec.benchmark_options or {}),
     )
     model = build_model(benchmark, spec.backbone, spec.model, padding=spec.padding, **(spec.backbone_options or {}))
     return benchmark, build_strategy(spec, model, device, **more)

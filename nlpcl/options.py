@@ -1,4 +1,4 @@
-"""Options of a strategy or backbone, read from its typed constructor and its docstring."""
+"""Options of a strategy, backbone or benchmark, read from its typed constructor and its docstring."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from nlpcl.errors import UsageError, suggest
 
-# What every strategy or backbone is given by whoever builds it: not an option of the method.
+# What every strategy, backbone or benchmark is given by whoever builds it: no option of its own.
 BUILT_IN = {
     *("self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device"),
     *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding"),
     *("precision", "schedule", "warmup", "clip_norm"),
+    *("scenario", "order", "tokenizer", "max_length", "tasks", "train_size", "seed", "root"),
 }
 MISSING = inspect.Parameter.empty
 
@@ -58,12 +59,12 @@ class Option:
 
 
 def options_of(target: Any, defaults: Mapping[str, Any] | None = None) -> dict[str, Option]:
-    """The options of a class.
+    """The options of a class or a function.
 
-    :param target: a class with a typed constructor.
+    :param target: a class with a typed constructor, or a typed function.
     :param defaults: values for options to which the class gives none.
     """
-    init: Callable[..., Any] = inspect.unwrap(target.__init__)
+    init: Callable[..., Any] = inspect.unwrap(target.__init__ if isinstance(target, type) else target)
     hints = typing.get_type_hints(init)
     described = _described(target.__doc__) | _described(init.__doc__)
     found: dict[str, Option] = {}
@@ -88,6 +89,27 @@ def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str,
         if value is MISSING:
             raise UsageError(f"{owner} needs a value for option {name}: --set {name}=...")
     return values
+
+
+def parse_options(pairs: Sequence[str], owners: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:
+    """`name=value` texts as options of the first owner that has one of that name.
+
+    :param owners: by name the options of each.
+    :return: for every owner what was given.
+    :raises UsageError: not of that form, an unknown option, or a value of the wrong type.
+    """
+    found: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"--set takes name=value, not {pair!r}.")
+        owner = next((owner for owner, options in owners.items() if name in options), None)
+        if owner is None:
+            known = suggest(name, [name for options in owners.values() for name in options])
+            raise UsageError(f"{', '.join(owners)}: no option {name!r}. {known}")
+        found[owner][name] = owners[owner][name].parse(text)
+    return found
 
 
 def _described(docstring: str | None) -> dict[str, str]:

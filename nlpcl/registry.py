@@ -18,9 +18,9 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from nlpcl.errors import UsageError, fold, suggest
 
-Scenario = Literal["til", "dil"]
+Scenario = Literal["til", "dil", "cil"]
 Regime = Literal["continual", "isolated", "joint"]
-SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental"}
+SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental", "cil": "class-incremental"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class BenchmarkEntry:
     language: str = "en"
     labels: tuple[str, ...] = ()
     scenarios: tuple[Scenario, ...] = ("til", "dil")
+    reason: str = ""
     orders: int = 1
 
 
@@ -187,9 +188,11 @@ def check_combination(
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
-    for what, allowed in ((strategy, strategy.scenarios), (benchmark, benchmark.scenarios)):
+    # For a strategy class-incremental learning is domain-incremental learning with a larger head.
+    of_strategy = strategy.scenarios + (("cil",) if "dil" in strategy.scenarios else ())
+    for what, allowed in ((strategy, of_strategy), (benchmark, benchmark.scenarios)):
         if scenario not in allowed:
-            reason = getattr(what, "reason", "")
+            reason = what.reason
             works = " and ".join(f"--scenario {s} ({SCENARIOS[s]})" for s in allowed)
             because = f": {reason}" if reason else ""
             raise UsageError(f"{what.name} does not run {SCENARIOS[scenario]}{because}. It runs with {works}.")

@@ -18,7 +18,7 @@ SPEC_VERSION = 1
 Count = Annotated[int, Field(ge=1)]
 # What a complete spec cannot leave open. A field added later has a default instead.
 NEEDED = (
-    *("options", "backbone_options", "max_length", "padding", "epochs", "train_batch_size", "learning_rate"),
+    *("options", "backbone_options", "benchmark_options", "max_length", "padding", "epochs", "train_batch_size", "learning_rate"),
     *("weight_decay", "schedule", "warmup", "precision", "eval"),
 )
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -27,10 +27,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class RunSpec(BaseModel):
     """A run. Fields left out are filled from presets by `filled`; where it runs is no part of it.
 
-    :param benchmark: name of the benchmark.
-    :param scenario: `til` (task-incremental) or `dil` (domain-incremental).
-    :param order: number of a published order, or the names of the tasks.
-    :param tasks: only the first so many tasks.
+    :param benchmark: name of the benchmark; `benchmark_options` are its own.
+    :param scenario: `til` (task-incremental), `dil` (domain-incremental) or `cil` (class-incremental).
+    :param order: number of a published order, `seed:N` for a random one, or the names of the tasks.
+    :param tasks: only the first so many tasks, or those with these names.
     :param train_size: at most so many training examples per task.
     :param strategy: name of the strategy; `options` are its own.
     :param backbone: name of the backbone; `backbone_options` are its own.
@@ -43,9 +43,10 @@ class RunSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     benchmark: str = "demo"
-    scenario: Literal["til", "dil"] = "til"
-    order: int | list[str] = 0
-    tasks: Count | None = None
+    benchmark_options: dict[str, Any] | None = None
+    scenario: Literal["til", "dil", "cil"] = "til"
+    order: int | str | list[str] = 0
+    tasks: Count | list[str] | None = None
     train_size: Count | None = None
     strategy: str = "ctr"
     options: dict[str, Any] | None = None
@@ -66,7 +67,7 @@ class RunSpec(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     spec_version: int | None = None
 
-    @field_validator("options", "backbone_options")
+    @field_validator("options", "backbone_options", "benchmark_options")
     @classmethod
     def _finite(cls, options: dict[str, Any] | None) -> dict[str, Any] | None:
         try:
@@ -111,7 +112,12 @@ class RunSpec(BaseModel):
         given |= {"strategy": strategy.name, "benchmark": benchmark.name, "backbone": backbone.name}
         preset = preset_for({**self.model_dump(), **given}, strategy.presets)
         values = {**{name: getattr(self, name) for name in RunSpec.model_fields}, **preset, **given}
-        for field, entry, defaults in (("options", strategy, strategy.defaults), ("backbone_options", backbone, None)):
+        own: tuple[tuple[str, Any, Any], ...] = (
+            ("options", strategy, strategy.defaults),
+            ("backbone_options", backbone, None),
+            ("benchmark_options", benchmark, None),
+        )
+        for field, entry, defaults in own:
             chosen = {**preset.get(field, {}), **(given.get(field) or {})}
             values[field] = check_options(entry.name, options_of(entry.target, defaults), chosen)
         if not strategy.engine:

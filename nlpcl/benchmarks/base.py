@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import pandas as pd
 from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline, with_task_labels
 from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskLabels
 from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from nlpcl.benchmarks.text import encode, load_tokenizer
+from nlpcl.benchmarks.text import load_tokenizer, pack
 from nlpcl.errors import UsageError, suggest
 from nlpcl.registry import SCENARIOS
 
@@ -51,20 +52,6 @@ class TextTask:
                 raise UsageError(f"task {self.name}, {split}: a label is not in 0 to {len(self.labels) - 1}.")
 
 
-class PackedText(Dataset[tuple[Tensor, int]]):
-    """Tokenised examples: `x` is a LongTensor (N, 3, L), `targets` N class indices."""
-
-    def __init__(self, x: Tensor, targets: list[int]) -> None:
-        self.x = x
-        self.targets = targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.x[index], self.targets[index]
-
-
 def text_benchmark_from_tasks(
     tasks: Sequence[TextTask],
     *,
@@ -79,40 +66,37 @@ def text_benchmark_from_tasks(
 
     :param tasks: in the order of the stream.
     :param name: the benchmark's name.
-    :param scenario: `til`, task labels 0..T-1 and a label set per task, or `dil`, task labels all 0 and one label set.
+    :param scenario: `til`, task labels 0..T-1 and a label set per task; `dil`, task labels all 0 and one label set; or
+        `cil`, task labels all 0 and one head for the label sets of all tasks, which must not overlap.
     :param tokenizer: an encoder's name, or a tokenizer.
     :param max_length: L of every example (3, L).
-    :param labels: the domain-incremental label set; None: that of the task with most labels.
+    :param labels: the label set of the shared head; None: that of the task with most labels (`dil`), or those of
+        all tasks (`cil`).
     :param files: path and SHA-256 of the files the data come from.
-    :raises UsageError: no such scenario, no tasks, or `dil` with tasks whose labels do not share a meaning.
+    :raises UsageError: no such scenario, no tasks, or `dil` with tasks whose labels do not share a meaning,
+        or `cil` with tasks that share labels.
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
     if not tasks:
         raise UsageError(f"{name}: a stream needs at least one task.")
-    shared = labels or max((task.labels for task in tasks), key=len)
-    if scenario == "dil":
-        for task in tasks:
-            if task.labels != shared[: len(task.labels)]:
-                raise UsageError(
-                    f"{name} cannot run domain-incremental: the labels of {task.name} ({', '.join(task.labels)}) "
-                    f"do not share the meaning of {', '.join(shared)}. Use --scenario til."
-                )
+    shared = _shared_labels(tasks, name, scenario, labels)
     fast = load_tokenizer(tokenizer)
+    indices = [[(shared or task.labels).index(label) for label in task.labels] for task in tasks]
     streams = {
         split: [
-            _dataset(getattr(task, split), i if scenario == "til" else 0, fast, max_length)
-            for i, task in enumerate(tasks)
+            _dataset(getattr(task, split), i if scenario == "til" else 0, own, fast, max_length)
+            for i, (task, own) in enumerate(zip(tasks, indices, strict=True))
         ]
         for split in SPLITS
     }
     benchmark = with_classes_timeline(with_task_labels(benchmark_from_datasets(**streams)))
-    classes = [len(task.labels) if scenario == "til" else len(shared) for task in tasks]
+    classes = [len(shared or task.labels) for task in tasks]
     for stream in benchmark.streams.values():
-        for experience, task, n in zip(stream, tasks, classes, strict=True):
+        for experience, task, n, own in zip(stream, tasks, classes, indices, strict=True):
             # Avalanche stores a set of the classes that occur; its heads index with a list, and a head
             # has its size whatever classes a small sample happens to hold.
-            experience.classes_in_this_experience = list(range(n))
+            experience.classes_in_this_experience = own if scenario == "cil" else list(range(n))
             experience.task_name = task.name
     benchmark.benchmark_name = name
     benchmark.scenario = scenario
@@ -128,17 +112,39 @@ def text_benchmark_from_tasks(
     return benchmark
 
 
-def _dataset(frame: pd.DataFrame, task: int, tokenizer: Any, max_length: int) -> Any:
+def _shared_labels(
+    tasks: Sequence[TextTask], name: str, scenario: str, labels: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """The labels of the head that all tasks share; none in task-incremental learning."""
+    if scenario == "til":
+        return ()
+    if scenario == "cil":
+        together = [label for task in tasks for label in task.labels]
+        if len(set(together)) < len(together):
+            twice = next(label for label in together if together.count(label) > 1)
+            raise UsageError(f"{name} cannot run class-incremental: label {twice} is in more than one task.")
+        return labels or tuple(together)
+    shared = labels or max((task.labels for task in tasks), key=len)
+    for task in tasks:
+        if task.labels != shared[: len(task.labels)]:
+            raise UsageError(
+                f"{name} cannot run domain-incremental: the labels of {task.name} ({', '.join(task.labels)}) "
+                f"do not share the meaning of {', '.join(shared)}. Use --scenario til."
+            )
+    return shared
+
+
+def _dataset(frame: pd.DataFrame, task: int, classes: list[int], tokenizer: Any, max_length: int) -> Any:
     has_pairs = "text_pair" in frame.columns and not frame["text_pair"].isna().all()
     pairs = frame["text_pair"].tolist() if has_pairs else None
-    targets = [int(label) for label in frame["label"]]
-    packed = PackedText(encode(tokenizer, frame["text"].tolist(), pairs, max_length), targets)
+    targets = [classes[label] for label in frame["label"]]
+    packed = pack(tokenizer, frame["text"].tolist(), pairs, targets, max_length)
     return TaskAwareSupervisedClassificationDataset(
         [packed],
         data_attributes=[
             DataAttribute(targets, "targets"),
             TaskLabels(ConstantSequence(task, len(targets))),
-            DataAttribute(packed.x[:, 1].sum(dim=1).tolist(), "lengths"),  # for batches of like length
+            DataAttribute(packed.lengths(), "lengths"),  # for batches of like length
         ],
     )
 
@@ -157,25 +163,61 @@ def shuffle_cut(frame: pd.DataFrame, size: int | None, seed: int) -> pd.DataFram
     return frame.iloc[rows[:size]].reset_index(drop=True)
 
 
-def order_tasks(orders: Sequence[Sequence[str]], order: int | Sequence[str], tasks: int | None) -> list[str]:
+def order_tasks(
+    orders: Sequence[Sequence[str]],
+    order: int | str | Sequence[str],
+    tasks: int | Sequence[str] | None,
+    known: Sequence[str] | None = None,
+) -> list[str]:
     """The names of a stream's tasks.
 
     :param orders: the published orders, each over the same names.
-    :param order: number of a published order, or the names themselves.
-    :param tasks: keep the first so many.
+    :param order: number of a published order, `seed:N` for a random one, or the names themselves.
+    :param tasks: keep the first so many, or those with these names; None: all.
+    :param known: names that an explicit order may take; None: those of the published ones.
     :raises UsageError: no such order or name, a name twice, or more tasks than there are.
     """
+    known = known or orders[0]
     if isinstance(order, int):
         if not 0 <= order < len(orders):
-            raise UsageError(f"--order must be 0 to {len(orders) - 1}, or task names joined by commas, not {order}.")
+            raise UsageError(
+                f"--order must be 0 to {len(orders) - 1}, seed:N, or task names joined by commas, not {order}."
+            )
         names = list(orders[order])
+    elif isinstance(order, str) and order.startswith("seed:"):
+        if not order[5:].isdigit():
+            raise UsageError(f"a random order is named by a whole number, as seed:7, not {order!r}.")
+        names = sorted(orders[0])
+        random.Random(int(order[5:])).shuffle(names)
     else:
-        names = list(order)
-        for name in names:
-            if name not in orders[0]:
-                raise UsageError(f"unknown task {name!r} in the order. {suggest(name, orders[0])}")
-        if not names or len(set(names)) < len(names):
-            raise UsageError("an order names at least one task, and none twice.")
-    if tasks is not None and not 1 <= tasks <= len(names):
-        raise UsageError(f"--tasks must be 1 to {len(names)}, not {tasks}.")
-    return names[:tasks]
+        names = _distinct([order] if isinstance(order, str) else order, known, "an order")
+    if tasks is None:
+        return names
+    if isinstance(tasks, int):
+        if not 1 <= tasks <= len(names):
+            raise UsageError(f"--tasks must be 1 to {len(names)}, or task names joined by commas, not {tasks}.")
+        return names[:tasks]
+    chosen = _distinct(tasks, names, "a choice of tasks")
+    return [name for name in names if name in chosen]
+
+
+def _distinct(names: Sequence[str], known: Sequence[str], what: str) -> list[str]:
+    for name in names:
+        if name not in known:
+            raise UsageError(f"unknown task {name!r}. {suggest(name, known)}")
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"{what} names at least one task, and none twice.")
+    return list(names)
+
+
+@cache
+def published_orders(name: str) -> list[list[str]]:
+    """The published task orders of a stream, from `orders.json`."""
+    return json.loads(files("nlpcl.benchmarks").joinpath("orders.json").read_text(encoding="utf-8"))[name]
+
+
+@cache
+def published_hashes(name: str) -> dict[str, str]:
+    """SHA-256 of a benchmark's files by path, from `<name>.sha256`."""
+    text = files("nlpcl.benchmarks").joinpath(f"{name}.sha256").read_text(encoding="utf-8")
+    return {path: digest for digest, path in (line.split() for line in text.splitlines())}

@@ -115,11 +115,11 @@ def _orders() -> list[list[str]]:
 )
 def Demo(
     scenario: str = "til",
-    order: int | Sequence[str] = 0,
+    order: int | str | Sequence[str] = 0,
     *,
     tokenizer: Any = "minilm",
     max_length: int = 64,
-    tasks: int | None = None,
+    tasks: int | Sequence[str] | None = None,
     train_size: int | None = None,
     seed: int = 0,
     root: str | Path | None = None,

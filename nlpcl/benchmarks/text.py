@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import AutoTokenizer
 
+from nlpcl.benchmarks.cache import cache_key, cached
 from nlpcl.encoders import encoder_path
 from nlpcl.errors import UsageError
 
@@ -30,6 +32,53 @@ def load_tokenizer(tokenizer: Any) -> Any:
         ) from error
     fast.padding_side = "right"
     return fast
+
+
+class PackedText(Dataset[tuple[Tensor, int]]):
+    """Tokenised examples and their classes; example i is a LongTensor (3, L) of ids, attention mask and segments.
+
+    :param ids: (N, L), of the smallest integer type that holds them.
+    :param flags: (N, L) uint8, attention mask + 2 * segment.
+    :param targets: N class indices.
+    """
+
+    def __init__(self, ids: Tensor, flags: Tensor, targets: list[int]) -> None:
+        self.ids = ids
+        self.flags = flags
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        flags = self.flags[index].long()
+        return torch.stack([self.ids[index].long(), flags & 1, flags >> 1]), self.targets[index]
+
+    def lengths(self) -> list[int]:
+        """Real tokens of each example."""
+        return (self.flags & 1).sum(dim=1).tolist()
+
+
+def pack(
+    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, targets: list[int], max_length: int
+) -> PackedText:
+    """Tokenise, or take what an earlier run with the same data, tokenizer and length left on disk.
+
+    :param texts: first segments.
+    :param pairs: second segments, or None.
+    """
+
+    def make() -> dict[str, Tensor]:
+        x = encode(tokenizer, texts, pairs, max_length)
+        return {"ids": smallest(x[:, 0]), "flags": (x[:, 1] + 2 * x[:, 2]).to(torch.uint8)}
+
+    tensors = cached(cache_key(tokenizer, max_length, texts, pairs), make)
+    return PackedText(tensors["ids"], tensors["flags"], targets)
+
+
+def smallest(ids: Tensor) -> Tensor:
+    """The same non-negative integers in the smallest type of 16 bits or more."""
+    return ids.to(torch.int16 if int(ids.max()) < 2**15 else torch.int32).contiguous()
 
 
 def encode(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Tensor:
