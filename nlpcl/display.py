@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from nlpcl.metrics import average
+from nlpcl.metrics import average, final_scores
 from nlpcl.records import Record, write_atomically
 
 WIDTH = 22
@@ -83,17 +84,40 @@ def summary(derived: dict[str, float | None]) -> str:
 
 
 def print_record(console: Console, record: Record) -> None:
-    """The accuracy matrix and the derived metrics."""
+    """The accuracy matrix, or what matters of it where the screen is too narrow, and the derived metrics."""
+    matrix = matrix_table(record)
+    too_wide = Measurement.get(console, console.options.update(max_width=1000), matrix).maximum > console.width
+    console.print(task_table(record) if too_wide else matrix)
+    console.print(summary(record.derived()), highlight=False)
+
+
+def matrix_table(record: Record) -> Table:
+    """One row per trained task, one column per tested task."""
     names = [task["name"] for task in record.data["tasks"]]
-    table = Table(title=f"accuracy (%), {record.spec['strategy']} on {record.spec['benchmark']}", title_justify="left")
-    table.add_column("after task")
+    table = Table(title=_title(record), title_justify="left")
+    table.add_column("after task", no_wrap=True)
     for i in range(len(names)):
-        table.add_column(str(i + 1), justify="right")
+        table.add_column(str(i + 1), justify="right", no_wrap=True)
     for i, (name, row) in enumerate(zip(names, record.matrices.accuracy, strict=True)):
         if any(cell is not None for cell in row):
             table.add_row(f"{i + 1} {short(name)}", *(percent(cell) for cell in row))
-    console.print(table)
-    console.print(summary(record.derived()), highlight=False)
+    return table
+
+
+def task_table(record: Record) -> Table:
+    """One row per task: its accuracy once learnt and in the end."""
+    table = Table(title=_title(record), title_justify="left")
+    table.add_column("task", overflow="fold")
+    for column in ("learnt", "in the end"):
+        table.add_column(column, justify="right", no_wrap=True)
+    matrix = record.matrices.accuracy
+    for i, (task, final) in enumerate(zip(record.data["tasks"], final_scores(matrix), strict=True)):
+        table.add_row(f"{i + 1} {short(task['name'])}", percent(matrix[i][i]), percent(final))
+    return table
+
+
+def _title(record: Record) -> str:
+    return f"accuracy (%), {record.spec['strategy']} on {record.spec['benchmark']}"
 
 
 def plot(record: Record, path: Path) -> None:
