@@ -102,7 +102,8 @@ def run(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "--output-dir", help="Folder for records.")] = Path("runs"),
     assign: Annotated[
-        list[str] | None, typer.Option("--set", help="name=value, an option of the strategy, backbone or benchmark; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="name=value, an option of strategy, backbone or benchmark; repeatable."),
     ] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Repeat the run of this record.json.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -264,7 +265,9 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
 
 data = typer.Typer(help="Fetch, check and list the data of benchmarks.", no_args_is_help=True, context_settings=NAMES)
 app.add_typer(data, name="data")
-Root = Annotated[str | None, typer.Option("--data-root", "--data-dir", envvar="NLPCL_DATA", help="Folder with the data.")]
+Root = Annotated[
+    str | None, typer.Option("--data-root", "--data-dir", envvar="NLPCL_DATA", help="Folder with the data.")
+]
 
 
 @data.command("prepare", context_settings=NAMES)

@@ -64,7 +64,7 @@ def options_of(target: Any, defaults: Mapping[str, Any] | None = None) -> dict[s
     :param target: a class with a typed constructor, or a typed function.
     :param defaults: values for options to which the class gives none.
     """
-    init: Callable[..., Any] = inspect.unwrap(target.__init__ if isinstance(target, type) else target)
+    init: Callable[..., Any] = inspect.unwrap(target if inspect.isfunction(target) else target.__init__)
     hints = typing.get_type_hints(init)
     described = _described(target.__doc__) | _described(init.__doc__)
     found: dict[str, Option] = {}

@@ -51,7 +51,10 @@ class StrategyEntry:
 
 @dataclass(frozen=True)
 class BenchmarkEntry:
-    """The facts of a benchmark: where its data come from and what its labels mean."""
+    """The facts of a benchmark: where its data come from and what its labels mean.
+
+    `sizes` are its training, validation and test examples in the first published order.
+    """
 
     name: str
     target: Any
@@ -64,6 +67,7 @@ class BenchmarkEntry:
     scenarios: tuple[Scenario, ...] = ("til", "dil")
     reason: str = ""
     orders: int = 1
+    sizes: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ SPEC_VERSION = 1
 Count = Annotated[int, Field(ge=1)]
 # What a complete spec cannot leave open. A field added later has a default instead.
 NEEDED = (
-    *("options", "backbone_options", "benchmark_options", "max_length", "padding", "epochs", "train_batch_size", "learning_rate"),
-    *("weight_decay", "schedule", "warmup", "precision", "eval"),
+    *("options", "backbone_options", "benchmark_options", "max_length", "padding", "epochs", "train_batch_size"),
+    *("learning_rate", "weight_decay", "schedule", "warmup", "precision", "eval"),
 )
 Share = Annotated[float, Field(ge=0, le=1)]
 

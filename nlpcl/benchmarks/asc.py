@@ -54,6 +54,7 @@ def _read(content: bytes, path: str) -> pd.DataFrame:
     "as a stream: Ke, Xu and Liu, NAACL 2021",
     labels=LABELS,
     orders=20,
+    sizes=(10_241, 879, 2_344),
 )
 def ASC(
     scenario: str = "til",

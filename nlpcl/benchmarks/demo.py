@@ -112,6 +112,7 @@ def _orders() -> list[list[str]]:
     citation="this package",
     labels=LABELS,
     orders=5,
+    sizes=(1_400, 200, 600),
 )
 def Demo(
     scenario: str = "til",

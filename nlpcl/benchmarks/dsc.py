@@ -46,6 +46,7 @@ def _read(content: bytes, path: str) -> pd.DataFrame:
     citation="McAuley et al., SIGIR 2015; as a stream: Ke, Liu, Wang and Shu, ECML-PKDD 2020",
     labels=LABELS,
     orders=20,
+    sizes=(37_326, 5_000, 4_666),
 )
 def DSC(
     scenario: str = "til",

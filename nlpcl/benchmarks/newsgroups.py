@@ -83,6 +83,7 @@ def _held_out(rows: Sequence[str], topic: str, seed: int) -> tuple[list[str], li
     scenarios=("til", "cil"),
     reason="the labels of its tasks share no meaning",
     orders=20,
+    sizes=(10_184, 1_130, 7_532),
 )
 def Newsgroups(
     scenario: str = "til",

@@ -26,7 +26,9 @@ def _read(content: bytes, file: Path) -> pd.DataFrame:
         raise UsageError(f"{file} is not UTF-8 text (byte {error.start}).") from error
     rows = [(line[1:].strip(), int(line[0])) for line in lines if line[0] in LABELS]
     if len(rows) < len(lines):
-        warnings.warn(f"{file}: {len(lines) - len(rows)} lines do not begin with 0, 1 or 2 and are left out", stacklevel=2)
+        warnings.warn(
+            f"{file}: {len(lines) - len(rows)} lines do not begin with 0, 1 or 2 and are left out", stacklevel=2
+        )
     return pd.DataFrame(rows, columns=["text", "label"])
 
 
@@ -68,7 +70,7 @@ def SSC(
     """
     folder = data_root(root)
     if folder is None:
-        raise UsageError("the files of ssc are not public: put yours into DIR/ssc/<domain>.txt and say --data-root DIR.")
+        raise UsageError("the files of ssc are not public: put yours into DIR/ssc/<domain>.txt, then --data-root DIR.")
     used: dict[str, str] = {}
 
     def task(domain: str) -> TextTask:

@@ -37,7 +37,8 @@ def test_second_time_does_not_tokenise(tiny: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "other", [(TEXTS[::-1], PAIRS, 16), (TEXTS, None, 16), (TEXTS, PAIRS, 24), (["good ca", "tthe dog is hot"], None, 16)]
+    "other",
+    [(TEXTS[::-1], PAIRS, 16), (TEXTS, None, 16), (TEXTS, PAIRS, 24), (["good ca", "tthe dog is hot"], None, 16)],
 )
 def test_whatever_decides_the_result_decides_the_key(other: Any, tiny: str, encoders: dict[str, str]) -> None:
     tokenizer = load_tokenizer(tiny)

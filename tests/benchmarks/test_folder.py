@@ -17,7 +17,9 @@ from nlpcl.errors import UsageError
 
 
 def frame(n: int, labels: tuple[Any, ...] = ("no", "yes")) -> pd.DataFrame:
-    return pd.DataFrame({"text": [f"good cat {i}" for i in range(n)], "label": [labels[i % len(labels)] for i in range(n)]})
+    return pd.DataFrame(
+        {"text": [f"good cat {i}" for i in range(n)], "label": [labels[i % len(labels)] for i in range(n)]}
+    )
 
 
 def write(folder: Path, name: str, n: int = 20, labels: tuple[Any, ...] = ("no", "yes")) -> None:

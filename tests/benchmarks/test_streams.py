@@ -19,6 +19,7 @@ from nlpcl.benchmarks.base import published_orders
 from nlpcl.benchmarks.newsgroups import TOPICS, body
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
+from nlpcl.registry import benchmarks
 
 # train (positive, negative), test (positive, negative), where they are not 4000 (2000, 2000) and 500 (250, 250).
 DSC_SIZES = {
@@ -101,9 +102,7 @@ def test_nli_puts_the_hypothesis_first_unless_told(tmp_path: Path, tiny: str) ->
         (tmp_path / "nli" / name).write_text("\n".join(rows) + "\n")
     first = {}
     for premise_first in (False, True):
-        benchmark = NLI(
-            tokenizer=tiny, max_length=16, tasks=["travel"], premise_first=premise_first, root=tmp_path
-        )
+        benchmark = NLI(tokenizer=tiny, max_length=16, tasks=["travel"], premise_first=premise_first, root=tmp_path)
         x, _, _ = benchmark.test_stream[0].dataset[0]
         first[premise_first] = x[0, :3].tolist()
     assert first[True] == [2, 7, 9] and first[False] == [2, 8, 10]  # [CLS] red cat, [CLS] blue dog
@@ -194,6 +193,24 @@ def test_orders_by_seed_and_choices_of_tasks(data_root: Path, tiny: str) -> None
         names(0, ["Kindle_Stor"])
     with pytest.raises(UsageError, match="whole number"):
         names("seed:x", None)
+
+
+@pytest.mark.parametrize("name", ["asc", "demo", "dsc", "newsgroups"])
+def test_the_sizes_that_info_shows(name: str, data_root: Path) -> None:
+    entry = benchmarks.get(name)
+    stream = entry.target("til", 0, tokenizer=Blank(), max_length=8, root=data_root)
+    assert entry.sizes == tuple(sum(size[split] for size in stream.sizes) for split in ("train", "valid", "test"))
+
+
+def test_data_commands(data_root: Path, capsys: pytest.CaptureFixture[str], tiny: str) -> None:
+    root = ["--data-root", str(data_root)]
+    assert main(["data", "prepare", "nli", *root, "--model", tiny, "--max-length", "8"]) == 0
+    assert "travel" in capsys.readouterr().out
+    assert main(["data", "prepare", "dsc", *root, "--set", "domain=24"]) == 2
+    assert "Did you mean domains?" in capsys.readouterr().err
+    assert main(["data", "verify", "asc", "--data-root", "/nowhere"]) == 2
+    assert main(["data", "list"]) == 0
+    assert "LifelongSentClass" in capsys.readouterr().out.replace("\n", "")
 
 
 @pytest.mark.parametrize(
