@@ -78,7 +78,7 @@ def _assignments(pairs: list[str], strategy: str, backbone: str) -> dict[str, di
 def run(
     benchmark: Annotated[str | None, typer.Option("--benchmark", "--task", help="Default: demo.")] = None,
     strategy: Annotated[str | None, typer.Option("--strategy", "--baseline", help="Default: ctr.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Default: bert_adapter.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Default: bert_adapter for text, cnn for images.")] = None,
     scenario: Annotated[str | None, typer.Option(help="til (default) or dil.")] = None,
     order: Annotated[
         str | None, typer.Option("--order", "--idrandom", help="Number of a published order, or task names a,b,c.")
@@ -175,8 +175,11 @@ def _spec(given: dict[str, Any], assign: list[str], source: Path | None) -> RunS
     from nlpcl.spec import RunSpec
 
     if source is None:
-        names = {"strategy": "ctr", "backbone": "bert_adapter", **given}
-        return RunSpec.parse({**given, **_assignments(assign, names["strategy"], names["backbone"])}).filled()
+        from nlpcl.registry import default_backbone
+
+        named = RunSpec.parse(given)
+        backbone = named.backbone or default_backbone(named.benchmark)
+        return RunSpec.parse({**given, **_assignments(assign, named.strategy, backbone)}).filled()
     changed = [*given, *(["set"] if assign else [])]
     if changed:
         options = ", ".join("--" + name.replace("_", "-") for name in changed)

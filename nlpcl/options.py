@@ -17,7 +17,7 @@ from nlpcl.errors import UsageError, suggest
 # What every strategy or backbone is given by whoever builds it: not an option of the method.
 BUILT_IN = {
     *("self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device"),
-    *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding"),
+    *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding", "input_shape"),
     *("precision", "schedule", "warmup", "clip_norm"),
 }
 MISSING = inspect.Parameter.empty

@@ -20,7 +20,9 @@ from nlpcl.errors import UsageError, fold, suggest
 
 Scenario = Literal["til", "dil"]
 Regime = Literal["continual", "isolated", "joint"]
+Modality = Literal["text", "image"]
 SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental"}
+DEFAULT_BACKBONES: dict[Modality, str] = {"text": "bert_adapter", "image": "cnn"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,10 @@ class StrategyEntry:
 
 @dataclass(frozen=True)
 class BenchmarkEntry:
-    """The facts of a benchmark: where its data come from and what its labels mean."""
+    """The facts of a benchmark: where its data come from and what its labels mean.
+
+    `reason` says why a scenario is missing; `modality` what its examples are.
+    """
 
     name: str
     target: Any
@@ -62,16 +67,19 @@ class BenchmarkEntry:
     language: str = "en"
     labels: tuple[str, ...] = ()
     scenarios: tuple[Scenario, ...] = ("til", "dil")
+    reason: str = ""
     orders: int = 1
+    modality: Modality = "text"
 
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """The facts of a backbone."""
+    """The facts of a backbone; `modality` is what it takes."""
 
     name: str
     target: Any
     title: str
+    modality: Modality = "text"
 
 
 class HasName(Protocol):
@@ -189,12 +197,27 @@ def check_combination(
         raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
     for what, allowed in ((strategy, strategy.scenarios), (benchmark, benchmark.scenarios)):
         if scenario not in allowed:
-            reason = getattr(what, "reason", "")
             works = " and ".join(f"--scenario {s} ({SCENARIOS[s]})" for s in allowed)
-            because = f": {reason}" if reason else ""
+            because = f": {what.reason}" if what.reason else ""
             raise UsageError(f"{what.name} does not run {SCENARIOS[scenario]}{because}. It runs with {works}.")
+    if backbone.modality != benchmark.modality:
+        fitting = [entry.name for entry in backbones.entries() if entry.modality == benchmark.modality]
+        usable = [name for name in fitting if strategy.backbones is None or name in strategy.backbones]
+        offer = f"use --backbone {' or '.join(usable)}" if usable else f"{strategy.name} has no backbone for it"
+        raise UsageError(
+            f"{benchmark.name} holds {benchmark.modality}s and backbone {backbone.name} takes {backbone.modality}s: "
+            f"{offer}."
+        )
     if strategy.backbones is not None and backbone.name not in strategy.backbones:
         raise UsageError(
             f"{strategy.name} does not run on backbone {backbone.name}: "
             f"it needs {' or '.join(strategy.backbones)} (--backbone)."
         )
+
+
+def default_backbone(benchmark: str) -> str:
+    """Name of the backbone that a benchmark gets when none is named.
+
+    :raises UsageError: no such benchmark.
+    """
+    return DEFAULT_BACKBONES[benchmarks.get(benchmark).modality]

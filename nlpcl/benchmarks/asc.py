@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import TextTask, order_tasks, shuffle_cut, text_benchmark_from_tasks
-from nlpcl.benchmarks.download import data_file
+from nlpcl.benchmarks.base import (
+    TextTask,
+    order_tasks,
+    published_hashes,
+    published_orders,
+    shuffle_cut,
+    text_benchmark_from_tasks,
+)
+from nlpcl.benchmarks.download import data_bytes
 from nlpcl.errors import UsageError
 from nlpcl.registry import register_benchmark
 
@@ -24,17 +29,6 @@ LABELS = ("positive", "negative", "neutral")
 SPLIT_FILES = {"train": "train", "valid": "dev", "test": "test"}
 
 
-@cache
-def _orders() -> list[list[str]]:
-    return json.loads(files("nlpcl.benchmarks").joinpath("orders.json").read_text(encoding="utf-8"))["asc"]
-
-
-@cache
-def _hashes() -> dict[str, str]:
-    text = files("nlpcl.benchmarks").joinpath("asc.sha256").read_text(encoding="utf-8")
-    return {path: digest for digest, path in (line.split() for line in text.splitlines())}
-
-
 def _path(domain: str, split: str) -> str:
     group, _, name = domain.partition("_")
     if group == "XuSemEval14":
@@ -42,11 +36,11 @@ def _path(domain: str, split: str) -> str:
     return f"dat/{group.replace('domains', 'Domains')}/asc/{name}/{SPLIT_FILES[split]}.json"
 
 
-def _read(file: Path) -> pd.DataFrame:
+def _read(content: bytes, path: str) -> pd.DataFrame:
     rows = []
-    for key, row in json.loads(file.read_text(encoding="utf-8")).items():
+    for key, row in json.loads(content).items():
         if row["polarity"] not in POLARITIES:
-            raise UsageError(f"{file}, entry {key}: unknown polarity {row['polarity']!r}.")
+            raise UsageError(f"asc/{path}, entry {key}: unknown polarity {row['polarity']!r}.")
         rows.append({"text": row["term"], "text_pair": row["sentence"], "label": POLARITIES[row["polarity"]]})
     return pd.DataFrame(rows)
 
@@ -91,8 +85,8 @@ def ASC(
 
     def frame(domain: str, split: str) -> pd.DataFrame:
         path = _path(domain, split)
-        used[f"asc/{path}"] = digest = _hashes()[path]
-        return _read(data_file("asc", path, digest, f"{SOURCE}/{path}", root))
+        used[f"asc/{path}"] = digest = published_hashes("asc")[path]
+        return _read(data_bytes("asc", path, digest, f"{SOURCE}/{path}", root), path)
 
     def task(domain: str) -> TextTask:
         labels = LABELS if domain.startswith("XuSemEval14") else LABELS[:2]
@@ -100,7 +94,7 @@ def ASC(
         return TextTask(domain, labels, train, frame(domain, "valid"), frame(domain, "test"))
 
     return text_benchmark_from_tasks(
-        [task(domain) for domain in order_tasks(_orders(), order, tasks)],
+        [task(domain) for domain in order_tasks(published_orders("asc"), order, tasks)],
         name="asc",
         scenario=scenario,
         tokenizer=tokenizer,

@@ -1,11 +1,14 @@
-"""From data frames to an Avalanche benchmark: `TextTask` and `text_benchmark_from_tasks`."""
+"""From tasks to an Avalanche benchmark: `benchmark_from_tasks`, and for text `TextTask`."""
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from importlib.resources import files
+from typing import Any, Protocol
 
 import pandas as pd
 from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline, with_task_labels
@@ -19,6 +22,21 @@ from nlpcl.errors import UsageError, suggest
 from nlpcl.registry import SCENARIOS
 
 SPLITS = ("train", "valid", "test")
+
+
+class Task(Protocol):
+    """What a stream of any modality needs to know of a task."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def train(self) -> Sized: ...
+    @property
+    def valid(self) -> Sized: ...
+    @property
+    def test(self) -> Sized: ...
 
 
 @dataclass(frozen=True)
@@ -65,23 +83,21 @@ class PackedText(Dataset[tuple[Tensor, int]]):
         return self.x[index], self.targets[index]
 
 
-def text_benchmark_from_tasks(
-    tasks: Sequence[TextTask],
+def benchmark_from_tasks(
+    tasks: Sequence[Task],
+    dataset: Callable[[Any, int], Any],
     *,
     name: str,
     scenario: str,
-    tokenizer: Any,
-    max_length: int = 128,
     labels: tuple[str, ...] | None = None,
     files: Mapping[str, str] | None = None,
 ) -> CLScenario[Any]:
-    """A benchmark with train, valid and test stream, one experience per task.
+    """A benchmark with train, valid and test stream, one experience per task, whatever the examples are.
 
     :param tasks: in the order of the stream.
+    :param dataset: makes of a split of a task, and of its task label, what `labelled` returns.
     :param name: the benchmark's name.
     :param scenario: `til`, task labels 0..T-1 and a label set per task, or `dil`, task labels all 0 and one label set.
-    :param tokenizer: an encoder's name, or a tokenizer.
-    :param max_length: L of every example (3, L).
     :param labels: the domain-incremental label set; None: that of the task with most labels.
     :param files: path and SHA-256 of the files the data come from.
     :raises UsageError: no such scenario, no tasks, or `dil` with tasks whose labels do not share a meaning.
@@ -98,12 +114,8 @@ def text_benchmark_from_tasks(
                     f"{name} cannot run domain-incremental: the labels of {task.name} ({', '.join(task.labels)}) "
                     f"do not share the meaning of {', '.join(shared)}. Use --scenario til."
                 )
-    fast = load_tokenizer(tokenizer)
     streams = {
-        split: [
-            _dataset(getattr(task, split), i if scenario == "til" else 0, fast, max_length)
-            for i, task in enumerate(tasks)
-        ]
+        split: [dataset(getattr(task, split), i if scenario == "til" else 0) for i, task in enumerate(tasks)]
         for split in SPLITS
     }
     benchmark = with_classes_timeline(with_task_labels(benchmark_from_datasets(**streams)))
@@ -119,12 +131,56 @@ def text_benchmark_from_tasks(
     benchmark.task_names = [task.name for task in tasks]
     benchmark.n_classes = classes
     benchmark.files = dict(files or {})
-    benchmark.tokenizer_name = tokenizer if isinstance(tokenizer, str) else fast.name_or_path
-    benchmark.max_length = max_length
     benchmark.sizes = [
         {"name": task.name, "labels": list(task.labels), **{split: len(getattr(task, split)) for split in SPLITS}}
         for task in tasks
     ]
+    return benchmark
+
+
+def labelled(data: Dataset[Any], targets: Sequence[int], task: int, *more: DataAttribute[Any]) -> Any:
+    """`data` as Avalanche's strategies take it, with targets, one task label and further attributes."""
+    return TaskAwareSupervisedClassificationDataset(
+        [data],
+        data_attributes=[
+            DataAttribute(targets, "targets"),
+            TaskLabels(ConstantSequence(task, len(targets))),
+            *more,
+        ],
+    )
+
+
+def text_benchmark_from_tasks(
+    tasks: Sequence[TextTask],
+    *,
+    name: str,
+    scenario: str,
+    tokenizer: Any,
+    max_length: int = 128,
+    labels: tuple[str, ...] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> CLScenario[Any]:
+    """A benchmark of texts; every example is (3, L).
+
+    :param tasks: in the order of the stream.
+    :param name: the benchmark's name.
+    :param scenario: `til` or `dil`, as in `benchmark_from_tasks`.
+    :param tokenizer: an encoder's name, or a tokenizer.
+    :param max_length: L of every example (3, L).
+    :param labels: the domain-incremental label set; None: that of the task with most labels.
+    :param files: path and SHA-256 of the files the data come from.
+    :raises UsageError: as in `benchmark_from_tasks`.
+    """
+    fast = load_tokenizer(tokenizer)
+
+    def dataset(frame: pd.DataFrame, task: int) -> Any:
+        return _dataset(frame, task, fast, max_length)
+
+    benchmark = benchmark_from_tasks(tasks, dataset, name=name, scenario=scenario, labels=labels, files=files)
+    benchmark.modality = "text"
+    benchmark.input_shape = (3, max_length)
+    benchmark.tokenizer_name = tokenizer if isinstance(tokenizer, str) else fast.name_or_path
+    benchmark.max_length = max_length
     return benchmark
 
 
@@ -133,28 +189,28 @@ def _dataset(frame: pd.DataFrame, task: int, tokenizer: Any, max_length: int) ->
     pairs = frame["text_pair"].tolist() if has_pairs else None
     targets = [int(label) for label in frame["label"]]
     packed = PackedText(encode(tokenizer, frame["text"].tolist(), pairs, max_length), targets)
-    return TaskAwareSupervisedClassificationDataset(
-        [packed],
-        data_attributes=[
-            DataAttribute(targets, "targets"),
-            TaskLabels(ConstantSequence(task, len(targets))),
-            DataAttribute(packed.x[:, 1].sum(dim=1).tolist(), "lengths"),  # for batches of like length
-        ],
-    )
+    lengths = packed.x[:, 1].sum(dim=1).tolist()  # for batches of like length
+    return labelled(packed, targets, task, DataAttribute(lengths, "lengths"))
 
 
-def shuffle_cut(frame: pd.DataFrame, size: int | None, seed: int) -> pd.DataFrame:
-    """The first `size` rows after shuffling with a private generator; all, in order, if there are no more.
+def draw_rows(n: int, size: int | None, seed: int) -> list[int]:
+    """`size` of n row numbers, drawn with a private generator; all, in order, if there are no more.
 
     :raises UsageError: `size` is not positive.
     """
     if size is not None and size < 1:
         raise UsageError(f"--train-size must be at least 1, not {size}.")
-    if size is None or size >= len(frame):
-        return frame
-    rows = list(range(len(frame)))
+    rows = list(range(n))
+    if size is None or size >= n:
+        return rows
     random.Random(seed).shuffle(rows)
-    return frame.iloc[rows[:size]].reset_index(drop=True)
+    return rows[:size]
+
+
+def shuffle_cut(frame: pd.DataFrame, size: int | None, seed: int) -> pd.DataFrame:
+    """The rows of a frame that `draw_rows` draws."""
+    rows = draw_rows(len(frame), size, seed)
+    return frame if len(rows) == len(frame) else frame.iloc[rows].reset_index(drop=True)
 
 
 def order_tasks(orders: Sequence[Sequence[str]], order: int | Sequence[str], tasks: int | None) -> list[str]:
@@ -179,3 +235,16 @@ def order_tasks(orders: Sequence[Sequence[str]], order: int | Sequence[str], tas
     if tasks is not None and not 1 <= tasks <= len(names):
         raise UsageError(f"--tasks must be 1 to {len(names)}, not {tasks}.")
     return names[:tasks]
+
+
+@cache
+def published_orders(name: str) -> list[list[str]]:
+    """The published task orders of a stream, from `orders.json`."""
+    return json.loads(files("nlpcl.benchmarks").joinpath("orders.json").read_text(encoding="utf-8"))[name]
+
+
+@cache
+def published_hashes(name: str) -> dict[str, str]:
+    """SHA-256 of a benchmark's files by path, from `<name>.sha256`."""
+    text = files("nlpcl.benchmarks").joinpath(f"{name}.sha256").read_text(encoding="utf-8")
+    return {path: digest for digest, path in (line.split() for line in text.splitlines())}

@@ -2,44 +2,69 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import logging
 import os
+import zlib
 from pathlib import Path
 
 import pooch
 import requests
 
-from nlpcl.encoders import sha256 as hash_of
 from nlpcl.errors import UsageError
 
 ROOT_VARIABLE = "NLPCL_DATA"
 
 
-def data_file(folder: str, path: str, sha256: str, url: str, root: str | Path | None) -> Path:
-    """The file `root/folder/path`, or without a root the downloaded copy of `url`.
+def data_bytes(folder: str, path: str, sha256: str, url: str, root: str | Path | None) -> bytes:
+    """The content of the file `root/folder/path`, or without a root of the downloaded copy of `url`.
 
     :param folder: the benchmark's folder under a data root.
-    :param path: the file's path in it.
-    :param sha256: what the file must hash to.
+    :param path: the file's path in it; `path.gz` will do, if what it holds is the published file.
+    :param sha256: what the content must hash to.
     :param url: its public source, at a pinned revision.
     :param root: `--data-root`; None: the environment variable NLPCL_DATA, else download.
     :raises UsageError: the file is missing, differs from the published one, or cannot be downloaded.
     """
-    root = root or os.environ.get(ROOT_VARIABLE) or None
-    if root is None:
-        return _download(folder, path, sha256, url)
-    if not Path(root).is_dir():
-        raise UsageError(f"the data root {str(root)!r} is not a folder; give another --data-root or none to download.")
-    file = Path(root) / folder / path
-    if not file.is_file():
-        raise UsageError(f"{file} is missing; complete the data root, or leave --data-root out to download the data.")
-    found = hash_of(file)
+    folder_of_data = data_root(root)
+    if folder_of_data is None:
+        return _download(folder, path, sha256, url).read_bytes()
+    content = read(folder_of_data / folder / path)
+    found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise UsageError(
-            f"{file} differs from the published file (SHA-256 {found[:12]}..., expected {sha256[:12]}...); "
-            "replace it by the original, or leave --data-root out to download it."
+            f"{folder_of_data / folder / path} differs from the published file (SHA-256 {found[:12]}..., expected "
+            f"{sha256[:12]}...); replace it by the original, or leave --data-root out to download it."
         )
-    return file
+    return content
+
+
+def data_root(root: str | Path | None) -> Path | None:
+    """The folder that `root`, or else the environment variable NLPCL_DATA, names; None if neither does.
+
+    :raises UsageError: it is not a folder.
+    """
+    root = root or os.environ.get(ROOT_VARIABLE) or None
+    if root is not None and not Path(root).is_dir():
+        raise UsageError(f"the data root {str(root)!r} is not a folder; give another --data-root or none to download.")
+    return None if root is None else Path(root)
+
+
+def read(file: Path) -> bytes:
+    """The content of `file`, or what `file.gz` holds.
+
+    :raises UsageError: neither is there, or the latter is cut short.
+    """
+    packed = file.with_name(file.name + ".gz")
+    if file.is_file():
+        return file.read_bytes()
+    if not packed.is_file():
+        raise UsageError(f"{file} is missing; complete the data root, or leave --data-root out to download the data.")
+    try:
+        return gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{packed} is damaged ({error}); replace it by the original.") from error
 
 
 def _download(folder: str, path: str, sha256: str, url: str) -> Path:

@@ -43,10 +43,10 @@ def accuracy_evaluator() -> EvaluationPlugin:
 class ContinualStrategy(SupervisedTemplate):
     """Avalanche's supervised template with what transformers need.
 
-    Texts come in batches of like length. The optimizer passed in is a template: each experience starts with a new one of the same class and
-    settings over the parameters that then train, without weight decay on biases and LayerNorms. A plugin
-    with a method `parameter_group(strategy) -> dict` gives its parameters a group of their own, which is
-    never clipped.
+    Texts come in batches of like length. The optimizer passed in is a template: each experience starts with a
+    new one of the same class and settings over the parameters that then train, without weight decay on biases
+    and LayerNorms. A plugin with a method `parameter_group(strategy) -> dict` gives its parameters a group of
+    their own, which is never clipped.
 
     :param model: called as `model(x, task_labels)`.
     :param optimizer: template of the optimizer of every experience.

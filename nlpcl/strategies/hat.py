@@ -44,7 +44,7 @@ def least_entropy(logits: Tensor) -> Tensor:
     paper="Serrà, Surís, Miron, Karatzoglou: Overcoming Catastrophic Forgetting with Hard Attention to the Task, "
     "ICML 2018",
     url="https://arxiv.org/abs/1801.01423",
-    backbones=("bert_adapter",),
+    backbones=("bert_adapter", "cnn"),
 )
 class HAT(ContinualStrategy):
     """Hard attention to the task.

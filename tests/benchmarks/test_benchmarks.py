@@ -16,9 +16,9 @@ import torch
 
 from nlpcl import encoders as encoders_module
 from nlpcl.benchmarks import ASC, Demo, TextTask, text_benchmark_from_tasks
-from nlpcl.benchmarks.asc import _orders
+from nlpcl.benchmarks.base import published_orders
 from nlpcl.benchmarks.demo import DOMAINS, NOISE, _task
-from nlpcl.benchmarks.download import data_file
+from nlpcl.benchmarks.download import data_bytes
 from nlpcl.benchmarks.text import encode, load_tokenizer
 from nlpcl.errors import UsageError
 from tests.conftest import make_tasks
@@ -70,7 +70,7 @@ def test_asc_sizes_and_classes_are_the_published_ones(tiny: str, data_root: Path
 
 
 def test_asc_orders_are_the_published_ones(data_root: Path) -> None:
-    orders = _orders()
+    orders = published_orders("asc")
     assert len(orders) == 20
     assert all(sorted(order) == sorted(orders[0]) and len(order) == 19 for order in orders)
     assert orders[0][:3] == ["XuSemEval14_laptop", "XuSemEval14_rest", "Bing9domains_HitachiRouter"]
@@ -81,7 +81,7 @@ def test_asc_orders_are_the_published_ones(data_root: Path) -> None:
 
 def test_asc_domain_incremental(tiny: str, data_root: Path) -> None:
     benchmark = ASC("dil", 3, tokenizer=tiny, max_length=8, tasks=3, train_size=5, root=data_root)
-    assert benchmark.task_names == _orders()[3][:3]
+    assert benchmark.task_names == published_orders("asc")[3][:3]
     assert benchmark.n_classes == [3, 3, 3]
     for experience in benchmark.train_stream:
         assert experience.task_labels == [0]
@@ -121,7 +121,7 @@ def test_bad_files_are_named(tmp_path: Path, data_root: Path, tiny: str) -> None
 def test_data_root_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLPCL_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="nowhere"):
-        data_file("asc", "x", "0", "https://example.invalid/x", None)
+        data_bytes("asc", "x", "0", "https://example.invalid/x", None)
 
 
 def test_download_checks_the_hash_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,12 +146,12 @@ def test_download_checks_the_hash_and_leaves_nothing(tmp_path: Path, monkeypatch
     url = f"http://127.0.0.1:{server.server_port}"
     try:
         with pytest.raises(UsageError, match="no longer gives the published file"):
-            data_file("t", "x.json", "0" * 64, f"{url}/x.json", None)
+            data_bytes("t", "x.json", "0" * 64, f"{url}/x.json", None)
         with pytest.raises(UsageError, match="could not download"):
-            data_file("t", "y.json", "0" * 64, f"{url}/y.json", None)
+            data_bytes("t", "y.json", "0" * 64, f"{url}/y.json", None)
         assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
-        good = data_file("t", "x.json", hashlib.sha256(b"data").hexdigest(), f"{url}/x.json", None)
-        assert good.read_bytes() == b"data"
+        good = data_bytes("t", "x.json", hashlib.sha256(b"data").hexdigest(), f"{url}/x.json", None)
+        assert good == b"data"
     finally:
         server.shutdown()
 
