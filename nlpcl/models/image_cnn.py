@@ -43,7 +43,7 @@ class ImageCNN(Backbone):
         channels, height, width = input_shape
         side = side_after(height)
         if height != width or side < 1:
-            raise UsageError(f"cnn needs square images of at least 16 pixels a side, not {height} x {width}.")
+            raise UsageError(f"cnn needs square images of at least 12 pixels a side, not {height} x {width}.")
         self.width = hidden
         kernels = kernel_sizes(height)
         self.convolutions = nn.ModuleList(
