@@ -90,7 +90,7 @@ def train_hat(scenario: str, classes: tuple[int, ...]) -> tuple[Any, Any]:
     torch.manual_seed(1)
     model = build_model(benchmark, hidden=24)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.1)
-    return benchmark, HAT(model=model, optimizer=optimizer, train_mb_size=8, train_epochs=3)
+    return benchmark, HAT(model=model, optimizer=optimizer, train_mb_size=8, train_epochs=3, gate_learning_rate=0.01)
 
 
 def logits(strategy: Any, experience: Any, task: int) -> torch.Tensor:
