@@ -26,7 +26,7 @@ PAIRS = [
 @pytest.mark.parametrize(("name", "scenario"), PAIRS)
 def test_images(name: str, scenario: str) -> None:
     benchmark = tiny_images(scenario, (2, 2))
-    given = {"benchmark": "femnist", "strategy": name, "scenario": scenario, "train_batch_size": 8}
+    given = {"benchmark": "femnist", "strategy": name, "scenario": scenario, "train_batch_size": 8, "learning_rate": 3e-3}
     seed_everything(0)
     model = build_model(benchmark, hidden=128)
     strategy = build_strategy(RunSpec.parse(given).filled(), model, torch.device("cpu"), eval_mb_size=16)
