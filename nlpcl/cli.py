@@ -72,7 +72,7 @@ def _assignments(pairs: list[str], strategy: str, backbone: str, benchmark: str)
 def run(
     benchmark: Annotated[str | None, typer.Option("--benchmark", "--task", help="Default: demo.")] = None,
     strategy: Annotated[str | None, typer.Option("--strategy", "--baseline", help="Default: ctr.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Default: bert_adapter.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Default: bert_adapter for text, cnn for images.")] = None,
     scenario: Annotated[str | None, typer.Option(help="til (default), dil or cil.")] = None,
     order: Annotated[
         str | None, typer.Option("--order", "--idrandom", help="Number of a published order, seed:N, or names a,b,c.")
@@ -172,10 +172,12 @@ def _spec(given: dict[str, Any], assign: list[str], source: Path | None) -> RunS
     from nlpcl.spec import RunSpec
 
     if source is None:
+        from nlpcl.registry import default_backbone
+
         named = RunSpec.parse(given)
-        return RunSpec.parse(
-            {**given, **_assignments(assign, named.strategy, named.backbone, named.benchmark)}
-        ).filled()
+        backbone = named.backbone or default_backbone(named.benchmark)
+        own = _assignments(assign, named.strategy, backbone, named.benchmark)
+        return RunSpec.parse({**given, **own}).filled()
     changed = [*given, *(["set"] if assign else [])]
     if changed:
         options = ", ".join("--" + name.replace("_", "-") for name in changed)

@@ -150,19 +150,19 @@ def prepare(
     :param more: further arguments of the strategy.
     :raises UsageError: the spec cannot be run.
     """
-    assert spec.max_length is not None and spec.seed is not None
     runtime.seed_everything(spec.seed)
+    text = spec.model is not None
     benchmark = benchmarks.get(spec.benchmark).target(
         spec.scenario,
         spec.order,
-        tokenizer=spec.model,
-        max_length=spec.max_length,
         tasks=spec.tasks,
         train_size=spec.train_size,
         root=data_root,
         **(spec.benchmark_options or {}),
+        **({"tokenizer": spec.model, "max_length": spec.max_length} if text else {}),
     )
-    model = build_model(benchmark, spec.backbone, spec.model, padding=spec.padding, **(spec.backbone_options or {}))
+    padding = {"padding": spec.padding} if text else {}
+    model = build_model(benchmark, spec.backbone, spec.model, **padding, **(spec.backbone_options or {}))
     return benchmark, build_strategy(spec, model, device, **more)
 
 
@@ -219,7 +219,7 @@ def run(
         data={
             "files": benchmark.files,
             "tasks": benchmark.sizes,
-            "encoder": encoder_fingerprint(spec.model or "minilm"),
+            "encoder": None if spec.model is None else encoder_fingerprint(spec.model),
         },
         sizes=_sizes(strategy.model, strategy),
         seeds={"train": spec.seed, "data": 0},

@@ -17,7 +17,7 @@ from nlpcl.errors import UsageError, suggest
 # What every strategy, backbone or benchmark is given by whoever builds it: no option of its own.
 BUILT_IN = {
     *("self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device"),
-    *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding"),
+    *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding", "input_shape"),
     *("precision", "schedule", "warmup", "clip_norm"),
     *("scenario", "order", "tokenizer", "max_length", "tasks", "train_size", "seed", "root"),
 }

@@ -1,7 +1,8 @@
 """Settings for a (benchmark, backbone, model), with where they come from.
 
 A preset is a pair (condition, values). Those whose condition holds are merged in order, later ones win; what the
-user gives wins over all. A condition names fields of the spec; a pattern such as `bert-base*` matches names.
+user gives wins over all. A condition names fields of the spec, or the benchmark's `modality`; a pattern such as
+`bert-base*` matches names.
 """
 
 from __future__ import annotations
@@ -28,6 +29,20 @@ PRESETS: tuple[Preset, ...] = (
             "epochs": 10,
             "precision": "fp32",
             "eval": "seen",
+        },
+    ),
+    # The original's images: plain SGD at 0.05 with early stopping. Here it is AdamW; see docs/presets.md.
+    (
+        {"modality": "image"},
+        {
+            "max_length": None,
+            "padding": None,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "warmup": 0.0,
+            "clip_norm": None,
+            "epochs": 5,
         },
     ),
     ({"backbone": "bert_adapter"}, {"backbone_options": {"adapter_size": 2000, "pooling": "mean"}}),

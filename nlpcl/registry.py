@@ -20,7 +20,9 @@ from nlpcl.errors import UsageError, fold, suggest
 
 Scenario = Literal["til", "dil", "cil"]
 Regime = Literal["continual", "isolated", "joint"]
+Modality = Literal["text", "image"]
 SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental", "cil": "class-incremental"}
+DEFAULT_BACKBONES: dict[Modality, str] = {"text": "bert_adapter", "image": "cnn"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class StrategyEntry:
 class BenchmarkEntry:
     """The facts of a benchmark: where its data come from and what its labels mean.
 
-    `sizes` are its training, validation and test examples in the first published order.
+    `reason` says why a scenario is missing; `modality` what its examples are; `sizes` are its training,
+    validation and test examples in the first published order.
     """
 
     name: str
@@ -68,15 +71,17 @@ class BenchmarkEntry:
     reason: str = ""
     orders: int = 1
     sizes: tuple[int, int, int] | None = None
+    modality: Modality = "text"
 
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """The facts of a backbone."""
+    """The facts of a backbone; `modality` is what it takes."""
 
     name: str
     target: Any
     title: str
+    modality: Modality = "text"
 
 
 class HasName(Protocol):
@@ -196,12 +201,27 @@ def check_combination(
     of_strategy = strategy.scenarios + (("cil",) if "dil" in strategy.scenarios else ())
     for what, allowed in ((strategy, of_strategy), (benchmark, benchmark.scenarios)):
         if scenario not in allowed:
-            reason = what.reason
             works = " and ".join(f"--scenario {s} ({SCENARIOS[s]})" for s in allowed)
-            because = f": {reason}" if reason else ""
+            because = f": {what.reason}" if what.reason else ""
             raise UsageError(f"{what.name} does not run {SCENARIOS[scenario]}{because}. It runs with {works}.")
+    if backbone.modality != benchmark.modality:
+        fitting = [entry.name for entry in backbones.entries() if entry.modality == benchmark.modality]
+        usable = [name for name in fitting if strategy.backbones is None or name in strategy.backbones]
+        offer = f"use --backbone {' or '.join(usable)}" if usable else f"{strategy.name} has no backbone for it"
+        raise UsageError(
+            f"{benchmark.name} holds {benchmark.modality}s and backbone {backbone.name} takes {backbone.modality}s: "
+            f"{offer}."
+        )
     if strategy.backbones is not None and backbone.name not in strategy.backbones:
         raise UsageError(
             f"{strategy.name} does not run on backbone {backbone.name}: "
             f"it needs {' or '.join(strategy.backbones)} (--backbone)."
         )
+
+
+def default_backbone(benchmark: str) -> str:
+    """Name of the backbone that a benchmark gets when none is named.
+
+    :raises UsageError: no such benchmark.
+    """
+    return DEFAULT_BACKBONES[benchmarks.get(benchmark).modality]

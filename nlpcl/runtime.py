@@ -16,7 +16,10 @@ import torch
 
 from nlpcl.errors import UsageError
 
-PACKAGES = ("nlpcl", "torch", "avalanche-lib", "transformers", "tokenizers", "torchmetrics", "numpy")
+PACKAGES = (
+    *("nlpcl", "torch", "torchvision", "avalanche-lib", "transformers", "tokenizers", "torchmetrics"),
+    *("numpy", "pillow"),
+)
 
 
 def seed_everything(seed: int) -> None:

@@ -12,15 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nlpcl.errors import UsageError, suggest
 from nlpcl.options import check_options, options_of
 from nlpcl.presets import preset_for
-from nlpcl.registry import backbones, benchmarks, check_combination, strategies
+from nlpcl.registry import BenchmarkEntry, backbones, benchmarks, check_combination, default_backbone, strategies
 
 SPEC_VERSION = 1
 Count = Annotated[int, Field(ge=1)]
 # What a complete spec cannot leave open. A field added later has a default instead.
 NEEDED = (
-    *("options", "backbone_options", "benchmark_options", "max_length", "padding", "epochs", "train_batch_size"),
-    *("learning_rate", "weight_decay", "schedule", "warmup", "precision", "eval"),
+    *("options", "backbone_options", "benchmark_options", "epochs", "train_batch_size", "learning_rate"),
+    *("weight_decay", "schedule", "warmup", "precision", "eval", "backbone"),
 )
+# Of these a spec has all, on text, or none.
+OF_TEXT = ("model", "max_length", "padding")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -33,8 +35,8 @@ class RunSpec(BaseModel):
     :param tasks: only the first so many tasks, or those with these names.
     :param train_size: at most so many training examples per task.
     :param strategy: name of the strategy; `options` are its own.
-    :param backbone: name of the backbone; `backbone_options` are its own.
-    :param model: the encoder: `minilm`, a local folder or a hub name.
+    :param backbone: name of the backbone (`bert_adapter` for text, `cnn` for images); `backbone_options` are its own.
+    :param model: the encoder of text: `minilm`, a local folder or a hub name.
     :param epochs: of every task, or by task name with `*` for the rest.
     :param eval: after each task test on those `seen`, on all (`full`), or once at the end (`final`).
     :param spec_version: set by `filled`; a spec that has it is complete and never filled again.
@@ -50,8 +52,8 @@ class RunSpec(BaseModel):
     train_size: Count | None = None
     strategy: str = "ctr"
     options: dict[str, Any] | None = None
-    backbone: str = "bert_adapter"
-    model: str = "minilm"
+    backbone: str | None = None
+    model: str | None = None
     backbone_options: dict[str, Any] | None = None
     max_length: Annotated[int, Field(ge=8, le=512)] | None = None
     padding: Literal["dynamic", "fixed"] | None = None
@@ -93,7 +95,8 @@ class RunSpec(BaseModel):
             raise UsageError(f"{name} cannot be {given.get(name)!r}: {first['msg'].lower()}.") from error
         if (spec.spec_version or 0) > SPEC_VERSION:
             raise UsageError(f"this spec has version {spec.spec_version}, newer than {SPEC_VERSION}: update nlpcl.")
-        missing = [name for name in NEEDED if getattr(spec, name) is None]
+        text = OF_TEXT if any(getattr(spec, name) is not None for name in OF_TEXT) else ()
+        missing = [name for name in (*NEEDED, *text) if getattr(spec, name) is None]
         if spec.spec_version is not None and missing:
             raise UsageError(f"a complete spec needs {' and '.join(missing)}.")
         return spec
@@ -106,11 +109,12 @@ class RunSpec(BaseModel):
         if self.spec_version is not None:
             return self
         strategy, benchmark = strategies.get(self.strategy), benchmarks.get(self.benchmark)
-        backbone = backbones.get(self.backbone)
+        backbone = backbones.get(self.backbone or default_backbone(benchmark.name))
         check_combination(strategy, benchmark, backbone, self.scenario)
         given = self.model_dump(exclude_unset=True)
         given |= {"strategy": strategy.name, "benchmark": benchmark.name, "backbone": backbone.name}
-        preset = preset_for({**self.model_dump(), **given}, strategy.presets)
+        given["model"] = self._encoder(benchmark)
+        preset = preset_for({**self.model_dump(), **given, "modality": benchmark.modality}, strategy.presets)
         values = {**{name: getattr(self, name) for name in RunSpec.model_fields}, **preset, **given}
         own: tuple[tuple[str, Any, Any], ...] = (
             ("options", strategy, strategy.defaults),
@@ -123,6 +127,15 @@ class RunSpec(BaseModel):
         if not strategy.engine:
             _only_plain(strategy.name, values)
         return RunSpec.parse({**values, "spec_version": SPEC_VERSION})
+
+    def _encoder(self, benchmark: BenchmarkEntry) -> str | None:
+        if benchmark.modality == "text":
+            return self.model or "minilm"
+        for name in OF_TEXT:
+            if getattr(self, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option} is for text, and {benchmark.name} holds images: leave it out.")
+        return None
 
     @property
     def id(self) -> str:

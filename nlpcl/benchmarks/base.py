@@ -1,25 +1,41 @@
-"""From data frames to an Avalanche benchmark: `TextTask` and `text_benchmark_from_tasks`."""
+"""From tasks to an Avalanche benchmark: `benchmark_from_tasks`, and for text `TextTask`."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline, with_task_labels
 from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskLabels
 from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
+from torch.utils.data import Dataset
 
 from nlpcl.benchmarks.text import load_tokenizer, pack
 from nlpcl.errors import UsageError, suggest
 from nlpcl.registry import SCENARIOS
 
 SPLITS = ("train", "valid", "test")
+
+
+class Task(Protocol):
+    """What a stream of any modality needs to know of a task."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def train(self) -> Sized: ...
+    @property
+    def valid(self) -> Sized: ...
+    @property
+    def test(self) -> Sized: ...
 
 
 @dataclass(frozen=True)
@@ -52,40 +68,38 @@ class TextTask:
                 raise UsageError(f"task {self.name}, {split}: a label is not in 0 to {len(self.labels) - 1}.")
 
 
-def text_benchmark_from_tasks(
-    tasks: Sequence[TextTask],
+def benchmark_from_tasks(
+    tasks: Sequence[Task],
+    dataset: Callable[[Any, int, Sequence[int]], Any],
     *,
     name: str,
     scenario: str,
-    tokenizer: Any,
-    max_length: int = 128,
     labels: tuple[str, ...] | None = None,
     files: Mapping[str, str] | None = None,
 ) -> CLScenario[Any]:
-    """A benchmark with train, valid and test stream, one experience per task.
+    """A benchmark with train, valid and test stream, one experience per task, whatever the examples are.
 
     :param tasks: in the order of the stream.
+    :param dataset: makes of a split of a task, of its task label and of the class that each of the task's labels is in
+        the head, what `labelled` returns.
     :param name: the benchmark's name.
     :param scenario: `til`, task labels 0..T-1 and a label set per task; `dil`, task labels all 0 and one label set; or
         `cil`, task labels all 0 and one head for the label sets of all tasks, which must not overlap.
-    :param tokenizer: an encoder's name, or a tokenizer.
-    :param max_length: L of every example (3, L).
     :param labels: the label set of the shared head; None: that of the task with most labels (`dil`), or those of
         all tasks (`cil`).
     :param files: path and SHA-256 of the files the data come from.
-    :raises UsageError: no such scenario, no tasks, or `dil` with tasks whose labels do not share a meaning,
-        or `cil` with tasks that share labels.
+    :raises UsageError: no such scenario, no tasks, `dil` with tasks whose labels do not share a meaning, or `cil` with
+        tasks that share labels.
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
     if not tasks:
         raise UsageError(f"{name}: a stream needs at least one task.")
     shared = _shared_labels(tasks, name, scenario, labels)
-    fast = load_tokenizer(tokenizer)
     indices = [[(shared or task.labels).index(label) for label in task.labels] for task in tasks]
     streams = {
         split: [
-            _dataset(getattr(task, split), i if scenario == "til" else 0, own, fast, max_length)
+            dataset(getattr(task, split), i if scenario == "til" else 0, own)
             for i, (task, own) in enumerate(zip(tasks, indices, strict=True))
         ]
         for split in SPLITS
@@ -103,8 +117,6 @@ def text_benchmark_from_tasks(
     benchmark.task_names = [task.name for task in tasks]
     benchmark.n_classes = classes
     benchmark.files = dict(files or {})
-    benchmark.tokenizer_name = tokenizer if isinstance(tokenizer, str) else fast.name_or_path
-    benchmark.max_length = max_length
     benchmark.sizes = [
         {"name": task.name, "labels": list(task.labels), **{split: len(getattr(task, split)) for split in SPLITS}}
         for task in tasks
@@ -112,9 +124,7 @@ def text_benchmark_from_tasks(
     return benchmark
 
 
-def _shared_labels(
-    tasks: Sequence[TextTask], name: str, scenario: str, labels: tuple[str, ...] | None
-) -> tuple[str, ...]:
+def _shared_labels(tasks: Sequence[Task], name: str, scenario: str, labels: tuple[str, ...] | None) -> tuple[str, ...]:
     """The labels of the head that all tasks share; none in task-incremental learning."""
     if scenario == "til":
         return ()
@@ -134,33 +144,74 @@ def _shared_labels(
     return shared
 
 
-def _dataset(frame: pd.DataFrame, task: int, classes: list[int], tokenizer: Any, max_length: int) -> Any:
-    has_pairs = "text_pair" in frame.columns and not frame["text_pair"].isna().all()
-    pairs = frame["text_pair"].tolist() if has_pairs else None
-    targets = [classes[label] for label in frame["label"]]
-    packed = pack(tokenizer, frame["text"].tolist(), pairs, targets, max_length)
+def labelled(data: Dataset[Any], targets: Sequence[int], task: int, *more: DataAttribute[Any]) -> Any:
+    """`data` as Avalanche's strategies take it, with targets, one task label and further attributes."""
     return TaskAwareSupervisedClassificationDataset(
-        [packed],
+        [data],
         data_attributes=[
             DataAttribute(targets, "targets"),
             TaskLabels(ConstantSequence(task, len(targets))),
-            DataAttribute(packed.lengths(), "lengths"),  # for batches of like length
+            *more,
         ],
     )
 
 
-def shuffle_cut(frame: pd.DataFrame, size: int | None, seed: int) -> pd.DataFrame:
-    """The first `size` rows after shuffling with a private generator; all, in order, if there are no more.
+def text_benchmark_from_tasks(
+    tasks: Sequence[TextTask],
+    *,
+    name: str,
+    scenario: str,
+    tokenizer: Any,
+    max_length: int = 128,
+    labels: tuple[str, ...] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> CLScenario[Any]:
+    """A benchmark of texts; every example is (3, L).
+
+    :param tasks: in the order of the stream.
+    :param name: the benchmark's name.
+    :param scenario: `til`, `dil` or `cil`, as in `benchmark_from_tasks`.
+    :param tokenizer: an encoder's name, or a tokenizer.
+    :param max_length: L of every example (3, L).
+    :param labels: the label set of the shared head, as in `benchmark_from_tasks`.
+    :param files: path and SHA-256 of the files the data come from.
+    :raises UsageError: as in `benchmark_from_tasks`.
+    """
+    fast = load_tokenizer(tokenizer)
+
+    def dataset(frame: pd.DataFrame, task: int, classes: Sequence[int]) -> Any:
+        has_pairs = "text_pair" in frame.columns and not frame["text_pair"].isna().all()
+        pairs = frame["text_pair"].tolist() if has_pairs else None
+        targets = [classes[label] for label in frame["label"]]
+        packed = pack(fast, frame["text"].tolist(), pairs, targets, max_length)
+        return labelled(packed, targets, task, DataAttribute(packed.lengths(), "lengths"))  # for batches of like length
+
+    benchmark = benchmark_from_tasks(tasks, dataset, name=name, scenario=scenario, labels=labels, files=files)
+    benchmark.modality = "text"
+    benchmark.input_shape = (3, max_length)
+    benchmark.tokenizer_name = tokenizer if isinstance(tokenizer, str) else fast.name_or_path
+    benchmark.max_length = max_length
+    return benchmark
+
+
+def draw_rows(n: int, size: int | None, seed: int) -> list[int]:
+    """`size` of n row numbers, drawn with a private generator; all, in order, if there are no more.
 
     :raises UsageError: `size` is not positive.
     """
     if size is not None and size < 1:
         raise UsageError(f"--train-size must be at least 1, not {size}.")
-    if size is None or size >= len(frame):
-        return frame
-    rows = list(range(len(frame)))
+    rows = list(range(n))
+    if size is None or size >= n:
+        return rows
     random.Random(seed).shuffle(rows)
-    return frame.iloc[rows[:size]].reset_index(drop=True)
+    return rows[:size]
+
+
+def shuffle_cut(frame: pd.DataFrame, size: int | None, seed: int) -> pd.DataFrame:
+    """The rows of a frame that `draw_rows` draws."""
+    rows = draw_rows(len(frame), size, seed)
+    return frame if len(rows) == len(frame) else frame.iloc[rows].reset_index(drop=True)
 
 
 def order_tasks(

@@ -7,21 +7,27 @@ from typing import Any
 from nlpcl.models.adapters import Adapter, BertAdapter
 from nlpcl.models.base import Backbone, Context, ContinualModel, Site, row_factor, weight_factor
 from nlpcl.models.heads import SharedHead, TaskHeads
-from nlpcl.registry import backbones
+from nlpcl.models.image_cnn import ImageCNN
+from nlpcl.registry import DEFAULT_BACKBONES, backbones
 
 
 def build_model(
-    benchmark: Any, backbone: str | Backbone = "bert_adapter", encoder: str = "minilm", **options: Any
+    benchmark: Any, backbone: str | Backbone | None = None, encoder: str | None = None, **options: Any
 ) -> ContinualModel:
     """A model for a benchmark: a backbone, and the heads the benchmark's tasks need.
 
-    :param benchmark: made by this package; its `scenario` and `n_classes` decide the heads.
-    :param backbone: a backbone or the name of one.
-    :param encoder: the encoder of a named backbone.
+    :param benchmark: made by this package; its `scenario` and `n_classes` decide the heads, its `input_shape`
+        the size of a backbone for images.
+    :param backbone: a backbone or the name of one; None: `bert_adapter` for text, `cnn` for images.
+    :param encoder: the encoder of a named backbone for text; None: `minilm`.
     :param options: further options of a named backbone.
     """
+    if backbone is None:
+        backbone = DEFAULT_BACKBONES[benchmark.modality]
     if isinstance(backbone, str):
-        backbone = backbones.get(backbone).target(encoder, **options)
+        entry = backbones.get(backbone)
+        takes = benchmark.input_shape if entry.modality == "image" else encoder or "minilm"
+        backbone = entry.target(takes, **options)
     assert isinstance(backbone, Backbone)
     classes: list[int] = benchmark.n_classes
     if benchmark.scenario == "til":
@@ -35,6 +41,7 @@ __all__ = [
     "BertAdapter",
     "Context",
     "ContinualModel",
+    "ImageCNN",
     "SharedHead",
     "Site",
     "TaskHeads",

@@ -43,11 +43,12 @@ class Site:
 
     :param name: unique within the backbone.
     :param module: the layer; its weight is (repeat * width, columns, ...), its bias (repeat * width,).
-    :param activation: the module whose output, (..., width), a gate multiplies.
+    :param activation: the module whose output a gate multiplies.
     :param width: number of units.
     :param repeat: how many stacked blocks of rows one unit owns (3 for a GRU's gates).
     :param inputs: where the columns come from, in order: (name of a site, columns per unit of it), or
         (None, number of columns) for an input that no site gates.
+    :param axis: the axis of the activation's output that holds the units: the last, or 1 for (B, width, H, W).
     """
 
     name: str
@@ -56,6 +57,7 @@ class Site:
     width: int
     repeat: int = 1
     inputs: tuple[tuple[str | None, int], ...] = field(default_factory=tuple)
+    axis: int = -1
 
 
 def row_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:

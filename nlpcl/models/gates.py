@@ -85,7 +85,7 @@ class Gates(nn.Module):
         self.override: Tensor | int | None = None
         self._values: tuple[int, dict[str, Tensor]] | None = None
         for site in sites:
-            site.activation.register_forward_hook(partial(self._apply_gate, site.name))
+            site.activation.register_forward_hook(partial(self._apply_gate, site.name, site.axis))
 
     def begin(self, task: int) -> None:
         """From now on `task` trains."""
@@ -130,7 +130,7 @@ class Gates(nn.Module):
         parts = values.split(list(self.widths.values()), dim=-1)
         return dict(zip(self.widths, parts, strict=True))
 
-    def _apply_gate(self, name: str, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def _apply_gate(self, name: str, axis: int, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         if self._values is None or self._values[0] != self.context.batch:
             task = self.context.task if self.override is None else self.override
             if isinstance(task, int):
@@ -139,9 +139,11 @@ class Gates(nn.Module):
                 values = torch.stack([self._row(t) for t in range(len(self.embeddings))])[task]
             self._values = (self.context.batch, self._split(values))
         gates = self._values[1][name].to(output.dtype)
+        shape = [1] * output.dim()
+        shape[axis] = gates.shape[-1]
         if gates.dim() == 2:  # one row per sample
-            gates = gates.reshape(gates.shape[0], *[1] * (output.dim() - 2), gates.shape[1])
-        return output * gates
+            shape[0] = gates.shape[0]
+        return output * gates.reshape(shape)
 
     def __getstate__(self) -> dict[str, Any]:
         # The last batch's gates hold a graph, which cannot be copied and means nothing in a copy.

@@ -1,0 +1,81 @@
+"""A small convolutional net for images, that of HAT (Serrà et al., ICML 2018, https://arxiv.org/abs/1801.01423).
+
+Three convolutions, each followed by ReLU, dropout and 2x2 max-pooling, and two fully connected layers with ReLU and
+dropout. Gates stand right after the ReLUs: a gate is not negative and the same for a whole feature map, so before
+or after dropout and pooling it does the same.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nlpcl.errors import UsageError
+from nlpcl.models.base import Backbone, Site, TaskLabels
+from nlpcl.registry import register_backbone
+
+CHANNELS = (64, 128, 256)
+DROPOUT = (0.2, 0.2, 0.5)
+
+
+def kernel_sizes(size: int) -> tuple[int, int, int]:
+    """Kernels of the three convolutions for images of `size` pixels a side."""
+    return size // 8, size // 10, 2
+
+
+def side_after(size: int) -> int:
+    """Side of the feature maps after the last pooling; below 1 if the image is too small."""
+    for kernel in kernel_sizes(size):
+        size = (size - kernel + 1) // 2 if kernel else 0
+    return size
+
+
+@register_backbone("cnn", title="three convolutions and two fully connected layers", modality="image")
+class ImageCNN(Backbone):
+    """HAT's convolutional net, trained from random weights.
+
+    :param input_shape: (channels, height, width) of the images, which must be square.
+    :param hidden: width of the two fully connected layers; 2048 in HAT and in the original toolkit.
+    :raises UsageError: the images are not square, or too small for three convolutions.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], *, hidden: int = 2048) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        side = side_after(height)
+        if height != width or side < 1:
+            raise UsageError(f"cnn needs square images of at least 12 pixels a side, not {height} x {width}.")
+        self.width = hidden
+        kernels = kernel_sizes(height)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(n_in, n_out, kernel)
+            for n_in, n_out, kernel in zip((channels, *CHANNELS), CHANNELS, kernels, strict=False)
+        )
+        self.after_convolutions = nn.ModuleList(nn.Sequential(nn.Dropout(p), nn.MaxPool2d(2)) for p in DROPOUT)
+        self.linears = nn.ModuleList([nn.Linear(CHANNELS[-1] * side**2, hidden), nn.Linear(hidden, hidden)])
+        self.dropout = nn.Dropout(0.5)
+        self.activations = nn.ModuleList(nn.ReLU() for _ in range(5))
+        self.maps = side**2
+
+    def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
+        self.context.start(task_labels)
+        for convolution, act, after in zip(self.convolutions, self.activations, self.after_convolutions, strict=False):
+            x = after(act(convolution(x)))
+        x = x.flatten(1)
+        for linear, act in zip(self.linears, self.activations[3:], strict=True):
+            x = self.dropout(act(linear(x)))
+        return x
+
+    def sites(self) -> list[Site]:
+        colours: int = self.convolutions[0].in_channels  # type: ignore[assignment]
+        # (input, columns per unit of it): flattening makes `maps` columns of each channel of the last convolution.
+        inputs: list[tuple[str | None, int]] = [
+            *((None, colours), ("conv1", 1), ("conv2", 1)),
+            *(("conv3", self.maps), ("fc1", 1)),
+        ]
+        names = ("conv1", "conv2", "conv3", "fc1", "fc2")
+        widths = (*CHANNELS, self.width, self.width)
+        layers = (*self.convolutions, *self.linears)
+        return [
+            Site(name, layer, act, width, inputs=(source,), axis=1)
+            for name, layer, act, width, source in zip(names, layers, self.activations, widths, inputs, strict=True)
+        ]
