@@ -330,7 +330,8 @@ def _stream(name: str, model: str, max_length: int, data_root: str | None, assig
     entry = benchmarks.get(name)
     options = options_of(entry.target)
     chosen = check_options(entry.name, options, parse_options(assign or [], {entry.name: options})[entry.name])
-    return entry.target(entry.scenarios[0], 0, tokenizer=model, max_length=max_length, root=data_root, **chosen)
+    text = {"tokenizer": model, "max_length": max_length} if entry.modality == "text" else {}
+    return entry.target(entry.scenarios[0], 0, root=data_root, **text, **chosen)
 
 
 def _facts(entry: Any) -> dict[str, Any]:
@@ -340,6 +341,8 @@ def _facts(entry: Any) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, tuple) and value and isinstance(value[0], int):
+        return "{} training, {} validation and {} test examples in order 0".format(*value)
     return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 

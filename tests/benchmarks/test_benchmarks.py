@@ -151,6 +151,11 @@ def test_download_checks_the_hash_and_leaves_nothing(tmp_path: Path, monkeypatch
             data_bytes("t", "y.json", "0" * 64, f"{url}/y.json", None)
         assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
         digest = hashlib.sha256(b"data").hexdigest()
+        (tmp_path / "file").write_text("")  # a place where no folder can be made
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        with pytest.raises(UsageError, match="can be written"):
+            data_bytes("t", "x.json", digest, f"{url}/x.json", None)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         assert data_bytes("t", "x.json", digest, f"{url}/x.json", None) == b"data"
     finally:
         server.shutdown()

@@ -26,6 +26,7 @@ from nlpcl.benchmarks import (
 from nlpcl.benchmarks.image_files import IDX_FILES, idx_array, read_cifar
 from nlpcl.benchmarks.image_tasks import COLOUR
 from nlpcl.benchmarks.vlcs import LABELS as KINDS
+from nlpcl.cli import main
 from nlpcl.errors import UsageError
 from nlpcl.registry import backbones as all_backbones
 from nlpcl.registry import benchmarks, check_combination, strategies
@@ -39,6 +40,14 @@ def write_image(file: Path, value: int = 0, size: int = 32) -> None:
 
 def idx(array: np.ndarray[Any, Any]) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+
+
+def train_two_tasks(name: str, root: Path, scenario: str = "til") -> None:
+    """From the files to a record, through the command line."""
+    command = ["run", "--benchmark", name, "--scenario", scenario, "--strategy", "ncl", "--set", "hidden=32"]
+    size = ["--tasks", "2", "--train-size", "16", "--epochs", "1"]
+    assert main([*command, *size, "--data-root", str(root), "--out", str(root / "runs")]) == 0
+    assert len(list((root / "runs").glob("*/record.json"))) == 1
 
 
 def fashion(root: Path) -> Path:
@@ -58,6 +67,7 @@ def test_fashion_mnist(tmp_path: Path) -> None:
     assert [(s["train"], s["valid"], s["test"]) for s in split.sizes] == [(72, 8, 20)] * 5
     parts = PartitionedFashionMNIST(tasks=3, root=root)
     assert [(s["train"], s["valid"], s["test"]) for s in parts.sizes] == [(36, 4, 10)] * 3
+    train_two_tasks("fashionmnist", root, "dil")
     packed = root / "fashion-mnist" / f"{IDX_FILES[0]}.gz"
     packed.write_bytes(gzip.compress(gzip.decompress(packed.read_bytes())[:-1]))
     with pytest.raises(UsageError, match="no complete idx file"):
@@ -95,6 +105,7 @@ def test_cifar_in_its_binary_version(tmp_path: Path) -> None:
     benchmark = SplitCIFAR100(root=tmp_path)
     assert benchmark.n_classes == [10] * 10 and benchmark.task_names[0] == "kind00+9"
     assert [s["train"] + s["valid"] for s in benchmark.sizes] == [40] * 10
+    train_two_tasks("splitcifar100", tmp_path, "cil")
     (tmp_path / "cifar100" / "cifar-100-binary.tar.gz").write_bytes(b"no archive")
     with pytest.raises(UsageError, match="is damaged"):
         read_cifar("cifar100", tmp_path)
@@ -115,6 +126,7 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
     benchmark = SplitTinyImageNet(root=tmp_path)
     assert benchmark.input_shape == (3, 64, 64) and benchmark.n_classes == [2] * 10
     assert [(s["train"], s["valid"], s["test"]) for s in benchmark.sizes] == [(7, 1, 2)] * 10
+    train_two_tasks("splittinyimagenet", tmp_path)
     with pytest.raises(UsageError, match="--data-root"):
         SplitTinyImageNet(root=tmp_path / "tiny-imagenet-200")
 
@@ -130,6 +142,7 @@ def test_core50(tmp_path: Path) -> None:
     assert [s["test"] for s in til.sizes] == [30] + [15] * 8
     assert dil.task_names == [f"session-{s}" for s in (1, 2, 4, 5, 6, 8, 9, 11)]
     assert dil.n_classes == [50] * 8 and [s["test"] for s in dil.sizes] == [150] * 8
+    train_two_tasks("core50", tmp_path)
     with pytest.raises(UsageError, match="core50_32x32"):
         CORe50(root=tmp_path / "core50_32x32")
 
@@ -154,6 +167,7 @@ def test_celeba_by_person(data_root: Path, tmp_path: Path) -> None:
     assert benchmark.input_shape == (3, 32, 32)
     more = CelebA("dil", ["celeba-11", "celeba-2"], root=tmp_path)
     assert more.task_names == ["celeba-11", "celeba-2"] and more.n_classes == [2, 2]
+    train_two_tasks("celeba", tmp_path, "dil")
 
 
 def test_vlcs(tmp_path: Path) -> None:
@@ -165,6 +179,7 @@ def test_vlcs(tmp_path: Path) -> None:
     assert benchmark.task_names == ["sun", "pascal", "labelme", "caltech"] and benchmark.n_classes == [5] * 4
     assert [(s["train"], s["valid"], s["test"]) for s in benchmark.sizes] == [(36, 4, 10)] * 4
     assert all(e.task_labels == [0] for e in benchmark.train_stream)
+    train_two_tasks("vlcs", tmp_path, "dil")
     assert VLCS("til", ["caltech", "sun"], root=tmp_path).task_names == ["caltech", "sun"]
     other = VLCS(seed=1, root=tmp_path)
     first, second = (b.test_stream[0].dataset for b in (benchmark, other))

@@ -206,9 +206,12 @@ def test_data_commands(data_root: Path, capsys: pytest.CaptureFixture[str], tiny
     root = ["--data-root", str(data_root)]
     assert main(["data", "prepare", "nli", *root, "--model", tiny, "--max-length", "8"]) == 0
     assert "travel" in capsys.readouterr().out
+    assert main(["data", "prepare", "femnist", *root]) == 0
+    assert "femnist-2" in capsys.readouterr().out
     assert main(["data", "prepare", "dsc", *root, "--set", "domain=24"]) == 2
     assert "Did you mean domains?" in capsys.readouterr().err
     assert main(["data", "verify", "asc", "--data-root", "/nowhere"]) == 2
+    assert main(["data", "verify", "celeba", *root]) == 2  # its images are not there
     assert main(["data", "list"]) == 0
     assert "LifelongSentClass" in capsys.readouterr().out.replace("\n", "")
 
