@@ -18,7 +18,7 @@ SPEC_VERSION = 1
 Count = Annotated[int, Field(ge=1)]
 # What a complete spec cannot leave open. A field added later has a default instead.
 NEEDED = (
-    *("options", "backbone_options", "benchmark_options", "epochs", "train_batch_size", "learning_rate"),
+    *("options", "backbone_options", "epochs", "train_batch_size", "learning_rate"),
     *("weight_decay", "schedule", "warmup", "precision", "eval", "backbone"),
 )
 # Of these a spec has all, on text, or none.

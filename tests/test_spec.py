@@ -78,3 +78,10 @@ def test_mistakes_are_one_sentence(given: dict[str, Any], message: str) -> None:
 def test_epochs_without_an_entry_for_a_task() -> None:
     with pytest.raises(UsageError, match="no entry for task 'b'"):
         RunSpec.parse({"epochs": {"a": 1}}).epochs_for("b")
+
+
+def test_a_stored_spec_without_a_later_field_is_still_complete() -> None:
+    stored = RunSpec.parse({"strategy": "ncl"}).filled().model_dump(exclude_unset=True)
+    del stored["benchmark_options"]
+    old = RunSpec.parse(stored)
+    assert old.filled() is old and old.id == spec_id(stored)
