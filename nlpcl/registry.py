@@ -213,9 +213,14 @@ def check_combination(
             f"{offer}."
         )
     if strategy.backbones is not None and backbone.name not in strategy.backbones:
+        fitting = [name for name in strategy.backbones if backbones.get(name).modality == benchmark.modality]
+        if not fitting:
+            raise UsageError(
+                f"{strategy.name} does not run on {benchmark.modality}s: it needs backbone "
+                f"{' or '.join(strategy.backbones)}."
+            )
         raise UsageError(
-            f"{strategy.name} does not run on backbone {backbone.name}: "
-            f"it needs {' or '.join(strategy.backbones)} (--backbone)."
+            f"{strategy.name} does not run on backbone {backbone.name}: it needs {' or '.join(fitting)} (--backbone)."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,16 +135,37 @@ def _parse(content: bytes, file: Path) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UsageError(f"{file}, line {line}: not UTF-8 text.") from error
-    try:
-        if file.suffix in (".csv", ".tsv"):
-            separator = "," if file.suffix == ".csv" else "\t"
+    if file.suffix in (".csv", ".tsv"):
+        separator = "," if file.suffix == ".csv" else "\t"
+        try:
             frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
-        else:
-            frame = pd.read_json(io.StringIO(text), lines=file.suffix == ".jsonl", dtype=False, convert_dates=False)
-    except ValueError as error:
-        raise UsageError(f"{file} cannot be read: {error}.") from error
+        except ValueError as error:
+            raise UsageError(f"{file} cannot be read: {error}.") from error
+    elif file.suffix == ".jsonl":
+        # Not splitlines(): texts may hold characters that it takes for the end of a line.
+        lines = enumerate(text.split("\n"), start=1)
+        frame = pd.DataFrame([_object(line, f"{file}, line {number}") for number, line in lines if line.strip()])
+    else:
+        rows = _json(text, str(file))
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UsageError(f"{file} holds no list of objects.")
+        frame = pd.DataFrame(rows)
     frame.attrs["place"] = str(file)
     return frame
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{place}: not JSON ({error}).") from error
+
+
+def _object(text: str, place: str) -> dict[str, Any]:
+    row = _json(text, place)
+    if not isinstance(row, dict):
+        raise UsageError(f"{place}: not an object with text and label.")
+    return row
 
 
 def _task(name: str, parts: Mapping[str, Any], train_size: int | None, seed: int) -> TextTask:

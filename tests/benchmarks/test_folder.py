@@ -77,6 +77,26 @@ def test_bad_rows_are_refused_with_their_place(content: bytes, message: str, tmp
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("test.jsonl", '{"text": "good", "label": "no"}\n[1, 2]\n', "line 2: not an object"),
+        ("test.jsonl", '{"text": "good", "label": "no"}\nnot json\n', "line 2: not JSON"),
+        ("test.jsonl", '{"text": 3, "label": "no"}\n', "row 1: no text"),
+        ("test.jsonl", '{"text": "good"}\n{"text": "good"}\n', "column 'label' is missing"),
+        ("test.json", '{"text": "good", "label": "no"}', "holds no list of objects"),
+        ("test.json", '[{"text": "good", "label": null}]', "row 1: no label"),
+    ],
+)
+def test_bad_json_is_refused_with_its_place(name: str, content: str, message: str, tmp_path: Path, tiny: str) -> None:
+    write(tmp_path, "a")
+    (tmp_path / "a" / "test.jsonl").unlink()
+    (tmp_path / "a" / name).write_text(content)
+    with pytest.raises(UsageError) as caught:
+        text_benchmark(tmp_path, tokenizer=tiny)
+    assert message in str(caught.value) and name in str(caught.value)
+
+
 def test_missing_parts_and_folders(tmp_path: Path, tiny: str) -> None:
     with pytest.raises(UsageError, match="holds no"):
         text_benchmark(tmp_path, tokenizer=tiny)

@@ -197,7 +197,7 @@ def test_vlcs(tmp_path: Path) -> None:
             "femnist holds images and backbone bert_adapter takes texts: use --backbone cnn",
         ),
         ({"benchmark": "asc", "backbone": "cnn"}, "asc holds texts and backbone cnn takes images: use --backbone bert"),
-        ({"strategy": "ctr"}, r"ctr does not run on backbone cnn: it needs bert_adapter"),
+        ({"strategy": "ctr"}, r"ctr does not run on images: it needs backbone bert_adapter"),
         ({"model": "minilm"}, "--model is for text, and femnist holds images"),
         ({"max_length": 64}, "--max-length is for text"),
         ({"benchmark": "cifar10", "scenario": "til"}, "no theme of their own.*--scenario dil"),
