@@ -46,8 +46,8 @@ def _from_folder(folder: Path, used: dict[str, str]) -> Messages:
     return found
 
 
-def _from_archive(used: dict[str, str]) -> Messages:
-    content = data_bytes("20newsgroups", ARCHIVE, SHA256, URL, None)
+def _from_archive(folder: Path | None, used: dict[str, str]) -> Messages:
+    content = data_bytes("20newsgroups", ARCHIVE, SHA256, URL, folder)
     used[ARCHIVE] = SHA256
     found: Messages = {}
     # Members are read where they are: nothing of the archive is ever written.
@@ -113,14 +113,17 @@ def Newsgroups(
     :param tasks: only the first so many tasks of the order, or those with these names.
     :param train_size: at most so many training examples per task, drawn with `seed`.
     :param seed: seed of that draw and of the validation part.
-    :param root: folder with `20newsgroups/train.jsonl` and `test.jsonl` (or .gz), one object with `category` and
-        `text` a line; None: downloaded, unless NLPCL_DATA names a folder.
+    :param root: folder with `20newsgroups/20news-bydate.tar.gz`, or with `20newsgroups/train.jsonl` and `test.jsonl`
+        (or .gz), one object with `category` and `text` a line; None: downloaded, unless NLPCL_DATA names a folder.
     :raises UsageError: unknown order or task; data missing, altered or out of reach.
     """
     names = order_tasks(published_orders("newsgroups"), order, tasks)
     used: dict[str, str] = {}
     folder = data_root(root)
-    messages = _from_archive(used) if folder is None else _from_folder(folder, used)
+    if folder is None or (folder / "20newsgroups" / ARCHIVE).is_file():
+        messages = _from_archive(folder, used)
+    else:
+        messages = _from_folder(folder, used)
 
     def frame(parts: list[list[str]]) -> pd.DataFrame:
         rows = [(body(text) if strip_headers else text, label) for label, texts in enumerate(parts) for text in texts]

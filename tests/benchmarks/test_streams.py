@@ -152,6 +152,9 @@ def test_newsgroups_reads_the_public_archive(tmp_path: Path, tiny: str, monkeypa
                     archive.addfile(info, io.BytesIO(content))
     monkeypatch.delenv("NLPCL_DATA", raising=False)
     monkeypatch.setattr(newsgroups_module, "data_bytes", lambda *_: packed.getvalue())
+    (tmp_path / "20newsgroups").mkdir()
+    (tmp_path / "20newsgroups" / newsgroups_module.ARCHIVE).write_bytes(packed.getvalue())
+    assert Newsgroups(tokenizer=tiny, max_length=8, root=tmp_path).sizes == Newsgroups(tokenizer=tiny).sizes
     benchmark = Newsgroups(tokenizer=tiny, max_length=8)
     assert [size["train"] for size in benchmark.sizes] == [18] * 10
     assert [size["valid"] for size in benchmark.sizes] == [2] * 10
