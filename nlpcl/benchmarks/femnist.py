@@ -28,6 +28,7 @@ LARGEST = 6200
     language="",
     labels=LABELS,
     orders=20,
+    sizes=(6_911, 762, 858),
     modality="image",
 )
 def FEMNIST(

@@ -25,6 +25,9 @@ from nlpcl.registry import register_benchmark
 
 Reader = Callable[[str | Path | None], ImageSet]
 ORDERS = 20
+# Training, validation and test examples where classes are dealt out evenly.
+IN_MNIST = (54_000, 6_000, 10_000)
+IN_CIFAR = (45_000, 5_000, 10_000)
 MNIST = {
     "source": "ossci-datasets.s3.amazonaws.com/mnist",
     "licence": "CC BY-SA 3.0, as commonly stated",
@@ -134,14 +137,23 @@ def _register_split(
 
 
 NO_MEANING = "its tasks have different classes, so a head they shared would mean something else in each"
-SplitMNIST = _register_split("SplitMNIST", read_mnist, 5, "MNIST, two digits a task", labels=DIGITS, **MNIST)
-SplitFMNIST = _register_split(
-    "SplitFMNIST", read_fashion, 5, "FashionMNIST, two classes a task", labels=CLOTHES, **FASHION
+SplitMNIST = _register_split(
+    "SplitMNIST", read_mnist, 5, "MNIST, two digits a task", labels=DIGITS, sizes=(54_002, 5_998, 10_000), **MNIST
 )
-SplitCIFAR10 = _register_split("SplitCIFAR10", read_cifar10, 5, "CIFAR-10, two classes a task", **CIFAR)
-SplitCIFAR100 = _register_split("SplitCIFAR100", read_cifar100, 10, "CIFAR-100, ten classes a task", **CIFAR)
+SplitFMNIST = _register_split(
+    "SplitFMNIST", read_fashion, 5, "FashionMNIST, two classes a task", labels=CLOTHES, sizes=IN_MNIST, **FASHION
+)
+SplitCIFAR10 = _register_split("SplitCIFAR10", read_cifar10, 5, "CIFAR-10, two classes a task", sizes=IN_CIFAR, **CIFAR)
+SplitCIFAR100 = _register_split(
+    "SplitCIFAR100", read_cifar100, 10, "CIFAR-100, ten classes a task", sizes=IN_CIFAR, **CIFAR
+)
 SplitTinyImageNet = _register_split(
-    "SplitTinyImageNet", read_tiny_imagenet, 10, "Tiny ImageNet, twenty classes a task", **TINY
+    "SplitTinyImageNet",
+    read_tiny_imagenet,
+    10,
+    "Tiny ImageNet, twenty classes a task",
+    sizes=(90_000, 10_000, 10_000),
+    **TINY,
 )
 
 
@@ -207,8 +219,16 @@ def _register_changed(
 
     changed.__name__ = changed.__qualname__ = name
     facts = {**MNIST, "citation": f"{MNIST['citation']}; as a stream: {citation}"}
+    train, valid, test = (len(names) * size for size in IN_MNIST)  # every task has all of MNIST
     return register_benchmark(
-        name, title=f"MNIST, {title}", labels=DIGITS, orders=ORDERS, modality="image", language="", **facts
+        name,
+        title=f"MNIST, {title}",
+        labels=DIGITS,
+        orders=ORDERS,
+        sizes=(train, valid, test),
+        modality="image",
+        language="",
+        **facts,
     )(changed)
 
 

@@ -23,7 +23,18 @@ from torch import Tensor
 from nlpcl.benchmarks.base import order_tasks
 from nlpcl.benchmarks.image_files import ImageSet
 from nlpcl.benchmarks.image_tasks import Images, image_benchmark_from_tasks, image_task, numbered_orders
-from nlpcl.benchmarks.images import CIFAR, FASHION, MNIST, Reader, read_cifar10, read_cifar100, read_fashion, read_mnist
+from nlpcl.benchmarks.images import (
+    CIFAR,
+    FASHION,
+    IN_CIFAR,
+    IN_MNIST,
+    MNIST,
+    Reader,
+    read_cifar10,
+    read_cifar100,
+    read_fashion,
+    read_mnist,
+)
 from nlpcl.errors import UsageError
 from nlpcl.registry import register_benchmark
 
@@ -101,6 +112,7 @@ def _register_partition(
     title: str,
     orders: str,
     facts: dict[str, str],
+    sizes: tuple[int, int, int] | None = None,
 ) -> Callable[..., CLScenario[Any]]:
     def partition(
         scenario: str = "dil",
@@ -139,21 +151,22 @@ def _register_partition(
         scenarios=("dil",),
         reason=REASON,
         orders=20,
+        sizes=sizes,
         modality="image",
         language="",
         **facts,
     )(partition)
 
 
-PartitionedMNIST = _register_partition("mnist", read_mnist, even_parts, "MNIST in even parts", "mnist", MNIST)
+PartitionedMNIST = _register_partition("mnist", read_mnist, even_parts, "MNIST in even parts", "mnist", MNIST, IN_MNIST)
 PartitionedFashionMNIST = _register_partition(
-    "fashionmnist", read_fashion, even_parts, "FashionMNIST in even parts", "fashionmnist", FASHION
+    "fashionmnist", read_fashion, even_parts, "FashionMNIST in even parts", "fashionmnist", FASHION, IN_MNIST
 )
 PartitionedCIFAR10 = _register_partition(
-    "cifar10", read_cifar10, even_parts, "CIFAR-10 in even parts", "cifar10", CIFAR
+    "cifar10", read_cifar10, even_parts, "CIFAR-10 in even parts", "cifar10", CIFAR, IN_CIFAR
 )
 PartitionedCIFAR100 = _register_partition(
-    "cifar100", read_cifar100, even_parts, "CIFAR-100 in even parts", "cifar100", CIFAR
+    "cifar100", read_cifar100, even_parts, "CIFAR-100 in even parts", "cifar100", CIFAR, IN_CIFAR
 )
 HeterogeneousCIFAR10 = _register_partition(
     "cifar10hetero", read_cifar10, uneven_parts, "CIFAR-10 in parts of uneven classes", "cifar10", CIFAR

@@ -198,10 +198,13 @@ def test_orders_by_seed_and_choices_of_tasks(data_root: Path, tiny: str) -> None
         names("seed:x", None)
 
 
-@pytest.mark.parametrize("name", ["asc", "demo", "dsc", "newsgroups"])
+@pytest.mark.parametrize(
+    "name", ["asc", "demo", "dsc", "newsgroups", "SplitMNIST", "PermutedMNIST", "mnist", "femnist"]
+)
 def test_the_sizes_that_info_shows(name: str, data_root: Path) -> None:
     entry = benchmarks.get(name)
-    stream = entry.target("til", 0, tokenizer=Blank(), max_length=8, root=data_root)
+    text: dict[str, Any] = {"tokenizer": Blank(), "max_length": 8} if entry.modality == "text" else {}
+    stream = entry.target(entry.scenarios[0], 0, root=data_root, **text)
     assert entry.sizes == tuple(sum(size[split] for size in stream.sizes) for split in ("train", "valid", "test"))
 
 
