@@ -23,7 +23,10 @@ DIGITS = 6
 
 
 class Matrices(BaseModel):
-    """Scores in [0, 1] on each task (column) after training each task (row); null where not measured."""
+    """Scores in [0, 1] on each task (column) after training each task (row); null where not measured.
+
+    They are kept with six digits, in memory as on disk.
+    """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -38,14 +41,14 @@ class Matrices(BaseModel):
             raise ValueError("a matrix must be square")
         if any(cell is not None and not 0 <= cell <= 1 for row in matrix for cell in row):
             raise ValueError("a score must be in [0, 1]")
-        return matrix
+        return [_rounded(row) for row in matrix]
 
     @field_validator("initial")
     @classmethod
     def _scores(cls, row: list[float | None] | None) -> list[float | None] | None:
         if any(cell is not None and not 0 <= cell <= 1 for cell in row or []):
             raise ValueError("a score must be in [0, 1]")
-        return row
+        return None if row is None else _rounded(row)
 
     @model_validator(mode="after")
     def _same_size(self) -> Matrices:
@@ -107,7 +110,6 @@ class Record(BaseModel):
         """
         path = Path(path)
         content = self.model_dump(mode="json")
-        content["matrices"] = _rounded(content["matrices"])
         text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         try:
             write_atomically(path, text.encode())
@@ -177,11 +179,5 @@ def collect(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, DIGITS)
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return value
+def _rounded(row: list[float | None]) -> list[float | None]:
+    return [None if cell is None else round(cell, DIGITS) for cell in row]

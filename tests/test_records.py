@@ -33,7 +33,7 @@ def test_round_trip_and_readable_diffs(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "record.json"
     make().save(path)
     again = Record.load(path)
-    assert again.matrices.accuracy == [[0.333333, None], [0.5, 1.0]]
+    assert again.matrices.accuracy == make().matrices.accuracy == [[0.333333, None], [0.5, 1.0]]
     assert again.id == make().id == again.run_spec().id
     text = path.read_text()
     assert list(json.loads(text)) == sorted(json.loads(text))
