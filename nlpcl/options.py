@@ -64,16 +64,31 @@ def options_of(target: Any, defaults: Mapping[str, Any] | None = None) -> dict[s
     :param target: a class with a typed constructor, or a typed function.
     :param defaults: values for options to which the class gives none.
     """
-    init: Callable[..., Any] = inspect.unwrap(target if inspect.isfunction(target) else target.__init__)
-    hints = typing.get_type_hints(init)
-    described = _described(target.__doc__) | _described(init.__doc__)
     found: dict[str, Option] = {}
-    for name, parameter in inspect.signature(init).parameters.items():
-        if name in BUILT_IN or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        default = (defaults or {}).get(name, parameter.default)
-        found[name] = Option(name, hints.get(name, Any), default, described.get(name, ""))
+    for owner, init in _constructors(target):
+        hints = typing.get_type_hints(init)
+        described = _described(owner.__doc__) | _described(init.__doc__)
+        for name, parameter in inspect.signature(init).parameters.items():
+            if name in BUILT_IN or name in found or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                continue
+            default = (defaults or {}).get(name, parameter.default)
+            found[name] = Option(name, hints.get(name, Any), default, described.get(name, ""))
     return found
+
+
+def _constructors(target: Any) -> list[tuple[Any, Callable[..., Any]]]:
+    """A function; or of a class, and of those that its constructor's `**kwargs` go on to, class and constructor."""
+    if inspect.isfunction(target):
+        return [(target, inspect.unwrap(target))]
+    chain: list[tuple[Any, Callable[..., Any]]] = []
+    for cls in target.__mro__:
+        if "__init__" in vars(cls):
+            init = inspect.unwrap(cls.__init__)
+            chain.append((cls, init))
+            parameters = inspect.signature(init).parameters.values()
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    return chain
 
 
 def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:

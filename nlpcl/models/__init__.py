@@ -6,6 +6,8 @@ from typing import Any
 
 from nlpcl.models.adapters import Adapter, BertAdapter
 from nlpcl.models.base import Backbone, Context, ContinualModel, Site, row_factor, weight_factor
+from nlpcl.models.bert import Bert
+from nlpcl.models.bert_frozen import BertFrozen
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.image_cnn import ImageCNN
 from nlpcl.registry import DEFAULT_BACKBONES, backbones
@@ -38,7 +40,9 @@ def build_model(
 __all__ = [
     "Adapter",
     "Backbone",
+    "Bert",
     "BertAdapter",
+    "BertFrozen",
     "Context",
     "ContinualModel",
     "ImageCNN",

@@ -9,8 +9,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import Backbone, Site, TaskLabels
-from nlpcl.models.encoder import Padding, Pooling, TextEncoder
+from nlpcl.models.base import Site
+from nlpcl.models.encoder import EncoderBackbone, Padding, Pooling
 from nlpcl.registry import register_backbone
 
 # Modules after whose output an adapter stands: the last step of the self-attention block and of the
@@ -79,7 +79,7 @@ def adapter_places(encoder: nn.Module, layers: int) -> list[str]:
 
 
 @register_backbone("bert_adapter", title="a frozen encoder with two adapters in each layer")
-class BertAdapter(Backbone):
+class BertAdapter(EncoderBackbone):
     """A frozen encoder with Houlsby adapters; adapters and the layers' LayerNorms train.
 
     :param encoder: `minilm`, a local folder or a hub name.
@@ -98,14 +98,12 @@ class BertAdapter(Backbone):
         dropout: float = 0.1,
         padding: Padding = "dynamic",
     ) -> None:
-        super().__init__()
-        self.encoder = TextEncoder(encoder, pooling, padding)
-        self.width = self.encoder.width
+        super().__init__(encoder, pooling, padding, dropout)
         self.adapter_size = adapter_size
-        self.dropout = nn.Dropout(dropout)
         self.encoder.requires_grad_(False)
-        for norm in self.norms():
-            norm.requires_grad_(True)
+        for name, module in self.encoder.model.named_modules():
+            if NORMS.fullmatch(name):
+                module.requires_grad_(True)
         self.places = adapter_places(self.encoder.model, self.encoder.model.config.num_hidden_layers)
         for place in self.places:
             module = self.encoder.model.get_submodule(place)
@@ -121,16 +119,8 @@ class BertAdapter(Backbone):
         """The adapters, from input to output."""
         return [cast(nn.Sequential, self.encoder.model.get_submodule(place))[1] for place in self.places]
 
-    def norms(self) -> list[nn.Module]:
-        return [module for name, module in self.encoder.model.named_modules() if NORMS.fullmatch(name)]
-
     def sites(self) -> list[Site]:
         return [site for i, adapter in enumerate(self.adapters()) for site in cast(Adapter, adapter).sites(f"a{i}")]
-
-    def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
-        x = self.encoder.prepare(x)
-        self.context.start(task_labels, x[:, 1].bool())
-        return self.dropout(self.encoder.pool(*self.encoder(x)))
 
     def _parent(self, place: str) -> nn.Module:
         return self.encoder.model.get_submodule(place.rpartition(".")[0])

@@ -12,6 +12,7 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
 from nlpcl.models.heads import SharedHead, TaskHeads
+from nlpcl.models.sizes import PerTask
 
 TaskLabels = Tensor | int
 _MISSING: Any = object()
@@ -87,10 +88,17 @@ class Backbone(nn.Module, ABC):
     """Turns inputs into features; `width` is F, `context` what its inner layers read."""
 
     width: int
+    pretrained = False
+    """Whether the layers at the sites are, or stand among, pretrained ones, so that they must not be drawn anew."""
 
     def __init__(self) -> None:
         super().__init__()
         self.context = Context()
+        self.parity = False
+
+    def set_parity(self) -> None:
+        """From now on compute as the original toolkit did: every operator over positions sees padding, too."""
+        self.parity = True
 
     @abstractmethod
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
@@ -100,9 +108,18 @@ class Backbone(nn.Module, ABC):
     def sites(self) -> list[Site]:
         """The layers a method may gate, project or make Bayesian, from input to output."""
 
-    def norms(self) -> list[nn.Module]:
-        """Trained normalisation layers, which no mask can protect."""
-        return []
+
+def replace_layer(backbone: Backbone, site: Site, layer: nn.Module) -> None:
+    """Put `layer` where the site's module stands; `sites()` then lists it."""
+    name = next(name for name, module in backbone.named_modules() if module is site.module)
+    backbone.set_submodule(name, layer)
+
+
+def unprotected(backbone: Backbone) -> list[nn.Parameter]:
+    """The backbone's trainable parameters that are at no site and shared by all tasks, such as LayerNorms."""
+    elsewhere = [site.module for site in backbone.sites()] + [m for m in backbone.modules() if isinstance(m, PerTask)]
+    known = {id(p) for module in elsewhere for p in module.parameters()}
+    return [p for p in backbone.parameters() if p.requires_grad and id(p) not in known]
 
 
 class ContinualModel(MultiTaskModule):

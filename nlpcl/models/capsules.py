@@ -1,4 +1,4 @@
-"""Capsules on token representations: task capsules and CTR's transfer routing."""
+"""Capsules on token representations: task capsules, B-CL's dynamic routing and CTR's transfer routing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlpcl.models.adapters import Adapter, init_linear
-from nlpcl.models.base import Context
+from nlpcl.models.base import Context, Site
+from nlpcl.models.sizes import PerTask, tensor_bytes
 
 KERNELS = (3, 4, 5)
 
@@ -18,23 +19,86 @@ def squash(v: Tensor) -> Tensor:
     return v * (square + 1e-12).sqrt() / (1 + square)
 
 
-class TaskCapsules(nn.Module):
-    """One linear map per task and token: p_k = squash(F_k x).
+class TaskCapsules(PerTask):
+    """One capsule per task and token, and its votes: p_k = squash(F_k x), u_{n|k} = W_{nk} p_k.
 
     :param hidden: H.
     :param n_tasks: T.
     :param size: length of a capsule.
+    :param capsules: number of capsules n that are voted for.
     """
 
-    def __init__(self, hidden: int, n_tasks: int, size: int) -> None:
+    kind = "capsules"
+
+    def __init__(self, hidden: int, n_tasks: int, size: int, capsules: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(n_tasks, size, hidden) * 0.02)
         self.bias = nn.Parameter(torch.zeros(n_tasks, size))
+        self.route = nn.Parameter(torch.randn(n_tasks, capsules, size, size))
 
     def forward(self, x: Tensor, tasks: int) -> Tensor:
-        """Capsules (B, L, k, size) of the first k = `tasks` tasks, for x (B, L, H)."""
+        """Votes (B, L, K, capsules, size) of the first K = `tasks` tasks, for x (B, L, H)."""
+        return torch.einsum("knij,blkj->blkni", self.route[:tasks], self.capsules(x, tasks))
+
+    def capsules(self, x: Tensor, tasks: int) -> Tensor:
+        """Capsules p_k, (B, L, K, size)."""
         weight, bias = self.weight[:tasks], self.bias[:tasks]
         return squash(F.linear(x, weight.flatten(0, 1), bias.flatten()).unflatten(-1, bias.shape))
+
+    def bytes_for(self, tasks: int) -> int:
+        """Bytes of the maps of `tasks` tasks."""
+        return tensor_bytes(p[:tasks] for p in self.parameters())
+
+
+def allowed_tasks(task: Tensor | int, tasks: int, device: torch.device) -> Tensor | None:
+    """(B, K), True for the tasks k <= a sample's own; None where the K tasks are no more than that."""
+    return None if isinstance(task, int) else torch.arange(tasks, device=device) <= task.unsqueeze(1)
+
+
+class DynamicRouting(nn.Module):
+    """B-CL's semantic capsules: dynamic routing (Sabour et al. 2017, procedure 1) between tasks and capsules.
+
+    b = 0; three times: c = softmax of b, v_n = sum_{k<=t} c_{kn} u_{n|k} for each token, b_{kn} += sum over a text's
+    tokens of u_{n|k} . squash(v_n); output Linear([squash(v_1) squash(v_2) squash(v_3)]).
+
+    :param hidden: H of the output.
+    :param size: length of a capsule.
+    :param capsules: number of semantic capsules n.
+    :param over_tasks: as the original code: softmax over the tasks k instead of the capsules n, and v as it is.
+    """
+
+    ITERATIONS = 3
+
+    def __init__(self, hidden: int, size: int, capsules: int, over_tasks: bool) -> None:
+        super().__init__()
+        self.out = init_linear(nn.Linear(capsules * size, hidden))
+        self.over_tasks = over_tasks
+
+    def forward(self, votes: Tensor, task: Tensor | int, mask: Tensor) -> Tensor:
+        """Knowledge (B, L, H) for task `task`; arguments as in `TransferRouting`."""
+        votes, mask = votes.float(), mask.to(torch.float32)  # agreement sums over tokens, too long for half precision
+        batch, _, tasks, capsules, _ = votes.shape
+        allowed = allowed_tasks(task, tasks, votes.device)
+        logits = votes.new_zeros(batch, tasks, capsules)
+        for iteration in range(self.ITERATIONS):
+            coupling = self._coupling(logits, allowed)
+            v = torch.einsum("bkn,blkni->blni", coupling, votes)
+            if iteration < self.ITERATIONS - 1:  # what the last agreement would change is never used
+                logits = logits + torch.einsum("blkni,blni,bl->bkn", votes, squash(v), mask)
+        return self.out((v if self.over_tasks else squash(v)).flatten(2))
+
+    def _coupling(self, logits: Tensor, allowed: Tensor | None) -> Tensor:
+        if self.over_tasks:
+            if allowed is not None:
+                logits = logits.masked_fill(~allowed.unsqueeze(-1), float("-inf"))
+            return logits.softmax(dim=1)
+        coupling = logits.softmax(dim=2)
+        return coupling if allowed is None else coupling * allowed.unsqueeze(-1)
+
+    def sites(self, prefix: str) -> list[Site]:
+        """The output map, which has a gate of its own."""
+        columns, hidden = self.out.in_features, self.out.out_features
+        return [Site(f"{prefix}.knowledge", self.out, self.out, hidden, inputs=((None, columns),))]
 
 
 class MaxConvolution(nn.Module):
@@ -70,16 +134,14 @@ class TransferRouting(nn.Module):
     The ReLU follows the maximum, which is the same thing, as q does not depend on the position.
 
     :param hidden: H of the output.
-    :param n_tasks: T.
     :param size: length of a capsule.
     :param capsules: number of transfer capsules n.
     :param filters: filters of each kernel size.
     """
 
-    def __init__(self, hidden: int, n_tasks: int, size: int, capsules: int, filters: int = 100) -> None:
+    def __init__(self, hidden: int, size: int, capsules: int, filters: int = 100) -> None:
         super().__init__()
         channels, summary = capsules * size, len(KERNELS) * filters
-        self.route = nn.Parameter(torch.randn(n_tasks, capsules, size, size))
         self.query = MaxConvolution(channels, filters)
         self.key = MaxConvolution(channels, filters)
         self.query_map = init_linear(nn.Linear(summary, summary))
@@ -87,20 +149,17 @@ class TransferRouting(nn.Module):
         self.decision = init_linear(nn.Linear(summary, 2))
         self.out = init_linear(nn.Linear(channels, hidden))
 
-    def forward(self, p: Tensor, task: Tensor | int, mask: Tensor) -> Tensor:
+    def forward(self, votes: Tensor, task: Tensor | int, mask: Tensor) -> Tensor:
         """Knowledge (B, L, H) for task `task`.
 
-        :param p: task capsules (B, L, K, size); with an int task K = task + 1, otherwise K = T.
+        :param votes: (B, L, K, capsules, size); with an int task K = task + 1, otherwise K = T.
         :param task: one int, or (B,); tasks after a sample's own have no say.
         :param mask: (B, L), True on real tokens.
         """
-        batch, _, tasks, _ = p.shape
-        votes = torch.einsum("knij,blkj->bklni", self.route[:tasks], p).flatten(3)  # (B, K, L, 9)
-        if isinstance(task, int):
-            own, allowed = votes[:, task], None
-        else:
-            own = votes[torch.arange(batch, device=p.device), task]
-            allowed = torch.arange(tasks, device=p.device) <= task.unsqueeze(1)
+        votes = votes.transpose(1, 2).flatten(3)  # (B, K, L, 9)
+        batch, tasks = votes.shape[:2]
+        allowed = allowed_tasks(task, tasks, votes.device)
+        own = votes[:, task] if isinstance(task, int) else votes[torch.arange(batch, device=votes.device), task]
         query = self.query_map(F.relu(self.query(own, mask)))
         keys = self.key(votes.flatten(0, 1), mask.repeat_interleave(tasks, dim=0)).unflatten(0, (batch, tasks))
         z = F.relu(keys + query.unsqueeze(1))
@@ -109,6 +168,10 @@ class TransferRouting(nn.Module):
             weight = weight * allowed.unsqueeze(-1)
         return self.out(torch.einsum("bkc,bklc->blc", weight, votes))
 
+    def sites(self, prefix: str) -> list[Site]:
+        """None: nothing of it is gated."""
+        return []
+
     def decide(self, logits: Tensor) -> Tensor:
         """d_k in {0, 1}, (B, K): Gumbel-softmax, straight through, in training; argmax at test."""
         if self.training:
@@ -116,27 +179,30 @@ class TransferRouting(nn.Module):
         return (logits[..., 0] > logits[..., 1]).to(logits.dtype)
 
 
-class TransferAdapter(Adapter):
-    """CTR's plug-in: u = x + TransferRouting(TaskCapsules(x)); out = x + bottleneck(u).
+class CapsuleAdapter(Adapter):
+    """The plug-in of B-CL and CTR: u = x + routing(votes of the task capsules); out = x + bottleneck(u).
 
     :param hidden: H.
     :param size: width of the inner layer.
-    :param n_tasks: T.
     :param context: says the task and the attention mask of the batch.
-    :param capsule_size: length of a capsule.
-    :param capsules: number of transfer capsules.
+    :param tasks: the task capsules.
+    :param routing: makes knowledge (B, L, H) of their votes.
     """
 
     def __init__(
-        self, hidden: int, size: int, n_tasks: int, context: Context, capsule_size: int = 3, capsules: int = 3
+        self, hidden: int, size: int, context: Context, tasks: TaskCapsules, routing: DynamicRouting | TransferRouting
     ) -> None:
         super().__init__(hidden, size)
-        self.tasks = TaskCapsules(hidden, n_tasks, capsule_size)
-        self.routing = TransferRouting(hidden, n_tasks, capsule_size, capsules)
+        self.tasks = tasks
+        self.routing = routing
         self.context = context
 
     def forward(self, x: Tensor) -> Tensor:
         task, mask = self.context.task, self.context.mask
         assert mask is not None
         tasks = task + 1 if isinstance(task, int) else self.tasks.bias.shape[0]
-        return x + self.bottleneck(x + self.routing(self.tasks(x, tasks), task, mask))
+        return x + self.bottleneck(x + self.routing(self.tasks(x, tasks), task, mask).to(x.dtype))
+
+    def sites(self, prefix: str) -> list[Site]:
+        """The gateable layers."""
+        return [*super().sites(prefix), *self.routing.sites(prefix)]

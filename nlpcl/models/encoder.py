@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from nlpcl.encoders import encoder_path
 from nlpcl.errors import UsageError, suggest
+from nlpcl.models.base import Backbone, TaskLabels
 
 Pooling = Literal["mean", "cls", "pooler"]
 Padding = Literal["dynamic", "fixed"]
@@ -85,3 +87,29 @@ class TextEncoder(nn.Module):
             return hidden[:, 0]
         assert pooled is not None
         return pooled
+
+
+class EncoderBackbone(Backbone):
+    """A backbone whose feature is an encoder's pooled output.
+
+    :param encoder: as in `TextEncoder`; so `pooling` and `padding`.
+    :param dropout: probability of dropping a feature unit before the head.
+    """
+
+    pretrained = True
+
+    def __init__(self, encoder: str, pooling: Pooling, padding: Padding, dropout: float) -> None:
+        super().__init__()
+        self.encoder = TextEncoder(encoder, pooling, padding)
+        self.width = self.encoder.width
+        self.dropout = nn.Dropout(dropout)
+
+    def represent(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
+        """Features (B, F) before dropout."""
+        x = self.encoder.prepare(x)
+        mask = x[:, 1].bool()
+        self.context.start(task_labels, torch.ones_like(mask) if self.parity else mask)
+        return self.encoder.pool(*self.encoder(x))
+
+    def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
+        return self.dropout(self.represent(x, task_labels))

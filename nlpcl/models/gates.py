@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nlpcl.models.base import Context, Site
+from nlpcl.models.sizes import PerTask
 
 UNDECIDED = (0.01, 0.99)
 
@@ -50,7 +51,7 @@ def sparsity(gates: Tensor, used: Tensor) -> Tensor:
     return (gates * free).sum() / free.sum().clamp(min=1)
 
 
-class Gates(nn.Module):
+class Gates(PerTask):
     """One gate per unit, site and task; all sites of a backbone in one vector of N units.
 
     While a task trains its gates are sigma(s e); from its end on, and whenever the module is in
@@ -61,20 +62,30 @@ class Gates(nn.Module):
     :param context: the backbone's context, which says whose gates the batch needs.
     :param n_tasks: number of tasks T.
     :param smax: the largest s.
+    :param init_mean: mean of the embeddings' initial values; above 0 more gates start open than shut.
     :param init_std: standard deviation of the embeddings' initial values.
     :param soft: keep masks in (0, 1), as the original code does.
     """
 
+    kind = "gates"
     used: Tensor
     trained: Tensor
 
     def __init__(
-        self, sites: Sequence[Site], context: Context, n_tasks: int, smax: float, init_std: float, soft: bool
+        self,
+        sites: Sequence[Site],
+        context: Context,
+        n_tasks: int,
+        smax: float,
+        init_mean: float,
+        init_std: float,
+        soft: bool,
     ) -> None:
         super().__init__()
         self.widths = {site.name: site.width for site in sites}
         units = sum(self.widths.values())
-        self.embeddings = nn.ParameterList(nn.Parameter(torch.randn(units) * init_std) for _ in range(n_tasks))
+        initial = (init_mean + init_std * torch.randn(units) for _ in range(n_tasks))
+        self.embeddings = nn.ParameterList(nn.Parameter(embedding) for embedding in initial)
         self.register_buffer("used", torch.zeros(units))
         self.register_buffer("trained", torch.zeros(n_tasks, dtype=torch.bool))
         self.context = context
@@ -118,6 +129,10 @@ class Gates(nn.Module):
         """sigma(s e) of the task in training, (N,)."""
         assert self.current is not None
         return gate(self.embeddings[self.current], self.scale, self.smax)
+
+    def bytes_for(self, tasks: int) -> int:
+        """Bytes of the embeddings of `tasks` tasks and of the cumulative mask."""
+        return (tasks + 1) * self.used.numel() * self.used.element_size()
 
     def _row(self, task: int) -> Tensor:
         if task == self.current and self.training:

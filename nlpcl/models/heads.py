@@ -8,16 +8,20 @@ import torch
 from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
+from nlpcl.models.sizes import PerTask, tensor_bytes
+
 ABSENT = -1000.0
 """Logit of a class that a narrower head does not have, in mini-batches of several tasks."""
 
 
-class TaskHeads(MultiTaskModule):
+class TaskHeads(MultiTaskModule, PerTask):
     """One linear head per task (task-incremental learning).
 
     :param features: F, the backbone's width.
     :param classes: number of classes of each task.
     """
+
+    kind = "heads"
 
     def __init__(self, features: int, classes: Sequence[int]) -> None:
         super().__init__()
@@ -47,6 +51,10 @@ class TaskHeads(MultiTaskModule):
         if not 0 <= task_label < self.n_tasks:
             raise ValueError(f"the model has heads for tasks 0 to {self.n_tasks - 1}, not for task {task_label}")
         return self.linears[task_label](x)
+
+    def bytes_for(self, tasks: int) -> int:
+        """Bytes of the first `tasks` heads."""
+        return tensor_bytes(p for linear in self.linears[:tasks] for p in linear.parameters())
 
 
 class SharedHead(nn.Module):

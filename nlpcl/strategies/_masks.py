@@ -1,17 +1,18 @@
-"""The mask mechanism that HAT, CTR and their kin share: gates, annealing, sparsity loss, blocked weights."""
+"""The mask mechanism that HAT, CTR and their kin share: gates, annealing, sparsity loss, blocked weights, inference."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
-from nlpcl.models.base import Backbone, ContinualModel, Site, row_factor, weight_factor
+from nlpcl.models.base import Backbone, ContinualModel, Site, row_factor, unprotected, weight_factor
 from nlpcl.models.gates import Gates, sparsity
+from nlpcl.strategies.base import ContinualStrategy, continual_model
 
 CLAMP = 6.0
 """Embeddings stay within [-6, 6], where sigma' is not yet lost (HAT's reference code)."""
@@ -82,24 +83,26 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ig
     :param lamb: lambda of the sparsity loss.
     :param smax: largest s of the annealing.
     :param gate_learning_rate: learning rate of the embeddings; None: the optimizer's.
-    :param init_std: standard deviation of the embeddings' initial values.
-    :param parity: the original code's soft masks and trainable LayerNorms.
+    :param init_mean: mean of the embeddings' initial values.
+    :param init_std: their standard deviation.
+    :param parity: the original code's soft masks, and what no mask protects trains in every task.
     """
 
     def __init__(
         self,
         model: ContinualModel,
         *,
-        lamb: float,
-        smax: float,
-        gate_learning_rate: float | None,
-        init_std: float,
-        parity: bool,
+        lamb: float = 0.75,
+        smax: float = 400.0,
+        gate_learning_rate: float | None = None,
+        init_mean: float = 0.0,
+        init_std: float = 1.0,
+        parity: bool = False,
     ) -> None:
         super().__init__()
         self.backbone: Backbone = model.backbone
         self.sites = self.backbone.sites()
-        self.gates = Gates(self.sites, self.backbone.context, model.n_tasks, smax, init_std, soft=parity)
+        self.gates = Gates(self.sites, self.backbone.context, model.n_tasks, smax, init_mean, init_std, soft=parity)
         self.backbone.gates = self.gates
         self.task_incremental = model.task_incremental
         self.lamb = lamb
@@ -112,6 +115,10 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ig
     def factors(self, task: int) -> dict[nn.Parameter, Tensor]:
         """What is blocked while `task` trains; methods add their own weights to it."""
         return site_factors(self.sites, self.gates.used_by_site())
+
+    def shared(self) -> list[nn.Parameter]:
+        """What no mask protects and nevertheless trains in every task; nothing, unless a method says so."""
+        return []
 
     def parameter_group(self, strategy: Any) -> dict[str, Any]:
         """The gates' own group of the optimizer: own learning rate, no weight decay."""
@@ -127,8 +134,9 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ig
         if not self.task_incremental:
             self.gates.override = task
         if bool(self.gates.trained.any()) and not self.parity:
-            for norm in self.backbone.norms():
-                norm.requires_grad_(False)
+            shared = {id(p) for p in self.shared()}
+            for p in unprotected(self.backbone):
+                p.requires_grad_(id(p) in shared)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self.blocked.set(self.factors(self.gates.current or 0))
@@ -150,3 +158,75 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ig
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self.undecided.append(self.gates.end())
+
+
+def least_entropy(logits: Tensor) -> Tensor:
+    """For logits (K, B, C) of K tasks, those of the task whose softmax has the least entropy, (B, C)."""
+    log_p = logits.log_softmax(dim=-1)
+    entropy = -(log_p.exp() * log_p).sum(dim=-1)
+    best = entropy.argmin(dim=0)
+    return logits[best, torch.arange(logits.shape[1], device=logits.device)]
+
+
+class MaskStrategy(ContinualStrategy):
+    """A strategy whose `masks` are hard attention to the task.
+
+    :param lamb: weight lambda of the sparsity loss; 0.75 in HAT's paper and the original toolkit.
+    :param smax: largest scale s of the gates; 400 in HAT's paper and the original toolkit.
+    :param gate_learning_rate: learning rate of the gates' embeddings; chosen here, see docs/presets.md.
+    :param gate_mean: mean of the embeddings' initial values; 0 in HAT's reference code.
+    :param gate_init: standard deviation of the embeddings' initial values; 1 in HAT's reference code.
+    :param parity: restore what the original toolkit did: soft masks, trainable LayerNorms, and what `ContinualStrategy`
+        lists.
+    """
+
+    plugin: type[MaskPlugin] = MaskPlugin
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        lamb: float = 0.75,
+        smax: float = 400.0,
+        gate_learning_rate: float | None = 0.05,
+        gate_mean: float = 0.0,
+        gate_init: float = 1.0,
+        parity: bool = False,
+        plugins: list[Any] | None = None,
+        **base_kwargs: Any,
+    ) -> None:
+        self.masks = self.plugin(
+            continual_model(model, type(self).__name__),
+            lamb=lamb,
+            smax=smax,
+            gate_learning_rate=gate_learning_rate,
+            init_mean=gate_mean,
+            init_std=gate_init,
+            parity=parity,
+        )
+        super().__init__(model=model, plugins=[*(plugins or []), self.masks], parity=parity, **base_kwargs)
+
+
+class MaskInference(MaskStrategy):
+    """A mask strategy for domain-incremental learning, too, where no task label chooses the mask at test.
+
+    :param inference: which mask serves there: that of the last trained task for every sample (`last`), or for each
+        sample the one whose output has the least entropy (`entropy`).
+    """
+
+    def __init__(self, *, inference: Literal["last", "entropy"] = "last", **mask_kwargs: Any) -> None:
+        super().__init__(**mask_kwargs)
+        self.inference = inference
+
+    def forward(self) -> Tensor:
+        """Logits of the mini-batch; at test under the mask that `inference` chooses."""
+        gates = self.masks.gates
+        if self.is_training or self.masks.task_incremental or self.inference == "last":
+            return super().forward()
+        last = gates.override
+        logits = []
+        for task in gates.trained.nonzero().flatten().tolist() or [0]:
+            gates.override = task
+            logits.append(super().forward())
+        gates.override = last
+        return least_entropy(torch.stack(logits))

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from nlpcl.models.base import ContinualModel, single_task
+from nlpcl.models.sizes import model_bytes
 from nlpcl.strategies._batches import LengthGroupedBatches
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -31,6 +32,24 @@ def linear_schedule(step: int, total: int, warmup: float) -> float:
     """
     rising = max(1, round(warmup * total))
     return (step + 1) / rising if step < rising else max(0, total - step) / max(1, total - rising + 1)
+
+
+def original_schedule(step: int, total: int, warmup: float) -> float:
+    """The original toolkit's factor: its training loop and its optimizer each apply a linear schedule.
+
+    w1(x) w2(x) with x = step / total; w1 = x / warmup, then 1 - x; w2 = x / warmup, then (1 - x) / (1 - warmup). Times
+    (1 - 0.9^n) / sqrt(1 - 0.999^n) at the n-th step, which undoes Adam's bias correction (but for its epsilon).
+    """
+    x = step / total
+    twice = (x / warmup) ** 2 if x < warmup else (1 - x) ** 2 / (1 - warmup)
+    return twice * (1 - 0.9 ** (step + 1)) / (1 - 0.999 ** (step + 1)) ** 0.5
+
+
+def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
+    """Logits of inputs under a strategy's model and precision, in float32; also of Avalanche's own strategies."""
+    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
+    with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        return avalanche_forward(strategy.model, x, task_labels).float()
 
 
 def accuracy_evaluator() -> EvaluationPlugin:
@@ -56,6 +75,8 @@ class ContinualStrategy(SupervisedTemplate):
     :param schedule: `constant`, or `linear` warm-up and decay over each experience.
     :param warmup: share of an experience's steps in which the learning rate rises, in [0, 1].
     :param clip_norm: largest norm of the gradient of all clipped parameters together; None: no clipping.
+    :param parity: restore what the original toolkit did and this one does not: the linear schedule applied twice, Adam
+        without bias correction, the gradient clipped tensor by tensor, pooler frozen, operators that see padding.
     """
 
     def __init__(
@@ -75,8 +96,11 @@ class ContinualStrategy(SupervisedTemplate):
         schedule: Schedule = "constant",
         warmup: float = 0.1,
         clip_norm: float | None = None,
+        parity: bool = False,
         **kwargs: Any,
     ) -> None:
+        if parity and isinstance(model, ContinualModel):
+            model.backbone.set_parity()
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -94,16 +118,12 @@ class ContinualStrategy(SupervisedTemplate):
         self.schedule = schedule
         self.warmup = warmup
         self.clip_norm = clip_norm
+        self.parity = parity
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self._template = optimizer
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._clipped: list[nn.Parameter] = []
         self._single: int | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What autocast computes in."""
-        return DTYPES[self.precision]
 
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
@@ -133,8 +153,9 @@ class ContinualStrategy(SupervisedTemplate):
         self._scheduler = None
         if self.schedule == "linear":
             total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
+            factor = original_schedule if self.parity else linear_schedule
             self._scheduler = torch.optim.lr_scheduler.LambdaLR(
-                self.optimizer, lambda step: linear_schedule(step, total, self.warmup)
+                self.optimizer, lambda step: factor(step, total, self.warmup)
             )
 
     def _unpack_minibatch(self) -> None:
@@ -145,9 +166,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch, in float32."""
-        tasks = self.mb_task_id if self._single is None else self._single
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision != "fp32"):
-            return avalanche_forward(self.model, self.mb_x, tasks).float()
+        return logits_of(self, self.mb_x, self.mb_task_id if self._single is None else self._single)
 
     def backward(self) -> None:
         """Backward pass; afterwards gradients are unscaled, so that plugins see the true ones."""
@@ -157,11 +176,23 @@ class ContinualStrategy(SupervisedTemplate):
     def optimizer_step(self) -> None:
         """Clip, step, and move the schedule on."""
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._clipped, self.clip_norm)
+            for together in [[p] for p in self._clipped] if self.parity else [self._clipped]:
+                nn.utils.clip_grad_norm_(together, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self._scheduler is not None:
             self._scheduler.step()
+
+    def kept_bytes(self, tasks: int) -> dict[str, int]:
+        """Bytes that must be kept once `tasks` tasks are trained, by kind: the model's and what plugins hold.
+
+        A plugin that keeps something outside the model has a method `kept_bytes() -> dict[str, int]`.
+        """
+        found = model_bytes(self.model, tasks)
+        for plugin in self.plugins:
+            if hasattr(plugin, "kept_bytes"):
+                found |= plugin.kept_bytes()
+        return found
 
     def _own_groups(self) -> list[dict[str, Any]]:
         return [plugin.parameter_group(self) for plugin in self.plugins if hasattr(plugin, "parameter_group")]

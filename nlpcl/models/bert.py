@@ -1,0 +1,80 @@
+"""Full fine-tuning of an encoder."""
+
+from __future__ import annotations
+
+import re
+
+from nlpcl.errors import UsageError
+from nlpcl.models.base import Site
+from nlpcl.models.encoder import EncoderBackbone, Padding, Pooling
+from nlpcl.registry import register_backbone
+
+# The output projection of the attention, the two layers of the feed-forward block, and the module whose output is the
+# first one's activation. The first line fits BERT, RoBERTa, ELECTRA and their like, the second DistilBERT.
+SHAPES = (
+    ("attention.output.dense", "intermediate.dense", "intermediate", "output.dense"),
+    ("attention.out_lin", "ffn.lin1", "ffn.activation", "ffn.lin2"),
+)
+LAYER = re.compile(r"(.*\.)?layer\.\d+")
+
+
+@register_backbone("bert", title="an encoder whose every weight trains")
+class Bert(EncoderBackbone):
+    """Full fine-tuning.
+
+    Sites are the feed-forward block's inner layer and the output projections of both blocks, which add to the residual
+    stream.
+
+    :param encoder: `minilm`, a local folder or a hub name.
+    :param pooling: how token states become one feature: mean, cls or pooler.
+    :param dropout: probability of dropping a feature unit before the head.
+    :param padding: dynamic trims batches to their longest text, fixed does not.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "minilm",
+        *,
+        pooling: Pooling = "mean",
+        dropout: float = 0.1,
+        padding: Padding = "dynamic",
+    ) -> None:
+        super().__init__(encoder, pooling, padding, dropout)
+        if pooling != "pooler":
+            self._freeze_pooler()
+
+    def set_parity(self) -> None:
+        """As in `Backbone`; the original toolkit left the pooler out of the optimizer."""
+        super().set_parity()
+        self._freeze_pooler()
+
+    def _freeze_pooler(self) -> None:
+        pooler = getattr(self.encoder.model, "pooler", None)
+        if pooler is not None:
+            pooler.requires_grad_(False)
+
+    def sites(self) -> list[Site]:
+        """The gateable layers.
+
+        :raises UsageError: the encoder has another shape.
+        """
+        modules = dict(self.encoder.model.named_modules())
+        layers = [name for name in modules if LAYER.fullmatch(name)]
+        for shape in SHAPES:
+            if layers and all(f"{layer}.{name}" in modules for layer in layers for name in shape):
+                break
+        else:
+            raise UsageError(
+                f"bert does not know the layers of a {type(self.encoder.model).__name__}; "
+                "it knows encoders shaped like BERT, RoBERTa and DistilBERT."
+            )
+        found = []
+        for i, layer in enumerate(layers):
+            attention, inner, activation, outer = (modules[f"{layer}.{name}"] for name in shape)
+            width: int = inner.out_features  # type: ignore[assignment]
+            found += [
+                Site(f"l{i}.attention", attention, attention, self.width, inputs=((None, self.width),)),
+                Site(f"l{i}.inner", inner, activation, width, inputs=((None, self.width),)),
+                Site(f"l{i}.outer", outer, outer, self.width, inputs=((f"l{i}.inner", 1),)),
+            ]
+        return found
