@@ -20,6 +20,7 @@ from nlpcl.encoders import encoder_fingerprint
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models import ContinualModel, build_model
+from nlpcl.models.sizes import model_bytes
 from nlpcl.records import Matrices, Record
 from nlpcl.registry import benchmarks, strategies
 from nlpcl.spec import RunSpec
@@ -62,6 +63,7 @@ def fit(
     eval: Eval = "seen",
     stream: Literal["test", "valid"] = "test",
     epochs: list[int] | None = None,
+    trained: Callable[[int], None] | None = None,
     after: Callable[[int, MatrixMetric], None] | None = None,
 ) -> MatrixMetric:
     """Train a strategy on a benchmark, the way the strategy is meant to be driven, and test it.
@@ -75,6 +77,7 @@ def fit(
         only at the end (`final`).
     :param stream: evaluate on the `test` stream or, to choose settings, on `valid`.
     :param epochs: epochs of each experience; None: the strategy's own.
+    :param trained: called with the number of tasks trained so far, each time it has grown.
     :param after: called with row and matrices after each evaluation.
     :return: the T x T matrices.
     """
@@ -83,6 +86,11 @@ def fit(
     matrix = MatrixMetric(n_tasks)
     strategy.evaluator.metrics.append(matrix)
     protocol = _protocol(strategy)
+
+    def train_on(experiences: Any, row: int) -> None:
+        strategy.train(experiences, eval_streams=[])
+        if trained is not None:
+            trained(row + 1)
 
     def test_on(row: int, columns: list[int]) -> None:
         matrix.row = row
@@ -94,12 +102,12 @@ def fit(
         strategy.eval(list(test))
     if protocol == "joint":
         strategy.train_epochs = max(epochs) if epochs else strategy.train_epochs
-        strategy.train(list(train), eval_streams=[])
+        train_on(list(train), n_tasks - 1)
         test_on(n_tasks - 1, list(range(n_tasks)))
         return matrix
     for row, experience in enumerate(train):
         strategy.train_epochs = epochs[row] if epochs else strategy.train_epochs
-        strategy.train(experience, eval_streams=[])
+        train_on(experience, row)
         if protocol == "isolated":
             test_on(row, [row])
         elif eval != "final" or row == n_tasks - 1:
@@ -196,6 +204,12 @@ def run(
 
     epochs = [spec.epochs_for(name) for name in benchmark.task_names]
     times: list[float] = []
+    kept: list[dict[str, int]] = []
+
+    def trained(tasks: int) -> None:
+        kept.append(
+            strategy.kept_bytes(tasks) if hasattr(strategy, "kept_bytes") else model_bytes(strategy.model, tasks)
+        )
 
     def after(row: int, matrix: MatrixMetric) -> None:
         times.append(round(time.monotonic() - ready, 3))
@@ -205,7 +219,7 @@ def run(
     if progress is not None:
         progress.start(benchmark.task_names, epochs)
     try:
-        matrix = fit(strategy, benchmark, eval=spec.eval or "seen", epochs=epochs, after=after)
+        matrix = fit(strategy, benchmark, eval=spec.eval or "seen", epochs=epochs, trained=trained, after=after)
     except torch.OutOfMemoryError as error:
         raise UsageError(
             f"out of memory with --train-batch-size {spec.train_batch_size}: try a smaller one, or --precision bf16."
@@ -221,7 +235,7 @@ def run(
             "tasks": benchmark.sizes,
             "encoder": None if spec.model is None else encoder_fingerprint(spec.model),
         },
-        sizes=_sizes(strategy.model, strategy),
+        sizes={**_sizes(strategy.model, strategy), "kept_bytes": kept},
         seeds={"train": spec.seed, "data": 0},
         versions=runtime.versions(),
         matrices=Matrices(accuracy=matrix.accuracy, macro_f1=matrix.macro_f1, initial=matrix.initial),

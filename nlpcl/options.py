@@ -65,9 +65,12 @@ def options_of(target: Any, defaults: Mapping[str, Any] | None = None) -> dict[s
     :param defaults: values for options to which the class gives none.
     """
     found: dict[str, Option] = {}
-    for owner, init in _constructors(target):
+    constructors = _constructors(target)
+    described: dict[str, str] = {}
+    for owner, init in reversed(constructors):  # a class's own words win over those of its bases
+        described |= _described(owner.__doc__) | _described(init.__doc__)
+    for _, init in constructors:
         hints = typing.get_type_hints(init)
-        described = _described(owner.__doc__) | _described(init.__doc__)
         for name, parameter in inspect.signature(init).parameters.items():
             if name in BUILT_IN or name in found or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 continue
@@ -82,8 +85,9 @@ def _constructors(target: Any) -> list[tuple[Any, Callable[..., Any]]]:
         return [(target, inspect.unwrap(target))]
     chain: list[tuple[Any, Callable[..., Any]]] = []
     for cls in target.__mro__:
-        if "__init__" in vars(cls):
-            init = inspect.unwrap(cls.__init__)
+        init = inspect.unwrap(cls.__init__)
+        # Protocols among a class's bases make Python copy an inherited constructor into it.
+        if getattr(init, "__qualname__", "") == f"{cls.__qualname__}.__init__" and inspect.isfunction(init):
             chain.append((cls, init))
             parameters = inspect.signature(init).parameters.values()
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

@@ -45,12 +45,19 @@ PRESETS: tuple[Preset, ...] = (
             "epochs": 5,
         },
     ),
-    ({"backbone": "bert_adapter"}, {"backbone_options": {"adapter_size": 2000, "pooling": "mean"}}),
+    ({"backbone": "bert_adapter"}, {"backbone_options": {"adapter_size": 2000}}),
     # The feature of the published runs.
-    ({"model": "bert-base*"}, {"backbone_options": {"pooling": "pooler"}}),
+    ({"model": "bert-base*", "backbone": "bert_adapter"}, {"backbone_options": {"pooling": "pooler"}}),
+    ({"model": "bert-base*", "backbone": "bert"}, {"backbone_options": {"pooling": "pooler"}}),
+    # The original trains the net on a frozen encoder with plain SGD at 0.05; as with images, here it is AdamW.
+    ({"backbone": "bert_frozen"}, {"learning_rate": 1e-3, "weight_decay": 0.0}),
     ({"benchmark": "asc"}, {"epochs": {"*": 30, "XuSemEval14_rest": 10, "XuSemEval14_laptop": 10}}),
     # Chosen on validation data, see docs/presets.md.
-    ({"model": "minilm"}, {"learning_rate": 5e-3, "backbone_options": {"adapter_size": 64, "pooling": "mean"}}),
+    (
+        {"model": "minilm", "backbone": "bert_adapter"},
+        {"learning_rate": 5e-3, "backbone_options": {"adapter_size": 64}},
+    ),
+    ({"model": "minilm", "backbone": "bert"}, {"learning_rate": 3e-4}),
     ({"model": "minilm", "benchmark": "asc"}, {"epochs": 5}),
     ({"benchmark": "demo"}, {"epochs": 7, "max_length": 64, "train_batch_size": 16}),
     # Avalanche's own strategies have neither.

@@ -67,7 +67,7 @@ class Record(BaseModel):
 
     :param spec: the complete spec, as it was hashed into the record's id.
     :param data: hashes of the files, sizes of the tasks, the encoder's weights.
-    :param sizes: numbers of parameters, shares of units.
+    :param sizes: numbers of parameters, shares of units, and after each task the bytes to keep, by kind.
     :param measured: seconds, memory, host, git.
     """
 

@@ -1,74 +1,138 @@
-"""What every registered strategy promises, on a tiny encoder."""
+"""What every registered strategy promises, on every backbone and scenario it declares, with a tiny encoder."""
 
 from __future__ import annotations
 
-import copy
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from nlpcl.benchmarks import text_benchmark_from_tasks
-from nlpcl.experiment import build_strategy, fit
+from nlpcl import experiment
+from nlpcl.benchmarks.text import encode, load_tokenizer
 from nlpcl.models import build_model
 from nlpcl.options import options_of
+from nlpcl.records import Record
 from nlpcl.registry import backbones, strategies
-from nlpcl.runtime import seed_everything
 from nlpcl.spec import RunSpec
 from tests.conftest import make_tasks
 
 # Avalanche's SynapticIntelligence walks the module tree several times a step: minutes even on a tiny encoder.
 SLOW = {"avalanche/SynapticIntelligence"}
-PAIRS = [
-    pytest.param(entry.name, scenario, marks=[pytest.mark.full] if entry.name in SLOW else [])
+SMALL: dict[str, dict[str, Any]] = {
+    "bert": {"learning_rate": 3e-3},
+    "bert_adapter": {"learning_rate": 1e-2, "backbone_options": {"adapter_size": 16}},
+    "bert_frozen": {"learning_rate": 1e-2, "backbone_options": {"filters": 32, "hidden": 64, "dropout": 0.1}},
+}
+TEXT = [entry.name for entry in backbones.entries() if entry.modality == "text"]
+TRIPLES = [
+    pytest.param(
+        entry.name,
+        backbone,
+        scenario,
+        marks=[pytest.mark.full] if backbone != "bert_adapter" or entry.name in SLOW else [],
+    )
     for entry in strategies.entries()
+    for backbone in TEXT
+    if entry.backbones is None or backbone in entry.backbones
     for scenario in entry.scenarios
 ]
 
 
-def run_tiny(name: str, scenario: str, encoder: str) -> tuple[Any, Any, Any]:
-    spec = RunSpec.parse({"strategy": name, "scenario": scenario, "model": encoder, "learning_rate": 1e-2})
-    seed_everything(0)
-    benchmark = text_benchmark_from_tasks(
-        make_tasks((2, 2), flip=scenario == "til"), name="tiny", scenario=scenario, tokenizer=encoder, max_length=32
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two tiny tasks as files; in task-incremental learning the second turns the words' meaning round."""
+    roots = {}
+    for scenario in ("til", "dil"):
+        roots[scenario] = tmp_path_factory.mktemp(scenario)
+        for task in make_tasks((2, 2), flip=scenario == "til"):
+            (roots[scenario] / task.name).mkdir()
+            for split in ("train", "valid", "test"):
+                getattr(task, split).to_csv(roots[scenario] / task.name / f"{split}.csv", index=False)
+    return roots
+
+
+def run_tiny(
+    name: str, backbone: str, scenario: str, encoder: str, root: Path, monkeypatch: Any
+) -> tuple[Record, Any, dict[str, torch.Tensor]]:
+    """The record, the strategy and its model's parameters before training."""
+    spec = RunSpec.parse(
+        {
+            "benchmark": "folder",
+            "strategy": name,
+            "backbone": backbone,
+            "scenario": scenario,
+            "model": encoder,
+            "max_length": 32,
+            "train_batch_size": 8,
+            "epochs": 10,
+            **SMALL[backbone],
+        }
     )
-    model = build_model(benchmark, encoder=encoder, adapter_size=16)
-    filled = spec.model_copy(update={"train_batch_size": 8}).filled()
-    strategy = build_strategy(filled, model, torch.device("cpu"), eval_mb_size=32)
+    built: list[Any] = []
+    before: dict[str, torch.Tensor] = {}
+    build = experiment.build_strategy
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        strategy = build(*args, **kwargs)
+        built.append(strategy)
+        before.update({key: p.detach().clone() for key, p in strategy.model.named_parameters()})
+        return strategy
+
+    monkeypatch.setattr(experiment, "build_strategy", spy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        matrix = fit(strategy, benchmark, epochs=[10, 10])
-    return strategy, benchmark, matrix
+        record = experiment.run(spec, data_root=root, out=None, device="cpu", eval_batch_size=32)
+    monkeypatch.undo()
+    return record, built[0], before
 
 
-def check_strategy(name: str, scenario: str, encoder: str) -> None:
-    """Trains, learns its last task, repeats itself bitwise, and never moves the frozen encoder."""
-    strategy, benchmark, matrix = run_tiny(name, scenario, encoder)
-    again = run_tiny(name, scenario, encoder)[2]
-    assert matrix.accuracy == again.accuracy and matrix.macro_f1 == again.macro_f1
-    assert matrix.accuracy[1][1] > 0.6
-    fresh = build_model(benchmark, encoder=encoder, adapter_size=16).state_dict()
+@pytest.mark.parametrize(("name", "backbone", "scenario"), TRIPLES)
+def test_contract(
+    name: str, backbone: str, scenario: str, tiny: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learns its last task, repeats itself bitwise, moves nothing but what trains, and can be saved and loaded."""
+    root = folders[scenario]
+    record, strategy, before = run_tiny(name, backbone, scenario, tiny, root, monkeypatch)
+    again, other, _ = run_tiny(name, backbone, scenario, tiny, root, monkeypatch)
+    assert record.model_dump(exclude={"measured"}) == again.model_dump(exclude={"measured"})
+    last = record.matrices.accuracy[1][1]
+    assert last is not None and last > 0.65
+
     state = strategy.model.state_dict()
-    for key, value in state.items():
-        assert torch.isfinite(value).all(), key
-        if "embeddings.word_embeddings" in key or "intermediate.dense" in key or "self.query" in key:
-            assert torch.equal(value, fresh[key]), key
-    copied = copy.deepcopy(strategy.model)
-    copied.load_state_dict(state)
-    strategy.model.eval(), copied.eval()
-    data = benchmark.test_stream[1].dataset
-    x, task = torch.stack([data[i][0] for i in range(8)]), data[0][2]
+    assert all(torch.isfinite(value).all() for value in state.values())
+    check_what_moved(strategy, backbone, before)
+
+    with torch.no_grad():
+        for p in other.model.parameters():
+            p.add_(1.0)  # whatever it holds, loading replaces it
+    other.model.load_state_dict(state)
+    strategy.model.eval(), other.model.eval()
+    texts = make_tasks((2, 2))[1].test.head(8)
+    x = encode(load_tokenizer(tiny), texts["text"].tolist(), texts["text_pair"].tolist(), 32)
+    task = 1 if scenario == "til" else 0
     with torch.no_grad():
         together = strategy.model(x, task)
-        assert torch.equal(together, copied(x, task))
+        assert torch.equal(together, other.model(x, task))
         alone = torch.cat([strategy.model(x[i : i + 1], task) for i in range(8)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    assert [sorted(kept) for kept in record.sizes["kept_bytes"]][-1] == sorted(record.sizes["kept_bytes"][0])
 
 
-@pytest.mark.parametrize(("name", "scenario"), PAIRS)
-def test_contract(name: str, scenario: str, tiny: str) -> None:
-    check_strategy(name, scenario, tiny)
+def check_what_moved(strategy: Any, backbone: str, before: dict[str, torch.Tensor]) -> None:
+    """The frozen encoder stays as it is, bit for bit; the heads and something of the backbone train."""
+    moved = {key for key, p in strategy.model.named_parameters() if not torch.equal(p, before[key])}
+    encoder = {key for key in before if key.startswith("backbone.encoder.model.")}
+    own = ("LayerNorm", ".1.")  # LayerNorms, and what stands at the adapters' places
+    allowed = {
+        "bert": encoder - {key for key in encoder if "pooler" in key},
+        "bert_adapter": {key for key in encoder if any(part in key for part in own) and ".embeddings." not in key},
+        "bert_frozen": set(),
+    }[backbone]
+    assert moved & encoder <= allowed
+    assert any(key.startswith("heads.") for key in moved)
+    assert any(key.startswith("backbone.") for key in moved)
 
 
 @pytest.mark.parametrize("entry", strategies.entries(), ids=lambda entry: entry.name)

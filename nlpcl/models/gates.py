@@ -56,7 +56,7 @@ class Gates(PerTask):
 
     While a task trains its gates are sigma(s e); from its end on, and whenever the module is in
     evaluation mode, they are 1[e > 0], or sigma(smax e) with `soft`. A task never trained passes
-    everything.
+    everything. `override`, where it is not None, is the task whose mask serves all samples.
 
     :param sites: the sites to gate; forward hooks are put on their activations.
     :param context: the backbone's context, which says whose gates the batch needs.
@@ -93,7 +93,7 @@ class Gates(PerTask):
         self.scale = smax
         self.soft = soft
         self.current: int | None = None
-        self.override: Tensor | int | None = None
+        self.override: int | None = None
         self._values: tuple[int, dict[str, Tensor]] | None = None
         for site in sites:
             site.activation.register_forward_hook(partial(self._apply_gate, site.name, site.axis))
@@ -133,6 +133,14 @@ class Gates(PerTask):
     def bytes_for(self, tasks: int) -> int:
         """Bytes of the embeddings of `tasks` tasks and of the cumulative mask."""
         return (tasks + 1) * self.used.numel() * self.used.element_size()
+
+    def get_extra_state(self) -> Tensor:
+        """The mask that serves every sample, -1 for none: in domain-incremental learning no label tells it."""
+        return torch.tensor(-1 if self.override is None else self.override)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take it back."""
+        self.override = None if int(state) < 0 else int(state)
 
     def _row(self, task: int) -> Tensor:
         if task == self.current and self.training:

@@ -34,8 +34,8 @@ HATPlugin = MaskPlugin
     presets=(
         # At the adapters' 0.05 the sparsity loss closes what the next task needs before it has learnt: docs/presets.md.
         ({"backbone": "cnn"}, {"options": {"gate_learning_rate": 0.01}}),
-        # The original toolkit's net for HAT.
-        ({"backbone": "bert_frozen"}, {"backbone_options": {"layers": 2}}),
+        # The original toolkit's net for HAT; its weights are fresh, too.
+        ({"backbone": "bert_frozen"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
     ),
 )
 class HAT(MaskInference):

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from nlpcl.models.base import Context
-from nlpcl.models.capsules import KERNELS, TransferAdapter, TransferRouting, squash
+from nlpcl.models.capsules import (
+    KERNELS,
+    CapsuleAdapter,
+    DynamicRouting,
+    TaskCapsules,
+    TransferRouting,
+    squash,
+)
 
 H, T, SIZE, CAPS, FILTERS, L = 7, 4, 3, 3, 5, 9
 
@@ -31,19 +38,9 @@ def loop_convolution(module, u: list[list[float]]) -> list[float]:  # type: igno
     return best
 
 
-def loop_routing(routing: TransferRouting, p: torch.Tensor, t: int, length: int) -> torch.Tensor:
-    """The equations for one sample: p is (L, T, SIZE)."""
-    votes = {
-        k: [
-            [
-                float(sum(routing.route[k, n, i, j] * p[pos, k, j] for j in range(SIZE)))
-                for n in range(CAPS)
-                for i in range(SIZE)
-            ]
-            for pos in range(length)
-        ]
-        for k in range(t + 1)
-    }
+def loop_routing(routing: TransferRouting, u: torch.Tensor, t: int, length: int) -> torch.Tensor:
+    """The equations for one sample: u is (L, T, CAPS, SIZE)."""
+    votes = {k: [u[pos, k].flatten().tolist() for pos in range(length)] for k in range(t + 1)}
     q = torch.tensor(loop_convolution(routing.query, votes[t])).relu()
     v = [[0.0] * (CAPS * SIZE) for _ in range(length)]
     for k in range(t + 1):
@@ -60,7 +57,7 @@ def loop_routing(routing: TransferRouting, p: torch.Tensor, t: int, length: int)
 @pytest.fixture
 def routing() -> TransferRouting:
     torch.manual_seed(3)
-    routing = TransferRouting(H, T, SIZE, CAPS, FILTERS).eval()
+    routing = TransferRouting(H, SIZE, CAPS, FILTERS).eval()
     for linear in (routing.query_map, routing.similarity, routing.decision, routing.out):
         torch.nn.init.normal_(linear.weight, std=0.5)
         torch.nn.init.normal_(linear.bias, std=0.5)
@@ -79,7 +76,7 @@ def test_squash_is_over_the_capsule_and_finite_at_zero() -> None:
 @pytest.mark.parametrize("task", range(T))
 def test_transfer_routing_equals_the_equations(routing: TransferRouting, task: int) -> None:
     with torch.no_grad():
-        p = torch.randn(3, L, T, SIZE)
+        p = torch.randn(3, L, T, CAPS, SIZE)
         lengths = [L, 4, 1]
         mask = torch.arange(L) < torch.tensor(lengths)[:, None]
         out = routing(p[:, :, : task + 1], task, mask)
@@ -100,7 +97,7 @@ def test_each_decision_occurs(routing: TransferRouting) -> None:
 
 
 def test_routing_at_test_is_deterministic_and_later_tasks_have_no_say(routing: TransferRouting) -> None:
-    p, mask = torch.randn(2, L, T, SIZE), torch.ones(2, L, dtype=torch.bool)
+    p, mask = torch.randn(2, L, T, CAPS, SIZE), torch.ones(2, L, dtype=torch.bool)
     first = routing(p, torch.tensor([1, 2]), mask)
     torch.testing.assert_close(first, routing(p, torch.tensor([1, 2]), mask), atol=0, rtol=0)
     changed = p.clone()
@@ -108,10 +105,74 @@ def test_routing_at_test_is_deterministic_and_later_tasks_have_no_say(routing: T
     torch.testing.assert_close(first, routing(changed, torch.tensor([1, 2]), mask))
 
 
-def test_adapter_output_does_not_depend_on_the_batch() -> None:
+def loop_dynamic_routing(
+    routing: DynamicRouting, u: torch.Tensor, t: int, length: int, over_tasks: bool
+) -> torch.Tensor:
+    """Procedure 1 of the capsule paper for one sample: u is (L, T, CAPS, SIZE), couplings are the text's."""
+    b = [[0.0] * CAPS for _ in range(t + 1)]
+    for _ in range(3):
+        if over_tasks:
+            sums = [sum(math.exp(b[k][n]) for k in range(t + 1)) for n in range(CAPS)]
+            c = [[math.exp(b[k][n]) / sums[n] for n in range(CAPS)] for k in range(t + 1)]
+        else:
+            c = [[math.exp(b[k][n]) / sum(map(math.exp, b[k])) for n in range(CAPS)] for k in range(t + 1)]
+        v = [
+            [[sum(c[k][n] * float(u[pos, k, n, i]) for k in range(t + 1)) for i in range(SIZE)] for n in range(CAPS)]
+            for pos in range(length)
+        ]
+        squashed = [[loop_squash(capsule) for capsule in token] for token in v]
+        for k in range(t + 1):
+            for n in range(CAPS):
+                for pos in range(length):
+                    b[k][n] += sum(float(u[pos, k, n, i]) * squashed[pos][n][i] for i in range(SIZE))
+    told = v if over_tasks else squashed
+    return routing.out(torch.tensor([[x for capsule in token for x in capsule] for token in told]))
+
+
+@pytest.mark.parametrize("over_tasks", [False, True])
+@pytest.mark.parametrize("task", range(T))
+def test_dynamic_routing_equals_the_equations(task: int, over_tasks: bool) -> None:
+    torch.manual_seed(4)
+    routing = DynamicRouting(H, SIZE, CAPS, over_tasks)
+    torch.nn.init.normal_(routing.out.weight, std=0.5)
+    with torch.no_grad():
+        u = 0.5 * torch.randn(3, L, T, CAPS, SIZE)
+        lengths = [L, 4, 1]
+        mask = torch.arange(L) < torch.tensor(lengths)[:, None]
+        out = routing(u[:, :, : task + 1], task, mask)
+        mixed = routing(u, torch.tensor([task] * 3), mask)
+        for row, length in enumerate(lengths):
+            expected = loop_dynamic_routing(routing, u[row], task, length, over_tasks)
+            torch.testing.assert_close(out[row, :length], expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(mixed[row, :length], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_task_capsules_against_a_plain_loop() -> None:
+    torch.manual_seed(5)
+    tasks = TaskCapsules(H, T, SIZE, CAPS)
+    torch.nn.init.normal_(tasks.bias)
+    x = torch.randn(2, 3, H)
+    with torch.no_grad():
+        votes = tasks(x, 3)
+    tasks.requires_grad_(False)
+    assert votes.shape == (2, 3, 3, CAPS, SIZE)
+    for row in range(2):
+        for pos in range(3):
+            for k in range(3):
+                mapped = [float((tasks.weight[k, i] * x[row, pos]).sum() + tasks.bias[k, i]) for i in range(SIZE)]
+                p = torch.tensor(loop_squash(mapped))
+                for n in range(CAPS):
+                    expected = torch.stack([(tasks.route[k, n, i] * p).sum() for i in range(SIZE)])
+                    torch.testing.assert_close(votes[row, pos, k, n], expected, atol=1e-5, rtol=1e-5)
+    assert tasks.bytes_for(2) == 2 * 4 * (SIZE * H + SIZE + CAPS * SIZE * SIZE)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "transfer"])
+def test_adapter_output_does_not_depend_on_the_batch(kind: str) -> None:
     torch.manual_seed(0)
     context = Context()
-    adapter = TransferAdapter(H, 6, T, context).eval()
+    routing = DynamicRouting(H, SIZE, CAPS, False) if kind == "dynamic" else TransferRouting(H, SIZE, CAPS)
+    adapter = CapsuleAdapter(H, 6, context, TaskCapsules(H, T, SIZE, CAPS), routing).eval()
     torch.nn.init.normal_(adapter.routing.out.weight)
     x, mask = torch.randn(5, L, H), torch.arange(L) < torch.tensor([9, 3, 5, 1, 7])[:, None]
     context.start(2, mask)

@@ -51,7 +51,7 @@ def make_gates() -> tuple[nn.Sequential, Gates, Context]:
         Site("l1", net[2], net[3], 3, inputs=(("l0", 1),)),
     ]
     context = Context()
-    return net, Gates(sites, context, 3, SMAX, 1.0, soft=False), context
+    return net, Gates(sites, context, 3, SMAX, 0.0, 1.0, soft=False), context
 
 
 def test_hooks_gate_each_site_and_each_sample() -> None:

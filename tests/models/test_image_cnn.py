@@ -56,7 +56,7 @@ def test_a_gate_closes_whole_feature_maps_and_what_reads_them() -> None:
     torch.manual_seed(0)
     net = ImageCNN((1, 16, 16), hidden=16).eval()
     sites = net.sites()
-    gates = Gates(sites, net.context, 2, 400.0, 1.0, soft=False).eval()
+    gates = Gates(sites, net.context, 2, 400.0, 0.0, 1.0, soft=False).eval()
     for task in (0, 1):
         gates.begin(task)
         gates.end()

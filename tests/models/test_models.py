@@ -10,6 +10,7 @@ from torch import nn
 
 from nlpcl.errors import UsageError
 from nlpcl.models import BertAdapter, Site, TaskHeads, build_model, row_factor, weight_factor
+from nlpcl.models.adapters import NORMS
 from nlpcl.models.encoder import TextEncoder
 from nlpcl.models.heads import ABSENT
 
@@ -48,7 +49,7 @@ def test_an_adapter_acts_before_the_residual_addition(encoders: dict[str, str], 
             return x + 3.0
 
     seen: list[torch.Tensor] = []
-    norm = backbone.norms()[0]
+    norm = next(module for name, module in backbone.named_modules() if NORMS.fullmatch(name))
     norm.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
     x = packed([6])
     backbone.set_adapters(lambda hidden: nn.Identity())

@@ -11,11 +11,12 @@ from avalanche.training import Naive
 from torch import nn
 
 from nlpcl.models import build_model
-from nlpcl.models.adapters import BertAdapter
+from nlpcl.models.adapters import NORMS, BertAdapter
 from nlpcl.models.base import ContinualModel
-from nlpcl.strategies._masks import annealed_scale, site_factors
+from nlpcl.strategies._masks import annealed_scale, least_entropy, site_factors
+from nlpcl.strategies.bcl import BCL
 from nlpcl.strategies.ctr import CTR
-from nlpcl.strategies.hat import HAT, HATPlugin, least_entropy
+from nlpcl.strategies.hat import HAT, HATPlugin
 
 
 def build(cls: Any, benchmark: Any, tiny: str, **options: Any) -> Any:
@@ -33,6 +34,10 @@ def build(cls: Any, benchmark: Any, tiny: str, **options: Any) -> Any:
     )
 
 
+def norms(model: ContinualModel) -> list[Any]:
+    return [module for name, module in model.backbone.named_modules() if NORMS.fullmatch(name)]
+
+
 def logits_of(model: ContinualModel, experience: Any, task: int, size: int = 32) -> torch.Tensor:
     model.eval()
     x = torch.stack([experience.dataset[i][0] for i in range(len(experience.dataset))])
@@ -48,7 +53,7 @@ def test_annealing_reaches_smax_in_the_last_batch() -> None:
     assert annealed_scale(1, 1, 400.0) == 400.0
 
 
-@pytest.mark.parametrize("cls", [HAT, CTR])
+@pytest.mark.parametrize("cls", [HAT, CTR, BCL])
 def test_blocked_weights_do_not_move_at_all(cls: Any, benchmark_of: Any, tiny: str) -> None:
     """Where the factor is 0 the weights after task 2 are those before it, bit for bit, with weight decay on."""
     benchmark = benchmark_of("til", (2, 3, 2))
@@ -66,7 +71,7 @@ def test_blocked_weights_do_not_move_at_all(cls: Any, benchmark_of: Any, tiny: s
         moved += int((p[~still] != before[p][~still]).sum())
     assert blocked > 100
     assert moved > 100
-    assert all(not norm.weight.requires_grad for norm in strategy.model.backbone.norms())
+    assert all(not norm.weight.requires_grad for norm in norms(strategy.model))
 
 
 def test_hat_keeps_the_first_task_to_1e_6(benchmark_of: Any, tiny: str) -> None:
@@ -91,7 +96,7 @@ def test_old_gates_and_other_heads_stay(benchmark_of: Any, tiny: str) -> None:
         assert torch.equal(kept, now)
 
 
-@pytest.mark.parametrize("cls", [HAT, CTR])
+@pytest.mark.parametrize("cls", [HAT, CTR, BCL])
 def test_outputs_do_not_depend_on_the_batch(cls: Any, benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of("til", (2, 2))
     strategy = build(cls, benchmark, tiny)
@@ -110,7 +115,7 @@ def test_outputs_do_not_depend_on_the_batch(cls: Any, benchmark_of: Any, tiny: s
 
 def test_mixed_task_batch_equals_each_task_alone(benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of("til", (2, 2))
-    for cls in (HAT, CTR):
+    for cls in (HAT, CTR, BCL):
         strategy = build(cls, benchmark, tiny)
         for experience in benchmark.train_stream:
             strategy.train(experience, eval_streams=[])
@@ -123,9 +128,10 @@ def test_mixed_task_batch_equals_each_task_alone(benchmark_of: Any, tiny: str) -
                 torch.testing.assert_close(mixed[row], model(x[None], row % 2)[0], atol=1e-5, rtol=0)
 
 
-def test_ctr_maps_of_later_tasks_stay_at_their_initial_values(benchmark_of: Any, tiny: str) -> None:
+@pytest.mark.parametrize("cls", [CTR, BCL])
+def test_maps_of_later_tasks_stay_at_their_initial_values(cls: Any, benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of("til", (2, 2, 2))
-    strategy = build(CTR, benchmark, tiny)
+    strategy = build(cls, benchmark, tiny)
     adapter = strategy.model.backbone.adapters()[0]
     before = adapter.tasks.weight.detach().clone()
     strategy.train(benchmark.train_stream[0], eval_streams=[])
@@ -155,8 +161,7 @@ def test_plugin_blocks_under_avalanches_own_naive(benchmark_of: Any, tiny: str) 
     benchmark = benchmark_of("til", (2, 2))
     torch.manual_seed(1)
     model = build_model(benchmark, encoder=tiny, adapter_size=8)
-    options = {"lamb": 0.75, "smax": 400.0, "gate_learning_rate": None, "init_std": 1.0, "parity": False}
-    plugin = HATPlugin(model, **options)  # type: ignore[arg-type]
+    plugin = HATPlugin(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1)
     strategy = Naive(
         model=model,
@@ -183,7 +188,7 @@ def test_parity_keeps_soft_masks_and_trains_layer_norms(benchmark_of: Any, tiny:
         strategy.train(experience, eval_streams=[])
     gates = strategy.masks.gates
     torch.testing.assert_close(gates.mask(0), torch.sigmoid(400 * gates.embeddings[0].detach()))
-    assert all(norm.weight.requires_grad for norm in strategy.model.backbone.norms())
+    assert all(norm.weight.requires_grad for norm in norms(strategy.model))
 
 
 def test_domain_incremental_inference(benchmark_of: Any, tiny: str) -> None:

@@ -1,0 +1,123 @@
+"""Full fine-tuning and the frozen encoder with a convolutional net: sites, what trains, padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nlpcl.errors import UsageError
+from nlpcl.models import Bert, BertFrozen
+from nlpcl.models.base import Site, unprotected
+from nlpcl.models.text_cnn import WINDOWS, TextCNN
+from tests.models.test_models import packed
+
+
+def check_sites(sites: list[Site], backbone: Any, x: torch.Tensor) -> None:
+    """Each site's layer is a parameter tensor of the stated shape, fed by what the site says, and its gate acts."""
+    by_name = {site.name: site for site in sites}
+    assert len(by_name) == len(sites)
+    for site in sites:
+        weight = site.module.weight
+        assert isinstance(weight, torch.Tensor)
+        assert weight.shape[0] == site.repeat * site.width
+        columns = sum(n if name is None else n * by_name[name].width for name, n in site.inputs)
+        assert weight.shape[1] == columns
+        seen: list[torch.Size] = []
+        handle = site.activation.register_forward_hook(lambda _m, _i, out, seen=seen: seen.append(out.shape))
+        backbone.features(x, 0)
+        handle.remove()
+        assert seen[0][site.axis] == site.width
+
+
+@pytest.mark.parametrize("shape", ["bert", "roberta", "distilbert"])
+def test_bert_sites_are_the_feed_forward_and_both_projections(encoders: dict[str, str], shape: str) -> None:
+    backbone = Bert(encoders[shape])
+    sites = backbone.sites()
+    assert [site.width for site in sites] == [32, 64, 32] * 2
+    check_sites(sites, backbone, packed([5, 9]))
+    rest = {id(p) for p in unprotected(backbone)}
+    names = {name for name, p in backbone.named_parameters() if id(p) in rest}
+    assert any("query" in name or "q_lin" in name for name in names)
+    assert any("embeddings" in name for name in names)
+    at_sites = {id(p) for site in sites for p in site.module.parameters()}
+    trainable = {id(p) for p in backbone.parameters() if p.requires_grad}
+    assert rest | at_sites == trainable and not rest & at_sites
+
+
+def test_an_encoder_of_another_shape_is_refused(tiny: str) -> None:
+    backbone = Bert(tiny)
+    backbone.encoder.model = nn.Linear(2, 2)  # type: ignore[assignment]
+    with pytest.raises(UsageError, match="does not know the layers"):
+        backbone.sites()
+
+
+def test_the_pooler_trains_only_where_it_is_the_feature(tiny: str) -> None:
+    def trains(backbone: Bert) -> bool:
+        return any(p.requires_grad for name, p in backbone.named_parameters() if "pooler" in name)
+
+    assert not trains(Bert(tiny))
+    backbone = Bert(tiny, pooling="pooler")
+    assert trains(backbone)
+    backbone.set_parity()
+    assert not trains(backbone)
+
+
+def loop_cnn(cnn: TextCNN, x: torch.Tensor) -> torch.Tensor:
+    """Kim's net for one text (L, C): every window that lies in it, or the one window that holds it."""
+    length, features = len(x), []
+    padded = torch.cat([x, torch.zeros(max(WINDOWS), x.shape[1])])
+    for window, convolution in zip(WINDOWS, cnn.convolutions, strict=True):
+        for f in range(cnn.filters):
+            outs = [
+                float((padded[i : i + window].T * convolution.weight[f]).sum() + convolution.bias[f])
+                for i in range(max(1, length - window + 1))
+            ]
+            features.append(max(0.0, max(outs)))
+    out = torch.tensor(features)
+    for linear in cnn.linears:
+        out = (linear.weight @ out + linear.bias).relu()
+    return out
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_text_cnn_against_a_plain_loop(layers: int) -> None:
+    torch.manual_seed(0)
+    cnn = TextCNN(6, 4, layers, 5, 0.5).eval()
+    lengths = [9, 5, 3, 2, 1]
+    x, mask = torch.randn(5, 9, 6), torch.arange(9) < torch.tensor(lengths)[:, None]
+    with torch.no_grad():
+        out = cnn(x, mask)
+        for row, length in enumerate(lengths):
+            torch.testing.assert_close(out[row], loop_cnn(cnn, x[row, :length]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_frozen_sites_and_what_trains(tiny: str, layers: int) -> None:
+    backbone = BertFrozen(tiny, filters=4, layers=layers)
+    sites = backbone.sites()
+    assert [site.width for site in sites] == [4, 4, 4] + [32] * layers
+    check_sites(sites, backbone, packed([5, 9]))
+    assert not unprotected(backbone)
+    trainable = {name.partition(".")[0] for name, p in backbone.named_parameters() if p.requires_grad}
+    assert trainable == {"cnn"}
+
+
+def test_frozen_encoder_has_no_dropout_unless_with_parity(tiny: str) -> None:
+    backbone, x = BertFrozen(tiny, dropout=0.0).train(), packed([5, 9])
+    assert torch.equal(backbone.features(x, 0), backbone.features(x, 0))
+    backbone.set_parity()
+    backbone.train()
+    assert not torch.equal(backbone.features(x, 0), backbone.features(x, 0))
+
+
+@pytest.mark.parametrize("cls", [Bert, BertFrozen])
+def test_padding_changes_nothing(cls: Any, tiny: str) -> None:
+    backbone, x = cls(tiny).eval(), packed([3, 9, 14, 1])
+    trimmed = backbone.features(x, 0)
+    backbone.encoder.padding = "fixed"
+    torch.testing.assert_close(trimmed, backbone.features(x, 0), atol=1e-5, rtol=0)
+    alone = torch.cat([backbone.features(x[i : i + 1], 0) for i in range(4)])
+    torch.testing.assert_close(trimmed, alone, atol=1e-5, rtol=0)
