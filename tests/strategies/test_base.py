@@ -10,7 +10,8 @@ import torch
 
 from nlpcl.experiment import fit
 from nlpcl.models import build_model
-from nlpcl.strategies.base import ContinualStrategy, linear_schedule, new_optimizer
+from nlpcl.strategies.base import ContinualStrategy, linear_schedule, new_optimizer, original_schedule
+from nlpcl.strategies.hat import HAT
 from nlpcl.strategies.mtl import MTL
 from nlpcl.strategies.ncl import NCL
 from nlpcl.strategies.one import ONE
@@ -136,3 +137,49 @@ def test_mtl_sees_every_example_once_an_epoch_in_mixed_batches(benchmark_of: Any
     fit(strategy, benchmark)
     assert sorted(seen) == [0] * 64 + [1] * 64
     assert any(mixed)
+
+
+def test_original_schedule_is_adam_without_bias_correction_on_two_schedules() -> None:
+    """Against BERT's own optimizer written out: m / (sqrt(v) + eps) times lr w1(x) w2(x)."""
+    total, warmup, lr = 20, 0.1, 1e-2
+    torch.manual_seed(0)
+    gradients = torch.randn(total, 5)
+    p = torch.nn.Parameter(torch.zeros(5))
+    adam = torch.optim.AdamW([p], lr=lr, weight_decay=0.0, eps=1e-12)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: original_schedule(step, total, warmup))
+    by_hand, m, v = torch.zeros(5), torch.zeros(5), torch.zeros(5)
+    for step, grad in enumerate(gradients):
+        p.grad = grad.clone()
+        adam.step()
+        scheduler.step()
+        x = step / total
+        w1 = x / warmup if x < warmup else 1 - x
+        w2 = x / warmup if x < warmup else (1 - x) / (1 - warmup)
+        m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
+        by_hand = by_hand - lr * w1 * w2 * m / v.sqrt()
+    torch.testing.assert_close(p.detach(), by_hand)
+
+
+def test_parity_clips_each_tensor_on_its_own(benchmark_of: Any, tiny: str) -> None:
+    strategy = build(NCL, benchmark_of(), tiny, clip_norm=0.5, parity=True)
+    assert strategy.model.backbone.parity
+    first, second = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    first.grad, second.grad = torch.tensor([3.0, 4.0]), torch.tensor([0.0, 0.1])
+    strategy._clipped, strategy.optimizer = [first, second], torch.optim.SGD([first, second], lr=1.0)
+    strategy.optimizer_step()
+    torch.testing.assert_close(first.detach(), -torch.tensor([0.3, 0.4]))
+    torch.testing.assert_close(second.detach(), -torch.tensor([0.0, 0.1]))
+
+
+def test_kept_bytes_grow_by_gates_and_head(benchmark_of: Any, tiny: str) -> None:
+    """A float32 per gate and per weight of the head; what all tasks share does not grow."""
+    benchmark = benchmark_of("til", (2, 3))
+    strategy = build(HAT, benchmark, tiny)
+    units = sum(site.width for site in strategy.model.backbone.sites())
+    first, second = strategy.kept_bytes(1), strategy.kept_bytes(2)
+    assert first["parameters"] == second["parameters"]
+    assert first["gates"] == 4 * 2 * units and second["gates"] - first["gates"] == 4 * units
+    assert second["heads"] - first["heads"] == 4 * (32 * 3 + 3)
+    ncl = build(NCL, benchmark, tiny)
+    everything = sum(p.numel() * 4 for p in ncl.model.parameters())
+    assert ncl.kept_bytes(2) == {"parameters": everything - second["heads"], "heads": second["heads"]}
