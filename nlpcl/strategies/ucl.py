@@ -190,7 +190,7 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
     def kept_bytes(self) -> dict[str, int]:
         """Bytes of the values at the start of the task; what follows from them is not counted."""
         starts = self.starts.values()
-        return {"previous weights": tensor_bytes(t for s in starts for t in (s.weight, s.bias, s.sigma))}
+        return {"previous_weights": tensor_bytes(t for s in starts for t in (s.weight, s.bias, s.sigma))}
 
 
 @register_strategy(

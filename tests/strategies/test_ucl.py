@@ -184,7 +184,7 @@ def test_what_trains_and_what_is_kept(scenario: str, parity: bool, benchmark_of:
         assert bool(unprotected(model.backbone)) == (parity or task == 0)
         assert all(p.requires_grad for p in model.heads.parameters())  # type: ignore[union-attr]
     per_adapter = 2 * 32 * 8 + 2 * (8 + 32)
-    assert strategy.kept_bytes(2)["previous weights"] == 4 * 4 * per_adapter
+    assert strategy.kept_bytes(2)["previous_weights"] == 4 * 4 * per_adapter
 
 
 @pytest.mark.parametrize("backbone", ["bert_adapter", "bert_frozen"])
