@@ -1,0 +1,67 @@
+"""A-GEM: averaged gradient episodic memory (Chaudhry et al., ICLR 2019, https://arxiv.org/abs/1812.00420).
+
+A step must not raise, to first order, the average loss on a memory of past tasks: the part of the gradient that
+points against the memory's gradient is taken out.
+
+    g = grad CE(mini-batch),  g_ref = grad CE(drawn from the memory)
+    g <- g - (g . g_ref) / (g_ref . g_ref) g_ref   if g . g_ref < 0,  else g                (eq. 11)
+
+Gradients are those of all trainable parameters together. With Adam the condition holds for the gradient, not for the
+step. A head in the draw has a gradient, if only of 0, and so the weight decay of a step.
+
+Where it differs from the original code: replayed examples are scored by the head of their own task, not by the
+current one, and with their attention mask; a mini-batch is drawn at every step; the memory gets a random part of each
+task. `parity=True` restores a memory filled in file order that is replayed whole at every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nlpcl.registry import register_strategy
+from nlpcl.strategies._replay import (
+    MemoryPlugin,
+    ReplayStrategy,
+    flatten,
+    reference_gradient,
+    set_gradients,
+    trainable,
+)
+
+
+def project_agem(gradient: Tensor, reference: Tensor) -> Tensor:
+    """g, or where g . g_ref < 0 its projection on the plane orthogonal to g_ref; both (P,). Chaudhry et al., eq. 11.
+
+    Decided on the device, so that nothing waits for it.
+    """
+    product = gradient @ reference
+    return gradient - torch.where(product < 0, product / (reference @ reference), 0.0) * reference
+
+
+class AGEMPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[call-arg]
+    """Projects the gradient of every mini-batch; arguments as in `MemoryPlugin`."""
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        if not len(self.memory):
+            return
+        parameters = trainable(strategy.model)
+        reference, known = reference_gradient(strategy, parameters, self.memory.draw(self.replay_batch_size))
+        current = flatten(parameters, [p.grad for p in parameters])
+        set_gradients(parameters, project_agem(current, reference), known)
+
+
+@register_strategy(
+    "agem",
+    title="averaged gradient episodic memory (A-GEM)",
+    paper="Chaudhry, Ranzato, Rohrbach, Elhoseiny: Efficient Lifelong Learning with A-GEM, ICLR 2019",
+    url="https://arxiv.org/abs/1812.00420",
+    replay=True,
+)
+class AGEM(ReplayStrategy):
+    """Averaged gradient episodic memory; arguments as in `ReplayStrategy` and `ContinualStrategy`."""
+
+    def replay_plugin(self, **memory: Any) -> AGEMPlugin:
+        return AGEMPlugin(**memory)

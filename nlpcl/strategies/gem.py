@@ -1,0 +1,117 @@
+"""GEM: gradient episodic memory (Lopez-Paz and Ranzato, NeurIPS 2017, https://arxiv.org/abs/1706.08840).
+
+A step must not raise, to first order, the loss on the memory of any past task: the gradient is replaced by the nearest
+one whose product with each past task's gradient is not negative.
+
+    g = grad CE(mini-batch),  G's rows g_k = grad CE(drawn from task k), k < t
+    v = argmin_v 1/2 v'(GG' + eps' I)v + (Gg)'v,  v >= margin,  eps' = eps trace(GG') / t
+    g <- G'v + g   if some g . g_k < 0,  else g
+
+A constraint holds up to the regularisation: g_k . (G'v + g) >= -eps' v_k. With Adam the constraints are on the
+gradient, not on the step, which need not satisfy them. A head in the draw of a step that is corrected has a gradient.
+
+Where it differs from the original code: replayed examples are scored by the head of their own task and with their
+attention mask; every past task in the memory is in every draw, so no gradient is left from an earlier step; eps is
+relative to the size of the gradients; a mini-batch is drawn at every step; the memory gets a random part of each task.
+`parity=True` restores a memory filled in file order that is replayed whole at every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import quadprog  # type: ignore[import-not-found]
+import torch
+
+from nlpcl.errors import UsageError
+from nlpcl.registry import register_strategy
+from nlpcl.strategies._replay import (
+    MemoryPlugin,
+    ReplayStrategy,
+    flatten,
+    reference_gradient,
+    set_gradients,
+    trainable,
+)
+
+
+def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: float) -> np.ndarray:
+    """v = argmin_v 1/2 v'(GG' + eps' I)v + (Gg)'v with v >= margin; eps' = eps trace(GG') / t.
+
+    The dual of the projection, Lopez-Paz and Ranzato 2017, section 3.
+
+    :param gram: GG', (t, t), float64, not all 0.
+    :param products: Gg, (t,), float64.
+    :param margin: least v, at least 0.
+    :param eps: regularisation relative to the mean square norm of the rows of G, above 0.
+    :return: v, (t,).
+    """
+    # Divided by that mean both terms keep their minimum, and the solver its accuracy however small gradients are.
+    size = gram.trace() / len(gram)
+    identity = np.eye(len(gram))
+    return quadprog.solve_qp(gram / size + eps * identity, -products / size, identity, np.full(len(gram), margin))[0]
+
+
+class GEMPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[call-arg]
+    """Corrects the gradient of every mini-batch.
+
+    :param margin: least v of a corrected step, at least 0.
+    :param eps: relative regularisation of the quadratic programme, above 0.
+    :param memory: as in `MemoryPlugin`; a draw is spread evenly over the past tasks, with at least one example of each.
+    :raises UsageError: a number out of range.
+    """
+
+    def __init__(self, *, margin: float = 0.5, eps: float = 1e-3, **memory: Any) -> None:
+        super().__init__(**memory)
+        if margin < 0:
+            raise UsageError(f"margin must be at least 0, not {margin}.")
+        if eps <= 0:
+            raise UsageError(f"eps must be above 0, not {eps}.")
+        self.margin = margin
+        self.eps = eps
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        if not len(self.memory):
+            return
+        parameters = trainable(strategy.model)
+        current = flatten(parameters, [p.grad for p in parameters])
+        draws = self.memory.indices_by_task(self.replay_batch_size)
+        references = current.new_empty(len(draws), len(current))
+        known = [False] * len(parameters)
+        for row, slots in zip(references, draws, strict=True):
+            reference, own = reference_gradient(strategy, parameters, self.memory.at(slots))
+            row.copy_(reference)
+            known = [a or b for a, b in zip(known, own, strict=True)]
+        # A step's one wait for the device: the programme is solved on the host, which needs these t (t + 1) numbers.
+        numbers = torch.cat([references @ references.T, (references @ current)[:, None]], dim=1).double().cpu().numpy()
+        gram, products = numbers[:, :-1], numbers[:, -1]
+        # In fp16 the gradient may have overflowed; the scaler then skips the step.
+        if np.isfinite(numbers).all() and (products < 0).any():
+            v = torch.from_numpy(project_gem(gram, products, self.margin, self.eps)).to(references)
+            set_gradients(parameters, current + v @ references, known)
+
+
+@register_strategy(
+    "gem",
+    title="gradient episodic memory (GEM)",
+    paper="Lopez-Paz, Ranzato: Gradient Episodic Memory for Continual Learning, NeurIPS 2017",
+    url="https://arxiv.org/abs/1706.08840",
+    replay=True,
+)
+class GEM(ReplayStrategy):
+    """Gradient episodic memory; further arguments as in `ReplayStrategy` and `ContinualStrategy`.
+
+    :param margin: least weight v of a past task's gradient in a corrected step, at least 0; 0.5 in the
+        original toolkit.
+    :param eps: regularisation of the quadratic programme relative to the mean square norm of the past tasks'
+        gradients, above 0; 1e-3, absolute, in the original toolkit.
+    """
+
+    def __init__(self, *, margin: float = 0.5, eps: float = 1e-3, **replay_kwargs: Any) -> None:
+        self.margin = margin
+        self.eps = eps
+        super().__init__(**replay_kwargs)
+
+    def replay_plugin(self, **memory: Any) -> GEMPlugin:
+        return GEMPlugin(margin=self.margin, eps=self.eps, **memory)
