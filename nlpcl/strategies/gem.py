@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import quadprog  # type: ignore[import-not-found]
+import quadprog
 import torch
 
 from nlpcl.errors import UsageError

@@ -1,0 +1,101 @@
+"""The quadratic penalty that EWC and L2 share, with the terms of all tasks merged into one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from avalanche.core import SupervisedPlugin
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from nlpcl.models.sizes import tensor_bytes
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The model's trainable parameters by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+class _Penalty(torch.autograd.Function):
+    """sum F (theta - mu)^2 over lists of tensors; its gradient, 2 F (theta - mu), is half computed on the way."""
+
+    @staticmethod
+    def forward(ctx: Any, importance: list[Any], anchors: list[Tensor], *parameters: Tensor) -> Tensor:
+        gaps = torch._foreach_sub(parameters, anchors)
+        ctx.pulls = torch._foreach_mul(gaps, importance)
+        return torch.stack([torch.dot(p.flatten(), g.flatten()) for p, g in zip(ctx.pulls, gaps, strict=True)]).sum()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return None, None, *torch._foreach_mul(ctx.pulls, 2 * grad)
+
+
+class MergedQuadratic:
+    """sum_k sum_j F_{k,j} (theta_j - theta_{k,j}*)^2 up to a constant, kept as one term whatever the number of tasks k.
+
+    sum_k F_k (theta - theta_k*)^2 = F (theta - mu)^2 + constant, with F = sum_k F_k and, where F > 0,
+    mu = sum_k F_k theta_k* / F. Both are kept by parameter name; mu is kept as such, a running weighted mean, so that a
+    step need not divide.
+    """
+
+    def __init__(self) -> None:
+        self.importance: dict[str, Tensor | float] = {}
+        self.anchors: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, importance: Mapping[str, Tensor | float], parameters: Mapping[str, Tensor]) -> None:
+        """Add a task's term; mu <- mu + F_k / F (theta_k* - mu). Parameters without an importance get no term.
+
+        :param importance: F_k >= 0 by parameter name: of the parameter's shape, or one number for all its entries; for
+            all parameters and tasks the same of the two.
+        :param parameters: theta_k* by name.
+        """
+        for name, weight in importance.items():
+            now = parameters[name].detach()
+            total = self.importance.get(name, 0.0) + weight
+            share = weight / total
+            if isinstance(share, Tensor):
+                share = share.nan_to_num(0.0)  # 0 / 0: no task needs the entry
+            self.anchors[name] = torch.lerp(self.anchors.get(name, torch.zeros_like(now)), now, share)
+            self.importance[name] = total
+
+    def penalty(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """sum F (theta - mu)^2 over the parameters that have both, a scalar; it can be differentiated once.
+
+        :param parameters: theta by name.
+        """
+        names = [name for name in self.anchors if name in parameters]
+        if not names:
+            return torch.zeros(())
+        importance, anchors = [self.importance[n] for n in names], [self.anchors[n] for n in names]
+        return _Penalty.apply(importance, anchors, *[parameters[n] for n in names])  # type: ignore[no-any-return]
+
+    def kept_bytes(self) -> dict[str, int]:
+        """Bytes of F (none where it is one number) and of mu."""
+        return {
+            "importance": tensor_bytes(f for f in self.importance.values() if isinstance(f, Tensor)),
+            "anchors": tensor_bytes(self.anchors.values()),
+        }
+
+
+class QuadraticPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+    """Adds factor * sum F (theta - mu)^2 to the loss from the second task on; methods fill `quadratic`.
+
+    :param factor: factor on the penalty, at least 0; 0 leaves the loss and every gradient alone.
+    """
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+        self.quadratic = MergedQuadratic()
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        if self.factor and self.quadratic.anchors:
+            strategy.loss = strategy.loss + self.factor * self.quadratic.penalty(trainable(strategy.model))
+
+    def kept_bytes(self) -> dict[str, int]:
+        """Bytes kept outside the model, by kind."""
+        return self.quadratic.kept_bytes()

@@ -1,0 +1,161 @@
+"""EWC: elastic weight consolidation (Kirkpatrick et al., PNAS 2017, https://arxiv.org/abs/1612.00796).
+
+What a task has learnt is held by springs, as stiff as the Fisher information says the weight matters to it.
+
+    L = CE + lambda / 2 * sum_{k<t} sum_j F_{k,j} (theta_j - theta_{k,j}*)^2
+    F_k = mean_x (d log p(y | x, theta_k*) / d theta)^2,  x from task k, y drawn from p(. | x, theta_k*)
+
+over all trainable parameters, heads included; a head that no example of task k reaches has F_k = 0. The sum is kept as
+one term, sum_j F_j (theta_j - mu_j)^2 with F = sum_k F_k, so nothing kept or computed grows with t.
+
+Where it differs from the original code, which takes the squared gradient of the mean loss of a batch of 20, with
+dropout on and the data set's labels, averages F over tasks and keeps the latest weights only: that is no Fisher
+information (it shrinks with the batch size), and the anchor ignores how much each task needs a weight. `parity=True`
+restores it:
+
+    F_new = 1/N sum_b |b| (d CE_b / d theta)^2,  F <- (F_new + t F) / (t + 1),  theta* = the latest weights
+
+The original differentiates the penalty there, too, but after it has moved theta* to theta, where its gradient is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from avalanche.models import avalanche_forward
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+
+from nlpcl.models.base import single_task
+from nlpcl.registry import register_strategy
+from nlpcl.strategies._quadratic import MergedQuadratic, QuadraticPlugin, trainable
+from nlpcl.strategies.base import ContinualStrategy
+
+PARITY_BATCH = 20
+"""Batch size of the original toolkit's Fisher estimate."""
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """`model.train(training)`, undone module by module at the end."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+def squared_gradients(losses: Iterable[tuple[Tensor, float]], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """sum_b w_b (d loss_b / d theta)^2 by name; a parameter that no loss reaches is missing.
+
+    :param losses: pairs (loss_b, a scalar; w_b), taken one at a time.
+    :param parameters: theta by name; their `.grad` is left alone.
+    """
+    found: dict[str, Tensor] = {}
+    for loss, weight in losses:
+        grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for name, grad in zip(parameters, grads, strict=True):
+            if grad is not None:
+                found.setdefault(name, torch.zeros_like(grad)).addcmul_(grad, grad, value=weight)
+    return found
+
+
+class EWCPlugin(QuadraticPlugin):
+    """Elastic weight consolidation for any Avalanche strategy.
+
+    The Fisher information is computed in float32, once a task, after it. It loops over samples, each of which costs a
+    forward and a backward pass. What it draws comes from a generator of its own, seeded with the seed of torch's.
+
+    :param lamb: lambda, at least 0.
+    :param fisher_samples: at most so many examples of a task, drawn at random, give its Fisher information; at least 1.
+    :param parity: the original code's estimate, from batches of the whole training set, and its running mean.
+    :raises ValueError: `fisher_samples` below 1.
+    """
+
+    def __init__(self, lamb: float = 500.0, *, fisher_samples: int = 200, parity: bool = False) -> None:
+        if fisher_samples < 1:
+            raise ValueError(f"fisher_samples must be at least 1, not {fisher_samples}")
+        super().__init__(lamb / 2)
+        self.fisher_samples = fisher_samples
+        self.parity = parity
+        self.generator = torch.Generator().manual_seed(torch.initial_seed())
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        parameters = trainable(strategy.model)
+        if not self.parity:
+            self.quadratic.add(self.fisher(strategy), parameters)
+            return
+        tasks = strategy.clock.train_exp_counter  # those before this one: the clock ticks last
+        new, old = self.batch_fisher(strategy), self.quadratic.importance
+        merged = {n: (new.get(n, 0.0) + tasks * old.get(n, 0.0)) / (tasks + 1) for n in parameters if n in new | old}
+        self.quadratic = MergedQuadratic()
+        self.quadratic.add(merged, parameters)
+
+    def fisher(self, strategy: Any) -> dict[str, Tensor]:
+        """Diagonal of the Fisher information of the experience just trained, by parameter name; dropout is off."""
+        data: Any = strategy.experience.dataset
+        drawn = torch.randperm(len(data), generator=self.generator)[: self.fisher_samples].tolist()
+        losses = (
+            (self._surprise(logits), 1 / len(drawn)) for logits, _ in self._outputs(strategy, Subset(data, drawn), 1)
+        )
+        # cuDNN has no backward pass for recurrent layers in evaluation mode.
+        with mode(strategy.model, training=False), torch.backends.cudnn.flags(enabled=False):
+            return squared_gradients(losses, trainable(strategy.model))
+
+    def batch_fisher(self, strategy: Any) -> dict[str, Tensor]:
+        """The original toolkit's F_new, by parameter name."""
+        data: Any = strategy.experience.dataset
+        losses = (
+            (F.cross_entropy(logits, y), len(y) / len(data))
+            for logits, y in self._outputs(strategy, data, PARITY_BATCH)
+        )
+        with mode(strategy.model, training=True):
+            return squared_gradients(losses, trainable(strategy.model))
+
+    def _surprise(self, logits: Tensor) -> Tensor:
+        """-log p(y) for a label y drawn from the model's own p; `logits` are (1, C)."""
+        # Drawn on the CPU, so that the seed means the same on every device.
+        y = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=self.generator)
+        return F.cross_entropy(logits, y[:, 0].to(logits.device))
+
+    def _outputs(self, strategy: Any, data: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits and labels of the data in their order."""
+        for x, y, tasks in DataLoader(data, batch_size=batch_size, generator=self.generator):
+            task = single_task(tasks)
+            task = task if isinstance(task, int) else task.to(strategy.device)
+            yield avalanche_forward(strategy.model, x.to(strategy.device), task), y.to(strategy.device)
+
+
+@register_strategy(
+    "ewc",
+    title="elastic weight consolidation",
+    paper="Kirkpatrick, Pascanu, Rabinowitz et al.: Overcoming catastrophic forgetting in neural networks, PNAS 2017",
+    url="https://arxiv.org/abs/1612.00796",
+)
+class EWC(ContinualStrategy):
+    """Elastic weight consolidation; further arguments as in `ContinualStrategy`.
+
+    :param lamb: weight lambda of the penalty; chosen here for the Fisher information of samples. The original toolkit's
+        5000 goes with its batch-mean estimate, so with `parity`.
+    :param fisher_samples: at most so many examples of a task give its Fisher information; chosen here.
+    :param parity: restore the original toolkit's estimate and running mean of the Fisher information, and what
+        `ContinualStrategy` lists.
+    """
+
+    def __init__(
+        self,
+        *,
+        lamb: float = 500.0,
+        fisher_samples: int = 200,
+        parity: bool = False,
+        plugins: list[Any] | None = None,
+        **base_kwargs: Any,
+    ) -> None:
+        plugin = EWCPlugin(lamb, fisher_samples=fisher_samples, parity=parity)
+        super().__init__(plugins=[*(plugins or []), plugin], parity=parity, **base_kwargs)

@@ -1,0 +1,50 @@
+"""L2: the weights are pulled towards those that every earlier task ended with, all entries alike.
+
+The identity-importance case of the quadratic penalty of EWC (Kirkpatrick et al., PNAS 2017,
+https://arxiv.org/abs/1612.00796), as a baseline in Hsu et al., 2018, https://arxiv.org/abs/1810.12488.
+
+    L = CE + lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2
+
+over all trainable parameters, heads included, so the pull grows with t, and a head is also pulled to the initial
+values it had when earlier tasks ended. The loss is the original toolkit's. The original keeps the weights of every
+task; here their mean is kept, which gives the same gradient, and nothing kept or computed grows with t.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nlpcl.registry import register_strategy
+from nlpcl.strategies._quadratic import QuadraticPlugin, trainable
+from nlpcl.strategies.base import ContinualStrategy
+
+
+class L2Plugin(QuadraticPlugin):
+    """Adds lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2 to the loss of any Avalanche strategy.
+
+    :param lamb: lambda, at least 0.
+    """
+
+    def __init__(self, lamb: float = 0.5) -> None:
+        super().__init__(lamb)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        parameters = trainable(strategy.model)
+        self.quadratic.add(dict.fromkeys(parameters, 1.0), parameters)
+
+
+@register_strategy(
+    "l2",
+    title="L2 pull towards the weights of earlier tasks",
+    paper="Hsu, Liu, Ramasamy, Kira: Re-evaluating Continual Learning Scenarios: A Categorization and Case for Strong "
+    "Baselines, NeurIPS Continual Learning Workshop 2018",
+    url="https://arxiv.org/abs/1810.12488",
+)
+class L2(ContinualStrategy):
+    """L2 penalty towards the weights of earlier tasks; further arguments as in `ContinualStrategy`.
+
+    :param lamb: weight lambda of the penalty; 0.5 in the original toolkit.
+    """
+
+    def __init__(self, *, lamb: float = 0.5, plugins: list[Any] | None = None, **base_kwargs: Any) -> None:
+        super().__init__(plugins=[*(plugins or []), L2Plugin(lamb)], **base_kwargs)
