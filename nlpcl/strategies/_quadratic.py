@@ -10,12 +10,23 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from nlpcl.models.base import ContinualModel
+from nlpcl.models.heads import TaskHeads
 from nlpcl.models.sizes import tensor_bytes
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The model's trainable parameters by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def without_other_heads(model: nn.Module, task: int) -> dict[str, nn.Parameter]:
+    """The trainable parameters by name but for the heads of other tasks than `task`."""
+    own = trainable(model)
+    if isinstance(model, ContinualModel) and isinstance(model.heads, TaskHeads):
+        others = {id(p) for k, head in enumerate(model.heads.linears) if k != task for p in head.parameters()}
+        own = {name: p for name, p in own.items() if id(p) not in others}
+    return own
 
 
 class _Penalty(torch.autograd.Function):
@@ -84,6 +95,9 @@ class MergedQuadratic:
 class QuadraticPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
     """Adds factor * sum F (theta - mu)^2 to the loss from the second task on; methods fill `quadratic`.
 
+    Heads of other tasks are left out of the sum: they are where their anchors are, and with a gradient, if only of 0,
+    weight decay would move them.
+
     :param factor: factor on the penalty, at least 0; 0 leaves the loss and every gradient alone.
     """
 
@@ -94,7 +108,11 @@ class QuadraticPlugin(SupervisedPlugin[Any], supports_distributed=False):  # typ
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         if self.factor and self.quadratic.anchors:
-            strategy.loss = strategy.loss + self.factor * self.quadratic.penalty(trainable(strategy.model))
+            strategy.loss = strategy.loss + self.factor * self.quadratic.penalty(self.held(strategy))
+
+    def held(self, strategy: Any) -> dict[str, nn.Parameter]:
+        """The parameters in the sum while an experience trains, by name."""
+        return without_other_heads(strategy.model, strategy.experience.current_experience)
 
     def kept_bytes(self) -> dict[str, int]:
         """Bytes kept outside the model, by kind."""

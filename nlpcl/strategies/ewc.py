@@ -5,7 +5,8 @@ What a task has learnt is held by springs, as stiff as the Fisher information sa
     L = CE + lambda / 2 * sum_{k<t} sum_j F_{k,j} (theta_j - theta_{k,j}*)^2
     F_k = mean_x (d log p(y | x, theta_k*) / d theta)^2,  x from task k, y drawn from p(. | x, theta_k*)
 
-over all trainable parameters, heads included; a head that no example of task k reaches has F_k = 0. The sum is kept as
+over all trainable parameters, heads included; a head that no example of task k reaches has F_k = 0, so in
+task-incremental learning a task's head is held by its own task alone and stays where that left it. The sum is kept as
 one term, sum_j F_j (theta_j - mu_j)^2 with F = sum_k F_k, so nothing kept or computed grows with t.
 
 Where it differs from the original code, which takes the squared gradient of the mean loss of a batch of 20, with

@@ -5,14 +5,17 @@ https://arxiv.org/abs/1612.00796), as a baseline in Hsu et al., 2018, https://ar
 
     L = CE + lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2
 
-over all trainable parameters, heads included, so the pull grows with t, and a head is also pulled to the initial
-values it had when earlier tasks ended. The loss is the original toolkit's. The original keeps the weights of every
-task; here their mean is kept, which gives the same gradient, and nothing kept or computed grows with t.
+over the parameters that task k trained: all of the backbone's and its head's, so the pull grows with t. The original
+toolkit keeps the weights of every task; here their mean is kept, which gives the same gradient, and nothing kept or
+computed grows with t. There the heads of other tasks are in every term, too: a head is then pulled to the random values
+that it had when earlier tasks ended, before it is trained and after. `parity=True` restores that.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from torch import nn
 
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._quadratic import QuadraticPlugin, trainable
@@ -23,13 +26,19 @@ class L2Plugin(QuadraticPlugin):
     """Adds lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2 to the loss of any Avalanche strategy.
 
     :param lamb: lambda, at least 0.
+    :param parity: the heads of all tasks are in every term.
     """
 
-    def __init__(self, lamb: float = 0.5) -> None:
+    def __init__(self, lamb: float = 0.5, *, parity: bool = False) -> None:
         super().__init__(lamb)
+        self.parity = parity
+
+    def held(self, strategy: Any) -> dict[str, nn.Parameter]:
+        """The parameters in the sum while an experience trains, by name."""
+        return trainable(strategy.model) if self.parity else super().held(strategy)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        parameters = trainable(strategy.model)
+        parameters = self.held(strategy)
         self.quadratic.add(dict.fromkeys(parameters, 1.0), parameters)
 
 
@@ -44,7 +53,11 @@ class L2(ContinualStrategy):
     """L2 penalty towards the weights of earlier tasks; further arguments as in `ContinualStrategy`.
 
     :param lamb: weight lambda of the penalty; 0.5 in the original toolkit.
+    :param parity: restore what the original toolkit did: the heads of all tasks are pulled, and what
+        `ContinualStrategy` lists.
     """
 
-    def __init__(self, *, lamb: float = 0.5, plugins: list[Any] | None = None, **base_kwargs: Any) -> None:
-        super().__init__(plugins=[*(plugins or []), L2Plugin(lamb)], **base_kwargs)
+    def __init__(
+        self, *, lamb: float = 0.5, parity: bool = False, plugins: list[Any] | None = None, **base_kwargs: Any
+    ) -> None:
+        super().__init__(plugins=[*(plugins or []), L2Plugin(lamb, parity=parity)], parity=parity, **base_kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,11 +109,20 @@ def test_penalty_leaves_out_what_it_does_not_know() -> None:
     assert found.penalty({"p": p, "q": p}) == 2
 
 
+def in_task(strategy: Any, task: int) -> None:
+    """As if the experience of that number were training."""
+    strategy.experience = SimpleNamespace(current_experience=task)
+
+
+@pytest.mark.parametrize("parity", [False, True])
 @pytest.mark.parametrize("scenario", ["til", "dil"])
-def test_l2_formula(scenario: str, benchmark_of: Any, tiny: str) -> None:
-    """The loss of a step is CE + lambda sum_k sum_j (theta_j - theta_kj*)^2 up to a constant: same gradient."""
+def test_l2_formula(scenario: str, parity: bool, benchmark_of: Any, tiny: str) -> None:
+    """The loss of task 2 is CE + lambda sum_k sum_j (theta_j - theta_kj*)^2 up to a constant: same gradient.
+
+    The head of task 2 was in no earlier task, and those of tasks 0 and 1 are not trained now; with parity all are in.
+    """
     benchmark = benchmark_of(scenario, (2, 2, 2))
-    strategy = build(L2, benchmark, tiny, lamb=0.3)
+    strategy = build(L2, benchmark, tiny, lamb=0.3, parity=parity)
     anchors = []
     for experience in benchmark.train_stream[:2]:
         strategy.train(experience, eval_streams=[])
@@ -122,11 +132,15 @@ def test_l2_formula(scenario: str, benchmark_of: Any, tiny: str) -> None:
     with torch.no_grad():
         for p in theta.values():
             p.add_(torch.randn_like(p))
-    terms = [((theta[n] - a[n]) ** 2).sum() for a in anchors for n in theta]
+    own = [n for n in theta if scenario == "dil" or parity or "heads" not in n]
+    terms = [((theta[n] - a[n]) ** 2).sum() for a in anchors for n in own]
     expected = gradients(0.3 * torch.stack(terms).sum(), theta)
     strategy.loss = torch.zeros(())
+    in_task(strategy, 2)
     plugin.before_backward(strategy)
-    for name, grad in gradients(strategy.loss, theta).items():
+    found = gradients(strategy.loss, theta)
+    assert set(found) == set(expected)
+    for name, grad in found.items():
         torch.testing.assert_close(grad, expected[name])
 
 
@@ -139,8 +153,10 @@ def test_ewc_adds_half_lambda_times_the_penalty(parity: bool, benchmark_of: Any,
         for p in theta.values():
             p.add_(torch.randn_like(p))
     strategy.loss = torch.zeros(())
+    in_task(strategy, 1)
     plugin.before_backward(strategy)
-    expected = 8.0 / 2 * sum((f * (theta[n] - anchors[n]) ** 2).sum() for n, f in fisher.items())
+    held = {n: f for n, f in fisher.items() if not n.startswith("heads.linears.0")}  # it is not trained now
+    expected = 8.0 / 2 * sum((f * (theta[n] - anchors[n]) ** 2).sum() for n, f in held.items())
     torch.testing.assert_close(strategy.loss, expected)
 
 
@@ -253,7 +269,7 @@ def test_ewc_equals_a_penalty_per_task(benchmark_of: Any, tiny: str, monkeypatch
 
 def test_parity_fisher_equals_a_plain_loop_with_the_penalty(benchmark_of: Any, tiny: str) -> None:
     """Batches of 20 in file order, true labels, running mean, latest weights; the penalty at theta* has no gradient."""
-    benchmark = benchmark_of("dil", (2, 2), n=50)
+    benchmark = benchmark_of("dil", (2, 2, 2), n=50)
     strategy = build(EWC, benchmark, tiny, parity=True, lamb=5000.0)
     no_dropout(strategy.model)
     average: dict[str, Tensor] = {}
@@ -349,3 +365,14 @@ def test_plugin_holds_weights_under_avalanches_own_naive(cls: Any, lamb: float, 
         shared = [name for name in before if "heads" not in name]
         moved.append(float(sum(((after[n] - before[n]) ** 2).sum() for n in shared)))
     assert moved[1] < 0.9 * moved[0]
+
+
+@pytest.mark.parametrize("cls", [EWC, L2])
+def test_heads_of_other_tasks_do_not_move(cls: Any, benchmark_of: Any, tiny: str) -> None:
+    """Not by the penalty, and not by weight decay, which moves whatever has a gradient, if only of 0."""
+    benchmark = benchmark_of("til", (2, 2, 2))
+    strategy = train(build(cls, benchmark, tiny), benchmark, 1)
+    heads = strategy.model.heads.linears
+    before = [heads[k].weight.detach().clone() for k in (0, 2)]
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+    assert all(torch.equal(heads[k].weight, kept) for k, kept in zip((0, 2), before, strict=True))
