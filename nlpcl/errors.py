@@ -14,8 +14,8 @@ class UsageError(ValueError):
 
 
 def fold(name: str) -> str:
-    """`name` without case, hyphens, underscores and blanks: `A-GEM` and `agem` are one name."""
-    return "".join(c for c in name.lower() if c not in "-_ ")
+    """`name` without case, hyphens, underscores and blanks, + as p: `A-GEM` is `agem` and `DER++` is `derpp`."""
+    return "".join(c for c in name.lower().replace("+", "p") if c not in "-_ ")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

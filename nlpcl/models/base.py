@@ -160,8 +160,12 @@ class ContinualModel(MultiTaskModule):
         if task_labels is None:
             return {task: self.forward_single_task(x, task) for task in sorted(self.known_train_tasks_labels)}
         task = single_task(task_labels)
+        if not isinstance(task, int):
+            task = task.to(x.device, non_blocking=True)
+        features = self.backbone.features(x, task).float()
         # Heads and loss stay in float32 whatever the precision of the backbone.
-        return self.heads(self.backbone.features(x, task).float(), task)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.heads(features, task)
 
     def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:
         """Logits (B, C_t) of one head for the whole mini-batch."""
@@ -171,9 +175,10 @@ class ContinualModel(MultiTaskModule):
 def single_task(task_labels: TaskLabels) -> TaskLabels:
     """One int if all labels are equal, else the labels as they are.
 
-    On an accelerator the comparison would wait for the device, so labels there are left alone.
+    With one int only that task's head is in the graph. Labels on an accelerator make the host wait for it, so our own
+    strategies pass those of the host.
     """
-    if isinstance(task_labels, int) or task_labels.device.type != "cpu":
+    if isinstance(task_labels, int):
         return task_labels
     first = int(task_labels[0])
     return first if bool((task_labels == first).all()) else task_labels

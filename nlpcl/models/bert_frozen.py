@@ -44,6 +44,11 @@ class BertFrozen(Backbone):
         self.encoder.train(mode and self.parity)
         return self
 
+    def set_parity(self) -> None:
+        """As in `Backbone`; batches are not trimmed, and the encoder keeps its dropout."""
+        super().set_parity()
+        self.encoder.padding = "fixed"
+
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         x = self.encoder.prepare(x)
         with torch.no_grad():

@@ -76,7 +76,13 @@ class DynamicRouting(nn.Module):
 
     def forward(self, votes: Tensor, task: Tensor | int, mask: Tensor) -> Tensor:
         """Knowledge (B, L, H) for task `task`; arguments as in `TransferRouting`."""
-        votes, mask = votes.float(), mask.to(torch.float32)  # agreement sums over tokens, too long for half precision
+        # Agreement sums over all tokens of a text, too much for half precision.
+        with torch.autocast(votes.device.type, enabled=False):
+            v = self.route(votes.float(), task, mask.to(torch.float32))
+        return self.out(v.flatten(2))
+
+    def route(self, votes: Tensor, task: Tensor | int, mask: Tensor) -> Tensor:
+        """Semantic capsules (B, L, capsules, size)."""
         batch, _, tasks, capsules, _ = votes.shape
         allowed = allowed_tasks(task, tasks, votes.device)
         logits = votes.new_zeros(batch, tasks, capsules)
@@ -85,7 +91,7 @@ class DynamicRouting(nn.Module):
             v = torch.einsum("bkn,blkni->blni", coupling, votes)
             if iteration < self.ITERATIONS - 1:  # what the last agreement would change is never used
                 logits = logits + torch.einsum("blkni,blni,bl->bkn", votes, squash(v), mask)
-        return self.out((v if self.over_tasks else squash(v)).flatten(2))
+        return v if self.over_tasks else squash(v)
 
     def _coupling(self, logits: Tensor, allowed: Tensor | None) -> Tensor:
         if self.over_tasks:

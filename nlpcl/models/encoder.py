@@ -109,7 +109,14 @@ class EncoderBackbone(Backbone):
         x = self.encoder.prepare(x)
         mask = x[:, 1].bool()
         self.context.start(task_labels, torch.ones_like(mask) if self.parity else mask)
-        return self.encoder.pool(*self.encoder(x))
+        hidden, pooled, _ = self.encoder(x)
+        assert self.context.mask is not None
+        return self.encoder.pool(hidden, pooled, self.context.mask)
+
+    def set_parity(self) -> None:
+        """As in `Backbone`; batches are not trimmed, so that the padding seen does not depend on the batch."""
+        super().set_parity()
+        self.encoder.padding = "fixed"
 
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         return self.dropout(self.represent(x, task_labels))

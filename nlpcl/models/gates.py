@@ -69,7 +69,6 @@ class Gates(PerTask):
 
     kind = "gates"
     used: Tensor
-    trained: Tensor
 
     def __init__(
         self,
@@ -87,7 +86,8 @@ class Gates(PerTask):
         initial = (init_mean + init_std * torch.randn(units) for _ in range(n_tasks))
         self.embeddings = nn.ParameterList(nn.Parameter(embedding) for embedding in initial)
         self.register_buffer("used", torch.zeros(units))
-        self.register_buffer("trained", torch.zeros(n_tasks, dtype=torch.bool))
+        self.trained: list[int] = []
+        """Tasks whose masks are stored, ascending."""
         self.context = context
         self.smax = smax
         self.scale = smax
@@ -110,7 +110,7 @@ class Gates(PerTask):
         assert self.current is not None
         values = torch.sigmoid(self.smax * self.embeddings[self.current])
         undecided = ((values > UNDECIDED[0]) & (values < UNDECIDED[1])).float().mean()
-        self.trained[self.current] = True
+        self.trained = sorted({*self.trained, self.current})
         self.used.copy_(torch.maximum(self.used, self.mask(self.current)))
         self.current = None
         return float(undecided)
@@ -135,17 +135,18 @@ class Gates(PerTask):
         return (tasks + 1) * self.used.numel() * self.used.element_size()
 
     def get_extra_state(self) -> Tensor:
-        """The mask that serves every sample, -1 for none: in domain-incremental learning no label tells it."""
-        return torch.tensor(-1 if self.override is None else self.override)
+        """The mask that serves every sample, -1 for none, and the tasks whose masks are stored."""
+        return torch.tensor([-1 if self.override is None else self.override, *self.trained])
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take it back."""
-        self.override = None if int(state) < 0 else int(state)
+        override, *self.trained = state.tolist()
+        self.override = None if override < 0 else override
 
     def _row(self, task: int) -> Tensor:
         if task == self.current and self.training:
             return self.training_gates()
-        if task == self.current or bool(self.trained[task]):
+        if task == self.current or task in self.trained:
             return self.mask(task)
         return torch.ones_like(self.used)
 

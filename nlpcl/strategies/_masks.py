@@ -39,13 +39,17 @@ class BlockedWeights:
 
     def __init__(self) -> None:
         self._factors: dict[nn.Parameter, Tensor] = {}
-        self._kept: dict[nn.Parameter, Tensor] = {}
+        self._kept: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
         self._hooked: set[nn.Parameter] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks are not copied with a parameter, so a copy has to put its own.
+        return {**self.__dict__, "_hooked": set()}
 
     def set(self, factors: Mapping[nn.Parameter, Tensor]) -> None:
         """Block by `factors`, each broadcastable to its parameter, until the next call."""
         self._factors = {p: f for p, f in factors.items() if bool((f < 1).any())}
-        self._kept = {p: p.detach().clone() for p in self._factors}
+        self._kept = {p: (f == 0, p.detach().clone()) for p, f in self._factors.items()}
         for p in factors:
             if p not in self._hooked:
                 p.register_hook(partial(self._block, p))
@@ -54,8 +58,8 @@ class BlockedWeights:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the blocked entries back."""
-        for p, factor in self._factors.items():
-            p.copy_(torch.where(factor > 0, p, self._kept[p]))
+        for p, (blocked, kept) in self._kept.items():
+            p.copy_(torch.where(blocked, kept, p))
 
     def _block(self, p: nn.Parameter, grad: Tensor) -> Tensor:
         factor = self._factors.get(p)
@@ -133,7 +137,7 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ig
         self.gates.begin(task)
         if not self.task_incremental:
             self.gates.override = task
-        if bool(self.gates.trained.any()) and not self.parity:
+        if self.gates.trained and not self.parity:
             shared = {id(p) for p in self.shared()}
             for p in unprotected(self.backbone):
                 p.requires_grad_(id(p) in shared)
@@ -225,7 +229,7 @@ class MaskInference(MaskStrategy):
             return super().forward()
         last = gates.override
         logits = []
-        for task in gates.trained.nonzero().flatten().tolist() or [0]:
+        for task in gates.trained or [0]:
             gates.override = task
             logits.append(super().forward())
         gates.override = last

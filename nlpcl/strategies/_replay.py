@@ -37,7 +37,7 @@ class Replayed:
 
     :param x: inputs (B, ...).
     :param y: labels, LongTensor (B,).
-    :param task_labels: LongTensor (B,), or one int if all are equal.
+    :param task_labels: LongTensor (B,) on the host, or one int if all are equal.
     :param heads: the task labels that occur; known on the host, so that nothing waits for the device.
     :param logits: stored logits (B, C), `ABSENT` where the example's head has no such class; None: none are stored.
     """
@@ -101,7 +101,6 @@ class ReplayMemory:
             labels = torch.tensor([int(example[-1]) for example in examples])
             self.tasks[written] = task
             self.heads[written] = labels
-            self._write("task_labels", written, labels.to(device))
             self._write("y", written, torch.tensor([int(example[1]) for example in examples], device=device))
             self._write("x", written, torch.stack([example[0] for example in examples]).to(device))
         return written
@@ -126,13 +125,14 @@ class ReplayMemory:
 
     def at(self, slots: Tensor) -> Replayed:
         """The examples in `slots`, a LongTensor on the host."""
-        heads = frozenset(self.heads[slots].tolist())
+        labels = self.heads[slots]
+        heads = frozenset(labels.tolist())
         device = self._kept["y"].device
         if device.type == "cuda":  # from pinned memory the copy does not wait
             slots = slots.pin_memory().to(device, non_blocking=True)
         kept = {kind: values[slots] for kind, values in self._kept.items()}
-        labels: TaskLabels = kept["task_labels"] if len(heads) > 1 else next(iter(heads))
-        return Replayed(kept["x"], kept["y"], labels, heads, kept.get("logits"))
+        own: TaskLabels = labels if len(heads) > 1 else next(iter(heads))
+        return Replayed(kept["x"], kept["y"], own, heads, kept.get("logits"))
 
     def draw(self, size: int = 32) -> Replayed:
         """Up to `size` examples without replacement, or the entire memory if draws are `whole`."""
@@ -142,7 +142,7 @@ class ReplayMemory:
         """Bytes of the filled slots: the examples with their labels, and the logits where there are any."""
         filled = {kind: values[: len(self)] for kind, values in self._kept.items()}
         logits = filled.pop("logits", None)
-        found = {"memory": tensor_bytes(filled.values())}
+        found = {"memory": tensor_bytes([*filled.values(), self.heads[: len(self)]])}
         return found if logits is None else found | {"memory_logits": tensor_bytes([logits])}
 
     def _write(self, kind: str, slots: Tensor, values: Tensor, fill: float = 0) -> None:

@@ -37,12 +37,18 @@ def linear_schedule(step: int, total: int, warmup: float) -> float:
 def original_schedule(step: int, total: int, warmup: float) -> float:
     """The original toolkit's factor: its training loop and its optimizer each apply a linear schedule.
 
-    w1(x) w2(x) with x = step / total; w1 = x / warmup, then 1 - x; w2 = x / warmup, then (1 - x) / (1 - warmup). Times
-    (1 - 0.9^n) / sqrt(1 - 0.999^n) at the n-th step, which undoes Adam's bias correction (but for its epsilon).
+    w1(x) w2(x) with x = step / total; w1 = x / warmup, then 1 - x; w2 = x / warmup, then (1 - x) / (1 - warmup).
     """
     x = step / total
-    twice = (x / warmup) ** 2 if x < warmup else (1 - x) ** 2 / (1 - warmup)
-    return twice * (1 - 0.9 ** (step + 1)) / (1 - 0.999 ** (step + 1)) ** 0.5
+    return (x / warmup) ** 2 if x < warmup else (1 - x) ** 2 / (1 - warmup)
+
+
+def uncorrected(step: int, betas: tuple[float, float]) -> float:
+    """(1 - beta_1^n) / sqrt(1 - beta_2^n) at the n-th step, n = step + 1: undoes Adam's correction of its means.
+
+    As a factor on the learning rate it is exact but for Adam's epsilon and for a decoupled weight decay.
+    """
+    return (1 - betas[0] ** (step + 1)) / (1 - betas[1] ** (step + 1)) ** 0.5
 
 
 def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
@@ -123,7 +129,7 @@ class ContinualStrategy(SupervisedTemplate):
         self._template = optimizer
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._clipped: list[nn.Parameter] = []
-        self._single: int | None = None
+        self._tasks: Tensor | int = 0
 
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
@@ -150,23 +156,24 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         super()._before_training_exp(**kwargs)
-        self._scheduler = None
-        if self.schedule == "linear":
-            total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
-            factor = original_schedule if self.parity else linear_schedule
-            self._scheduler = torch.optim.lr_scheduler.LambdaLR(
-                self.optimizer, lambda step: factor(step, total, self.warmup)
-            )
+        total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
+        betas = self.optimizer.defaults.get("betas")
+        schedule = original_schedule if self.parity else linear_schedule
+
+        def factor(step: int) -> float:
+            of_schedule = schedule(step, total, self.warmup) if self.schedule == "linear" else 1.0
+            return of_schedule * uncorrected(step, betas) if self.parity and betas else of_schedule
+
+        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
 
     def _unpack_minibatch(self) -> None:
         # Looked at before the copy to the device, where it would have to wait for it.
-        task = single_task(self.mbatch[-1])  # type: ignore[index]
-        self._single = task if isinstance(task, int) else None
+        self._tasks = single_task(self.mbatch[-1])  # type: ignore[index]
         super()._unpack_minibatch()
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch, in float32."""
-        return logits_of(self, self.mb_x, self.mb_task_id if self._single is None else self._single)
+        return logits_of(self, self.mb_x, self._tasks)
 
     def backward(self) -> None:
         """Backward pass; afterwards gradients are unscaled, so that plugins see the true ones."""
@@ -180,7 +187,7 @@ class ContinualStrategy(SupervisedTemplate):
                 nn.utils.clip_grad_norm_(together, self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self._scheduler is not None:
+        if self._scheduler is not None:  # none yet in a step made by hand
             self._scheduler.step()
 
     def kept_bytes(self, tasks: int) -> dict[str, int]:
@@ -202,7 +209,7 @@ def new_optimizer(template: Optimizer, model: nn.Module, own_groups: list[dict[s
     """An optimizer of the template's class over the model's trainable parameters.
 
     A parameter keeps the options of the template's group it stood in, others take the template's
-    defaults; vectors (biases, LayerNorms) get no weight decay; `own_groups` go in as they are.
+    defaults; biases, also those stacked over tasks, and LayerNorms get no weight decay; `own_groups` go in as they are.
     """
     accepted = inspect.signature(type(template).__init__).parameters
     defaults = {k: v for k, v in template.defaults.items() if k in accepted}
@@ -212,10 +219,10 @@ def new_optimizer(template: Optimizer, model: nn.Module, own_groups: list[dict[s
         known |= {id(p): options for p in group["params"]}
     own = {id(p) for group in own_groups for p in group["params"]}
     groups: dict[str, dict[str, Any]] = {}
-    for p in model.parameters():
+    for name, p in model.named_parameters():
         if p.requires_grad and id(p) not in own:
             options = dict(known.get(id(p), defaults))
-            if p.dim() < 2 and "weight_decay" in options:
+            if (p.dim() < 2 or name.endswith("bias")) and "weight_decay" in options:
                 options["weight_decay"] = 0.0
             groups.setdefault(repr(options), {"params": [], **options})["params"].append(p)
     everything = [*groups.values(), *own_groups]

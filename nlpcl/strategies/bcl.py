@@ -24,9 +24,7 @@ from __future__ import annotations
 
 from nlpcl.models.capsules import DynamicRouting
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._capsules import CapsulePlugin, CapsuleStrategy
-
-BCLPlugin = CapsulePlugin
+from nlpcl.strategies._capsules import CapsuleStrategy
 
 
 @register_strategy(

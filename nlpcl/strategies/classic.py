@@ -85,7 +85,7 @@ class CLASSIC(MaskInference):
         """The data of the experience, each example with its features under the previous tasks' masks."""
         super().train_dataset_adaptation(**kwargs)
         gates = self.masks.gates
-        self.previous = [k for k in gates.trained.nonzero().flatten().tolist() if k != gates.current]
+        self.previous = [k for k in gates.trained if k != gates.current]
         self.attentions.begin(len(self.previous))
         if self.previous and not self.parity:
             self.adapted_dataset = self._with_previous(self.adapted_dataset)  # type: ignore[has-type]
@@ -132,13 +132,9 @@ class CLASSIC(MaskInference):
             return super().forward()
         if self.previous and self.parity:
             self.mb_previous = self.previous_features(self.mb_x)
-        self.mb_pooled = self._represent(self.mb_x, self._task)
+        self.mb_pooled = self._represent(self.mb_x, self._tasks)
         self.mb_features = self.backbone.dropout(self.mb_pooled)
-        return self.model.heads(self.mb_features, self._task)
-
-    @property
-    def _task(self) -> Tensor | int:
-        return self.mb_task_id if self._single is None else self._single
+        return self.model.heads(self.mb_features, self._tasks)
 
     def criterion(self) -> Tensor:
         """Loss of the mini-batch; in training with the contrastive terms, but for the masks' sparsity loss."""
@@ -157,7 +153,7 @@ class CLASSIC(MaskInference):
         """CKS of the mini-batch: what the attention over all tasks' features makes is classified, and contrasted."""
         stacked = torch.cat([self.mb_previous, self.mb_pooled.unsqueeze(1)], dim=1).transpose(1, 2)
         mixed = self.backbone.dropout(self.attentions(stacked).sum(dim=-1))
-        classified = self._criterion(self.model.heads(mixed, self._task), self.mb_y)
+        classified = self._criterion(self.model.heads(mixed, self._tasks), self.mb_y)
         return classified + self._contrast_with(mixed, self.mb_y)
 
     def distilled(self) -> Tensor:

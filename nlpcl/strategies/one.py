@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nlpcl.models.base import ContinualModel
+from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
 from nlpcl.strategies.base import ContinualStrategy
 
@@ -25,6 +27,13 @@ class ONE(ContinualStrategy):
         self._initial: dict[str, Tensor] = {
             name: p.detach().clone() for name, p in self.model.named_parameters() if name in trainable
         }
+
+    def kept_bytes(self, tasks: int) -> dict[str, int]:
+        """As in `ContinualStrategy`, with the trained parameters once for every task: each has a model of its own."""
+        found = super().kept_bytes(tasks)
+        heads = {id(p) for p in self.model.heads.parameters()} if isinstance(self.model, ContinualModel) else set()
+        own = tensor_bytes(p for p in self.model.parameters() if p.requires_grad and id(p) not in heads)
+        return {**found, "parameters": found["parameters"] + (tasks - 1) * own}
 
     @torch.no_grad()
     def train_dataset_adaptation(self, **kwargs: Any) -> None:

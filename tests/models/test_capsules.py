@@ -181,3 +181,15 @@ def test_adapter_output_does_not_depend_on_the_batch(kind: str) -> None:
         length = int(mask[row].sum())
         context.start(2, mask[row : row + 1, :length])
         torch.testing.assert_close(together[row, :length], adapter(x[row : row + 1, :length])[0], atol=1e-5, rtol=0)
+
+
+def test_agreement_is_summed_in_float32_under_autocast() -> None:
+    torch.manual_seed(6)
+    routing = DynamicRouting(H, SIZE, CAPS, False)
+    u, mask = torch.randn(2, 64, T, CAPS, SIZE), torch.ones(2, 64, dtype=torch.bool)
+    plain = routing.route(u, T - 1, mask.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen: list[torch.Tensor] = []
+        routing.out.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+        routing(u, T - 1, mask)
+    assert torch.equal(seen[0].unflatten(2, (CAPS, SIZE)), plain)

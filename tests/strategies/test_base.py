@@ -10,7 +10,14 @@ import torch
 
 from nlpcl.experiment import fit
 from nlpcl.models import build_model
-from nlpcl.strategies.base import ContinualStrategy, linear_schedule, new_optimizer, original_schedule
+from nlpcl.strategies.base import (
+    ContinualStrategy,
+    linear_schedule,
+    logits_of,
+    new_optimizer,
+    original_schedule,
+    uncorrected,
+)
 from nlpcl.strategies.hat import HAT
 from nlpcl.strategies.mtl import MTL
 from nlpcl.strategies.ncl import NCL
@@ -146,7 +153,9 @@ def test_original_schedule_is_adam_without_bias_correction_on_two_schedules() ->
     gradients = torch.randn(total, 5)
     p = torch.nn.Parameter(torch.zeros(5))
     adam = torch.optim.AdamW([p], lr=lr, weight_decay=0.0, eps=1e-12)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: original_schedule(step, total, warmup))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda step: original_schedule(step, total, warmup) * uncorrected(step, (0.9, 0.999))
+    )
     by_hand, m, v = torch.zeros(5), torch.zeros(5), torch.zeros(5)
     for step, grad in enumerate(gradients):
         p.grad = grad.clone()
@@ -183,3 +192,20 @@ def test_kept_bytes_grow_by_gates_and_head(benchmark_of: Any, tiny: str) -> None
     ncl = build(NCL, benchmark, tiny)
     everything = sum(p.numel() * 4 for p in ncl.model.parameters())
     assert ncl.kept_bytes(2) == {"parameters": everything - second["heads"], "heads": second["heads"]}
+
+
+def test_heads_and_logits_stay_in_float32(benchmark_of: Any, tiny: str) -> None:
+    """Under bf16 only the backbone computes in it: the logits are no bf16 numbers."""
+    strategy = build(NCL, benchmark_of(), tiny, precision="bf16")
+    strategy.train(benchmark_of().train_stream[0], eval_streams=[])
+    x = torch.stack([benchmark_of().test_stream[0].dataset[i][0] for i in range(8)])
+    logits = logits_of(strategy, x, 0)
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_parity_undoes_adams_correction_without_a_schedule_too(benchmark_of: Any, tiny: str) -> None:
+    strategy = build(NCL, benchmark_of(), tiny, parity=True, schedule="constant", train_epochs=1)
+    strategy.train(benchmark_of().train_stream[0], eval_streams=[])
+    steps = 64 // 8
+    for group in strategy.optimizer.param_groups:
+        assert group["lr"] == pytest.approx(5e-3 * (1 - 0.9 ** (steps + 1)) / (1 - 0.999 ** (steps + 1)) ** 0.5)

@@ -180,7 +180,9 @@ def test_what_trains_and_what_is_kept(scenario: str, parity: bool, benchmark_of:
             assert torch.equal(start.bias, before[f"{path}.bias"])
             assert not torch.equal(before[f"{path}.rho"], layer.rho)  # type: ignore[arg-type]
         own = [group for group in strategy.optimizer.param_groups if {id(p) for p in group["params"]} & rhos]
-        assert [(group["lr"], group["weight_decay"], len(group["params"])) for group in own] == [(0.01, 0, len(rhos))]
+        assert [(group["initial_lr"], group["weight_decay"], len(group["params"])) for group in own] == [
+            (0.01, 0, len(rhos))
+        ]
         assert bool(unprotected(model.backbone)) == (parity or task == 0)
         assert all(p.requires_grad for p in model.heads.parameters())  # type: ignore[union-attr]
     per_adapter = 2 * 32 * 8 + 2 * (8 + 32)
