@@ -59,6 +59,7 @@ PRESETS: tuple[Preset, ...] = (
         {"learning_rate": 5e-3, "backbone_options": {"adapter_size": 64}},
     ),
     ({"model": "minilm", "backbone": "bert"}, {"learning_rate": 1e-4}),
+    ({"model": "minilm", "backbone": "bert_frozen"}, {"learning_rate": 3e-3}),
     ({"model": "minilm"}, {"epochs": 5}),
     ({"benchmark": "demo"}, {"epochs": 7, "max_length": 64, "train_batch_size": 16}),
     # Avalanche's own strategies have neither.

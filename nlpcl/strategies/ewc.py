@@ -79,7 +79,7 @@ class EWCPlugin(QuadraticPlugin):
     :raises ValueError: `fisher_samples` below 1.
     """
 
-    def __init__(self, lamb: float = 500.0, *, fisher_samples: int = 200, parity: bool = False) -> None:
+    def __init__(self, lamb: float = 5000.0, *, fisher_samples: int = 200, parity: bool = False) -> None:
         if fisher_samples < 1:
             raise ValueError(f"fisher_samples must be at least 1, not {fisher_samples}")
         super().__init__(lamb / 2)
@@ -142,8 +142,8 @@ class EWCPlugin(QuadraticPlugin):
 class EWC(ContinualStrategy):
     """Elastic weight consolidation; further arguments as in `ContinualStrategy`.
 
-    :param lamb: weight lambda of the penalty; chosen here for the Fisher information of samples. The original toolkit's
-        5000 goes with its batch-mean estimate, so with `parity`.
+    :param lamb: weight lambda of the penalty; 5000 in the original toolkit, whose estimate of the Fisher information
+        is another, and chosen here for that of samples, too: docs/presets.md.
     :param fisher_samples: at most so many examples of a task give its Fisher information; chosen here.
     :param parity: restore the original toolkit's estimate and running mean of the Fisher information, and what
         `ContinualStrategy` lists.
@@ -152,7 +152,7 @@ class EWC(ContinualStrategy):
     def __init__(
         self,
         *,
-        lamb: float = 500.0,
+        lamb: float = 5000.0,
         fisher_samples: int = 200,
         parity: bool = False,
         plugins: list[Any] | None = None,

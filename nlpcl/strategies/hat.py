@@ -32,6 +32,8 @@ HATPlugin = MaskPlugin
     "ICML 2018",
     url="https://arxiv.org/abs/1801.01423",
     presets=(
+        # Pretrained units start open: half of them shut at random would be another encoder.
+        ({"backbone": "bert"}, {"options": {"gate_mean": 2.0}}),
         # At the adapters' 0.05 the sparsity loss closes what the next task needs before it has learnt: docs/presets.md.
         ({"backbone": "cnn"}, {"options": {"gate_learning_rate": 0.01}}),
         # The original toolkit's net for HAT; its weights are fresh, too.
