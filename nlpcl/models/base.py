@@ -100,6 +100,10 @@ class Backbone(nn.Module, ABC):
         """From now on compute as the original toolkit did: every operator over positions sees padding, too."""
         self.parity = True
 
+    def trimmed(self, x: Tensor) -> Tensor:
+        """The part of a mini-batch on the host that is computed on; what a text is padded with need not be."""
+        return x
+
     @abstractmethod
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         """Features (B, F) of the inputs `x`."""
@@ -160,9 +164,8 @@ class ContinualModel(MultiTaskModule):
         if task_labels is None:
             return {task: self.forward_single_task(x, task) for task in sorted(self.known_train_tasks_labels)}
         task = single_task(task_labels)
-        if not isinstance(task, int):
-            task = task.to(x.device, non_blocking=True)
-        features = self.backbone.features(x, task).float()
+        there = task if isinstance(task, int) else task.to(x.device, non_blocking=True)
+        features = self.backbone.features(x, there).float()
         # Heads and loss stay in float32 whatever the precision of the backbone.
         with torch.autocast(x.device.type, enabled=False):
             return self.heads(features, task)

@@ -49,6 +49,9 @@ class BertFrozen(Backbone):
         super().set_parity()
         self.encoder.padding = "fixed"
 
+    def trimmed(self, x: Tensor) -> Tensor:
+        return self.encoder.prepare(x)
+
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         x = self.encoder.prepare(x)
         with torch.no_grad():

@@ -76,8 +76,12 @@ class TextEncoder(nn.Module):
         return out.last_hidden_state, out.get("pooler_output"), mask.bool()
 
     def prepare(self, x: Tensor) -> Tensor:
-        """The part of (B, 3, L) that is computed on, (B, 3, L')."""
-        return x if self.padding == "fixed" else trim(x)
+        """The part of (B, 3, L) that is computed on, (B, 3, L').
+
+        On an accelerator the length would make the host wait, so there `x` is left as it is: strategies trim before
+        they copy.
+        """
+        return x if self.padding == "fixed" or x.device.type != "cpu" else trim(x)
 
     def pool(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor) -> Tensor:
         """Feature (B, H) of each text."""
@@ -103,6 +107,9 @@ class EncoderBackbone(Backbone):
         self.encoder = TextEncoder(encoder, pooling, padding)
         self.width = self.encoder.width
         self.dropout = nn.Dropout(dropout)
+
+    def trimmed(self, x: Tensor) -> Tensor:
+        return self.encoder.prepare(x)
 
     def represent(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         """Features (B, F) before dropout."""

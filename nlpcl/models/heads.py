@@ -27,24 +27,27 @@ class TaskHeads(MultiTaskModule, PerTask):
         super().__init__()
         self.linears = nn.ModuleList(nn.Linear(features, n) for n in classes)
         self.n_tasks = len(classes)
-        starts = [sum(classes[:t]) for t in range(len(classes))]
-        columns = [[s + min(c, n - 1) for c in range(max(classes))] for s, n in zip(starts, classes, strict=True)]
-        absent = [[c >= n for c in range(max(classes))] for n in classes]
-        self.register_buffer("columns", torch.tensor(columns), persistent=False)
-        self.register_buffer("absent", torch.tensor(absent), persistent=False)
+        self.classes = torch.tensor(classes)
 
     def forward(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
         """Logits: (B, C_t) for one task, (B, max C) with `ABSENT` in the missing columns for several.
 
+        Heads of tasks that do not occur stay out of the graph: with a gradient, if only of 0, weight decay would move
+        them.
+
         :param x: features (B, F).
-        :param task_labels: one int, or (B,).
+        :param task_labels: one int, or (B,), best on the host: what is computed depends on which tasks occur.
         """
         if isinstance(task_labels, int):
             return self.forward_single_task(x, task_labels)
-        weight = torch.cat([linear.weight for linear in self.linears])  # type: ignore[misc]
-        bias = torch.cat([linear.bias for linear in self.linears])  # type: ignore[misc]
-        logits = nn.functional.linear(x, weight, bias).gather(1, self.columns[task_labels])  # type: ignore[index]
-        return logits.masked_fill(self.absent[task_labels], ABSENT)  # type: ignore[index]
+        present, row = torch.unique(task_labels.cpu(), return_inverse=True)
+        weight = torch.cat([self.linears[task].weight for task in present.tolist()])  # type: ignore[misc]
+        bias = torch.cat([self.linears[task].bias for task in present.tolist()])  # type: ignore[misc]
+        classes = self.classes[present].unsqueeze(1)
+        column, start = torch.arange(int(self.classes.max())), classes.cumsum(dim=0) - classes
+        columns = (start + torch.minimum(column, classes - 1))[row].to(x.device, non_blocking=True)
+        absent = (column >= classes)[row].to(x.device, non_blocking=True)
+        return nn.functional.linear(x, weight, bias).gather(1, columns).masked_fill(absent, ABSENT)
 
     def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:
         """Logits (B, C_t) of head `task_label`."""

@@ -10,6 +10,7 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel
 from nlpcl.models.heads import TaskHeads
 from nlpcl.models.sizes import tensor_bytes
@@ -20,11 +21,11 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def without_other_heads(model: nn.Module, task: int) -> dict[str, nn.Parameter]:
-    """The trainable parameters by name but for the heads of other tasks than `task`."""
+def without_other_heads(model: nn.Module, tasks: set[int]) -> dict[str, nn.Parameter]:
+    """The trainable parameters by name but for the heads of other tasks than `tasks`."""
     own = trainable(model)
     if isinstance(model, ContinualModel) and isinstance(model.heads, TaskHeads):
-        others = {id(p) for k, head in enumerate(model.heads.linears) if k != task for p in head.parameters()}
+        others = {id(p) for k, head in enumerate(model.heads.linears) if k not in tasks for p in head.parameters()}
         own = {name: p for name, p in own.items() if id(p) not in others}
     return own
 
@@ -93,17 +94,23 @@ class MergedQuadratic:
 
 
 class QuadraticPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
-    """Adds factor * sum F (theta - mu)^2 to the loss from the second task on; methods fill `quadratic`.
+    """Adds share * lambda * sum F (theta - mu)^2 to the loss from the second task on; methods fill `quadratic`.
 
     Heads of other tasks are left out of the sum: they are where their anchors are, and with a gradient, if only of 0,
     weight decay would move them.
 
-    :param factor: factor on the penalty, at least 0; 0 leaves the loss and every gradient alone.
+    :param lamb: lambda, at least 0; 0 leaves the loss and every gradient alone.
+    :param share: what the method's equation multiplies lambda with.
+    :param parity: the heads of all tasks are in the sum, as in the original code.
+    :raises UsageError: `lamb` below 0.
     """
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, lamb: float, *, share: float = 1.0, parity: bool = False) -> None:
         super().__init__()
-        self.factor = factor
+        if lamb < 0:
+            raise UsageError(f"lamb must be at least 0, not {lamb}.")
+        self.factor = share * lamb
+        self.parity = parity
         self.quadratic = MergedQuadratic()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
@@ -112,7 +119,9 @@ class QuadraticPlugin(SupervisedPlugin[Any], supports_distributed=False):  # typ
 
     def held(self, strategy: Any) -> dict[str, nn.Parameter]:
         """The parameters in the sum while an experience trains, by name."""
-        return without_other_heads(strategy.model, strategy.experience.current_experience)
+        if self.parity:
+            return trainable(strategy.model)
+        return without_other_heads(strategy.model, set(strategy.experience.task_labels))
 
     def kept_bytes(self) -> dict[str, int]:
         """Bytes kept outside the model, by kind."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, TaskLabels
-from nlpcl.models.heads import ABSENT, TaskHeads
+from nlpcl.models.base import TaskLabels, single_task
+from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
-from nlpcl.strategies.base import ContinualStrategy, logits_of
+from nlpcl.strategies.base import ContinualStrategy, logits_of, on_device
 
 
 def reservoir_slots(seen: int, count: int, capacity: int, generator: torch.Generator) -> list[int]:
@@ -33,27 +32,31 @@ def reservoir_slots(seen: int, count: int, capacity: int, generator: torch.Gener
 
 @dataclass(frozen=True)
 class Replayed:
-    """Examples drawn from a memory.
+    """Examples drawn from a memory, on the host.
 
     :param x: inputs (B, ...).
     :param y: labels, LongTensor (B,).
-    :param task_labels: LongTensor (B,) on the host, or one int if all are equal.
-    :param heads: the task labels that occur; known on the host, so that nothing waits for the device.
+    :param task_labels: LongTensor (B,), or one int if all are equal.
     :param logits: stored logits (B, C), `ABSENT` where the example's head has no such class; None: none are stored.
     """
 
     x: Tensor
     y: Tensor
     task_labels: TaskLabels
-    heads: frozenset[int]
     logits: Tensor | None
+
+    def on_device(self, strategy: Any) -> Replayed:
+        """The same as the strategy's model takes them; the task labels stay on the host."""
+        logits = None if self.logits is None else self.logits.to(strategy.device, non_blocking=True)
+        y = self.y.to(strategy.device, non_blocking=True)
+        return Replayed(on_device(strategy, self.x), y, self.task_labels, logits)
 
 
 class ReplayMemory:
-    """Examples of past tasks in slots that reservoir sampling fills.
+    """Examples of past tasks, on the host, in slots that reservoir sampling fills.
 
     After each task int(share * N) of its N training examples, at least one, pass the reservoir. Draws come from a
-    generator of the memory's own on the host, so they neither move the caller's random state nor wait for the device.
+    generator of the memory's own, so they do not move the caller's random state.
 
     :param capacity: number of slots, for all tasks together; at least 1.
     :param share: share of a task's training examples offered to the reservoir, in (0, 1].
@@ -73,7 +76,7 @@ class ReplayMemory:
         self.whole = whole
         self.generator = torch.Generator().manual_seed(seed)
         self.seen = 0
-        # On the host for each slot: the experience and the task label of its example.
+        # Of each slot: the experience and the task label of its example.
         self.tasks = torch.full((capacity,), -1)
         self.heads = torch.full((capacity,), -1)
         self._kept: dict[str, Tensor] = {}
@@ -81,13 +84,12 @@ class ReplayMemory:
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
 
-    def add(self, data: Any, task: int, device: torch.device) -> Tensor:
+    def add(self, data: Any, task: int) -> Tensor:
         """Offer a task's examples to the reservoir.
 
         :param data: the task's training examples; `data[i]` is (x, y, ..., task label).
         :param task: index of the experience.
-        :param device: where the memory is kept.
-        :return: the slots that were written, LongTensor on the host.
+        :return: the slots that were written, LongTensor.
         """
         count = max(1, int(self.share * len(data)))
         order = torch.arange(count) if self.whole else torch.randperm(len(data), generator=self.generator)[:count]
@@ -98,16 +100,15 @@ class ReplayMemory:
         written = torch.tensor(list(last), dtype=torch.long)
         if last:
             examples = [data[i] for i in last.values()]
-            labels = torch.tensor([int(example[-1]) for example in examples])
             self.tasks[written] = task
-            self.heads[written] = labels
-            self._write("y", written, torch.tensor([int(example[1]) for example in examples], device=device))
-            self._write("x", written, torch.stack([example[0] for example in examples]).to(device))
+            self.heads[written] = torch.tensor([int(example[-1]) for example in examples])
+            self._write("y", written, torch.tensor([int(example[1]) for example in examples]))
+            self._write("x", written, torch.stack([example[0] for example in examples]))
         return written
 
     def add_logits(self, slots: Tensor, logits: Tensor) -> None:
         """Keep logits (n, C) of the examples in n slots."""
-        self._write("logits", slots, logits, fill=ABSENT)
+        self._write("logits", slots, logits.cpu(), fill=ABSENT)
 
     def indices(self, size: int) -> Tensor:
         """Slots of a draw of up to `size` examples without replacement; all in order if draws are `whole`."""
@@ -124,15 +125,9 @@ class ReplayMemory:
         return [mixed[tasks == task][:quota] for task in present]
 
     def at(self, slots: Tensor) -> Replayed:
-        """The examples in `slots`, a LongTensor on the host."""
-        labels = self.heads[slots]
-        heads = frozenset(labels.tolist())
-        device = self._kept["y"].device
-        if device.type == "cuda":  # from pinned memory the copy does not wait
-            slots = slots.pin_memory().to(device, non_blocking=True)
+        """The examples in `slots`, a LongTensor."""
         kept = {kind: values[slots] for kind, values in self._kept.items()}
-        own: TaskLabels = labels if len(heads) > 1 else next(iter(heads))
-        return Replayed(kept["x"], kept["y"], own, heads, kept.get("logits"))
+        return Replayed(kept["x"], kept["y"], single_task(self.heads[slots]), kept.get("logits"))
 
     def draw(self, size: int = 32) -> Replayed:
         """Up to `size` examples without replacement, or the entire memory if draws are `whole`."""
@@ -152,34 +147,16 @@ class ReplayMemory:
         if values.dim() > 1:  # texts, or logits of heads, of different length: the last axis is padded to the longer
             width = max(kept.shape[-1], values.shape[-1])
             kept, values = (F.pad(part, (0, width - part.shape[-1]), value=fill) for part in (kept, values))
-        kept[slots.to(kept.device)] = values
+        kept[slots] = values
         self._kept[kind] = kept
 
 
-@contextmanager
-def only_heads(model: nn.Module, heads: frozenset[int]) -> Iterator[None]:
-    """Inside, heads of other tasks stay out of the graph.
-
-    A mini-batch of several tasks passes one product over all heads; it would give those that no sample uses a
-    gradient of zero instead of none, and weight decay would move them.
-    """
-    others: list[nn.Parameter] = []
-    if len(heads) > 1 and isinstance(model, ContinualModel) and isinstance(model.heads, TaskHeads):
-        linears = enumerate(model.heads.linears)
-        others = [p for task, linear in linears if task not in heads for p in linear.parameters() if p.requires_grad]
-    for p in others:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in others:
-            p.requires_grad_(True)
-
-
 def replay_logits(strategy: Any, replayed: Replayed) -> Tensor:
-    """Float32 logits of drawn examples, each under its own head: (B, C), `ABSENT` where a head has no such class."""
-    with only_heads(strategy.model, replayed.heads):
-        return logits_of(strategy, replayed.x, replayed.task_labels)
+    """Float32 logits of drawn examples, each under its own head: (B, C), `ABSENT` where a head has no such class.
+
+    :param replayed: on the device.
+    """
+    return logits_of(strategy, replayed.x, replayed.task_labels)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -201,6 +178,7 @@ def reference_gradient(
     Leaves `.grad` alone. In fp16 the loss is scaled as the strategy scales its own; a reference that overflows all
     the same counts as 0, since the step it would spoil has already passed the scaler's check.
     """
+    replayed = replayed.on_device(strategy)
     loss = F.cross_entropy(replay_logits(strategy, replayed), replayed.y)
     scaler = getattr(strategy, "scaler", None)
     if scaler is None or not scaler.is_enabled():
@@ -255,7 +233,7 @@ class MemoryPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: 
     def fill(self, strategy: Any) -> Tensor:
         """Offer the experience just trained to the memory; the slots written."""
         experience = strategy.experience
-        return self.memory.add(experience.dataset, experience.current_experience, strategy.device)
+        return self.memory.add(experience.dataset, experience.current_experience)
 
     def kept_bytes(self) -> dict[str, int]:
         """Bytes of the memory's filled slots."""

@@ -7,7 +7,8 @@ points against the memory's gradient is taken out.
     g <- g - (g . g_ref) / (g_ref . g_ref) g_ref   if g . g_ref < 0,  else g                (eq. 11)
 
 Gradients are those of all trainable parameters together. With Adam the condition holds for the gradient, not for the
-step. A head in the draw has a gradient, if only of 0, and so the weight decay of a step.
+step. Whether there is a correction is decided on the device, so a head in the draw has a gradient also where there is
+none, of 0, and with it the optimizer's weight decay and momentum.
 
 Where it differs from the original code: replayed examples are scored by the head of their own task, not by the
 current one, and with their attention mask; a mini-batch is drawn at every step; the memory gets a random part of each

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -56,6 +57,25 @@ def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
     dtype = DTYPES[getattr(strategy, "precision", "fp32")]
     with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
         return avalanche_forward(strategy.model, x, task_labels).float()
+
+
+def on_device(strategy: Any, x: Tensor) -> Tensor:
+    """Inputs from the host as the strategy's model takes them: trimmed where they are texts, and copied."""
+    if isinstance(strategy.model, ContinualModel):
+        x = strategy.model.backbone.trimmed(x)
+    return x.to(strategy.device, non_blocking=True)
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """`model.train(training)`, undone module by module at the end."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
 
 
 def accuracy_evaluator() -> EvaluationPlugin:
@@ -130,6 +150,7 @@ class ContinualStrategy(SupervisedTemplate):
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._clipped: list[nn.Parameter] = []
         self._tasks: Tensor | int = 0
+        self._unpacked: Tensor | None = None
 
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
@@ -168,12 +189,22 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _unpack_minibatch(self) -> None:
         # Looked at before the copy to the device, where it would have to wait for it.
-        self._tasks = single_task(self.mbatch[-1])  # type: ignore[index]
+        assert self.mbatch is not None
+        self._tasks = single_task(self.mbatch[-1])
+        if isinstance(self.model, ContinualModel):
+            self.mbatch[0] = self.model.backbone.trimmed(self.mbatch[0])
         super()._unpack_minibatch()
+        self._unpacked = self.mbatch[-1]
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch, in float32."""
-        return logits_of(self, self.mb_x, self._tasks)
+        return logits_of(self, self.mb_x, self.tasks)
+
+    @property
+    def tasks(self) -> Tensor | int:
+        """Task labels of the mini-batch on the host, or one int; its own if a plugin has put another in its place."""
+        assert self.mbatch is not None
+        return self._tasks if self.mbatch[-1] is self._unpacked else self.mb_task_id
 
     def backward(self) -> None:
         """Backward pass; afterwards gradients are unscaled, so that plugins see the true ones."""

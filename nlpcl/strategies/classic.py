@@ -39,7 +39,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import LengthGroupedBatches
 from nlpcl.strategies._capsules import adapter_backbone
 from nlpcl.strategies._masks import MaskInference
-from nlpcl.strategies.base import DTYPES
+from nlpcl.strategies.base import DTYPES, mode, on_device
 
 
 @register_strategy(
@@ -95,7 +95,7 @@ class CLASSIC(MaskInference):
         features = torch.empty(len(data), len(self.previous), self.backbone.width)
         for rows in LengthGroupedBatches(lengths, self.eval_mb_size, shuffle=False):
             x = torch.stack([data[row][0] for row in rows])
-            features[rows] = self.previous_features(x.to(self.device)).cpu()
+            features[rows] = self.previous_features(on_device(self, x)).cpu()
         # A list: of a tensor, Avalanche would make nested lists of numbers.
         attribute = DataAttribute(list(features), "previous", use_in_getitem=True)
         return data.update_data_attribute("previous", attribute)
@@ -103,15 +103,13 @@ class CLASSIC(MaskInference):
     @torch.no_grad()
     def previous_features(self, x: Tensor) -> Tensor:
         """Features (B, t, F) of inputs `x` under the stored masks of the t previous tasks, without dropout."""
-        gates, training = self.masks.gates, self.model.training
+        gates, found = self.masks.gates, []
         chosen = gates.override
-        self.model.eval()
-        found = []
-        for task in self.previous:
-            gates.override = task
-            found.append(self._represent(x, task))
+        with mode(self.model, training=False):
+            for task in self.previous:
+                gates.override = task
+                found.append(self._represent(x, task))
         gates.override = chosen
-        self.model.train(training)
         return torch.stack(found, dim=1)
 
     def _represent(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
@@ -132,9 +130,9 @@ class CLASSIC(MaskInference):
             return super().forward()
         if self.previous and self.parity:
             self.mb_previous = self.previous_features(self.mb_x)
-        self.mb_pooled = self._represent(self.mb_x, self._tasks)
+        self.mb_pooled = self._represent(self.mb_x, self.tasks)
         self.mb_features = self.backbone.dropout(self.mb_pooled)
-        return self.model.heads(self.mb_features, self._tasks)
+        return self.model.heads(self.mb_features, self.tasks)
 
     def criterion(self) -> Tensor:
         """Loss of the mini-batch; in training with the contrastive terms, but for the masks' sparsity loss."""
@@ -153,7 +151,7 @@ class CLASSIC(MaskInference):
         """CKS of the mini-batch: what the attention over all tasks' features makes is classified, and contrasted."""
         stacked = torch.cat([self.mb_previous, self.mb_pooled.unsqueeze(1)], dim=1).transpose(1, 2)
         mixed = self.backbone.dropout(self.attentions(stacked).sum(dim=-1))
-        classified = self._criterion(self.model.heads(mixed, self._tasks), self.mb_y)
+        classified = self._criterion(self.model.heads(mixed, self.tasks), self.mb_y)
         return classified + self._contrast_with(mixed, self.mb_y)
 
     def distilled(self) -> Tensor:

@@ -22,9 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nlpcl.errors import UsageError
 from nlpcl.models.heads import ABSENT
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._replay import MemoryPlugin, ReplayStrategy, replay_logits
+from nlpcl.strategies.base import mode
 
 
 def own_mse(logits: Tensor, stored: Tensor) -> Tensor:
@@ -47,10 +49,13 @@ class DERPPPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[cal
     :param alpha: weight of the term on stored logits.
     :param beta: weight of the term on labels.
     :param memory: as in `MemoryPlugin`.
+    :raises UsageError: a weight below 0.
     """
 
     def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **memory: Any) -> None:
         super().__init__(**memory)
+        if alpha < 0 or beta < 0:
+            raise UsageError(f"alpha and beta must be at least 0, not {alpha} and {beta}.")
         self.alpha = alpha
         self.beta = beta
 
@@ -63,7 +68,7 @@ class DERPPPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[cal
         first = slots = self.memory.indices(self.replay_batch_size)
         if not self.memory.whole:
             slots = torch.cat([first, self.memory.indices(self.replay_batch_size)])
-        replayed = self.memory.at(slots)
+        replayed = self.memory.at(slots).on_device(strategy)
         assert replayed.logits is not None
         logits, n = replay_logits(strategy, replayed), len(first)
         distillation = own_mse(logits[:n], replayed.logits[:n])
@@ -73,12 +78,9 @@ class DERPPPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[cal
         slots = self.fill(strategy)
         if not len(slots):
             return
-        training = strategy.model.training
-        strategy.model.eval()
-        with torch.no_grad():
+        with mode(strategy.model, training=False), torch.no_grad():
             parts = slots.split(strategy.train_mb_size)
-            logits = torch.cat([replay_logits(strategy, self.memory.at(part)) for part in parts])
-        strategy.model.train(training)
+            logits = torch.cat([replay_logits(strategy, self.memory.at(part).on_device(strategy)) for part in parts])
         self.memory.add_logits(slots, logits)
 
 

@@ -22,34 +22,22 @@ The original differentiates the penalty there, too, but after it has moved theta
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from avalanche.models import avalanche_forward
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
+from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._quadratic import MergedQuadratic, QuadraticPlugin, trainable
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.strategies.base import ContinualStrategy, mode, on_device
 
 PARITY_BATCH = 20
 """Batch size of the original toolkit's Fisher estimate."""
-
-
-@contextmanager
-def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """`model.train(training)`, undone module by module at the end."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, was in before:
-            module.training = was
 
 
 def squared_gradients(losses: Iterable[tuple[Tensor, float]], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -71,20 +59,20 @@ class EWCPlugin(QuadraticPlugin):
     """Elastic weight consolidation for any Avalanche strategy.
 
     The Fisher information is computed in float32, once a task, after it. It loops over samples, each of which costs a
-    forward and a backward pass. What it draws comes from a generator of its own, seeded with the seed of torch's.
+    forward and a backward pass. What it draws comes from a generator of its own, seeded with the seed of torch's, but
+    for the dropout of `parity`.
 
     :param lamb: lambda, at least 0.
     :param fisher_samples: at most so many examples of a task, drawn at random, give its Fisher information; at least 1.
     :param parity: the original code's estimate, from batches of the whole training set, and its running mean.
-    :raises ValueError: `fisher_samples` below 1.
+    :raises UsageError: `lamb` below 0 or `fisher_samples` below 1.
     """
 
     def __init__(self, lamb: float = 5000.0, *, fisher_samples: int = 200, parity: bool = False) -> None:
         if fisher_samples < 1:
-            raise ValueError(f"fisher_samples must be at least 1, not {fisher_samples}")
-        super().__init__(lamb / 2)
+            raise UsageError(f"fisher_samples must be at least 1, not {fisher_samples}.")
+        super().__init__(lamb, share=0.5, parity=parity)
         self.fisher_samples = fisher_samples
-        self.parity = parity
         self.generator = torch.Generator().manual_seed(torch.initial_seed())
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
@@ -128,9 +116,7 @@ class EWCPlugin(QuadraticPlugin):
     def _outputs(self, strategy: Any, data: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits and labels of the data in their order."""
         for x, y, tasks in DataLoader(data, batch_size=batch_size, generator=self.generator):
-            task = single_task(tasks)
-            task = task if isinstance(task, int) else task.to(strategy.device)
-            yield avalanche_forward(strategy.model, x.to(strategy.device), task), y.to(strategy.device)
+            yield avalanche_forward(strategy.model, on_device(strategy, x), single_task(tasks)), y.to(strategy.device)
 
 
 @register_strategy(

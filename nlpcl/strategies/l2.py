@@ -15,10 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._quadratic import QuadraticPlugin, trainable
+from nlpcl.strategies._quadratic import QuadraticPlugin
 from nlpcl.strategies.base import ContinualStrategy
 
 
@@ -27,15 +25,11 @@ class L2Plugin(QuadraticPlugin):
 
     :param lamb: lambda, at least 0.
     :param parity: the heads of all tasks are in every term.
+    :raises UsageError: `lamb` below 0.
     """
 
     def __init__(self, lamb: float = 0.5, *, parity: bool = False) -> None:
-        super().__init__(lamb)
-        self.parity = parity
-
-    def held(self, strategy: Any) -> dict[str, nn.Parameter]:
-        """The parameters in the sum while an experience trains, by name."""
-        return trainable(strategy.model) if self.parity else super().held(strategy)
+        super().__init__(lamb, parity=parity)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         parameters = self.held(strategy)

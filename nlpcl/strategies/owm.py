@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader
 
 from nlpcl.errors import UsageError
@@ -40,7 +41,7 @@ from nlpcl.models.projection import Projector, batch_inputs, example_means
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import LengthGroupedBatches
-from nlpcl.strategies.base import ContinualStrategy, continual_model, logits_of
+from nlpcl.strategies.base import ContinualStrategy, continual_model, logits_of, mode, on_device
 
 
 def final_alphas(sites: list[Site]) -> list[float]:
@@ -138,20 +139,18 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         # A generator of its own: the order of later batches does not depend on this pass.
         loader = DataLoader(data, batch_sampler=batches, generator=torch.Generator())
         sums = [projector.p.new_zeros(groups, len(projector.p)) for projector in self.projectors]
-        training = strategy.model.training
-        strategy.model.eval()
-        for indices, (x, _, tasks) in zip(batches, loader, strict=True):
-            group = group_of[indices].to(strategy.device)
-            self._watch(partial(self._add_means, sums, group))
-            logits_of(strategy, x.to(strategy.device), single_task(tasks))
-            self._unwatch()
-        strategy.model.train(training)
+        with mode(strategy.model, training=False):
+            for indices, (x, _, tasks) in zip(batches, loader, strict=True):
+                members = F.one_hot(group_of[indices], groups).to(strategy.device)
+                self._watch(partial(self._add_means, sums, members))
+                logits_of(strategy, on_device(strategy, x), single_task(tasks))
+                self._unwatch()
         sizes = group_of.bincount().to(strategy.device)
         return [total / sizes.unsqueeze(1) for total in sums]
 
-    def _add_means(self, sums: list[Tensor], group: Tensor, site: int, module: nn.Module, args: tuple[Tensor]) -> None:
-        means = example_means(module, args[0], self.backbone.context.mask)
-        sums[site].index_add_(0, group, means.to(sums[site]))
+    def _add_means(self, sums: list[Tensor], members: Tensor, site: int, module: nn.Module, args: Any) -> None:
+        means = example_means(module, args[0], self.backbone.context.mask).to(sums[site])
+        sums[site].addmm_(members.T.to(means), means)  # not index_add_, whose order on a GPU is not repeatable
 
     def _note_batch(self, site: int, module: nn.Module, args: tuple[Tensor]) -> None:
         if module.training:  # not in an evaluation between two epochs

@@ -16,10 +16,10 @@ convolution an input channel); a column whose input no Bayesian layer makes coun
 Where it differs from the original toolkit: there the regulariser looked at the network's direct children alone and so
 found no layer in any text model, and the mean CE was divided by the batch size once more. Here every site of the
 backbone is Bayesian and regularised, whether it is a convolution in a list or stands deep inside an encoder; rho has a
-learning rate of its own in any optimizer, and no weight decay; layers of pretrained encoders keep their weights (see
-`make_bayesian`). The regulariser is divided by N, as in the variational bound it comes from; Ahn et al.'s code divides
-it by the batch size. `parity=True` restores the toolkit's CE / B + {...} / B with B the batch size, not the inert
-regulariser.
+learning rate of its own in any optimizer, no weight decay and no clipping; layers of pretrained encoders keep their
+weights (see `make_bayesian`). The regulariser is divided by N, as in the variational bound it comes from; Ahn et al.'s
+code divides it by the batch size. `parity=True` restores the toolkit's CE / B + {...} / B with B the batch size, not
+the inert regulariser.
 
 What nothing regularises: the backbone's other shared parameters (LayerNorms and, in full fine-tuning, embeddings and
 the attention's query, key and value maps), which freeze after the first task, unless `parity`; the heads, which train
@@ -161,6 +161,7 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         self.parity = parity
         self.starts: dict[str, Start] = {}
         self.first = True
+        """Whether no task has been trained yet."""
         self.examples = 1
         """N, by which the regulariser is divided."""
 
@@ -171,7 +172,6 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
-        self.first = strategy.experience.current_experience == 0
         if not self.first and not self.parity:
             for p in unprotected(self.backbone):
                 p.requires_grad_(False)
@@ -186,6 +186,9 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
             strategy.loss = (strategy.loss + penalty) / len(strategy.mb_y)
         else:
             strategy.loss = strategy.loss + penalty / self.examples
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.first = False
 
     def kept_bytes(self) -> dict[str, int]:
         """Bytes of the values at the start of the task; what follows from them is not counted."""
