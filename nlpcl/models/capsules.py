@@ -14,7 +14,8 @@ KERNELS = (3, 4, 5)
 
 
 def squash(v: Tensor) -> Tensor:
-    """|v|^2 / (1 + |v|^2) * v / |v| over the last axis (Sabour et al. 2017, eq. 1), finite at 0."""
+    """|v|^2 / (1 + |v|^2) * v / |v| over the last axis (Sabour et al. 2017, eq. 1), finite at 0; in float32."""
+    v = v.float()  # in half precision the squares of small components are 0
     square = v.square().sum(dim=-1, keepdim=True)
     return v * (square + 1e-12).sqrt() / (1 + square)
 
