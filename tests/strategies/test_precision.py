@@ -10,7 +10,6 @@ import torch
 from nlpcl.models import build_model
 from nlpcl.registry import strategies
 
-
 ENGINE = [entry for entry in strategies.entries() if entry.engine and entry.protocol != "joint"]
 
 
