@@ -124,6 +124,19 @@ def benchmark_of(tiny: str) -> Any:
 
 
 @pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two tiny tasks as files; in task-incremental learning the second turns the words' meaning round."""
+    roots = {}
+    for scenario in ("til", "dil"):
+        roots[scenario] = tmp_path_factory.mktemp(scenario)
+        for task in make_tasks((2, 2), flip=scenario == "til"):
+            (roots[scenario] / task.name).mkdir()
+            for split in ("train", "valid", "test"):
+                getattr(task, split).to_csv(roots[scenario] / task.name / f"{split}.csv", index=False)
+    return roots
+
+
+@pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder with the real data; tests that need it are skipped where it is absent."""
     folder = Path(os.environ.get("NLPCL_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))

@@ -147,7 +147,9 @@ class Toy(ContinualStrategy):
 '''
 
 
-def test_a_method_is_one_file(tmp_path: Path, tiny: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_is_one_file(
+    tmp_path: Path, tiny: str, folders: dict[str, Path], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing but the file: the command line, list, info and the contract see it."""
     from nlpcl.registry import strategies
     from tests.test_contract import check_strategy
@@ -164,7 +166,7 @@ def test_a_method_is_one_file(tmp_path: Path, tiny: str, capsys: Any, monkeypatc
         argv = ["run", "--strategy", "toy", "--set", "weight=0.5", "--model", tiny, "--out", str(tmp_path / "runs")]
         assert main([*argv, *QUICK]) == 0
         assert "toy" in strategies.names()
-        check_strategy("toy", "til", tiny)
+        check_strategy("toy", "bert_adapter", "til", tiny, folders["til"], monkeypatch)
     finally:
         sys.modules.pop("nlpcl.strategies.toy", None)
         strategies._entries.pop("toy", None)

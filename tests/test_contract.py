@@ -42,19 +42,6 @@ TRIPLES = [
 ]
 
 
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two tiny tasks as files; in task-incremental learning the second turns the words' meaning round."""
-    roots = {}
-    for scenario in ("til", "dil"):
-        roots[scenario] = tmp_path_factory.mktemp(scenario)
-        for task in make_tasks((2, 2), flip=scenario == "til"):
-            (roots[scenario] / task.name).mkdir()
-            for split in ("train", "valid", "test"):
-                getattr(task, split).to_csv(roots[scenario] / task.name / f"{split}.csv", index=False)
-    return roots
-
-
 def run_tiny(
     name: str, backbone: str, scenario: str, encoder: str, root: Path, monkeypatch: Any
 ) -> tuple[Record, Any, dict[str, torch.Tensor]]:
@@ -83,11 +70,10 @@ def run_tiny(
         before.update({key: p.detach().clone() for key, p in strategy.model.named_parameters()})
         return strategy
 
-    monkeypatch.setattr(experiment, "build_strategy", spy)
-    with warnings.catch_warnings():
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(experiment, "build_strategy", spy)
         warnings.simplefilter("ignore")
         record = experiment.run(spec, data_root=root, out=None, device="cpu", eval_batch_size=32)
-    monkeypatch.undo()
     return record, built[0], before
 
 
@@ -95,8 +81,11 @@ def run_tiny(
 def test_contract(
     name: str, backbone: str, scenario: str, tiny: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check_strategy(name, backbone, scenario, tiny, folders[scenario], monkeypatch)
+
+
+def check_strategy(name: str, backbone: str, scenario: str, tiny: str, root: Path, monkeypatch: Any) -> None:
     """Learns its last task, repeats itself bitwise, moves nothing but what trains, and can be saved and loaded."""
-    root = folders[scenario]
     record, strategy, before = run_tiny(name, backbone, scenario, tiny, root, monkeypatch)
     again = run_tiny(name, backbone, scenario, tiny, root, monkeypatch)[0]
     assert record.model_dump(exclude={"measured"}) == again.model_dump(exclude={"measured"})

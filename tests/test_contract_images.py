@@ -13,7 +13,7 @@ from nlpcl.registry import strategies
 from nlpcl.runtime import seed_everything
 from nlpcl.spec import RunSpec
 from tests.models.test_image_cnn import tiny_images
-from tests.test_contract import SLOW
+from tests.test_contract import MEMORY, SLOW
 
 PAIRS = [
     pytest.param(entry.name, scenario, marks=[pytest.mark.full] if entry.name in SLOW else [])
@@ -27,6 +27,7 @@ PAIRS = [
 def test_images(name: str, scenario: str) -> None:
     benchmark = tiny_images(scenario, (2, 2))
     given = {"benchmark": "femnist", "strategy": name, "scenario": scenario, "train_batch_size": 8}
+    given |= MEMORY if name in ("gem", "agem", "derpp") else {}
     seed_everything(0)
     model = build_model(benchmark, hidden=128)
     strategy = build_strategy(RunSpec.parse(given).filled(), model, torch.device("cpu"), eval_mb_size=16)
