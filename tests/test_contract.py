@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from nlpcl import experiment
-from nlpcl.benchmarks.text import encode, load_tokenizer
 from nlpcl.models import build_model
 from nlpcl.options import options_of
 from nlpcl.records import Record
 from nlpcl.registry import backbones, strategies
 from nlpcl.spec import RunSpec
-from tests.conftest import make_tasks
+from tests.conftest import WORDS, make_tasks
 
 # Avalanche's SynapticIntelligence walks the module tree several times a step: minutes even on a tiny encoder.
 SLOW = {"avalanche/SynapticIntelligence"}
@@ -24,6 +23,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "bert": {"learning_rate": 3e-3},
     "bert_adapter": {"learning_rate": 1e-2, "backbone_options": {"adapter_size": 16}},
     "bert_frozen": {"learning_rate": 1e-2, "backbone_options": {"filters": 32, "hidden": 64, "dropout": 0.1}},
+    "w2v": {"learning_rate": 1e-2, "backbone_options": {"filters": 32, "hidden": 64, "dropout": 0.1}},
+    "w2v_as": {"learning_rate": 1e-2, "backbone_options": {"filters": 32, "hidden": 64, "dropout": 0.1}},
 }
 TEXT = [entry.name for entry in backbones.entries() if entry.modality == "text"]
 TRIPLES = [
@@ -51,6 +52,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             for split in ("train", "valid", "test"):
                 getattr(task, split).to_csv(roots[scenario] / task.name / f"{split}.csv", index=False)
     return roots
+
+
+@pytest.fixture(scope="session")
+def models(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What `model` is by backbone: the tiny encoder, or random vectors of the tests' words."""
+    file = tmp_path_factory.mktemp("vectors") / "vectors.txt"
+    vectors = torch.randn(len(WORDS), 16, generator=torch.Generator().manual_seed(0)).tolist()
+    file.write_text("".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(WORDS, vectors, strict=True)))
+    return {name: str(file) if backbones.get(name).words else tiny for name in TEXT}
 
 
 def run_tiny(
@@ -90,12 +100,17 @@ def run_tiny(
 
 @pytest.mark.parametrize(("name", "backbone", "scenario"), TRIPLES)
 def test_contract(
-    name: str, backbone: str, scenario: str, tiny: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    backbone: str,
+    scenario: str,
+    models: dict[str, str],
+    folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Learns its last task, repeats itself bitwise, moves nothing but what trains, and can be saved and loaded."""
     root = folders[scenario]
-    record, strategy, before = run_tiny(name, backbone, scenario, tiny, root, monkeypatch)
-    again = run_tiny(name, backbone, scenario, tiny, root, monkeypatch)[0]
+    record, strategy, before = run_tiny(name, backbone, scenario, models[backbone], root, monkeypatch)
+    again = run_tiny(name, backbone, scenario, models[backbone], root, monkeypatch)[0]
     assert record.model_dump(exclude={"measured"}) == again.model_dump(exclude={"measured"})
     last = record.matrices.accuracy[1][1]
     assert last is not None and last > 0.65
@@ -105,11 +120,11 @@ def test_contract(
     check_what_moved(strategy, backbone, before)
 
     spec = RunSpec.parse(record.spec).model_copy(update={"seed": 1})
-    fresh = experiment.prepare(spec, data_root=root, device=torch.device("cpu"))[1].model
+    benchmark, untrained = experiment.prepare(spec, data_root=root, device=torch.device("cpu"))
+    fresh = untrained.model
     fresh.load_state_dict(state)
     strategy.model.eval(), fresh.eval()
-    texts = make_tasks((2, 2))[1].test.head(8)
-    x = encode(load_tokenizer(tiny), texts["text"].tolist(), texts["text_pair"].tolist(), 32)
+    x = torch.stack([benchmark.test_stream[1].dataset[i][0] for i in range(8)])
     task = 1 if scenario == "til" else 0
     with torch.no_grad():
         together = strategy.model(x, task)
@@ -144,6 +159,8 @@ def check_what_moved(strategy: Any, backbone: str, before: dict[str, torch.Tenso
         "bert": encoder - {key for key in encoder if "pooler" in key},
         "bert_adapter": {key for key in encoder if any(part in key for part in own) and ".embeddings." not in key},
         "bert_frozen": set(),
+        "w2v": set(),
+        "w2v_as": set(),
     }[backbone]
     assert moved & encoder <= allowed
     assert any(key.startswith("heads.") for key in moved)

@@ -75,6 +75,23 @@ class TextEncoder(nn.Module):
         out = self.model(input_ids=ids, attention_mask=mask, **extra)
         return out.last_hidden_state, out.get("pooler_output"), mask.bool()
 
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Word embeddings (B, L', H) and mask (B, L').
+
+        The model adds the embedding of segment 0 everywhere, so a token of another segment carries the difference.
+        """
+        ids, mask, segments = x.unbind(dim=1)
+        embedded = self.model.get_input_embeddings()(ids)
+        if self.segments:
+            types = self.model.get_submodule("embeddings.token_type_embeddings")
+            embedded = embedded + (types(segments) - types(torch.zeros_like(segments)))
+        return embedded, mask.bool()
+
+    def forward_embedded(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Last hidden states (B, L', H) and the pooler's output (B, H) if there is one; see `embed`."""
+        out = self.model(inputs_embeds=embedded, attention_mask=mask.long())
+        return out.last_hidden_state, out.get("pooler_output")
+
     def prepare(self, x: Tensor) -> Tensor:
         """The part of (B, 3, L) that is computed on, (B, 3, L')."""
         return x if self.padding == "fixed" else trim(x)
@@ -107,11 +124,22 @@ class EncoderBackbone(Backbone):
     def represent(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         """Features (B, F) before dropout."""
         x = self.encoder.prepare(x)
-        mask = x[:, 1].bool()
-        self.context.start(task_labels, torch.ones_like(mask) if self.parity else mask)
+        seen = self._start(x[:, 1].bool(), task_labels)
         hidden, pooled, _ = self.encoder(x)
-        assert self.context.mask is not None
-        return self.encoder.pool(hidden, pooled, self.context.mask)
+        return self.encoder.pool(hidden, pooled, seen)
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.encoder.embed(self.encoder.prepare(x))
+
+    def features_of(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> Tensor:
+        assert mask is not None
+        seen = self._start(mask, task_labels)
+        hidden, pooled = self.encoder.forward_embedded(embedded, mask)
+        return self.dropout(self.encoder.pool(hidden, pooled, seen))
+
+    def allow_second_derivatives(self) -> None:
+        """As in `Backbone`; fused attention has none."""
+        self.encoder.model.set_attn_implementation("eager")
 
     def set_parity(self) -> None:
         """As in `Backbone`; batches are not trimmed, so that the padding seen does not depend on the batch."""
@@ -120,3 +148,9 @@ class EncoderBackbone(Backbone):
 
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         return self.dropout(self.represent(x, task_labels))
+
+    def _start(self, mask: Tensor, task_labels: TaskLabels) -> Tensor:
+        """Note the mini-batch; the positions (B, L) that operators see."""
+        seen = torch.ones_like(mask) if self.parity else mask
+        self.context.start(task_labels, seen)
+        return seen

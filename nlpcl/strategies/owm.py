@@ -40,7 +40,7 @@ from nlpcl.models.projection import Projector, batch_inputs, example_means
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import LengthGroupedBatches
-from nlpcl.strategies.base import ContinualStrategy, continual_model, logits_of
+from nlpcl.strategies.base import ContinualStrategy, continual_model, logits_of, sites_of
 
 
 def final_alphas(sites: list[Site]) -> list[float]:
@@ -73,7 +73,7 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         if alpha <= 0 or owm_samples < 1:
             raise UsageError(f"owm needs alpha above 0 and owm_samples of at least 1, not {alpha} and {owm_samples}.")
         self.backbone = model.backbone
-        sites = self.backbone.sites()
+        sites = sites_of(model, "owm")
         self.finals = {site.name: final for site, final in zip(sites, final_alphas(sites), strict=True)}
         self.sites = [site for site in sites if site.module.weight.requires_grad]  # type: ignore[union-attr]
         self.alpha = alpha
