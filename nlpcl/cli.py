@@ -211,10 +211,16 @@ def _quiet() -> None:
 
 
 @app.command("list", context_settings=NAMES)
-def list_(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    matrix: Annotated[bool, typer.Option("--matrix", help="Which strategy runs on which backbone.")] = False,
+) -> None:
     """Strategies, benchmarks and backbones that can be named."""
     from nlpcl.registry import backbones, benchmarks, strategies
 
+    if matrix:
+        _show_matrix(as_json)
+        return
     content = {
         "strategies": [_facts(entry) for entry in strategies.entries()],
         "benchmarks": [_facts(entry) for entry in benchmarks.entries()],
@@ -231,6 +237,23 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = Fa
         for row in rows:
             table.add_row(*(_cell(row.get(column, "")) for column in columns))
         console.print(table)
+
+
+def _show_matrix(as_json: bool) -> None:
+    """Strategies on backbones, and how that compares with what the original toolkit documents."""
+    from nlpcl.coverage import DOCUMENTED, SOURCE, missing, strategy_matrix
+
+    found = strategy_matrix()
+    absent, pairs = missing(found), sum(map(len, DOCUMENTED.values()))
+    if as_json:
+        print(json.dumps({"matrix": found, "documented": DOCUMENTED, "source": SOURCE, "missing": absent}))
+        return
+    from nlpcl.display import strategy_table
+
+    console.print(strategy_table(found))
+    print(f"of {pairs} pairs that {SOURCE} has, {pairs - len(absent)} run here")
+    if absent:
+        print(f"not yet: {', '.join(absent)}")
 
 
 @app.command(context_settings=NAMES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,21 @@ def task_table(record: Record) -> Table:
     matrix = record.matrices.accuracy
     for i, (task, final) in enumerate(zip(record.data["tasks"], final_scores(matrix), strict=True)):
         table.add_row(f"{i + 1} {short(task['name'])}", percent(matrix[i][i]), percent(final))
+    return table
+
+
+def strategy_table(matrix: Mapping[str, Mapping[str, Sequence[str]]]) -> Table:
+    """One row per strategy, one column per backbone; a cell holds the scenarios in which the pair runs.
+
+    :param matrix: by strategy and backbone the scenarios, of every strategy for the same backbones.
+    """
+    title = "strategies on backbones (T: til, D: dil, C: cil)"
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("strategy", no_wrap=True)
+    for backbone in next(iter(matrix.values())):
+        table.add_column(backbone.replace("_", "_\n"), no_wrap=True)
+    for name, row in matrix.items():
+        table.add_row(name, *(" ".join(scenario[0].upper() for scenario in cell) or "-" for cell in row.values()))
     return table
 
 

@@ -16,13 +16,14 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from nlpcl import runtime
+from nlpcl.benchmarks.words import Words
 from nlpcl.encoders import encoder_fingerprint
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models import ContinualModel, build_model
 from nlpcl.models.sizes import model_bytes
 from nlpcl.records import Matrices, Record
-from nlpcl.registry import benchmarks, strategies
+from nlpcl.registry import backbones, benchmarks, strategies
 from nlpcl.spec import RunSpec
 
 Eval = Literal["seen", "full", "final"]
@@ -159,7 +160,9 @@ def prepare(
     :raises UsageError: the spec cannot be run.
     """
     runtime.seed_everything(spec.seed)
-    text = spec.model is not None
+    text = spec.max_length is not None
+    words = backbones.get(str(spec.backbone)).words
+    tokenizer = Words(spec.model, words) if words else spec.model
     benchmark = benchmarks.get(spec.benchmark).target(
         spec.scenario,
         spec.order,
@@ -167,7 +170,7 @@ def prepare(
         train_size=spec.train_size,
         root=data_root,
         **(spec.benchmark_options or {}),
-        **({"tokenizer": spec.model, "max_length": spec.max_length} if text else {}),
+        **({"tokenizer": tokenizer, "max_length": spec.max_length} if text else {}),
     )
     padding = {"padding": spec.padding} if text else {}
     model = build_model(benchmark, spec.backbone, spec.model, **padding, **(spec.backbone_options or {}))
@@ -233,7 +236,7 @@ def run(
         data={
             "files": benchmark.files,
             "tasks": benchmark.sizes,
-            "encoder": None if spec.model is None else encoder_fingerprint(spec.model),
+            "encoder": _encoder_facts(spec, benchmark),
         },
         sizes={**_sizes(strategy.model, strategy), "kept_bytes": kept},
         seeds={"train": spec.seed, "data": 0},
@@ -255,6 +258,14 @@ def run(
     if out is not None:
         record.save(Path(out) / record.id / "record.json")
     return record
+
+
+def _encoder_facts(spec: RunSpec, benchmark: CLScenario[Any]) -> dict[str, Any] | None:
+    """What stood between text and the trained layers: an encoder's weights, or word vectors; None for images."""
+    vectors = getattr(benchmark, "vectors", None)
+    if vectors is not None:
+        return vectors.source
+    return None if spec.model is None else encoder_fingerprint(spec.model)
 
 
 def _sizes(model: ContinualModel, strategy: Any) -> dict[str, Any]:

@@ -76,12 +76,17 @@ class BenchmarkEntry:
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """The facts of a backbone; `modality` is what it takes."""
+    """The facts of a backbone; `modality` is what it takes.
+
+    `words` is empty where a spec's `model` names an encoder. Where it names a file of word vectors, `words` says what
+    is read of a pair of texts: the `second` alone, or `both` as one.
+    """
 
     name: str
     target: Any
     title: str
     modality: Modality = "text"
+    words: Literal["", "second", "both"] = ""
 
 
 class HasName(Protocol):

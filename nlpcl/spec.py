@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nlpcl.errors import UsageError, suggest
 from nlpcl.options import check_options, options_of
 from nlpcl.presets import preset_for
-from nlpcl.registry import BenchmarkEntry, backbones, benchmarks, check_combination, default_backbone, strategies
+from nlpcl.registry import (
+    BackboneEntry,
+    BenchmarkEntry,
+    backbones,
+    benchmarks,
+    check_combination,
+    default_backbone,
+    strategies,
+)
 
 SPEC_VERSION = 1
 Count = Annotated[int, Field(ge=1)]
@@ -21,7 +29,7 @@ NEEDED = (
     *("options", "backbone_options", "epochs", "train_batch_size", "learning_rate"),
     *("weight_decay", "schedule", "warmup", "precision", "eval", "backbone"),
 )
-# Of these a spec has all, on text, or none.
+# Of these a spec has all, on text, or none; but without `model` a backbone of word vectors trains its own.
 OF_TEXT = ("model", "max_length", "padding")
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -36,7 +44,8 @@ class RunSpec(BaseModel):
     :param train_size: at most so many training examples per task.
     :param strategy: name of the strategy; `options` are its own.
     :param backbone: name of the backbone (`bert_adapter` for text, `cnn` for images); `backbone_options` are its own.
-    :param model: the encoder of text: `minilm`, a local folder or a hub name.
+    :param model: the encoder of text: `minilm`, a local folder or a hub name; of backbones `w2v` and `w2v_as` the file
+        of word vectors, and if there is none, vectors are trained on the first task's training text.
     :param epochs: of every task, or by task name with `*` for the rest.
     :param eval: after each task test on those `seen`, on all (`full`), or once at the end (`final`).
     :param spec_version: set by `filled`; a spec that has it is complete and never filled again.
@@ -97,6 +106,8 @@ class RunSpec(BaseModel):
             raise UsageError(f"this spec has version {spec.spec_version}, newer than {SPEC_VERSION}: update nlpcl.")
         text = OF_TEXT if any(getattr(spec, name) is not None for name in OF_TEXT) else ()
         missing = [name for name in (*NEEDED, *text) if getattr(spec, name) is None]
+        if missing == ["model"] and backbones.get(str(spec.backbone)).words:
+            missing = []
         if spec.spec_version is not None and missing:
             raise UsageError(f"a complete spec needs {' and '.join(missing)}.")
         return spec
@@ -113,7 +124,7 @@ class RunSpec(BaseModel):
         check_combination(strategy, benchmark, backbone, self.scenario)
         given = self.model_dump(exclude_unset=True)
         given |= {"strategy": strategy.name, "benchmark": benchmark.name, "backbone": backbone.name}
-        given["model"] = self._encoder(benchmark)
+        given["model"] = self._model(benchmark, backbone)
         preset = preset_for({**self.model_dump(), **given, "modality": benchmark.modality}, strategy.presets)
         values = {**{name: getattr(self, name) for name in RunSpec.model_fields}, **preset, **given}
         own: tuple[tuple[str, Any, Any], ...] = (
@@ -128,7 +139,14 @@ class RunSpec(BaseModel):
             _only_plain(strategy.name, values)
         return RunSpec.parse({**values, "spec_version": SPEC_VERSION})
 
-    def _encoder(self, benchmark: BenchmarkEntry) -> str | None:
+    def _model(self, benchmark: BenchmarkEntry, backbone: BackboneEntry) -> str | None:
+        if backbone.words:
+            if (self.model or "").lower() == "minilm":
+                raise UsageError(
+                    f"minilm is an encoder, and {backbone.name} takes word vectors: name a file of them with --model, "
+                    "or leave it out to train them."
+                )
+            return self.model
         if benchmark.modality == "text":
             return self.model or "minilm"
         for name in OF_TEXT:

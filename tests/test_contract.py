@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from nlpcl import experiment
-from nlpcl.benchmarks.text import encode, load_tokenizer
 from nlpcl.models import build_model
 from nlpcl.options import options_of
+from nlpcl.presets import preset_for
 from nlpcl.records import Record
 from nlpcl.registry import backbones, strategies
 from nlpcl.spec import RunSpec
-from tests.conftest import make_tasks
+from tests.conftest import WORDS
+from tests.models.test_image_cnn import tiny_images
 
 # Avalanche's SynapticIntelligence walks the module tree several times a step: minutes even on a tiny encoder.
 SLOW = {"avalanche/SynapticIntelligence"}
@@ -24,6 +25,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "bert": {"learning_rate": 3e-3},
     "bert_adapter": {"learning_rate": 1e-2, "backbone_options": {"adapter_size": 16}},
     "bert_frozen": {"learning_rate": 1e-2, "backbone_options": {"filters": 32, "hidden": 64, "dropout": 0.1}},
+    "w2v": {"learning_rate": 1e-2, "backbone_options": {"filters": 32, "hidden": 64, "dropout": 0.1}},
+    "w2v_as": {"learning_rate": 1e-2, "backbone_options": {"filters": 32, "hidden": 64, "dropout": 0.1}},
 }
 # The usual 2 % of 64 examples would be one, and with Adam's steps its class takes its head over.
 MEMORY = {"options": {"memory_share": 0.25}}
@@ -39,7 +42,17 @@ TRIPLES = [
     for backbone in TEXT
     if entry.backbones is None or backbone in entry.backbones
     for scenario in entry.scenarios
+    if scenario != "cil"  # a matter of images here: the tasks below share their labels
 ]
+
+
+@pytest.fixture(scope="session")
+def models(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What `model` is by backbone: the tiny encoder, or random vectors of the tests' words."""
+    file = tmp_path_factory.mktemp("vectors") / "vectors.txt"
+    vectors = torch.randn(len(WORDS), 16, generator=torch.Generator().manual_seed(0)).tolist()
+    file.write_text("".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(WORDS, vectors, strict=True)))
+    return {name: str(file) if backbones.get(name).words else tiny for name in TEXT}
 
 
 def run_tiny(
@@ -79,15 +92,20 @@ def run_tiny(
 
 @pytest.mark.parametrize(("name", "backbone", "scenario"), TRIPLES)
 def test_contract(
-    name: str, backbone: str, scenario: str, tiny: str, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    backbone: str,
+    scenario: str,
+    models: dict[str, str],
+    folders: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    check_strategy(name, backbone, scenario, tiny, folders[scenario], monkeypatch)
+    check_strategy(name, backbone, scenario, models[backbone], folders[scenario], monkeypatch)
 
 
-def check_strategy(name: str, backbone: str, scenario: str, tiny: str, root: Path, monkeypatch: Any) -> None:
+def check_strategy(name: str, backbone: str, scenario: str, encoder: str, root: Path, monkeypatch: Any) -> None:
     """Learns its last task, repeats itself bitwise, moves nothing but what trains, and can be saved and loaded."""
-    record, strategy, before = run_tiny(name, backbone, scenario, tiny, root, monkeypatch)
-    again = run_tiny(name, backbone, scenario, tiny, root, monkeypatch)[0]
+    record, strategy, before = run_tiny(name, backbone, scenario, encoder, root, monkeypatch)
+    again = run_tiny(name, backbone, scenario, encoder, root, monkeypatch)[0]
     assert record.model_dump(exclude={"measured"}) == again.model_dump(exclude={"measured"})
     last = record.matrices.accuracy[1][1]
     assert last is not None and last > 0.65
@@ -97,11 +115,11 @@ def check_strategy(name: str, backbone: str, scenario: str, tiny: str, root: Pat
     check_what_moved(strategy, backbone, before)
 
     spec = RunSpec.parse(record.spec).model_copy(update={"seed": 1})
-    fresh = experiment.prepare(spec, data_root=root, device=torch.device("cpu"))[1].model
+    benchmark, untrained = experiment.prepare(spec, data_root=root, device=torch.device("cpu"))
+    fresh = untrained.model
     fresh.load_state_dict(state)
     strategy.model.eval(), fresh.eval()
-    texts = make_tasks((2, 2))[1].test.head(8)
-    x = encode(load_tokenizer(tiny), texts["text"].tolist(), texts["text_pair"].tolist(), 32)
+    x = torch.stack([benchmark.test_stream[1].dataset[i][0] for i in range(8)])
     task = 1 if scenario == "til" else 0
     with torch.no_grad():
         together = strategy.model(x, task)
@@ -131,13 +149,15 @@ def check_kept_bytes(record: Record) -> None:
 
 def check_what_moved(strategy: Any, backbone: str, before: dict[str, torch.Tensor]) -> None:
     """The frozen encoder stays as it is, bit for bit; the heads and something of the backbone train."""
-    moved = {key for key, p in strategy.model.named_parameters() if not torch.equal(p, before[key])}
+    moved = {key for key, p in strategy.model.named_parameters() if key in before and not torch.equal(p, before[key])}
     encoder = {key for key in before if key.startswith("backbone.encoder.model.")}
     own = ("LayerNorm", "dropout.1.")  # LayerNorms, and what stands at the adapters' places
     allowed = {
         "bert": encoder - {key for key in encoder if "pooler" in key},
         "bert_adapter": {key for key in encoder if any(part in key for part in own) and ".embeddings." not in key},
         "bert_frozen": set(),
+        "w2v": set(),
+        "w2v_as": set(),
     }[backbone]
     assert moved & encoder <= allowed
     assert any(key.startswith("heads.") for key in moved)
@@ -147,8 +167,14 @@ def check_what_moved(strategy: Any, backbone: str, before: dict[str, torch.Tenso
 @pytest.mark.parametrize("entry", strategies.entries(), ids=lambda entry: entry.name)
 def test_constructor(entry: Any, benchmark_of: Any, tiny: str) -> None:
     """Keyword-only, no touching of the caller's plugins, an unknown argument named."""
-    benchmark = benchmark_of(entry.scenarios[0], (2, 2))
-    model = build_model(benchmark, encoder=tiny, adapter_size=4)
+    backbone = "bert_adapter" if entry.backbones is None else entry.backbones[0]
+    scenario = "til" if "til" in entry.scenarios else "dil"
+    if backbones.get(backbone).modality == "text":
+        benchmark, encoder = benchmark_of(scenario, (2, 2)), tiny
+    else:
+        benchmark, encoder = tiny_images(scenario, (2, 2)), None
+    options = preset_for({"backbone": backbone}, entry.presets).get("backbone_options", {})
+    model = build_model(benchmark, backbone, encoder, **options)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     plugins: list[Any] = []
     common = {"model": model, "optimizer": optimizer, "criterion": torch.nn.CrossEntropyLoss(), **entry.defaults}

@@ -29,6 +29,7 @@ from nlpcl.benchmarks.partitions import (
 )
 from nlpcl.benchmarks.ssc import SSC
 from nlpcl.benchmarks.vlcs import VLCS
+from nlpcl.benchmarks.words import Words
 
 __all__ = [
     "ASC",
@@ -56,6 +57,7 @@ __all__ = [
     "SplitMNIST",
     "SplitTinyImageNet",
     "TextTask",
+    "Words",
     "image_benchmark_from_tasks",
     "text_benchmark",
     "text_benchmark_from_tasks",

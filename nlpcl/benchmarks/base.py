@@ -16,7 +16,8 @@ from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskLabe
 from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
 from torch.utils.data import Dataset
 
-from nlpcl.benchmarks.text import load_tokenizer, pack
+from nlpcl.benchmarks.text import columns, load_tokenizer, pack
+from nlpcl.benchmarks.words import Words
 from nlpcl.errors import UsageError, suggest
 from nlpcl.registry import SCENARIOS
 
@@ -107,6 +108,7 @@ def benchmark_from_tasks(
     benchmark = with_classes_timeline(with_task_labels(benchmark_from_datasets(**streams)))
     classes = [len(shared or task.labels) for task in tasks]
     for stream in benchmark.streams.values():
+        stream.benchmark = benchmark  # so that a method finds the validation data of the experience it trains on
         for experience, task, n, own in zip(stream, tasks, classes, indices, strict=True):
             # Avalanche stores a set of the classes that occur; its heads index with a list, and a head
             # has its size whatever classes a small sample happens to hold.
@@ -171,19 +173,21 @@ def text_benchmark_from_tasks(
     :param tasks: in the order of the stream.
     :param name: the benchmark's name.
     :param scenario: `til`, `dil` or `cil`, as in `benchmark_from_tasks`.
-    :param tokenizer: an encoder's name, or a tokenizer.
+    :param tokenizer: an encoder's name, a tokenizer, or `Words` for a backbone of word vectors, which the benchmark
+        then holds as its `vectors`.
     :param max_length: L of every example (3, L).
     :param labels: the label set of the shared head, as in `benchmark_from_tasks`.
     :param files: path and SHA-256 of the files the data come from.
     :raises UsageError: as in `benchmark_from_tasks`.
     """
-    fast = load_tokenizer(tokenizer)
+    words = tokenizer if isinstance(tokenizer, Words) else None
+    vectors = words.vectors(tasks) if words else None
+    fast = vectors.tokenizer() if vectors else load_tokenizer(tokenizer)
 
     def dataset(frame: pd.DataFrame, task: int, classes: Sequence[int]) -> Any:
-        has_pairs = "text_pair" in frame.columns and not frame["text_pair"].isna().all()
-        pairs = frame["text_pair"].tolist() if has_pairs else None
+        texts, pairs = words.columns(frame) if words else columns(frame)
         targets = [classes[label] for label in frame["label"]]
-        packed = pack(fast, frame["text"].tolist(), pairs, targets, max_length)
+        packed = pack(fast, texts, pairs, targets, max_length)
         return labelled(packed, targets, task, DataAttribute(packed.lengths(), "lengths"))  # for batches of like length
 
     benchmark = benchmark_from_tasks(tasks, dataset, name=name, scenario=scenario, labels=labels, files=files)
@@ -191,6 +195,7 @@ def text_benchmark_from_tasks(
     benchmark.input_shape = (3, max_length)
     benchmark.tokenizer_name = tokenizer if isinstance(tokenizer, str) else fast.name_or_path
     benchmark.max_length = max_length
+    benchmark.vectors = vectors
     return benchmark
 
 

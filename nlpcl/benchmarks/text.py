@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -32,6 +33,12 @@ def load_tokenizer(tokenizer: Any) -> Any:
         ) from error
     fast.padding_side = "right"
     return fast
+
+
+def columns(frame: pd.DataFrame) -> tuple[list[str], list[str] | None]:
+    """First segments and, if there are any, second ones: the columns `text` and `text_pair`."""
+    has_pairs = "text_pair" in frame.columns and not frame["text_pair"].isna().all()
+    return frame["text"].tolist(), frame["text_pair"].tolist() if has_pairs else None
 
 
 class PackedText(Dataset[tuple[Tensor, int]]):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from nlpcl.errors import UsageError
 from nlpcl.models.adapters import Adapter, BertAdapter
 from nlpcl.models.base import Backbone, Context, ContinualModel, Site, row_factor, weight_factor
 from nlpcl.models.bert import Bert
 from nlpcl.models.bert_frozen import BertFrozen
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.image_cnn import ImageCNN
+from nlpcl.models.mlp import MLP
+from nlpcl.models.word_vectors import WordVectors
 from nlpcl.registry import DEFAULT_BACKBONES, backbones
 
 
@@ -21,14 +24,25 @@ def build_model(
     :param benchmark: made by this package; its `scenario` and `n_classes` decide the heads, its `input_shape`
         the size of a backbone for images.
     :param backbone: a backbone or the name of one; None: `bert_adapter` for text, `cnn` for images.
-    :param encoder: the encoder of a named backbone for text; None: `minilm`.
+    :param encoder: the encoder of a named backbone for text; None: `minilm`. A backbone of word vectors takes those
+        that the benchmark holds.
     :param options: further options of a named backbone.
+    :raises UsageError: a backbone of word vectors and a benchmark without any, or the other way round.
     """
     if backbone is None:
         backbone = DEFAULT_BACKBONES[benchmark.modality]
     if isinstance(backbone, str):
         entry = backbones.get(backbone)
-        takes = benchmark.input_shape if entry.modality == "image" else encoder or "minilm"
+        vectors = getattr(benchmark, "vectors", None)
+        if bool(entry.words) != (vectors is not None):
+            raise UsageError(
+                f"backbone {entry.name} reads {'whole words' if entry.words else 'no whole words'}: make the benchmark "
+                f"with tokenizer={'Words(file)' if entry.words else 'an encoder'}."
+            )
+        if vectors is not None:
+            takes = vectors.matrix
+        else:
+            takes = benchmark.input_shape if entry.modality == "image" else encoder or "minilm"
         backbone = entry.target(takes, **options)
     assert isinstance(backbone, Backbone)
     classes: list[int] = benchmark.n_classes
@@ -38,6 +52,7 @@ def build_model(
 
 
 __all__ = [
+    "MLP",
     "Adapter",
     "Backbone",
     "Bert",
@@ -49,6 +64,7 @@ __all__ = [
     "SharedHead",
     "Site",
     "TaskHeads",
+    "WordVectors",
     "build_model",
     "row_factor",
     "weight_factor",

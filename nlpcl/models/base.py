@@ -108,6 +108,20 @@ class Backbone(nn.Module, ABC):
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         """Features (B, F) of the inputs `x`."""
 
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Inputs in a space where they can be moved by gradients, and the mask of their positions.
+
+        Images stay as they are; a backbone for text gives (B, L, H) and its mask (B, L).
+        """
+        return x, None
+
+    def features_of(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> Tensor:
+        """Features (B, F) of embedded inputs: `features_of(*embed(x), t)` is `features(x, t)`."""
+        return self.features(embedded, task_labels)
+
+    def allow_second_derivatives(self) -> None:
+        """From now on compute without kernels that have no second derivative."""
+
     @abstractmethod
     def sites(self) -> list[Site]:
         """The layers a method may gate, project or make Bayesian, from input to output."""

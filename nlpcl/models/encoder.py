@@ -45,35 +45,17 @@ def load_encoder(name: str) -> PreTrainedModel:
         ) from error
 
 
-class TextEncoder(nn.Module):
-    """Encodes packed text; its first step trims the batch, so that cost follows the real length.
+class PackedEncoder(nn.Module):
+    """Gives a vector for each token of packed text, (B, L', width).
 
-    :param name: as in `load_encoder`.
-    :param pooling: `mean` over real tokens, the first token (`cls`), or the encoder's own `pooler`.
+    :param width: of a vector.
     :param padding: `dynamic` trims; `fixed` computes on all L positions, as the original code does.
-    :raises UsageError: unknown pooling, or `pooler` on an encoder without one.
     """
 
-    def __init__(self, name: str, pooling: Pooling = "mean", padding: Padding = "dynamic") -> None:
+    def __init__(self, width: int, padding: Padding) -> None:
         super().__init__()
-        if pooling not in get_args(Pooling):
-            raise UsageError(f"unknown pooling {pooling!r}. {suggest(pooling, get_args(Pooling))}")
-        self.model = load_encoder(name)
-        if pooling == "pooler" and getattr(self.model, "pooler", None) is None:
-            raise UsageError(f"encoder {name!r} has no pooler: use --set pooling=mean or --set pooling=cls.")
-        config = self.model.config
-        self.width: int = config.hidden_size
-        self.pooling = pooling
+        self.width = width
         self.padding = padding
-        takes = inspect.signature(self.model.forward).parameters
-        self.segments = "token_type_ids" in takes and getattr(config, "type_vocab_size", 1) > 1
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Last hidden states (B, L', H), the pooler's output (B, H) if there is one, mask (B, L')."""
-        ids, mask, segments = x.unbind(dim=1)
-        extra = {"token_type_ids": segments} if self.segments else {}
-        out = self.model(input_ids=ids, attention_mask=mask, **extra)
-        return out.last_hidden_state, out.get("pooler_output"), mask.bool()
 
     def prepare(self, x: Tensor) -> Tensor:
         """The part of (B, 3, L) that is computed on, (B, 3, L').
@@ -82,6 +64,52 @@ class TextEncoder(nn.Module):
         they copy.
         """
         return x if self.padding == "fixed" or x.device.type != "cpu" else trim(x)
+
+
+class TextEncoder(PackedEncoder):
+    """Encodes packed text; its first step trims the batch, so that cost follows the real length.
+
+    :param name: as in `load_encoder`.
+    :param pooling: `mean` over real tokens, the first token (`cls`), or the encoder's own `pooler`.
+    :param padding: as in `PackedEncoder`.
+    :raises UsageError: unknown pooling, or `pooler` on an encoder without one.
+    """
+
+    def __init__(self, name: str, pooling: Pooling = "mean", padding: Padding = "dynamic") -> None:
+        if pooling not in get_args(Pooling):
+            raise UsageError(f"unknown pooling {pooling!r}. {suggest(pooling, get_args(Pooling))}")
+        model = load_encoder(name)
+        super().__init__(model.config.hidden_size, padding)
+        self.model = model
+        if pooling == "pooler" and getattr(self.model, "pooler", None) is None:
+            raise UsageError(f"encoder {name!r} has no pooler: use --set pooling=mean or --set pooling=cls.")
+        self.pooling = pooling
+        takes = inspect.signature(self.model.forward).parameters
+        self.segments = "token_type_ids" in takes and getattr(self.model.config, "type_vocab_size", 1) > 1
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Last hidden states (B, L', H), the pooler's output (B, H) if there is one, mask (B, L')."""
+        ids, mask, segments = x.unbind(dim=1)
+        extra = {"token_type_ids": segments} if self.segments else {}
+        out = self.model(input_ids=ids, attention_mask=mask, **extra)
+        return out.last_hidden_state, out.get("pooler_output"), mask.bool()
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Word embeddings (B, L', H) and mask (B, L').
+
+        The model adds the embedding of segment 0 everywhere, so a token of another segment carries the difference.
+        """
+        ids, mask, segments = x.unbind(dim=1)
+        embedded = self.model.get_input_embeddings()(ids)
+        if self.segments:
+            types = self.model.get_submodule("embeddings.token_type_embeddings")
+            embedded = embedded + (types(segments) - types(torch.zeros_like(segments)))
+        return embedded, mask.bool()
+
+    def forward_embedded(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Last hidden states (B, L', H) and the pooler's output (B, H) if there is one; see `embed`."""
+        out = self.model(inputs_embeds=embedded, attention_mask=mask.long())
+        return out.last_hidden_state, out.get("pooler_output")
 
     def pool(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor) -> Tensor:
         """Feature (B, H) of each text."""
@@ -114,11 +142,22 @@ class EncoderBackbone(Backbone):
     def represent(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         """Features (B, F) before dropout."""
         x = self.encoder.prepare(x)
-        mask = x[:, 1].bool()
-        self.context.start(task_labels, torch.ones_like(mask) if self.parity else mask)
+        seen = self._start(x[:, 1].bool(), task_labels)
         hidden, pooled, _ = self.encoder(x)
-        assert self.context.mask is not None
-        return self.encoder.pool(hidden, pooled, self.context.mask)
+        return self.encoder.pool(hidden, pooled, seen)
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.encoder.embed(self.encoder.prepare(x))
+
+    def features_of(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> Tensor:
+        assert mask is not None
+        seen = self._start(mask, task_labels)
+        hidden, pooled = self.encoder.forward_embedded(embedded, mask)
+        return self.dropout(self.encoder.pool(hidden, pooled, seen))
+
+    def allow_second_derivatives(self) -> None:
+        """As in `Backbone`; fused attention has none."""
+        self.encoder.model.set_attn_implementation("eager")
 
     def set_parity(self) -> None:
         """As in `Backbone`; batches are not trimmed, so that the padding seen does not depend on the batch."""
@@ -127,3 +166,9 @@ class EncoderBackbone(Backbone):
 
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         return self.dropout(self.represent(x, task_labels))
+
+    def _start(self, mask: Tensor, task_labels: TaskLabels) -> Tensor:
+        """Note the mini-batch; the positions (B, L) that operators see."""
+        seen = torch.ones_like(mask) if self.parity else mask
+        self.context.start(task_labels, seen)
+        return seen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nlpcl.models.base import Backbone, ContinualModel, Site, row_factor, unprotected, weight_factor
 from nlpcl.models.gates import Gates, sparsity
-from nlpcl.strategies.base import ContinualStrategy, continual_model
+from nlpcl.strategies.base import ContinualStrategy, continual_model, sites_of
 
 CLAMP = 6.0
 """Embeddings stay within [-6, 6], where sigma' is not yet lost (HAT's reference code)."""
@@ -105,7 +105,7 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ig
     ) -> None:
         super().__init__()
         self.backbone: Backbone = model.backbone
-        self.sites = self.backbone.sites()
+        self.sites = sites_of(model, "hard attention to the task")
         self.gates = Gates(self.sites, self.backbone.context, model.n_tasks, smax, init_mean, init_std, soft=parity)
         self.backbone.gates = self.gates
         self.task_incremental = model.task_incremental
@@ -172,6 +172,17 @@ def least_entropy(logits: Tensor) -> Tensor:
     return logits[best, torch.arange(logits.shape[1], device=logits.device)]
 
 
+def under_surest_mask(gates: Gates, forward: Callable[[], Tensor]) -> Tensor:
+    """Of the logits (B, C) that `forward` gives under each stored mask, for each sample those of least entropy."""
+    last = gates.override
+    logits = []
+    for task in gates.trained or [0]:
+        gates.override = task
+        logits.append(forward())
+    gates.override = last
+    return least_entropy(torch.stack(logits))
+
+
 class MaskStrategy(ContinualStrategy):
     """A strategy whose `masks` are hard attention to the task.
 
@@ -224,13 +235,6 @@ class MaskInference(MaskStrategy):
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch; at test under the mask that `inference` chooses."""
-        gates = self.masks.gates
         if self.is_training or self.masks.task_incremental or self.inference == "last":
             return super().forward()
-        last = gates.override
-        logits = []
-        for task in gates.trained or [0]:
-            gates.override = task
-            logits.append(super().forward())
-        gates.override = last
-        return least_entropy(torch.stack(logits))
+        return under_surest_mask(self.masks.gates, super().forward)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from nlpcl.models.base import ContinualModel, single_task
+from nlpcl.errors import UsageError
+from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.sizes import model_bytes
 from nlpcl.strategies._batches import LengthGroupedBatches
 
@@ -270,3 +271,17 @@ def continual_model(model: nn.Module, method: str) -> ContinualModel:
             f"{method} shapes the model's layers, so it needs a ContinualModel, not a {type(model).__name__}"
         )
     return model
+
+
+def sites_of(model: ContinualModel, method: str) -> list[Site]:
+    """The sites of a model's backbone, which `method` works on.
+
+    :raises UsageError: it has none.
+    """
+    sites = model.backbone.sites()
+    if not sites:
+        raise UsageError(
+            f"{method} works on linear or convolutional layers, and the net of this {type(model.backbone).__name__} "
+            "has none: --set net=cnn."
+        )
+    return sites

@@ -36,8 +36,10 @@ HATPlugin = MaskPlugin
         ({"backbone": "bert"}, {"options": {"gate_mean": 2.0}}),
         # At the adapters' 0.05 the sparsity loss closes what the next task needs before it has learnt: docs/presets.md.
         ({"backbone": "cnn"}, {"options": {"gate_learning_rate": 0.01}}),
+        ({"backbone": "mlp"}, {"options": {"gate_learning_rate": 0.01}}),
         # The original toolkit's net for HAT; its weights are fresh, too.
         ({"backbone": "bert_frozen"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
+        ({"backbone": "w2v*"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
     ),
 )
 class HAT(MaskInference):

@@ -41,7 +41,7 @@ from nlpcl.models.projection import Projector, batch_inputs, example_means
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import LengthGroupedBatches
-from nlpcl.strategies.base import ContinualStrategy, continual_model, logits_of, mode, on_device
+from nlpcl.strategies.base import ContinualStrategy, continual_model, logits_of, mode, on_device, sites_of
 
 
 def final_alphas(sites: list[Site]) -> list[float]:
@@ -74,7 +74,7 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         if alpha <= 0 or owm_samples < 1:
             raise UsageError(f"owm needs alpha above 0 and owm_samples of at least 1, not {alpha} and {owm_samples}.")
         self.backbone = model.backbone
-        sites = self.backbone.sites()
+        sites = sites_of(model, "owm")
         self.finals = {site.name: final for site, final in zip(sites, final_alphas(sites), strict=True)}
         self.sites = [site for site in sites if site.module.weight.requires_grad]  # type: ignore[union-attr]
         self.alpha = alpha
@@ -180,7 +180,9 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
     "Nature Machine Intelligence 2019",
     url="https://arxiv.org/abs/1810.01256",
     # The original toolkit's net for OWM.
-    presets=(({"backbone": "bert_frozen"}, {"backbone_options": {"layers": 2, "hidden": 300}}),),
+    presets=tuple(
+        ({"backbone": name}, {"backbone_options": {"layers": 2, "hidden": 300}}) for name in ("bert_frozen", "w2v*")
+    ),
 )
 class OWM(ContinualStrategy):
     """Orthogonal weights modification; further arguments as in `ContinualStrategy`.

@@ -40,7 +40,7 @@ from nlpcl.models.base import ContinualModel, Site, replace_layer, unprotected
 from nlpcl.models.bayesian import Bayesian, make_bayesian
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
-from nlpcl.strategies.base import ContinualStrategy, continual_model
+from nlpcl.strategies.base import ContinualStrategy, continual_model, sites_of
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
     ) -> None:
         super().__init__()
         self.backbone = model.backbone
-        for site in self.backbone.sites():
+        for site in sites_of(model, "ucl"):
             replace_layer(self.backbone, site, make_bayesian(site.module, ratio, self.backbone.pretrained))
         self.sites = self.backbone.sites()
         self.alpha = alpha

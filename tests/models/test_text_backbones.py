@@ -102,7 +102,7 @@ def test_frozen_sites_and_what_trains(tiny: str, layers: int) -> None:
     check_sites(sites, backbone, packed([5, 9]))
     assert not unprotected(backbone)
     trainable = {name.partition(".")[0] for name, p in backbone.named_parameters() if p.requires_grad}
-    assert trainable == {"cnn"}
+    assert trainable == {"net"}
 
 
 def test_frozen_encoder_has_no_dropout_unless_with_parity(tiny: str) -> None:

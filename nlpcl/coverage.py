@@ -1,0 +1,63 @@
+"""Which strategy runs on which backbone, and which pairs the original toolkit documents.
+
+Source of the latter: the documentation of PyContinual (main branch), which has 18 methods in 68 pairs on language and
+18 on images, whether its code has them or not; GEM, which it does not mention, is in its code on two backbones. Its
+`a-gem` is `agem` here, its `b-cl` is `bcl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nlpcl.registry import Scenario, backbones, strategies
+
+SOURCE = "https://github.com/ZixuanKe/PyContinual"
+LANGUAGE = ("bert", "bert_frozen", "bert_adapter", "w2v", "w2v_as")
+IMAGE = ("cnn", "mlp")
+GRU = ("bert_frozen", "w2v", "w2v_as")
+
+DOCUMENTED: dict[str, tuple[str, ...]] = {
+    "ncl": LANGUAGE,
+    "one": LANGUAGE,
+    "mtl": LANGUAGE,
+    "l2": LANGUAGE,
+    "agem": LANGUAGE + IMAGE,
+    "gem": ("bert_frozen", "bert_adapter"),
+    "derpp": LANGUAGE + IMAGE,
+    "kan": GRU,
+    "srk": GRU,
+    "ewc": LANGUAGE + IMAGE,
+    "hal": LANGUAGE + IMAGE,
+    "ucl": LANGUAGE + IMAGE,
+    "owm": LANGUAGE + IMAGE,
+    "acl": IMAGE,
+    "hat": LANGUAGE + IMAGE,
+    "cat": ("bert", *GRU, *IMAGE),
+    "bcl": ("bert_adapter",),
+    "classic": ("bert_adapter",),
+    "ctr": ("bert_adapter",),
+}
+
+
+def strategy_matrix() -> dict[str, dict[str, tuple[Scenario, ...]]]:
+    """By strategy and backbone the scenarios in which the pair runs, as registered; empty: it does not."""
+    bodies = backbones.names()
+    return {
+        entry.name: {
+            body: entry.scenarios if entry.backbones is None or body in entry.backbones else () for body in bodies
+        }
+        for entry in strategies.entries()
+    }
+
+
+def missing(matrix: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """The documented pairs, as `method on backbone`, at whose place `matrix` has nothing.
+
+    :param matrix: by method and backbone the scenarios in which it runs.
+    """
+    return [
+        f"{method} on {backbone}"
+        for method, of_method in DOCUMENTED.items()
+        for backbone in of_method
+        if not matrix.get(method, {}).get(backbone)
+    ]

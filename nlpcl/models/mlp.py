@@ -1,0 +1,42 @@
+"""A net of two fully connected layers for images, that of the original toolkit."""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import Tensor, nn
+
+from nlpcl.models.base import Backbone, Site, TaskLabels
+from nlpcl.registry import register_backbone
+
+
+@register_backbone("mlp", title="two fully connected layers", modality="image")
+class MLP(Backbone):
+    """Pixels, dropout 0.2, then twice a fully connected layer, ReLU and dropout 0.5; trained from random weights.
+
+    :param input_shape: (channels, height, width) of the images.
+    :param hidden: width of the two layers; 2000 in the original toolkit.
+    """
+
+    def __init__(self, input_shape: tuple[int, int, int], *, hidden: int = 2000) -> None:
+        super().__init__()
+        self.width = hidden
+        self.pixels = prod(input_shape)
+        self.linears = nn.ModuleList([nn.Linear(self.pixels, hidden), nn.Linear(hidden, hidden)])
+        self.activations = nn.ModuleList(nn.ReLU() for _ in range(2))
+        self.dropout_of_pixels = nn.Dropout(0.2)
+        self.dropout = nn.Dropout(0.5)
+
+    def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
+        self.context.start(task_labels)
+        x = self.dropout_of_pixels(x.flatten(1))
+        for linear, act in zip(self.linears, self.activations, strict=True):
+            x = self.dropout(act(linear(x)))
+        return x
+
+    def sites(self) -> list[Site]:
+        inputs: tuple[tuple[str | None, int], ...] = ((None, self.pixels), ("fc1", 1))
+        return [
+            Site(name, layer, act, self.width, inputs=(source,))
+            for name, layer, act, source in zip(("fc1", "fc2"), self.linears, self.activations, inputs, strict=True)
+        ]

@@ -1,0 +1,102 @@
+"""A backbone made of frozen token vectors and a net that reads them."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from nlpcl.errors import UsageError, suggest
+from nlpcl.models.base import Backbone, Site, TaskLabels
+from nlpcl.models.encoder import PackedEncoder
+from nlpcl.models.text_cnn import TextCNN
+from nlpcl.models.text_gru import TextGRU
+
+Net = Literal["cnn", "gru"]
+
+
+class TokenNet(Protocol):
+    """A module that makes a feature of width `width` of each text's token vectors."""
+
+    width: int
+
+    def __call__(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Features (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
+        ...
+
+    def sites(self) -> list[Site]:
+        """As `Backbone.sites`."""
+        ...
+
+
+class TokenBackbone(Backbone):
+    """A backbone whose `net` reads token vectors from a frozen `encoder`.
+
+    :param encoder: gives a vector for each token.
+    :param net: Kim's convolutional net (`cnn`), or gated recurrent units (`gru`), whose state at the last token is the
+        feature.
+    :param filters: filters of each window size of the convolutional net.
+    :param layers: fully connected layers after the convolutions.
+    :param hidden: their width, or the number of recurrent units.
+    :param dropout: probability of dropping a feature unit.
+    :raises UsageError: unknown net.
+    """
+
+    net: TokenNet
+
+    def __init__(
+        self, encoder: PackedEncoder, net: Net, filters: int, layers: int, hidden: int, dropout: float
+    ) -> None:
+        super().__init__()
+        if net not in get_args(Net):
+            raise UsageError(f"unknown net {net!r}. {suggest(net, get_args(Net))}")
+        self.encoder = encoder.requires_grad_(False)
+        if net == "gru":
+            self.net = TextGRU(encoder.width, hidden, dropout)
+        else:
+            self.net = TextCNN(encoder.width, filters, layers, hidden, dropout)
+        self.width = self.net.width
+
+    def set_parity(self) -> None:
+        """As in `Backbone`; batches are not trimmed."""
+        super().set_parity()
+        self.encoder.padding = "fixed"
+
+    def trimmed(self, x: Tensor) -> Tensor:
+        return self.encoder.prepare(x)
+
+    def tokens(self, x: Tensor, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
+        """Token vectors (B, L', C), without a graph, and mask (B, L') of the inputs `x`, noted in `context`.
+
+        The mask is True on real tokens, with `parity` on all.
+        """
+        with torch.no_grad():
+            vectors, _, mask = self.encoder(self.encoder.prepare(x))
+        mask = torch.ones_like(mask) if self.parity else mask
+        self.context.start(task_labels, mask)
+        return vectors, mask
+
+    def set_net(self, net: TokenNet) -> None:
+        """Put `net`, of the same width, where the present one stands.
+
+        :raises ValueError: it has another width than the heads were built for.
+        """
+        if net.width != self.width:
+            raise ValueError(f"the heads take features of width {self.width}, not {net.width}")
+        self.net = net
+
+    def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
+        return self.net(*self.tokens(x, task_labels))
+
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As in `Backbone`: the token vectors and their mask."""
+        return self.tokens(x, 0)
+
+    def features_of(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> Tensor:
+        assert mask is not None
+        self.context.start(task_labels, mask)
+        return self.net(embedded, mask)
+
+    def sites(self) -> list[Site]:
+        return self.net.sites()

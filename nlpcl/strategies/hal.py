@@ -1,0 +1,375 @@
+"""HAL: hindsight anchor learning (Chaudhry et al., AAAI 2021, https://arxiv.org/abs/2002.08165).
+
+Each task leaves an anchor for each of its classes, an input at which forgetting would show. Later steps are chosen so
+that a step on the new task would change the outputs at the anchors little.
+
+    theta~ = theta - a grad CE(theta),   L = CE(theta) + lambda mean_k (f_theta~(e_k) - f_theta(e_k))^2
+    phi_c <- beta phi_c + (1 - beta) mean of the features of class c in the mini-batch
+    e_c = argmin_e CE(f_theta(e), c) - CE(f_theta_M(e), c) + gamma ||h_theta(e) - phi_c||^2
+
+CE is the mean over the mini-batch and a draw from the memory together, f gives the logits of an anchor's own head, h
+the features; a is the optimizer's present learning rate. The mean over k is one over all anchors of past tasks and all
+their own logits. theta_M is a copy of the weights after one pass of SGD over the memory of past tasks; after the first
+task there is none, theta_M = theta, and what is left brings an anchor's features to its class's mean. All anchors of a
+task are learnt together.
+
+Anchors live where gradients can move inputs (`Backbone.embed`): images in pixel space, starting from U(0, 1); texts
+among the word embeddings or, if the encoder is frozen as a whole, its last hidden states. A text anchor has a fixed
+number of positions, all real, and starts from a random training example of its class, whose tokens are repeated until
+the positions are full: noise would lie far from all that the encoder knows.
+
+Where it differs from the original toolkit. There no anchors were made after the first task, all classes shared one
+phi, replayed examples and anchors had the current head, and the memory was a reservoir: here each task has an equal
+part of it. There f_theta~(e) was a constant, so that its term pulled the outputs at the anchors to where the step would
+move them and doubled what it should prevent; here, as in the paper's own code, theta~ depends on theta.
+`second_order=False` is the first-order approximation of that code. At the anchors dropout is off, whose noise would
+hide the difference. `parity=True` restores a memory filled in file order and replayed whole, and what
+`ContinualStrategy` lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from nlpcl.errors import UsageError
+from nlpcl.models.base import ContinualModel, TaskLabels, single_task
+from nlpcl.models.sizes import tensor_bytes
+from nlpcl.registry import register_strategy
+from nlpcl.strategies._features import FeaturesPlugin, joint_mean
+from nlpcl.strategies._replay import ReplayMemory, ReplayStrategy, replay_logits
+from nlpcl.strategies.base import continual_model
+
+Weights = Mapping[str, Tensor]
+
+
+def virtual_step(weights: Weights, gradients: Sequence[Tensor | None], rates: Sequence[float]) -> dict[str, Tensor]:
+    """theta - a g, part by part; a part without a gradient stays."""
+    parts = zip(weights.items(), gradients, rates, strict=True)
+    return {name: p if g is None else p - rate * g for (name, p), g, rate in parts}
+
+
+def running_means(means: Tensor, seen: Tensor, features: Tensor, y: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """phi_c <- beta phi_c + (1 - beta) mean of the features of class c, where there are any.
+
+    The first mean of a class is its phi.
+
+    :param means: phi, (C, F).
+    :param seen: (C,), whether the class has a mean.
+    :param features: (B, F).
+    :param y: classes, LongTensor (B,).
+    """
+    members = (y == torch.arange(len(means), device=y.device).unsqueeze(1)).to(features.dtype)
+    present = members.any(dim=1)
+    batch = members @ features / members.sum(dim=1, keepdim=True).clamp(min=1)
+    keep = torch.where(seen, beta, 0.0).unsqueeze(1)
+    return torch.where(present.unsqueeze(1), keep * means + (1 - keep) * batch, means), seen | present
+
+
+def anchor_objective(
+    logits: Tensor, forgotten: Tensor, features: Tensor, classes: Tensor, means: Tensor, gamma: float
+) -> Tensor:
+    """What anchors minimise (Chaudhry et al. 2021, section 3), summed over n anchors, which do not meet in it.
+
+    :param logits: of theta, (n, C).
+    :param forgotten: of theta_M, (n, C).
+    :param features: of theta, (n, F).
+    :param classes: LongTensor (n,).
+    :param means: each anchor's phi, (n, F).
+    """
+    learnt, lost = (F.cross_entropy(values, classes, reduction="sum") for values in (logits, forgotten))
+    return learnt - lost + gamma * (features - means).square().sum()
+
+
+def first_anchors(embedded: Tensor, mask: Tensor | None, length: int, generator: torch.Generator) -> Tensor:
+    """Where anchors start: U(0, 1) for images, an example's tokens over and over for texts.
+
+    :param embedded: one example for each anchor, (n, ...), as `Backbone.embed` gives it.
+    :param mask: (n, L), True on the leading real tokens; None: images.
+    :param length: positions of a text anchor.
+    """
+    if mask is None:
+        return torch.rand(embedded.shape, generator=generator).to(embedded.device)
+    positions = torch.arange(length, device=mask.device) % mask.sum(dim=1, keepdim=True)
+    return embedded.gather(1, positions.unsqueeze(-1).expand(-1, -1, embedded.shape[-1]))
+
+
+class RingMemory(ReplayMemory):
+    """A memory of which each task gets an equal part.
+
+    :param tasks: number of tasks.
+    :param memory: as in `ReplayMemory`.
+    """
+
+    def __init__(self, tasks: int, *memory: Any, **more: Any) -> None:
+        super().__init__(*memory, **more)
+        self.quota = max(1, self.capacity // tasks)
+
+    def add(self, data: Any, task: int) -> Tensor:
+        """As in `ReplayMemory`, but at most the task's part is offered, and so all of it kept."""
+        share = self.share
+        self.share = min(share, (self.quota + 0.5) / len(data))
+        written = super().add(data, task)
+        self.share = share
+        return written
+
+
+class FromEmbedded(nn.Module):
+    """Logits and features of embedded inputs, as a module, so that it can be called with other weights."""
+
+    def __init__(self, model: ContinualModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
+        features = self.model.backbone.features_of(embedded, mask, task_labels)
+        return self.model.heads(features, task_labels), features
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode; gradients still flow."""
+    training = model.training
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):  # on an accelerator it has no gradient in evaluation mode
+            module.train()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[call-arg]
+    """Replays, holds the outputs at the anchors, and learns a task's anchors at its end.
+
+    :param model: the model that is trained.
+    :param lamb: lambda of the anchors' term.
+    :param beta: weight of the past in the running means of features.
+    :param gamma: gamma of the distance to them.
+    :param anchor_steps: steps of SGD on an anchor.
+    :param anchor_learning_rate: their learning rate.
+    :param anchor_length: positions of a text anchor, at least 1.
+    :param virtual_learning_rate: a of the steps to theta~ and theta_M; None: the optimizer's.
+    :param second_order: whether the gradient in theta~ depends on theta.
+    :param memory: as in `MemoryPlugin`.
+    :raises UsageError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        model: ContinualModel,
+        *,
+        lamb: float = 0.1,
+        beta: float = 0.5,
+        gamma: float = 0.1,
+        anchor_steps: int = 100,
+        anchor_learning_rate: float = 0.05,
+        anchor_length: int = 16,
+        virtual_learning_rate: float | None = None,
+        second_order: bool = True,
+        **memory: Any,
+    ) -> None:
+        super().__init__(**memory)
+        if anchor_length < 1:
+            raise UsageError(f"anchor_length must be at least 1, not {anchor_length}.")
+        given = self.memory
+        seed = given.generator.initial_seed()
+        self.memory = RingMemory(model.n_tasks, given.capacity, given.share, seed=seed, whole=given.whole)
+        self.lamb = lamb
+        self.beta = beta
+        self.gamma = gamma
+        self.anchor_steps = anchor_steps
+        self.anchor_learning_rate = anchor_learning_rate
+        self.anchor_length = anchor_length
+        self.virtual_learning_rate = virtual_learning_rate
+        self.second_order = second_order
+        self.net = FromEmbedded(model)
+        if second_order:
+            model.backbone.allow_second_derivatives()
+        self.anchors: Tensor | None = None
+        """Anchors of all past tasks, (n, ...)."""
+        self.anchor_heads = torch.empty(0, dtype=torch.long)
+        """The task label of each, on the host."""
+        self._anchor_tasks: TaskLabels = 0
+        self._own_logits = 0
+        self._text = False
+        self.weights: dict[str, nn.Parameter] = {}
+        self.means = self.seen = torch.empty(0)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.weights = {name: p for name, p in strategy.model.named_parameters() if p.requires_grad}
+        classes = max(int(y) for y in strategy.experience.dataset.targets) + 1
+        self.means = torch.zeros(classes, strategy.model.backbone.width, device=strategy.device)
+        self.seen = torch.zeros(classes, dtype=torch.bool, device=strategy.device)
+
+    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+        super().after_forward(strategy)
+        features = self.features.detach()
+        self.means, self.seen = running_means(self.means, self.seen, features, strategy.mb_y, self.beta)
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        if self.anchors is None:
+            return
+        replayed = self.memory.draw(self.replay_batch_size).on_device(strategy)
+        loss = F.cross_entropy(replay_logits(strategy, replayed), replayed.y)
+        strategy.loss = joint_mean(strategy.loss, loss, len(strategy.mb_y), len(replayed.y))
+        strategy.loss = strategy.loss + self.lamb * self.anchor_loss(strategy)
+
+    def anchor_loss(self, strategy: Any) -> Tensor:
+        """Mean square of what one step on the strategy's loss would change at the anchors."""
+        assert self.anchors is not None
+        scaler = getattr(strategy, "scaler", None)
+        one = torch.ones_like(strategy.loss)
+        scale = one if scaler is None else scaler.scale(one)
+        found = torch.autograd.grad(
+            strategy.loss * scale,
+            list(self.weights.values()),
+            retain_graph=True,
+            create_graph=self.second_order,
+            allow_unused=True,
+        )
+        gradients = [None if g is None else g / scale for g in found]
+        moved = virtual_step(self.weights, gradients, self._rates(strategy, "lr"))
+        with without_dropout(strategy.model):
+            now = self.outputs(self.weights, self.anchors, self._anchor_tasks)[0]
+            then = self.outputs(moved, self.anchors, self._anchor_tasks)[0]
+        # Columns that an anchor's head has not are equal in both.
+        return (then - now).square().sum() / self._own_logits
+
+    def outputs(self, weights: Weights, anchors: Tensor, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
+        """Logits and features of anchors under `weights`.
+
+        In float32 whatever the precision: what one step changes is less than bfloat16 can tell apart.
+        """
+        mask = anchors.new_ones(anchors.shape[:2], dtype=torch.bool) if self._text else None
+        named = {f"model.{name}": p for name, p in weights.items()}
+        return functional_call(self.net, named, (anchors, mask, task_labels))
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.learn_anchors(strategy)
+        self.fill(strategy)
+
+    def learn_anchors(self, strategy: Any) -> None:
+        """Learn an anchor for each class of the experience and add them to those of past tasks."""
+        x, classes, task = self._example_of_each_class(strategy.experience.dataset)
+        classes = classes.to(strategy.device)
+        weights = {name: p.detach() for name, p in self.weights.items()}
+        with without_dropout(strategy.model):
+            with torch.no_grad():
+                embedded, mask = strategy.model.backbone.embed(x.to(strategy.device))
+            if not embedded.is_floating_point():
+                raise UsageError(f"hal needs a backbone that embeds, not {type(strategy.model.backbone).__name__}.")
+            self._text = mask is not None
+            anchors = first_anchors(embedded, mask, self.anchor_length, self.memory.generator)
+            forgetful = self.fine_tuned(strategy, weights)
+            for _ in range(self.anchor_steps):
+                anchors.requires_grad_()
+                logits, features = self.outputs(weights, anchors, task)
+                lost = logits if forgetful is None else self.outputs(forgetful, anchors, task)[0]
+                objective = anchor_objective(logits, lost, features, classes, self.means[classes], self.gamma)
+                anchors = (anchors - self.anchor_learning_rate * torch.autograd.grad(objective, anchors)[0]).detach()
+            with torch.no_grad():
+                self._own_logits += self.outputs(weights, anchors, task)[0].numel()
+        self.anchors = anchors if self.anchors is None else torch.cat([self.anchors, anchors])
+        self.anchor_heads = torch.cat([self.anchor_heads, torch.full((len(anchors),), task)])
+        same = single_task(self.anchor_heads)
+        self._anchor_tasks = same if isinstance(same, int) else same.to(strategy.device)
+
+    def fine_tuned(self, strategy: Any, weights: Weights) -> Weights | None:
+        """theta_M: `weights` after one pass of SGD over the memory; None if it is empty."""
+        if not len(self.memory):
+            return None
+        rates = self._rates(strategy, "initial_lr")
+        for slots in self.memory.indices(len(self.memory)).split(self.replay_batch_size):
+            replayed = self.memory.at(slots).on_device(strategy)
+            weights = {name: p.detach().requires_grad_() for name, p in weights.items()}
+            logits = functional_call(strategy.model, dict(weights), (replayed.x, replayed.task_labels))
+            loss = F.cross_entropy(logits, replayed.y)
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            weights = virtual_step(weights, gradients, rates)
+        return {name: p.detach() for name, p in weights.items()}
+
+    def kept_bytes(self) -> dict[str, int]:
+        """Bytes of the memory's filled slots and of the anchors with their task labels."""
+        anchors = [] if self.anchors is None else [self.anchors, self.anchor_heads]
+        return super().kept_bytes() | {"anchors": tensor_bytes(anchors)}
+
+    def _example_of_each_class(self, data: Any) -> tuple[Tensor, Tensor, int]:
+        """A random example (n, ...) of each class of a task, the classes (n,) ascending, and the task label."""
+        targets = torch.tensor([int(y) for y in data.targets])
+        classes = targets.unique()
+        order = torch.randperm(len(targets), generator=self.memory.generator)
+        mixed = targets[order]
+        examples = [data[int(order[mixed == c][0])] for c in classes]
+        return torch.stack([example[0] for example in examples]), classes, int(examples[0][-1])
+
+    def _rates(self, strategy: Any, key: str) -> list[float]:
+        """The learning rate of each of `weights`; `initial_lr` is that before any schedule."""
+        if self.virtual_learning_rate is not None:
+            return [self.virtual_learning_rate] * len(self.weights)
+        groups = strategy.optimizer.param_groups
+        rates = {id(p): group.get(key, group["lr"]) for group in groups for p in group["params"]}
+        return [rates.get(id(p), 0.0) for p in self.weights.values()]
+
+
+@register_strategy(
+    "hal",
+    title="hindsight anchor learning",
+    paper="Chaudhry, Gordo, Dokania, Torr, Lopez-Paz: Using Hindsight to Anchor Past Knowledge in Continual Learning, "
+    "AAAI 2021",
+    url="https://arxiv.org/abs/2002.08165",
+    replay=True,
+)
+class HAL(ReplayStrategy):
+    """Hindsight anchor learning; further arguments as in `ReplayStrategy` and `ContinualStrategy`.
+
+    :param lamb: weight of the change at the anchors, at least 0; 0.1 in the original toolkit.
+    :param beta: weight of the past in the running means of features, in [0, 1); 0.5 in the original toolkit.
+    :param gamma: weight of an anchor's distance to its class's mean, at least 0; 0.1 in the original toolkit.
+    :param anchor_steps: steps of SGD on an anchor; 100 in the original toolkit.
+    :param anchor_learning_rate: their learning rate; 0.05 in the original toolkit.
+    :param anchor_length: positions of a text anchor, at least 1; chosen here.
+    :param virtual_learning_rate: learning rate of the SGD steps that are only imagined; None: the optimizer's, as in
+        the original toolkit, which trains with SGD.
+    :param second_order: whether the imagined step's gradient counts as depending on the weights; off for layers
+        without a second derivative, such as recurrent nets on an accelerator.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        lamb: float = 0.1,
+        beta: float = 0.5,
+        gamma: float = 0.1,
+        anchor_steps: int = 100,
+        anchor_learning_rate: float = 0.05,
+        anchor_length: int = 16,
+        virtual_learning_rate: float | None = None,
+        second_order: bool = True,
+        **replay_kwargs: Any,
+    ) -> None:
+        self._plugin = partial(
+            HALPlugin,
+            continual_model(model, type(self).__name__),
+            lamb=lamb,
+            beta=beta,
+            gamma=gamma,
+            anchor_steps=anchor_steps,
+            anchor_learning_rate=anchor_learning_rate,
+            anchor_length=anchor_length,
+            virtual_learning_rate=virtual_learning_rate,
+            second_order=second_order,
+        )
+        super().__init__(model=model, **replay_kwargs)
+
+    def replay_plugin(self, **memory: Any) -> HALPlugin:
+        return self._plugin(**memory)

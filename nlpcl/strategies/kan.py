@@ -1,0 +1,238 @@
+"""KAN: knowledge accessibility network (Ke, Liu, Wang, Shu, ECML-PKDD 2020, https://arxiv.org/abs/2112.10021).
+
+A recurrent net holds what all tasks share. A second one learns for each new task which of its units hold knowledge that
+helps; only these then serve the task, and only these learn from it.
+
+    a_t = sigma(s e_t),  a_0 = 1
+    accessibility, t > 0, first:  h = ReLU( GRU_AC( ReLU(GRU_MCL(x)) * a_t ) )_last;  e_t, GRU_AC and head train
+    main:                         h = ReLU( GRU_MCL(x)_last ) * a_t;                  GRU_MCL and head train
+    L = CE in both;  main, t > 0:  dW_hh[:, j] <- dW_hh[:, j] a_{t,j},  db_i <- db_i a_{t,i}  (in all three blocks),
+                                   dW_ih[:, j] <- dW_ih[:, j] a_{t,j}
+
+So every task but the first is trained twice, each time with a new optimizer and schedule. Tests take the main path
+under the task's mask; in domain-incremental learning, where no label chooses it, `inference` does. Nothing protects
+what earlier tasks learnt in units that a later one has access to, and nothing the shared head.
+
+Columns of W_ih stand for the components of a token vector, which are as many as units in the original; where they are
+not, the rows of W_ih are masked instead, 3 for each unit.
+
+Where it differs from the original code: the embeddings have HAT's compensated gradient and stay within [-6, 6], which
+there a misspelt name prevented, a learning rate of their own and no weight decay; s reaches smax at the end of an
+epoch; the mask stored after the accessibility phase is 1[e > 0], which the main phase trains under, too; what it blocks
+is blocked exactly, weight decay included; the last state is that at the last real token. `parity=True` restores masks
+sigma(smax e), an s that does not reach smax, and states at the last position, padding or not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from avalanche.core import SupervisedPlugin
+from torch import Tensor, nn
+
+from nlpcl.models.base import Context, ContinualModel, Site
+from nlpcl.models.gates import Gates
+from nlpcl.models.text_gru import TextGRU, last_state
+from nlpcl.registry import register_strategy
+from nlpcl.strategies._masks import CLAMP, BlockedWeights, annealed_scale, under_surest_mask
+from nlpcl.strategies._recurrent import recurrent_backbone
+from nlpcl.strategies.base import ContinualStrategy
+
+
+class KANNet(nn.Module):
+    """The main net, the gates on its units, and the net that trains the gates.
+
+    :param main: GRU_MCL.
+    :param context: the backbone's, which says whose gates a mini-batch needs.
+    :param n_tasks: number of tasks.
+    :param gates: further arguments of `Gates`.
+    """
+
+    def __init__(self, main: TextGRU, context: Context, n_tasks: int, **gates: Any) -> None:
+        super().__init__()
+        self.width = main.width
+        self.main = main
+        self.access = TextGRU(main.width, main.width, 0.0)
+        # A gate is not negative, so whether it acts before or after the ReLU is the same.
+        self.units = nn.ReLU()
+        self.gates = Gates([Site("units", main.gru, self.units, main.width)], context, n_tasks, **gates)
+        nn.init.constant_(self.gates.embeddings[0], CLAMP)  # the first task has access to every unit
+        self.accessing = False
+        """Whether the accessibility phase is on; tests take the main path all the same."""
+
+    def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Features (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
+        states = self.main.states(vectors)
+        if self.accessing and self.training:
+            reached = last_state(self.access.states(self.units(states)), mask)
+            return self.main.dropout(reached.relu())
+        return self.main.dropout(self.units(last_state(states, mask)))
+
+    def sites(self) -> list[Site]:
+        """None: the gates are the method's own."""
+        return []
+
+
+def accessible_factors(gru: nn.GRU, access: Tensor) -> dict[nn.Parameter, Tensor]:
+    """What the gradients of a GRU's weights are multiplied by in the main phase (the module's docstring).
+
+    :param access: a_t, (H,).
+    """
+    rows = access.repeat(3)
+    inputs = access.unsqueeze(0) if gru.input_size == gru.hidden_size else rows.unsqueeze(1)
+    factors = {"weight_ih_l0": inputs, "weight_hh_l0": access.unsqueeze(0), "bias_ih_l0": rows, "bias_hh_l0": rows}
+    return {gru.get_parameter(name): factor for name, factor in factors.items()}
+
+
+class KANPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+    """Puts a `KANNet` on the backbone's token vectors.
+
+    The first training on a task t > 0 is its accessibility phase, the next its main phase. `KAN` goes through both;
+    under a strategy of Avalanche's own call `train` twice.
+
+    :param model: its backbone's net is a `TextGRU`, which becomes the main net.
+    :param smax: largest s of the annealing.
+    :param gate_learning_rate: learning rate of the embeddings; None: the optimizer's.
+    :param init_mean: mean of the embeddings' initial values.
+    :param init_std: their standard deviation.
+    :param parity: the original code's soft masks.
+    """
+
+    def __init__(
+        self,
+        model: ContinualModel,
+        *,
+        smax: float = 400.0,
+        gate_learning_rate: float | None = None,
+        init_mean: float = 0.0,
+        init_std: float = 1.0,
+        parity: bool = False,
+    ) -> None:
+        super().__init__()
+        backbone, main = recurrent_backbone(model, "kan")
+        own = {"smax": smax, "init_mean": init_mean, "init_std": init_std, "soft": parity}
+        self.net = KANNet(main, backbone.context, model.n_tasks, **own)
+        backbone.set_net(self.net)
+        self.gates = self.net.gates
+        self.task_incremental = model.task_incremental
+        self.smax = smax
+        self.gate_learning_rate = gate_learning_rate
+        self.parity = parity
+        self.blocked = BlockedWeights()
+        self.undecided: list[float] = []
+        """The share of undecided gates of each task."""
+
+    def parameter_group(self, strategy: Any) -> dict[str, Any]:
+        """The gates' own group of the optimizer: own learning rate, no weight decay; empty in the main phase."""
+        group: dict[str, Any] = {"params": [p for p in self.gates.parameters() if p.requires_grad], "weight_decay": 0.0}
+        if self.gate_learning_rate is not None:
+            group["lr"] = self.gate_learning_rate
+        return group
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        # The first callback of an experience, and the only one before the optimizer is made.
+        task = strategy.experience.current_experience
+        if not self.task_incremental:
+            self.gates.override = task
+        if task not in self.gates.trained:
+            self.gates.begin(task)
+            if task == 0:
+                self.store_mask()
+        accessing = self.gates.current is not None
+        self.net.accessing = accessing
+        self.net.main.requires_grad_(not accessing)
+        self.net.access.requires_grad_(accessing)
+        if not accessing:
+            self.gates.requires_grad_(False)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        task = strategy.experience.current_experience
+        free = self.net.accessing or task == 0
+        self.blocked.set({} if free else accessible_factors(self.net.main.gru, self.gates.mask(task)))
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        batches = len(strategy.dataloader)
+        done = strategy.clock.train_epoch_iterations
+        # The original code counts from 0 and divides by B, so it never reaches smax.
+        self.gates.scale = annealed_scale(done + 1, batches + 1 if self.parity else batches, self.smax)
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        self.blocked.restore()
+        if self.gates.current is not None:
+            with torch.no_grad():
+                self.gates.embeddings[self.gates.current].clamp_(-CLAMP, CLAMP)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        if self.net.accessing:
+            self.store_mask()
+
+    def store_mask(self) -> None:
+        """End the accessibility phase: from now on the task's mask is fixed."""
+        self.undecided.append(self.gates.end())
+        self.net.accessing = False
+
+
+@register_strategy(
+    "kan",
+    title="knowledge accessibility network",
+    paper="Ke, Liu, Wang, Shu: Continual Learning with Knowledge Transfer for Sentiment Classification, ECML-PKDD 2020",
+    url="https://arxiv.org/abs/2112.10021",
+    backbones=("bert_frozen", "w2v", "w2v_as"),
+    reason="it is a recurrent net over fixed token vectors",
+    # The original toolkit's net for KAN, which has no dropout.
+    presets=tuple(
+        ({"backbone": name}, {"backbone_options": {"net": "gru", "dropout": 0.0}}) for name in ("bert_frozen", "w2v*")
+    ),
+)
+class KAN(ContinualStrategy):
+    """Knowledge accessibility network; further arguments as in `ContinualStrategy`.
+
+    Every task but the first is trained for twice the epochs: first its mask, then the main net.
+
+    :param smax: largest scale s of the gates; 400 in the paper and the original toolkit.
+    :param gate_learning_rate: learning rate of the gates' embeddings; chosen here, as for HAT.
+    :param gate_mean: mean of the embeddings' initial values; 0 in the original toolkit.
+    :param gate_init: standard deviation of the embeddings' initial values; 1 in the original toolkit.
+    :param inference: which mask serves in domain-incremental learning: that of the last trained task for every sample
+        (`last`), or for each sample the one whose output has the least entropy (`entropy`).
+    :param parity: restore what the original toolkit did: soft masks, and what `ContinualStrategy` lists.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        smax: float = 400.0,
+        gate_learning_rate: float | None = 0.05,
+        gate_mean: float = 0.0,
+        gate_init: float = 1.0,
+        inference: Literal["last", "entropy"] = "last",
+        parity: bool = False,
+        plugins: list[Any] | None = None,
+        **base_kwargs: Any,
+    ) -> None:
+        self.masks = KANPlugin(
+            model,
+            smax=smax,
+            gate_learning_rate=gate_learning_rate,
+            init_mean=gate_mean,
+            init_std=gate_init,
+            parity=parity,
+        )
+        self.inference = inference
+        super().__init__(model=model, plugins=[*(plugins or []), self.masks], parity=parity, **base_kwargs)
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        if self.masks.net.accessing:
+            super()._train_exp(experience, eval_streams, **kwargs)
+            self.masks.store_mask()
+            # The main phase is a training of its own: new order, optimizer and schedule, epochs from 0.
+            self._before_training_exp(**kwargs)
+        super()._train_exp(experience, eval_streams, **kwargs)
+
+    def forward(self) -> Tensor:
+        """Logits of the mini-batch; at test under the mask that `inference` chooses."""
+        if self.is_training or self.masks.task_incremental or self.inference == "last":
+            return super().forward()
+        return under_surest_mask(self.masks.gates, super().forward)

@@ -1,0 +1,184 @@
+"""ACL against its equations, written as plain loops."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from avalanche.training import Naive
+from torch import nn
+from torch.nn import functional as F
+
+from nlpcl.errors import UsageError
+from nlpcl.models import build_model
+from nlpcl.models.adversarial import Discriminator, SharedPrivate, fresh_copy, overlap, reverse_gradient
+from nlpcl.strategies.acl import ACL, ACLPlugin, Repeated
+from tests.models.test_image_cnn import tiny_images
+from tests.strategies.test_hal import accuracy, train
+
+
+def build(benchmark: Any, backbone: str = "mlp", **options: Any) -> Any:
+    torch.manual_seed(1)
+    model = build_model(benchmark, backbone, hidden=24)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    common = {"model": model, "optimizer": optimizer, "train_mb_size": 8}
+    return ACL(**common, **{"train_epochs": 1, "memory_share": 0.5, **options})
+
+
+def test_overlap_is_the_mean_squared_cosine_of_all_pairs() -> None:
+    torch.manual_seed(0)
+    shared, private = torch.randn(4, 6), torch.randn(4, 6)
+    pairs = [(s @ p / s.norm() / p.norm()) ** 2 for s in shared for p in private]
+    torch.testing.assert_close(overlap(shared, private), torch.stack(pairs).mean())
+    assert overlap(torch.eye(6)[:3], torch.eye(6)[3:]) == 0
+    torch.testing.assert_close(overlap(torch.ones(2, 6), 3 * torch.ones(2, 6)), torch.tensor(1.0))
+
+
+def test_gradient_is_turned_round() -> None:
+    x = torch.randn(3, 2, requires_grad=True)
+    out = reverse_gradient(x)
+    assert torch.equal(out, x)
+    factor = torch.randn(3, 2)
+    torch.testing.assert_close(torch.autograd.grad((factor * out).sum(), x)[0], -factor)
+
+
+def test_a_copy_has_weights_of_its_own_and_may_be_narrow() -> None:
+    benchmark = tiny_images("til", (2, 2))
+    for backbone in ("mlp", "cnn"):
+        shared = build_model(benchmark, backbone, hidden=24).backbone
+        copy, narrow = fresh_copy(shared), fresh_copy(shared, 5)
+        assert all(not torch.equal(p, q) for p, q in zip(shared.parameters(), copy.parameters(), strict=True))
+        assert narrow.linears[0].out_features == 5  # type: ignore[index,union-attr]
+        assert narrow.features(torch.rand(2, 1, 16, 16), 0).shape == (2, 24)
+
+
+@pytest.mark.parametrize("scenario", ["til", "dil"])
+def test_the_loss_of_a_step_is_that_of_the_paper(scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and gradient, dropout off; the discriminator's part of the gradient has the opposite sign."""
+    benchmark = tiny_images(scenario, (2, 3, 2) if scenario == "til" else (2, 2, 2))
+    strategy = build(benchmark, adversarial=0.7, orthogonality=0.3)
+    for module in strategy.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    train(strategy, benchmark, 2)
+    checked = []
+    ours, til = ACLPlugin.before_backward, scenario == "til"
+
+    def spy(plugin: Any, strategy: Any, **kwargs: Any) -> None:
+        state = plugin.memory.generator.get_state()
+        ours(plugin, strategy)
+        if checked:
+            return
+        model, n = deepcopy(strategy.model), len(strategy.mb_y)
+        slots = torch.randperm(len(plugin.memory), generator=torch.Generator().set_state(state))[:32]
+        old = plugin.memory.at(slots)
+        tasks = [2] * n + plugin.memory.tasks[slots].tolist()
+        assert set(tasks) == {0, 1, 2}
+        losses, shared, private = [], [], []
+        for x, y, task in zip([*strategy.mb_x, *old.x], [*strategy.mb_y, *old.y], tasks, strict=True):
+            net = model.backbone.private.nets[task if til else 0]
+            shared.append(model.backbone.shared.features(x[None], 0)[0])
+            private.append(net.features(x[None], 0)[0])
+            head = model.heads.linears[task] if til else model.heads.linear
+            losses.append(F.cross_entropy(head(torch.cat([private[-1], shared[-1]])), y))
+        targets = torch.tensor(tasks) + 1
+        verdicts = [F.cross_entropy(plugin.discriminator(s), t) for s, t in zip(shared, targets, strict=True)]
+        pairs = torch.stack([F.cosine_similarity(s, p, dim=0) ** 2 for s in shared for p in private])
+        learnt, fooled = torch.stack(losses).mean() + 0.3 * pairs.mean(), torch.stack(verdicts).mean()
+        weight = model.backbone.shared.linears[0].weight
+        down, up = (torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (learnt, fooled))
+        own = strategy.model.backbone.shared.linears[0].weight
+        checked.append((strategy.loss.detach().squeeze(), (learnt + 0.7 * fooled).detach()))
+        checked.append((torch.autograd.grad(strategy.loss, own, retain_graph=True)[0], down - 0.7 * up))
+
+    monkeypatch.setattr(ACLPlugin, "before_backward", spy)
+    strategy.train(benchmark.train_stream[2], eval_streams=[])
+    for found, expected in checked:
+        torch.testing.assert_close(found, expected)
+
+
+def test_discriminator_learns_tasks_and_noise_once_in_five_steps() -> None:
+    benchmark = tiny_images("til", (2, 2))
+    strategy = build(benchmark)
+    steps: list[int] = []
+    ours = strategy.replay.train_discriminator
+    strategy.replay.train_discriminator = lambda: (steps.append(strategy.replay._steps), ours())
+    train(strategy, benchmark, 2)
+    assert steps == [5, 10, 15, 20, 25, 30] * 2  # 48 images in batches of 8
+
+    plugin = strategy.replay
+    plugin.discriminator = net = Discriminator(24, 3)
+    plugin._optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    shared, tasks = torch.randn(4, 24), torch.tensor([1, 2, 2, 1])
+    plugin._real = shared, tasks
+    reference = deepcopy(net)
+    torch.manual_seed(5)
+    ours()
+    torch.manual_seed(5)
+    noise = torch.randn(4, 24)
+    loss = F.cross_entropy(reference(shared), tasks) + F.cross_entropy(reference(noise), torch.tensor([0] * 4))
+    for p, q, g in zip(
+        net.parameters(), reference.parameters(), torch.autograd.grad(loss, list(reference.parameters())), strict=True
+    ):
+        torch.testing.assert_close(p, q - 0.1 * g)
+    assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_what_is_private_rests_after_its_task() -> None:
+    benchmark = tiny_images("til", (2, 3, 2))
+    strategy = train(build(benchmark, private_width=7), benchmark, 1)
+    model, plugin = strategy.model, strategy.replay
+    before = deepcopy(model.state_dict())
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+    after = model.state_dict()
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    rest = {name for name in after if "nets.0." in name or "nets.2." in name or "heads.linears.0." in name}
+    assert rest <= same and not any("shared" in name or "nets.1." in name for name in same)
+    model.eval()
+    with torch.no_grad():
+        old = plugin.memory.at(torch.arange(len(plugin.memory)))
+        assert len(old.heads) == 2
+        mine = model.backbone.private.features(old.x, old.task_labels)
+        torch.testing.assert_close(plugin.kept_private[: len(plugin.memory)], mine)
+        both = model(old.x, old.task_labels)
+        for task, width in ((0, 2), (1, 3)):
+            rows = old.task_labels == task
+            torch.testing.assert_close(both[rows][:, :width], model(old.x, task)[rows])
+    kept = strategy.kept_bytes(1)
+    assert kept["private"] == 4 * (256 * 7 + 7 + 7 * 24 + 24)
+    assert kept["memory_private"] == len(plugin.memory) * 24 * 4
+
+
+@pytest.mark.parametrize(("backbone", "scenario"), [("mlp", "til"), ("mlp", "dil"), ("cnn", "til")])
+def test_learns(backbone: str, scenario: str) -> None:
+    benchmark = tiny_images(scenario, (2, 2))
+    strategy = train(build(benchmark, backbone, train_epochs=4), benchmark, 2)
+    til = scenario == "til"
+    assert min(accuracy(strategy, test, task if til else 0) for task, test in enumerate(benchmark.test_stream)) > 0.8
+    backbone_: SharedPrivate = strategy.model.backbone
+    assert len(backbone_.private.nets) == (2 if til else 1)
+    fresh = build(benchmark, backbone).model.eval()
+    fresh.load_state_dict(strategy.model.state_dict())
+    x = torch.rand(3, 1, 16, 16)
+    assert torch.equal(fresh(x, 0), strategy.model(x, 0))
+
+
+def test_runs_in_a_strategy_of_avalanche() -> None:
+    benchmark = tiny_images("til", (2, 3))
+    model = build_model(benchmark, "mlp", hidden=8)
+    plugin = ACLPlugin(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    train(Naive(model=model, optimizer=optimizer, train_mb_size=16, plugins=[plugin]), benchmark, 2)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_repeats_batches_and_refuses_no_steps() -> None:
+    batches = [[torch.tensor(0)], [torch.tensor(1)]]
+    loader = Repeated(batches, 3)
+    found = list(loader)
+    assert len(loader) == 6 and [int(batch[0]) for batch in found] == [0, 0, 0, 1, 1, 1]
+    assert found[0] is not found[1]
+    with pytest.raises(UsageError, match="shared_steps"):
+        build(tiny_images("til", (2, 2)), shared_steps=0)

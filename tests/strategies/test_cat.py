@@ -1,0 +1,366 @@
+"""CAT: detection of similar tasks, what is blocked and what is not, both heads, and the state of the model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training import Naive
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nlpcl.benchmarks.image_tasks import GREY, Images, ImageTask, image_benchmark_from_tasks
+from nlpcl.models import build_model
+from nlpcl.models.gates import sparsity
+from nlpcl.models.task_transfer import TransferModel
+from nlpcl.strategies.cat import CAT, CATPlugin, batches, data_for
+from tests.models.test_image_cnn import tiny_images
+
+
+class Spy(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+    """Calls a function at one of the hooks, with the strategy."""
+
+    def __init__(self, hook: str, see: Any) -> None:
+        super().__init__()
+        setattr(self, hook, lambda strategy, **kwargs: see(strategy))
+
+
+def build(benchmark: Any, similar: dict[int, list[int]] | None = None, **options: Any) -> CAT:
+    """CAT on a small net for images; `similar`, where given, is what it finds."""
+    torch.manual_seed(1)
+    model = build_model(benchmark, hidden=32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    settings = {"train_mb_size": 8, "train_epochs": 2, "eval_mb_size": 16, "gate_learning_rate": 0.01, **options}
+    strategy = CAT(model=model, optimizer=optimizer, **settings)
+    if similar is not None:
+        strategy.masks._similar = lambda s, task, previous: similar.get(task, [])  # type: ignore[method-assign]
+    return strategy
+
+
+def train(strategy: Any, benchmark: Any, *tasks: int) -> None:
+    for task in tasks:
+        strategy.train(benchmark.train_stream[task], eval_streams=[])
+
+
+def inputs(experience: Any) -> Tensor:
+    return torch.stack([experience.dataset[i][0] for i in range(len(experience.dataset))])
+
+
+def striped(name: str, n: int, seed: int, columns: bool = False, flip: bool = False) -> ImageTask:
+    """Images with a bright stripe, across or upright, whose place is the class."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def images(n: int) -> Images:
+        targets = [i % 2 for i in range(n)]
+        pool = torch.rand(n, 1, 16, 16, generator=generator)
+        for image, target in zip(pool, targets, strict=True):
+            place = slice(4 + 4 * target, 8 + 4 * target)
+            image[(0, slice(None), place) if columns else (0, place)] += 0.6
+        return Images(pool / 2, range(n), [1 - t for t in targets] if flip else targets, GREY)
+
+    return ImageTask(name, ("a", "b"), images(n), images(64), images(8))
+
+
+def with_valid(benchmark: Any) -> Any:
+    """Its streams know it, and so its validation data."""
+    for stream in benchmark.streams.values():
+        stream.benchmark = benchmark
+    return benchmark
+
+
+@pytest.mark.parametrize("scenario", ["til", "dil"])
+def test_detection(scenario: str) -> None:
+    """Too few examples to learn from scratch what task 0 knows, or its opposite; enough to learn something else."""
+    tasks = [striped("rows", 128, 0), striped("again", 16, 1), striped("turned", 16, 2, flip=True)]
+    tasks.append(striped("columns", 128, 3, columns=True))
+    benchmark = with_valid(image_benchmark_from_tasks(tasks, name="striped", scenario=scenario))
+    # Gates that start open: so small a net can lose all its units to the sparsity loss before it has learnt anything.
+    strategy = build(benchmark, gate_mean=2.0, lamb=0.1)
+    for task, epochs in enumerate((6, 1, 1, 6)):
+        strategy.train_epochs = epochs
+        train(strategy, benchmark, task)
+        if task == 0:
+            strategy.model.eval()
+            found = strategy.model(inputs(benchmark.valid_stream[0]), 0).argmax(1)
+            assert (found == torch.tensor(list(benchmark.valid_stream[0].dataset.targets))).float().mean() > 0.9
+    assert strategy.similar[:2] == [[], [0]]
+    assert strategy.similar[2] == [0, 1]  # a readout turns labels round
+    assert strategy.similar[3] == []
+
+
+def test_validation_data_are_the_streams_or_held_out_but_never_trained_on(benchmark_of: Any) -> None:
+    benchmark = benchmark_of("til", (2, 3))
+    data, valid, held_out = data_for(benchmark.train_stream[1])
+    assert held_out and len(valid) == 6 and len(data) == 58
+    again = data_for(benchmark.train_stream[1])[1]
+    assert all(torch.equal(valid[i][0], again[i][0]) for i in range(6))
+    everything = sorted(d[i][0].flatten().tolist() for d in (data, valid) for i in range(len(d)))
+    x = inputs(benchmark.train_stream[1])
+    assert everything == sorted(x.flatten(1).tolist())
+
+    with_valid(benchmark)
+    data, valid, held_out = data_for(benchmark.train_stream[1])
+    assert not held_out and len(data) == 64
+    assert torch.equal(valid[3][0], benchmark.valid_stream[1].dataset[3][0])
+
+
+def test_held_out_examples_are_not_trained_on() -> None:
+    benchmark = tiny_images("til", (2, 2))
+    seen: list[Tensor] = []
+    strategy = build(benchmark, plugins=[Spy("after_forward", lambda s: seen.append(s.mb_x))], readout_steps=2)
+    for task in (0, 1):
+        seen.clear()
+        valid = data_for(benchmark.train_stream[task])[1]
+        train(strategy, benchmark, task)
+        trained = {tuple(x.flatten().tolist()) for x in torch.cat(seen)}
+        assert len(trained) == 43
+        assert trained.isdisjoint(tuple(valid[i][0].flatten().tolist()) for i in range(len(valid)))
+
+
+def test_readouts_see_the_stored_masks_and_the_data_in_order(benchmark_of: Any, tiny: str) -> None:
+    """Texts come sorted by length, features go back to their rows."""
+    benchmark = benchmark_of("til", (2, 3, 2))
+    strategy = on_text(benchmark, tiny)
+    train(strategy, benchmark, 0, 1)
+    data = benchmark.train_stream[2].dataset
+    features, targets = strategy.masks._features(data, strategy, [1, 0])
+    strategy.model.eval()
+    with torch.no_grad():
+        for place, task in enumerate((1, 0)):
+            alone = strategy.model.backbone.features(inputs(benchmark.train_stream[2]), task)
+            torch.testing.assert_close(features[:, place], alone, atol=1e-5, rtol=0)
+    assert targets.tolist() == list(data.targets)
+    assert sorted(row for rows, _, _ in batches(data, strategy) for row in rows) == list(range(64))
+
+
+def test_blocking_factors_are_those_of_a_plain_loop() -> None:
+    """Tasks 0 and 2 are dissimilar to task 3, task 1 is similar to it."""
+    strategy = build(tiny_images("til", (2, 2, 2, 2)), {3: [1]})
+    masks = strategy.masks
+    masks.gates.trained = [0, 1, 2]
+    masks.gates.used.fill_(1)  # HAT's cumulative mask has no say
+    strategy.model.transfers.similar[3] = [1]
+    factors = masks.factors(3)
+    widths = [site.width for site in masks.sites]
+    both = [
+        [float(max(a > 0, b > 0)) for a, b in zip(e0.tolist(), e2.tolist(), strict=True)]
+        for e0, e2 in zip(masks.gates.embeddings[0].split(widths), masks.gates.embeddings[2].split(widths), strict=True)
+    ]
+    for layer, site in enumerate(masks.sites):
+        weight = factors[site.module.weight].flatten(1).tolist()  # type: ignore[index,union-attr,operator]
+        bias = factors[site.module.bias].tolist()  # type: ignore[index,union-attr,operator]
+        assert bias == [1 - a for a in both[layer]]
+        for row, a in zip(weight, both[layer], strict=True):
+            before = [1.0] * len(row) if layer == 0 else both[layer - 1]
+            assert row == [1 - min(a, b) for b in before]
+
+
+def test_dissimilar_tasks_do_not_move_and_similar_ones_do() -> None:
+    benchmark = tiny_images("til", (2, 2, 2))
+    strategy = build(benchmark, {2: [1]})
+    train(strategy, benchmark, 0, 1)
+    masks, model = strategy.masks, strategy.model
+    with torch.no_grad():
+        for task in (0, 1):  # masks that have units of their own
+            masks.gates.embeddings[task].copy_(torch.randn_like(masks.gates.used))
+    model.eval()
+    x = inputs(benchmark.test_stream[0])
+    with torch.no_grad():
+        logits = [model(x, task) for task in (0, 1)]
+    before = {p: p.detach().clone() for site in masks.sites for p in site.module.parameters()}
+    train(strategy, benchmark, 2)
+    first, second = (masks.gates.mask(task).split([site.width for site in masks.sites]) for task in (0, 1))
+    for site, own, other in zip(masks.sites, first, second, strict=True):
+        bias = site.module.bias
+        assert isinstance(bias, nn.Parameter)
+        assert torch.equal(bias[own > 0], before[bias][own > 0])
+        lifted = (own == 0) & (other > 0)
+        assert (bias[lifted] != before[bias][lifted]).any()
+    for p, factor in masks.factors(2).items():
+        still = (factor == 0).expand_as(p)
+        assert torch.equal(p[still], before[p][still])
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, 0), logits[0], atol=1e-6, rtol=0)
+        assert not torch.allclose(model(x, 1), logits[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("scenario", ["til", "dil"])
+def test_the_loss_is_that_of_the_equations_and_reaches_everything(scenario: str) -> None:
+    benchmark = tiny_images(scenario, (2, 2, 2))
+    seen: list[int] = []
+
+    def see(strategy: CAT) -> None:
+        task = strategy.experience.current_experience
+        seen.append(task)
+        model, gates = strategy.model, strategy.masks.gates
+        gates.override = None
+        with torch.no_grad():
+            x, y = strategy.mb_x, strategy.mb_y
+            expected = F.cross_entropy(model.heads(model.backbone.features(x, task), task), y)
+            expected = expected + 0.75 * sparsity(gates.training_gates(), gates.used)
+            if task == 2:
+                features = torch.stack([model.backbone.features(x, k) for k in (0, 1)])
+                expected = expected + 0.3 * F.cross_entropy(model.transfers.of(2)(features), y)
+        gates.override = None if scenario == "til" else task
+        torch.testing.assert_close(strategy.loss.detach().squeeze(), expected)
+        parts = [strategy.model.heads, *([model.transfers.of(2)] if task == 2 else [])]
+        for part in parts:
+            own = part.linears[task] if hasattr(part, "linears") else part
+            assert all(p.grad is not None and bool(p.grad.any()) for p in own.parameters())
+        assert bool(gates.embeddings[task].grad.any())
+        assert all(gates.embeddings[k].grad is None for k in range(task))
+
+    strategy = build(benchmark, {2: [0, 1]}, plugins=[Spy("after_backward", see)], model_weight=0.3, train_epochs=1)
+    for module in strategy.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for task in range(3):
+        if task == 2:
+            add = strategy.model.transfers._add
+
+            def without_dropout(task: int, add: Any = add) -> None:
+                add(task)
+                layer = strategy.model.transfers.of(task)
+                layer.dropout.p = layer.attention.dropout = 0.0
+
+            strategy.model.transfers._add = without_dropout  # type: ignore[method-assign]
+        strategy.model.zero_grad()  # what earlier tasks left
+        train(strategy, benchmark, task)
+    assert set(seen) == {0, 1, 2}
+    assert strategy.model.transferred is None
+
+
+def test_the_weights_of_similar_tasks_learn_from_the_attention_their_masks_do_not() -> None:
+    benchmark = tiny_images("til", (2, 2, 2))
+    strategy = build(benchmark, {2: [0, 1]})
+    train(strategy, benchmark, 0, 1)
+    model, gates = strategy.model, strategy.masks.gates
+    gates.begin(2)
+    model.transfers.begin(2, [0, 1])
+    model.train().zero_grad()
+    transferred = model.both(inputs(benchmark.train_stream[2])[:8], 2)[1]
+    F.cross_entropy(transferred, torch.zeros(8, dtype=torch.long)).backward()
+    assert all(bool(site.module.weight.grad.any()) for site in strategy.masks.sites)  # type: ignore[union-attr,operator]
+    assert all(e.grad is None or not e.grad.any() for e in gates.embeddings)
+
+
+def on_text(benchmark: Any, tiny: str, **options: Any) -> CAT:
+    torch.manual_seed(1)
+    sizes = {"filters": 12, "layers": 2, "hidden": 24, "dropout": 0.1}
+    model = build_model(benchmark, backbone="bert_frozen", encoder=tiny, **sizes)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    settings = {"train_mb_size": 8, "train_epochs": 2, "eval_mb_size": 16, "schedule": "linear", "clip_norm": 1.0}
+    return CAT(model=model, optimizer=optimizer, readout_steps=20, **{**settings, **options})
+
+
+@pytest.mark.parametrize("scenario", ["til", "dil"])
+def test_three_tasks_and_the_state_of_the_model(scenario: str, benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of(scenario, (2, 3, 2) if scenario == "til" else (2, 2, 2))
+    losses: list[float] = []
+    spy = Spy("after_training_iteration", lambda s: losses.append(float(s.loss.detach())))
+    strategy = on_text(benchmark, tiny, plugins=[spy], train_epochs=6)
+    train(strategy, benchmark, 0, 1)  # what it finds itself
+    assert strategy.similar[0] == [] and strategy.similar[1] in ([], [0])
+    strategy.masks._similar = lambda s, task, previous: previous  # type: ignore[method-assign]
+    train(strategy, benchmark, 2)
+    assert strategy.similar[2] == [0, 1]
+    steps = len(losses) // 3
+    for run in (losses[:steps], losses[steps : 2 * steps], losses[2 * steps :]):
+        assert sum(run[-8:]) < sum(run[:8])
+    transfers = strategy.model.transfers
+    optimized = {id(p) for group in strategy.optimizer.param_groups for p in group["params"]}
+    layer = transfers.of(2)
+    assert layer is not None and all(id(p) in optimized for p in layer.parameters())
+    kept = strategy.kept_bytes(3)
+    assert {"parameters", "gates", "attention", "initial"} <= set(kept)
+    assert kept["attention"] >= 6 + 4 * sum(p.numel() for p in layer.parameters())
+
+    transfers.chosen[2] = True
+    x = inputs(benchmark.test_stream[2])
+    strategy.model.eval()
+    labels = 2 if scenario == "til" else 0
+    with torch.no_grad():
+        torch.testing.assert_close(strategy.model(x, labels), strategy.model.both(x, 2)[1])
+    strategy.inference = "entropy"
+    strategy.eval(benchmark.test_stream)
+
+    fresh = on_text(benchmark, tiny).model
+    fresh.load_state_dict(strategy.model.state_dict())
+    copied = copy.deepcopy(strategy.model)
+    strategy.model.eval(), fresh.eval(), copied.eval()
+    for other in (fresh, copied):
+        assert torch.equal(strategy.model(x, labels), other(x, labels))
+        assert other.transfers.similar == strategy.similar
+
+
+def test_the_better_head_on_validation_data_is_chosen_and_remembered() -> None:
+    benchmark = tiny_images("til", (2, 2, 2))
+    strategy = build(benchmark, {1: [0], 2: [0, 1]})
+    found = {1: [0.5, 0.75], 2: [0.75, 0.75]}
+    strategy.masks._accuracies = lambda s, task: found[task]  # type: ignore[method-assign]
+    train(strategy, benchmark, 0, 1, 2)
+    assert strategy.model.transfers.chosen == [False, True, False]
+
+    strategy = build(benchmark, {1: [0]})
+    train(strategy, benchmark, 0)
+    accuracies: list[list[float]] = []
+    original = strategy.masks._accuracies
+    strategy.masks._accuracies = lambda s, task: accuracies.append(original(s, task)) or accuracies[-1]  # type: ignore[method-assign,func-returns-value]
+    train(strategy, benchmark, 1)
+    data = data_for(benchmark.train_stream[1])[1]
+    x, y = torch.stack([data[i][0] for i in range(len(data))]), torch.tensor(list(data.targets))
+    strategy.model.eval()
+    with torch.no_grad():
+        expected = [float((logits.argmax(1) == y).float().mean()) for logits in strategy.model.both(x, 1)]
+    assert accuracies == [pytest.approx(expected)]
+    assert strategy.model.transfers.chosen[1] == (expected[1] > expected[0])
+
+
+def test_the_reference_starts_from_the_initial_weights_and_shares_what_is_frozen(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    strategy = on_text(benchmark, tiny)
+    initial = strategy.masks.initial
+    before = {name: p.detach().clone() for name, p in initial.named_parameters()}
+    for name, p in strategy.model.named_parameters():
+        if name in before:
+            assert torch.equal(p, before[name])
+            assert (p is dict(initial.named_parameters())[name]) == (not p.requires_grad)
+    train(strategy, benchmark, 0, 1)
+    assert all(torch.equal(p, before[name]) for name, p in initial.named_parameters())
+
+
+def test_under_avalanches_own_naive() -> None:
+    benchmark = tiny_images("til", (2, 2, 2))
+    torch.manual_seed(1)
+    model = TransferModel(build_model(benchmark, hidden=32), attention_heads=5)
+    plugin = CATPlugin(model, readout_steps=5)
+    strategy = Naive(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=8,
+        eval_mb_size=16,
+        plugins=[plugin],
+        evaluator=None,
+    )
+    train(strategy, benchmark, 0, 1)  # with what it finds itself
+    plugin._similar = lambda s, task, previous: previous[1:]  # type: ignore[method-assign,assignment]
+    before = {p: p.detach().clone() for site in plugin.sites for p in site.module.parameters()}
+    train(strategy, benchmark, 2)
+    for p, factor in plugin.factors(2).items():
+        still = (factor == 0).expand_as(p)
+        assert torch.equal(p[still], before[p][still])
+    layer = model.transfers.of(2)
+    assert layer is not None and layer.head.weight.grad is not None and bool(layer.head.weight.grad.any())
+
+
+def test_a_pretrained_encoder_that_trains_is_refused(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    model = build_model(benchmark, encoder=tiny, adapter_size=4)
+    strategy = CAT(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(TypeError, match="fresh layers"):
+        train(strategy, benchmark, 0)
