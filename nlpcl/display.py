@@ -41,6 +41,14 @@ class ProgressReporter:
         self._epochs: list[int] = []
         self._begun = time.monotonic()
 
+    def encoded(self, done: int, examples: int) -> None:
+        """While a frozen encoder computes token states, which happens once."""
+        text = f"encoder: {done} of {examples} examples"
+        if self.console.is_terminal:
+            print(f"\r{text}", end="\n" if done == examples else "", file=sys.stderr, flush=True)
+        elif done == examples:
+            print(text, file=sys.stderr, flush=True)
+
     def start(self, tasks: list[str], epochs: list[int]) -> None:
         """Before the first task."""
         self._tasks, self._epochs, self._begun = tasks, epochs, time.monotonic()

@@ -20,7 +20,7 @@ from nlpcl.benchmarks.words import Words
 from nlpcl.encoders import encoder_fingerprint
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
-from nlpcl.models import ContinualModel, build_model
+from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.models.sizes import model_bytes
 from nlpcl.records import Matrices, Record
 from nlpcl.registry import backbones, benchmarks, strategies
@@ -32,6 +32,7 @@ Eval = Literal["seen", "full", "final"]
 class Progress(Protocol):
     """What `run` tells while it runs; `nlpcl.display.ProgressReporter` shows it."""
 
+    def encoded(self, done: int, examples: int) -> None: ...
     def start(self, tasks: list[str], epochs: list[int]) -> None: ...
     def epoch(self, task: int, epoch: int, loss: float, step: int, steps: int) -> None: ...
     def evaluated(self, row: int, accuracies: list[float | None]) -> None: ...
@@ -151,18 +152,24 @@ def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, *
 
 
 def prepare(
-    spec: RunSpec, *, data_root: str | Path | None = None, device: torch.device, **more: Any
+    spec: RunSpec,
+    *,
+    data_root: str | Path | None = None,
+    device: torch.device,
+    encoded: Callable[[int, int], None] | None = None,
+    **more: Any,
 ) -> tuple[CLScenario[Any], Any]:
     """Benchmark and strategy of a complete spec, all seeds set.
 
     :param data_root: folder with the data; None: the package downloads what it needs.
+    :param encoded: called with the number of examples that a frozen encoder has seen, and of all.
     :param more: further arguments of the strategy.
     :raises UsageError: the spec cannot be run.
     """
     runtime.seed_everything(spec.seed)
     text = spec.max_length is not None
-    words = backbones.get(str(spec.backbone)).words
-    tokenizer = Words(spec.model, words) if words else spec.model
+    backbone = backbones.get(str(spec.backbone))
+    tokenizer = Words(spec.model, backbone.words) if backbone.words else spec.model
     benchmark = benchmarks.get(spec.benchmark).target(
         spec.scenario,
         spec.order,
@@ -172,6 +179,8 @@ def prepare(
         **(spec.benchmark_options or {}),
         **({"tokenizer": tokenizer, "max_length": spec.max_length} if text else {}),
     )
+    if backbone.frozen and not (spec.options or {}).get("parity"):
+        precompute(benchmark, str(spec.model), device=device, progress=encoded)
     padding = {"padding": spec.padding} if text else {}
     model = build_model(benchmark, spec.backbone, spec.model, **padding, **(spec.backbone_options or {}))
     return benchmark, build_strategy(spec, model, device, **more)
@@ -201,7 +210,12 @@ def run(
     where = runtime.choose_device(device)
     plugins = [] if progress is None else [ProgressPlugin(progress)]
     benchmark, strategy = prepare(
-        spec, data_root=data_root, device=where, eval_mb_size=eval_batch_size, plugins=plugins
+        spec,
+        data_root=data_root,
+        device=where,
+        encoded=None if progress is None else progress.encoded,
+        eval_mb_size=eval_batch_size,
+        plugins=plugins,
     )
     ready = time.monotonic()
 

@@ -79,7 +79,7 @@ class BackboneEntry:
     """The facts of a backbone; `modality` is what it takes.
 
     `words` is empty where a spec's `model` names an encoder. Where it names a file of word vectors, `words` says what
-    is read of a pair of texts: the `second` alone, or `both` as one.
+    is read of a pair of texts: the `second` alone, or `both` as one. Of a `frozen` encoder states are computed once.
     """
 
     name: str
@@ -87,6 +87,7 @@ class BackboneEntry:
     title: str
     modality: Modality = "text"
     words: Literal["", "second", "both"] = ""
+    frozen: bool = False
 
 
 class HasName(Protocol):

@@ -16,7 +16,7 @@ from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskLabe
 from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
 from torch.utils.data import Dataset
 
-from nlpcl.benchmarks.text import columns, load_tokenizer, pack
+from nlpcl.benchmarks.text import PackedText, columns, load_tokenizer, pack
 from nlpcl.benchmarks.words import Words
 from nlpcl.errors import UsageError, suggest
 from nlpcl.registry import SCENARIOS
@@ -184,11 +184,15 @@ def text_benchmark_from_tasks(
     vectors = words.vectors(tasks) if words else None
     fast = vectors.tokenizer() if vectors else load_tokenizer(tokenizer)
 
+    everything: list[PackedText] = []
+
     def dataset(frame: pd.DataFrame, task: int, classes: Sequence[int]) -> Any:
         texts, pairs = words.columns(frame) if words else columns(frame)
         targets = [classes[label] for label in frame["label"]]
         packed = pack(fast, texts, pairs, targets, max_length)
-        return labelled(packed, targets, task, DataAttribute(packed.lengths(), "lengths"))  # for batches of like length
+        everything.append(packed)
+        lengths = DataAttribute(packed.lengths.tolist(), "lengths")  # for batches of like length
+        return labelled(packed, targets, task, lengths)
 
     benchmark = benchmark_from_tasks(tasks, dataset, name=name, scenario=scenario, labels=labels, files=files)
     benchmark.modality = "text"
@@ -196,6 +200,7 @@ def text_benchmark_from_tasks(
     benchmark.tokenizer_name = tokenizer if isinstance(tokenizer, str) else fast.name_or_path
     benchmark.max_length = max_length
     benchmark.vectors = vectors
+    benchmark.packed = [] if vectors else everything
     return benchmark
 
 

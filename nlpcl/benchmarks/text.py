@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,9 @@ def columns(frame: pd.DataFrame) -> tuple[list[str], list[str] | None]:
 class PackedText(Dataset[tuple[Tensor, int]]):
     """Tokenised examples and their classes; example i is a LongTensor (3, L) of ids, attention mask and segments.
 
+    Once `first` is set it is (4, L): the fourth row then says where each token's state lies in a table of states, 0 at
+    padding (`nlpcl.models.states`).
+
     :param ids: (N, L), of the smallest integer type that holds them.
     :param flags: (N, L) uint8, attention mask + 2 * segment.
     :param targets: N class indices.
@@ -53,17 +57,28 @@ class PackedText(Dataset[tuple[Tensor, int]]):
         self.ids = ids
         self.flags = flags
         self.targets = targets
+        self.lengths = (flags & 1).sum(dim=1)
+        """Real tokens of each example, LongTensor (N,)."""
+        self.first: Tensor | None = None
+        """Where the state of each example's first token lies, LongTensor (N,)."""
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         flags = self.flags[index].long()
-        return torch.stack([self.ids[index].long(), flags & 1, flags >> 1]), self.targets[index]
+        mask = flags & 1
+        rows = [self.ids[index].long(), mask, flags >> 1]
+        if self.first is not None:
+            rows.append((self.first[index] + torch.arange(len(mask))) * mask)
+        return torch.stack(rows), self.targets[index]
 
-    def lengths(self) -> list[int]:
-        """Real tokens of each example."""
-        return (self.flags & 1).sum(dim=1).tolist()
+    def digest(self) -> str:
+        """SHA-256 of what an encoder sees of the examples."""
+        digest = hashlib.sha256(repr((self.ids.dtype, tuple(self.ids.shape))).encode())
+        for part in (self.ids, self.flags):
+            digest.update(part.contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
 
 def pack(

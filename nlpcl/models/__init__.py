@@ -12,6 +12,7 @@ from nlpcl.models.bert_frozen import BertFrozen
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.image_cnn import ImageCNN
 from nlpcl.models.mlp import MLP
+from nlpcl.models.states import precompute
 from nlpcl.models.word_vectors import WordVectors
 from nlpcl.registry import DEFAULT_BACKBONES, backbones
 
@@ -45,6 +46,9 @@ def build_model(
             takes = benchmark.input_shape if entry.modality == "image" else encoder or "minilm"
         backbone = entry.target(takes, **options)
     assert isinstance(backbone, Backbone)
+    states = getattr(benchmark, "states", None)
+    if states is not None and isinstance(backbone, BertFrozen):
+        backbone.use_states(states)
     classes: list[int] = benchmark.n_classes
     if benchmark.scenario == "til":
         return ContinualModel(backbone, TaskHeads(backbone.width, classes))
@@ -66,6 +70,7 @@ __all__ = [
     "TaskHeads",
     "WordVectors",
     "build_model",
+    "precompute",
     "row_factor",
     "weight_factor",
 ]

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from torch import Tensor
+
 from nlpcl.models.encoder import Padding, TextEncoder
+from nlpcl.models.states import TokenStates
 from nlpcl.models.tokens import Net, TokenBackbone
 from nlpcl.registry import register_backbone
 
 
-@register_backbone("bert_frozen", title="a frozen encoder and a convolutional or recurrent net on its last states")
+@register_backbone(
+    "bert_frozen", title="a frozen encoder and a convolutional or recurrent net on its last states", frozen=True
+)
 class BertFrozen(TokenBackbone):
     """Nothing of the encoder trains, and its dropout is off; the net on top trains.
+
+    So an example's token states never change: `precompute` computes them once.
 
     :param encoder: `minilm`, a local folder or a hub name.
     :param net: Kim's convolutional net (`cnn`), or gated recurrent units (`gru`), whose state at the last token is the
@@ -36,6 +45,21 @@ class BertFrozen(TokenBackbone):
     ) -> None:
         words = TextEncoder(encoder, padding=padding)
         super().__init__(words, net, filters, layers, hidden or words.width, dropout)
+        self.name = encoder
+        self.states: TokenStates | None = None
+
+    def use_states(self, states: TokenStates) -> None:
+        """From now on read the states of examples (4, L) instead of computing them, unless with `parity`.
+
+        :raises ValueError: they are another encoder's.
+        """
+        if states.encoder != self.name:
+            raise ValueError(f"the states are those of {states.encoder}, and the backbone's encoder is {self.name}")
+        self.states = states
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Any, Tensor]:
+        known = self.states is not None and x.shape[1] == 4 and not self.parity
+        return self.states(x) if known else self.encoder(x)  # type: ignore[misc]
 
     def train(self, mode: bool = True) -> BertFrozen:
         """Training mode for all but the encoder, whose dropout stays off unless with `parity`."""

@@ -89,7 +89,7 @@ class TextEncoder(PackedEncoder):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Last hidden states (B, L', H), the pooler's output (B, H) if there is one, mask (B, L')."""
-        ids, mask, segments = x.unbind(dim=1)
+        ids, mask, segments = x[:, :3].unbind(dim=1)
         extra = {"token_type_ids": segments} if self.segments else {}
         out = self.model(input_ids=ids, attention_mask=mask, **extra)
         return out.last_hidden_state, out.get("pooler_output"), mask.bool()
@@ -99,7 +99,7 @@ class TextEncoder(PackedEncoder):
 
         The model adds the embedding of segment 0 everywhere, so a token of another segment carries the difference.
         """
-        ids, mask, segments = x.unbind(dim=1)
+        ids, mask, segments = x[:, :3].unbind(dim=1)
         embedded = self.model.get_input_embeddings()(ids)
         if self.segments:
             types = self.model.get_submodule("embeddings.token_type_embeddings")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -71,11 +71,16 @@ class TokenBackbone(Backbone):
 
         The mask is True on real tokens, with `parity` on all.
         """
+        x = self.encoder.prepare(x)
         with torch.no_grad():
-            vectors, _, mask = self.encoder(self.encoder.prepare(x))
+            vectors, _, mask = self.encode(x)
         mask = torch.ones_like(mask) if self.parity else mask
         self.context.start(task_labels, mask)
         return vectors, mask
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Any, Tensor]:
+        """As the encoder's call, of trimmed inputs."""
+        return self.encoder(x)
 
     def set_net(self, net: TokenNet) -> None:
         """Put `net`, of the same width, where the present one stands.

@@ -108,7 +108,7 @@ def test_packed_text_is_the_tokenizers_own_output(tiny: str, rows: list[tuple[st
         own = tokenizer([a], [b], max_length=length, padding="max_length", truncation="longest_first")
         (ids,), (mask,), (segments,) = own["input_ids"], own["attention_mask"], own["token_type_ids"]
         assert packed[i][0].tolist() == [ids, mask, segments]
-        assert packed.lengths()[i] == sum(mask)
+        assert packed.lengths[i] == sum(mask)
 
 
 def test_ids_take_the_smallest_type() -> None:

@@ -1,0 +1,153 @@
+"""Token states of a frozen encoder: each example passes it once, and training reads them from a memory-mapped file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+import torch
+from torch import Tensor, nn
+
+from nlpcl.errors import UsageError
+from nlpcl.models.encoder import TextEncoder, trim
+
+FORMAT = "1"
+BATCH_SIZE = 64
+
+
+class TokenStates(nn.Module):
+    """The last hidden states of a benchmark's tokens, in the place of a `TextEncoder`.
+
+    :param table: float16 (N, H), one row for each real token. On the host it is mapped, not read; on an accelerator
+        it is copied as a whole, as the model is.
+    :param encoder: the name of the encoder that gave them.
+    """
+
+    table: Tensor
+
+    def __init__(self, table: Tensor, encoder: str) -> None:
+        super().__init__()
+        self.register_buffer("table", table, persistent=False)
+        self.encoder = encoder
+        self.width = table.shape[1]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None, Tensor]:
+        """States (B, L, H), float32, no pooled output, and mask (B, L), of examples (B, 4, L)."""
+        return self.table[x[:, 3]].float(), None, x[:, 1].bool()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TokenStates:
+        return self  # nothing of it ever changes, and it may be larger than the memory
+
+
+def precompute(
+    benchmark: Any,
+    encoder: str = "minilm",
+    *,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> TokenStates:
+    """Compute an encoder's token states of a text benchmark, once for each example, or take those an earlier call left.
+
+    Afterwards examples of the benchmark are (4, L): the fourth row says where each token's state lies in
+    `benchmark.states`, which `build_model` hands to a backbone `bert_frozen`. The encoder's dropout is off. Stored are
+    real tokens alone, in float16, 2 H bytes each, in one file for all tasks and splits under the user's cache folder;
+    the order of the tasks does not matter to it.
+
+    :param benchmark: of texts, tokenised for `encoder`.
+    :param encoder: as in `TextEncoder`.
+    :param device: where the encoder computes.
+    :param progress: called with the number of examples done, and of all.
+    :raises UsageError: the benchmark holds no tokenised texts, or the file cannot be written.
+    """
+    splits = getattr(benchmark, "packed", None)
+    if not splits:
+        raise UsageError("token states can be computed of a text benchmark that is tokenised for an encoder only.")
+    splits = sorted(splits, key=lambda split: split.digest())
+    for split, start in zip(splits, _starts([int(split.lengths.sum()) for split in splits]), strict=True):
+        split.first = start + torch.tensor(_starts(split.lengths.tolist()))
+    model = TextEncoder(encoder)
+    shape = (sum(int(split.lengths.sum()) for split in splits), model.width)
+    file = states_folder() / f"{_key(model, splits)}.npy"
+    table = _load(file, shape)
+    if table is None:
+        try:
+            _make(file, shape, model.eval().to(device), splits, progress)
+        except OSError as error:
+            raise UsageError(
+                f"the encoder's states take {2 * shape[0] * shape[1] / 1e9:.1f} GB and cannot be written to "
+                f"{file.parent} ({error.strerror}): make room there, or name another folder in XDG_CACHE_HOME."
+            ) from error
+        table = _load(file, shape)
+        assert table is not None
+    benchmark.states = TokenStates(table, encoder)
+    return benchmark.states
+
+
+def states_folder() -> Path:
+    """Where token states are kept: `states` in the user's cache folder for nlpcl."""
+    return Path(pooch.os_cache("nlpcl")) / "states"
+
+
+def _starts(lengths: list[int]) -> list[int]:
+    return [0, *np.cumsum(lengths).tolist()[:-1]]
+
+
+def _key(model: nn.Module, splits: list[Any]) -> str:
+    """SHA-256 of all that decides the states: the encoder's weights and the tokens."""
+    digest = hashlib.sha256(FORMAT.encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
+    for split in splits:
+        digest.update(split.digest().encode())
+    return digest.hexdigest()
+
+
+def _load(file: Path, shape: tuple[int, int]) -> Tensor | None:
+    """The file as it lies on disk; None if there is none, or it is not what it should be."""
+    try:
+        array = np.load(file, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # missing, cut short, another format
+        return None
+    return torch.from_numpy(array) if (array.shape, array.dtype) == (shape, np.float16) else None
+
+
+def _make(file: Path, shape: tuple[int, int], model: TextEncoder, splits: list[Any], progress: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
+    os.close(handle)
+    done, total = 0, sum(len(split) for split in splits)
+    try:
+        array = np.lib.format.open_memmap(name, mode="w+", dtype=np.float16, shape=shape)
+        for split in splits:
+            # Of like length, the longest first, so that little of a batch is padding.
+            for rows in split.lengths.argsort(descending=True, stable=True).split(BATCH_SIZE):
+                x = trim(torch.stack([split[row][0] for row in rows.tolist()]))
+                write(array, x, model)
+                done += len(rows)
+                if progress is not None:
+                    progress(done, total)
+        array.flush()
+        os.replace(name, file)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@torch.inference_mode()
+def write(array: np.ndarray[Any, Any], x: Tensor, model: TextEncoder) -> None:
+    """Put the states of examples (B, 4, L) in their places.
+
+    :raises UsageError: a state that float16 cannot hold.
+    """
+    device = next(model.parameters()).device
+    real = x[:, 1].bool()
+    states = model(x.to(device))[0][real.to(device)].half().cpu()
+    if not states.isfinite().all():
+        raise UsageError("this encoder's states are not finite in float16, so it cannot serve as a frozen one.")
+    array[x[:, 3][real].numpy()] = states.numpy()

@@ -1,0 +1,175 @@
+"""Token states of a frozen encoder: what is stored, that it is computed once, and that training reads it."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nlpcl.errors import UsageError
+from nlpcl.models import build_model, precompute, states
+from nlpcl.models.encoder import TextEncoder
+from nlpcl.strategies.ncl import NCL
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of states of each test's own."""
+    monkeypatch.setattr(states, "states_folder", lambda: tmp_path / "states")
+    return tmp_path / "states"
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of examples in each pass through an encoder."""
+    seen: list[int] = []
+    forward = TextEncoder.forward
+
+    def spy(self: TextEncoder, x: torch.Tensor) -> Any:
+        seen.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(TextEncoder, "forward", spy)
+    return seen
+
+
+def everything(benchmark: Any) -> list[torch.Tensor]:
+    return [dataset[i][0] for dataset in benchmark.packed for i in range(len(dataset))]
+
+
+def test_states_are_the_encoder_s_and_of_real_tokens_alone(benchmark_of: Any, tiny: str, own_folder: Path) -> None:
+    benchmark = benchmark_of("til", (2, 3))
+    before = everything(benchmark)
+    table = precompute(benchmark, tiny).table
+    (file,) = own_folder.iterdir()
+    real = sum(int(x[1].sum()) for x in before)
+    assert table.shape == (real, 32) and table.dtype is torch.float16
+    assert real * 32 * 2 < file.stat().st_size < real * 32 * 2 + 200
+    encoder = TextEncoder(tiny).eval()
+    used = []
+    for x, old in zip(everything(benchmark), before, strict=True):
+        assert torch.equal(x[:3], old)
+        n = int(old[1].sum())
+        with torch.no_grad():
+            alone = encoder(old[None, :, :n])[0][0]
+        rows = x[3, :n]
+        torch.testing.assert_close(table[rows].float(), alone, atol=2e-3, rtol=1e-3)  # float16 has 11 bits
+        assert not x[3, n:].any()
+        used += rows.tolist()
+    assert sorted(used) == list(range(real))
+
+
+def test_each_example_passes_once(benchmark_of: Any, tiny: str, passed: list[int]) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    precompute(benchmark, tiny)
+    assert sum(passed) == sum(len(split) for split in benchmark.packed)
+    del passed[:]
+    for seed in range(2):  # epochs, tasks, methods, another benchmark object
+        benchmark = benchmark_of("dil", (2, 2))
+        precompute(benchmark, tiny)
+        torch.manual_seed(seed)
+        model = build_model(benchmark, "bert_frozen", tiny, filters=4)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        strategy = NCL(model=model, optimizer=optimizer, train_mb_size=8, train_epochs=2)
+        for experience in benchmark.train_stream:
+            strategy.train(experience)
+        strategy.eval(benchmark.test_stream)
+    assert passed == []
+
+
+def test_features_are_those_of_the_live_encoder(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    precompute(benchmark, tiny)
+    for net in ("cnn", "gru"):
+        model = build_model(benchmark, "bert_frozen", tiny, net=net).eval()
+        x = torch.stack([benchmark.test_stream[0].dataset[i][0] for i in range(8)])
+        stored, live = model(x, 0), model(x[:, :3], 0)
+        assert not torch.equal(stored, live)
+        torch.testing.assert_close(stored, live, atol=5e-3, rtol=1e-2)
+
+
+def test_other_backbones_read_the_same_examples(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    precompute(benchmark, tiny)
+    model = build_model(benchmark, "bert_adapter", tiny, adapter_size=4).eval()
+    x = torch.stack([benchmark.test_stream[0].dataset[i][0] for i in range(8)])
+    assert torch.equal(model(x, 0), model(x[:, :3], 0))
+
+
+def test_parity_keeps_the_encoder_alive(benchmark_of: Any, tiny: str, passed: list[int]) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    precompute(benchmark, tiny)
+    del passed[:]
+    model = build_model(benchmark, "bert_frozen", tiny)
+    model.backbone.set_parity()
+    x = torch.stack([benchmark.train_stream[0].dataset[i][0] for i in range(8)])
+    model.train()(x, 0)
+    assert passed == [8]
+
+
+def test_the_order_of_tasks_changes_no_file(benchmark_of: Any, tiny: str, own_folder: Path) -> None:
+    first, second = benchmark_of("til", (2, 3)), benchmark_of("til", (2, 3))
+    precompute(first, tiny)
+    second.packed.reverse()
+    precompute(second, tiny)
+    assert len(list(own_folder.iterdir())) == 1
+    for a, b in zip(first.packed, second.packed[::-1], strict=True):
+        assert torch.equal(a[0][0], b[0][0])
+
+
+def test_another_encoder_or_text_has_another_file(
+    benchmark_of: Any, tiny: str, encoders: Any, own_folder: Path
+) -> None:
+    precompute(benchmark_of("til", (2, 3)), tiny)
+    precompute(benchmark_of("til", (2, 3)), encoders["distilbert"])
+    precompute(benchmark_of("til", (2, 2, 2)), tiny)
+    assert len(list(own_folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "pickle", "shape"])
+def test_a_damaged_file_is_made_anew(damage: str, benchmark_of: Any, tiny: str, own_folder: Path) -> None:
+    good = precompute(benchmark_of("til", (2, 2)), tiny).table.clone()
+    (file,) = own_folder.iterdir()
+    if damage == "cut":
+        os.truncate(file, file.stat().st_size - 10)
+    elif damage == "empty":
+        os.truncate(file, 0)
+    elif damage == "pickle":
+        with file.open("wb") as out:
+            np.save(out, np.array([{}], dtype=object), allow_pickle=True)
+    else:
+        with file.open("wb") as out:
+            np.save(out, np.zeros((3, 32), np.float16))
+    assert torch.equal(precompute(benchmark_of("til", (2, 2)), tiny).table, good)
+
+
+def test_no_room(benchmark_of: Any, tiny: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", full)
+    with pytest.raises(UsageError, match=r"GB and cannot be written to .*No space left.*XDG_CACHE_HOME"):
+        precompute(benchmark_of("til", (2, 2)), tiny)
+    assert list(own_folder.iterdir()) == []
+
+
+def test_states_of_another_encoder_are_refused(benchmark_of: Any, tiny: str, encoders: Any) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    precompute(benchmark, encoders["distilbert"])
+    with pytest.raises(ValueError, match="the states are those of"):
+        build_model(benchmark, "bert_frozen", tiny)
+
+
+def test_a_copy_shares_the_table_and_a_state_leaves_it_out(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2))
+    table = precompute(benchmark, tiny).table
+    model = build_model(benchmark, "bert_frozen", tiny)
+    other: Any = copy.deepcopy(model)
+    assert other.backbone.states.table.data_ptr() == table.data_ptr()
+    assert other.backbone.net is not model.backbone.net
+    assert not any("table" in key for key in model.state_dict())
