@@ -78,7 +78,12 @@ def run(
         str | None, typer.Option("--order", "--idrandom", help="Number of a published order, seed:N, or names a,b,c.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "--bert-model", help="minilm (default), a folder or a hub name.")
+        str | None,
+        typer.Option(
+            "--model",
+            "--bert-model",
+            help="An encoder: minilm (default), a folder or a hub name; for w2v and w2v_as a file of word vectors.",
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", "--num-train-epochs")] = None,
     train_batch_size: Annotated[int | None, typer.Option("--train-batch-size")] = None,

@@ -51,7 +51,7 @@ PRESETS: tuple[Preset, ...] = (
     ({"model": "bert-base*", "backbone": "bert"}, {"backbone_options": {"pooling": "pooler"}}),
     # The original trains the net on a frozen encoder with plain SGD at 0.05; as with images, here it is AdamW.
     ({"backbone": "bert_frozen"}, {"learning_rate": 1e-3, "weight_decay": 0.0}),
-    ({"backbone": "w2v*"}, {"learning_rate": 3e-3, "weight_decay": 0.0}),
+    ({"backbone": "w2v*"}, {"learning_rate": 1e-3, "weight_decay": 0.0}),
     ({"benchmark": "asc"}, {"epochs": {"*": 30, "XuSemEval14_rest": 10, "XuSemEval14_laptop": 10}}),
     ({"benchmark": "dsc"}, {"epochs": 20}),
     # Chosen on validation data, see docs/presets.md.
