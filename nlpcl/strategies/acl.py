@@ -194,9 +194,10 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
 
 def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | SharedHead:
     """Fresh heads of the same kind and classes for features of another width."""
-    if isinstance(heads, SharedHead):
-        return SharedHead(width, heads.linear.out_features, heads.n_tasks)
-    return TaskHeads(width, heads.classes.tolist())
+    if isinstance(heads, TaskHeads):
+        return TaskHeads(width, heads.classes.tolist())
+    shared: Any = heads.linear
+    return SharedHead(width, shared.out_features, heads.n_tasks)
 
 
 @register_strategy(
