@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +25,6 @@ from nlpcl.strategies.hal import (
     first_anchors,
     running_means,
     virtual_step,
-    without_dropout,
 )
 from tests.conftest import make_tasks
 from tests.models.test_image_cnn import tiny_images
@@ -190,10 +190,37 @@ def test_what_a_step_moves() -> None:
     benchmark = tiny_images("til", (2, 3, 2))
     strategy = train(build(benchmark), benchmark, 2)
     assert [head.weight.grad is None for head in strategy.model.heads.linears] == [False, False, True]
-    assert strategy.model.training
-    with without_dropout(strategy.model):
-        assert not strategy.model.backbone.dropout.training
-    assert strategy.model.backbone.dropout.training
+
+
+def test_dropout_is_off_at_the_anchors_alone() -> None:
+    """With it, outputs would differ without any step."""
+    benchmark = tiny_images("til", (2, 2))
+    strategy = train(build(benchmark, virtual_learning_rate=0.0, anchor_steps=2), benchmark, 1)
+    strategy.model.train()
+    strategy.loss = strategy.model(torch.rand(2, 1, 16, 16), 1).sum()
+    assert strategy.replay.anchor_loss(strategy) == 0
+    assert all(module.training for module in strategy.model.modules())
+
+
+def test_means_are_those_of_the_features_that_the_step_computed() -> None:
+    benchmark = tiny_images("til", (2, 3))
+    strategy, batches = build(benchmark), []
+    for module in strategy.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+    class Watch(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+        def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+            batches.append((strategy.model.backbone.features(strategy.mb_x, 0).detach(), strategy.mb_y))
+
+    strategy.plugins.append(Watch())
+    train(strategy, benchmark, 2)
+    expected: dict[int, Tensor] = {}
+    for features, y in batches[6:]:  # of the second task: each starts anew
+        for c in y.unique().tolist():
+            mean = features[y == c].mean(0)
+            expected[c] = 0.5 * expected[c] + 0.5 * mean if c in expected else mean
+    torch.testing.assert_close(strategy.replay.means, torch.stack([expected[c] for c in range(3)]))
 
 
 def test_running_means_are_those_of_a_loop() -> None:
