@@ -347,7 +347,9 @@ def test_learns_images(scenario: str) -> None:
     assert kept["hindsight"] == 4 * (16 * 16 * 4 + 8) and kept["memory"] > 0
 
 
-@pytest.mark.parametrize(("backbone", "scenario"), [("bert_frozen", "til"), ("bert_adapter", "dil")])
+@pytest.mark.parametrize(
+    ("backbone", "scenario"), [("bert_frozen", "til"), ("bert_frozen, gru", "til"), ("bert_adapter", "dil")]
+)
 def test_learns_text(backbone: str, scenario: str, tiny: str) -> None:
     til = scenario == "til"
     tasks = make_tasks((2, 2), flip=til)  # one head cannot say that words mean the opposite in the second task
