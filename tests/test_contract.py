@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 # The usual 2 % of 64 examples would be one, and with Adam's steps its class takes its head over.
 MEMORY = {"options": {"memory_share": 0.25}}
+REPLAY = ("gem", "agem", "derpp", "hal", "acl")
 TEXT = [entry.name for entry in backbones.entries() if entry.modality == "text"]
 TRIPLES = [
     pytest.param(
@@ -70,7 +71,7 @@ def run_tiny(
             "train_batch_size": 8,
             "epochs": 10,
             **SMALL[backbone],
-            **(MEMORY if name in ("gem", "agem", "derpp") else {}),
+            **(MEMORY if name in REPLAY else {}),
         }
     )
     built: list[Any] = []
@@ -143,7 +144,7 @@ def check_kept_bytes(record: Record) -> None:
     grown = {kind for kind in second if second[kind] > first.get(kind, 0)}
     per_task = {"heads", "gates", "capsules", "attention"} & set(second)
     of_head = {"importance", "anchors"}
-    assert per_task <= grown <= per_task | of_head | {"memory", "memory_logits"}
+    assert per_task <= grown <= per_task | of_head | {"memory", "memory_logits", "hindsight"}
     assert all(second[kind] - first[kind] == second["heads"] - first["heads"] for kind in grown & of_head)
 
 

@@ -13,23 +13,29 @@ from nlpcl.registry import strategies
 from nlpcl.runtime import seed_everything
 from nlpcl.spec import RunSpec
 from tests.models.test_image_cnn import tiny_images
-from tests.test_contract import MEMORY, SLOW
+from tests.test_contract import MEMORY, REPLAY, SLOW
 
-PAIRS = [
-    pytest.param(entry.name, scenario, marks=[pytest.mark.full] if entry.name in SLOW else [])
+TRIPLES = [
+    pytest.param(
+        entry.name,
+        backbone,
+        scenario,
+        marks=[pytest.mark.full] if backbone != "cnn" or entry.name in SLOW else [],
+    )
     for entry in strategies.entries()
+    for backbone in ("cnn", "mlp")
+    if entry.backbones is None or backbone in entry.backbones
     for scenario in entry.scenarios
-    if entry.backbones is None or "cnn" in entry.backbones
 ]
 
 
-@pytest.mark.parametrize(("name", "scenario"), PAIRS)
-def test_images(name: str, scenario: str) -> None:
+@pytest.mark.parametrize(("name", "backbone", "scenario"), TRIPLES)
+def test_images(name: str, backbone: str, scenario: str) -> None:
     benchmark = tiny_images(scenario, (2, 2))
     given = {"benchmark": "femnist", "strategy": name, "scenario": scenario, "train_batch_size": 8}
-    given |= MEMORY if name in ("gem", "agem", "derpp") else {}
+    given |= {"backbone": backbone, **(MEMORY if name in REPLAY else {})}
     seed_everything(0)
-    model = build_model(benchmark, hidden=128)
+    model = build_model(benchmark, backbone, hidden=128)
     strategy = build_strategy(RunSpec.parse(given).filled(), model, torch.device("cpu"), eval_mb_size=16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -33,6 +33,8 @@ class TextGRU(nn.Module):
         self.channels = channels
         self.width = hidden
         self.gru = nn.GRU(channels, hidden, batch_first=True)
+        self.cudnn = True
+        """Whether cuDNN may compute it, whose recurrent nets have no second derivative."""
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -41,7 +43,10 @@ class TextGRU(nn.Module):
 
     def states(self, x: Tensor) -> Tensor:
         """The states (B, L, hidden) after every token of x (B, L, channels)."""
-        return self.gru(x)[0]
+        if self.cudnn:
+            return self.gru(x)[0]
+        with torch.backends.cudnn.flags(enabled=False):
+            return self.gru(x)[0]
 
     def sites(self) -> list[Site]:
         """None."""

@@ -103,5 +103,10 @@ class TokenBackbone(Backbone):
         self.context.start(task_labels, mask)
         return self.net(embedded, mask)
 
+    def allow_second_derivatives(self) -> None:
+        """As in `Backbone`; cuDNN's recurrent nets have none."""
+        if isinstance(self.net, TextGRU):
+            self.net.cudnn = False
+
     def sites(self) -> list[Site]:
         return self.net.sites()

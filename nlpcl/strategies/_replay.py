@@ -75,6 +75,8 @@ class ReplayMemory:
         self.share = share
         self.whole = whole
         self.generator = torch.Generator().manual_seed(seed)
+        self.quota: int | None = None
+        """Most examples of one task that are offered; None: as many as `share` says."""
         self.seen = 0
         # Of each slot: the experience and the task label of its example.
         self.tasks = torch.full((capacity,), -1)
@@ -92,6 +94,7 @@ class ReplayMemory:
         :return: the slots that were written, LongTensor.
         """
         count = max(1, int(self.share * len(data)))
+        count = count if self.quota is None else min(count, self.quota)
         order = torch.arange(count) if self.whole else torch.randperm(len(data), generator=self.generator)[:count]
         slots = reservoir_slots(self.seen, count, self.capacity, self.generator)
         self.seen += count

@@ -41,7 +41,7 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._replay import ReplayStrategy
-from nlpcl.strategies.base import DTYPES, continual_model, new_optimizer
+from nlpcl.strategies.base import DTYPES, continual_model, mode, new_optimizer
 
 
 class Repeated:
@@ -94,6 +94,8 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         super().__init__(**memory)
         if shared_steps < 1:
             raise UsageError(f"shared_steps must be at least 1, not {shared_steps}.")
+        if adversarial < 0 or orthogonality < 0:
+            raise UsageError(f"adversarial and orthogonality must be at least 0, not {adversarial}, {orthogonality}.")
         self.adversarial = adversarial
         self.orthogonality = orthogonality
         self.shared_steps = shared_steps
@@ -108,7 +110,7 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         self._real: tuple[Tensor, Tensor]
         self._steps = 0
         self.kept_private: Tensor | None = None
-        """Private features (capacity, F) of the memory's examples; None in domain-incremental learning."""
+        """Private features (capacity, F) of the memory's examples, on the host; None in domain-incremental learning."""
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
@@ -145,13 +147,12 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         slots = self.memory.indices(self.replay_batch_size)
         replayed = self.memory.at(slots).on_device(strategy)
         labels = replayed.task_labels
-        if not isinstance(labels, int):
-            labels = labels.to(strategy.device, non_blocking=True)
-        if self.kept_private is not None:
-            private = self.kept_private[slots.to(strategy.device, non_blocking=True)]
-            shared = encode(strategy, self.backbone.shared, replayed.x, labels)
+        there = labels if isinstance(labels, int) else labels.to(strategy.device, non_blocking=True)
+        if self.kept_private is None:
+            private, shared = encode(strategy, self.backbone, replayed.x, there).split(self.half, dim=1)
         else:
-            private, shared = encode(strategy, self.backbone, replayed.x, labels).split(self.half, dim=1)
+            private = self.kept_private[slots].to(strategy.device, non_blocking=True)
+            shared = encode(strategy, self.backbone.shared, replayed.x, there)
         logits = strategy.model.heads(torch.cat([private, shared], dim=1), labels)
         tasks = self.memory.tasks[slots].to(strategy.device, non_blocking=True)
         return F.cross_entropy(logits, replayed.y), private, shared, tasks
@@ -177,13 +178,13 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         if not self.task_incremental or not len(slots):
             return
         if self.kept_private is None:
-            self.kept_private = torch.zeros(self.memory.capacity, self.half, device=strategy.device)
+            self.kept_private = torch.zeros(self.memory.capacity, self.half)
         task = strategy.experience.current_experience
-        encoder = self.backbone.private.of(task).eval()
-        with torch.no_grad():
+        encoder = self.backbone.private.of(task)
+        with mode(encoder, training=False), torch.no_grad():
             for part in slots.split(strategy.train_mb_size):
                 x = self.memory.at(part).on_device(strategy).x
-                self.kept_private[part.to(strategy.device)] = encode(strategy, encoder, x, task)
+                self.kept_private[part] = encode(strategy, encoder, x, task).cpu()
 
     def kept_bytes(self) -> dict[str, int]:
         """Bytes of the memory's filled slots and of their private features."""
@@ -193,9 +194,10 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
 
 def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | SharedHead:
     """Fresh heads of the same kind and classes for features of another width."""
-    if isinstance(heads, SharedHead):
-        return SharedHead(width, heads.linear.out_features, heads.n_tasks)
-    return TaskHeads(width, [linear.out_features for linear in heads.linears])  # type: ignore[misc]
+    if isinstance(heads, TaskHeads):
+        return TaskHeads(width, heads.classes.tolist())
+    shared: Any = heads.linear
+    return SharedHead(width, shared.out_features, heads.n_tasks)
 
 
 @register_strategy(

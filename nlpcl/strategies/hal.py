@@ -8,10 +8,12 @@ that a step on the new task would change the outputs at the anchors little.
     e_c = argmin_e CE(f_theta(e), c) - CE(f_theta_M(e), c) + gamma ||h_theta(e) - phi_c||^2
 
 CE is the mean over the mini-batch and a draw from the memory together, f gives the logits of an anchor's own head, h
-the features; a is the optimizer's present learning rate. The mean over k is one over all anchors of past tasks and all
-their own logits. theta_M is a copy of the weights after one pass of SGD over the memory of past tasks; after the first
-task there is none, theta_M = theta, and what is left brings an anchor's features to its class's mean. All anchors of a
-task are learnt together.
+the features. The mean over k is one over all anchors of past tasks and all their own logits. theta_M is a copy of the
+weights after one pass of SGD over the memory of past tasks; after the first task there is none, theta_M = theta, and
+what is left brings an anchor's features to its class's mean. All anchors of a task are learnt together.
+
+a is a rate for SGD, whatever optimizer trains: at that of one such as AdamW, which is far lower, a step changes next to
+nothing at the anchors, and the term is lost.
 
 Anchors live where gradients can move inputs (`Backbone.embed`): images in pixel space, starting from U(0, 1); texts
 among the word embeddings or, if the encoder is frozen as a whole, its last hidden states. A text anchor has a fixed
@@ -21,10 +23,9 @@ the positions are full: noise would lie far from all that the encoder knows.
 Where it differs from the original toolkit. There no anchors were made after the first task, all classes shared one
 phi, replayed examples and anchors had the current head, and the memory was a reservoir: here each task has an equal
 part of it. There f_theta~(e) was a constant, so that its term pulled the outputs at the anchors to where the step would
-move them and doubled what it should prevent; here, as in the paper's own code, theta~ depends on theta.
-`second_order=False` is the first-order approximation of that code. At the anchors dropout is off, whose noise would
-hide the difference. `parity=True` restores a memory filled in file order and replayed whole, and what
-`ContinualStrategy` lists.
+move them and doubled what it should prevent; here, as in the paper's nested optimisation, theta~ depends on theta.
+`second_order=False` takes only its gradient as constant. At the anchors dropout is off, whose noise would hide the
+difference. `parity=True` restores a memory filled in file order and replayed whole, and what `ContinualStrategy` lists.
 """
 
 from __future__ import annotations
@@ -41,19 +42,20 @@ from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, TaskLabels, single_task
+from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._features import FeaturesPlugin, joint_mean
-from nlpcl.strategies._replay import ReplayMemory, ReplayStrategy, replay_logits
-from nlpcl.strategies.base import continual_model
+from nlpcl.strategies._replay import ReplayStrategy, replay_logits
+from nlpcl.strategies.base import continual_model, mode, on_device
 
 Weights = Mapping[str, Tensor]
 
 
-def virtual_step(weights: Weights, gradients: Sequence[Tensor | None], rates: Sequence[float]) -> dict[str, Tensor]:
+def virtual_step(weights: Weights, gradients: Sequence[Tensor | None], rate: Tensor | float) -> dict[str, Tensor]:
     """theta - a g, part by part; a part without a gradient stays."""
-    parts = zip(weights.items(), gradients, rates, strict=True)
-    return {name: p if g is None else p - rate * g for (name, p), g, rate in parts}
+    parts = zip(weights.items(), gradients, strict=True)
+    return {name: p if g is None else p - rate * g for (name, p), g in parts}
 
 
 def running_means(means: Tensor, seen: Tensor, features: Tensor, y: Tensor, beta: float) -> tuple[Tensor, Tensor]:
@@ -97,28 +99,8 @@ def first_anchors(embedded: Tensor, mask: Tensor | None, length: int, generator:
     """
     if mask is None:
         return torch.rand(embedded.shape, generator=generator).to(embedded.device)
-    positions = torch.arange(length, device=mask.device) % mask.sum(dim=1, keepdim=True)
+    positions = torch.arange(length, device=mask.device) % mask.sum(dim=1, keepdim=True).clamp(min=1)
     return embedded.gather(1, positions.unsqueeze(-1).expand(-1, -1, embedded.shape[-1]))
-
-
-class RingMemory(ReplayMemory):
-    """A memory of which each task gets an equal part.
-
-    :param tasks: number of tasks.
-    :param memory: as in `ReplayMemory`.
-    """
-
-    def __init__(self, tasks: int, *memory: Any, **more: Any) -> None:
-        super().__init__(*memory, **more)
-        self.quota = max(1, self.capacity // tasks)
-
-    def add(self, data: Any, task: int) -> Tensor:
-        """As in `ReplayMemory`, but at most the task's part is offered, and so all of it kept."""
-        share = self.share
-        self.share = min(share, (self.quota + 0.5) / len(data))
-        written = super().add(data, task)
-        self.share = share
-        return written
 
 
 class FromEmbedded(nn.Module):
@@ -129,22 +111,21 @@ class FromEmbedded(nn.Module):
         self.model = model
 
     def forward(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
-        features = self.model.backbone.features_of(embedded, mask, task_labels)
-        return self.model.heads(features, task_labels), features
+        """As in `ContinualModel`, with task labels on the host."""
+        task = single_task(task_labels)
+        there = task if isinstance(task, int) else task.to(embedded.device, non_blocking=True)
+        features = self.model.backbone.features_of(embedded, mask, there)
+        return self.model.heads(features, task), features
 
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in evaluation mode; gradients still flow."""
-    training = model.training
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, nn.RNNBase):  # on an accelerator it has no gradient in evaluation mode
-            module.train()
-    try:
+    with mode(model, training=False):
+        for module in model.modules():
+            if isinstance(module, nn.RNNBase):  # on an accelerator it has no gradient in evaluation mode
+                module.train()
         yield
-    finally:
-        model.train(training)
 
 
 class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[call-arg]
@@ -157,7 +138,7 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
     :param anchor_steps: steps of SGD on an anchor.
     :param anchor_learning_rate: their learning rate.
     :param anchor_length: positions of a text anchor, at least 1.
-    :param virtual_learning_rate: a of the steps to theta~ and theta_M; None: the optimizer's.
+    :param virtual_learning_rate: a of the steps to theta~ and theta_M.
     :param second_order: whether the gradient in theta~ depends on theta.
     :param memory: as in `MemoryPlugin`.
     :raises UsageError: a number out of range.
@@ -173,16 +154,18 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         anchor_steps: int = 100,
         anchor_learning_rate: float = 0.05,
         anchor_length: int = 16,
-        virtual_learning_rate: float | None = None,
+        virtual_learning_rate: float = 0.05,
         second_order: bool = True,
         **memory: Any,
     ) -> None:
         super().__init__(**memory)
+        if lamb < 0 or gamma < 0:
+            raise UsageError(f"lamb and gamma must be at least 0, not {lamb} and {gamma}.")
+        if not 0 <= beta < 1:
+            raise UsageError(f"beta must be at least 0 and below 1, not {beta}.")
         if anchor_length < 1:
             raise UsageError(f"anchor_length must be at least 1, not {anchor_length}.")
-        given = self.memory
-        seed = given.generator.initial_seed()
-        self.memory = RingMemory(model.n_tasks, given.capacity, given.share, seed=seed, whole=given.whole)
+        self.memory.quota = max(1, self.memory.capacity // model.n_tasks)
         self.lamb = lamb
         self.beta = beta
         self.gamma = gamma
@@ -198,8 +181,6 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         """Anchors of all past tasks, (n, ...)."""
         self.anchor_heads = torch.empty(0, dtype=torch.long)
         """The task label of each, on the host."""
-        self._anchor_tasks: TaskLabels = 0
-        self._own_logits = 0
         self._text = False
         self.weights: dict[str, nn.Parameter] = {}
         self.means = self.seen = torch.empty(0)
@@ -227,22 +208,22 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         """Mean square of what one step on the strategy's loss would change at the anchors."""
         assert self.anchors is not None
         scaler = getattr(strategy, "scaler", None)
-        one = torch.ones_like(strategy.loss)
-        scale = one if scaler is None else scaler.scale(one)
-        found = torch.autograd.grad(
+        scale: Tensor | float = 1.0
+        if scaler is not None and scaler.is_enabled():
+            scale = scaler.scale(torch.ones_like(strategy.loss))
+        gradients = torch.autograd.grad(
             strategy.loss * scale,
             list(self.weights.values()),
             retain_graph=True,
             create_graph=self.second_order,
             allow_unused=True,
         )
-        gradients = [None if g is None else g / scale for g in found]
-        moved = virtual_step(self.weights, gradients, self._rates(strategy, "lr"))
+        moved = virtual_step(self.weights, gradients, self.virtual_learning_rate / scale)
         with without_dropout(strategy.model):
-            now = self.outputs(self.weights, self.anchors, self._anchor_tasks)[0]
-            then = self.outputs(moved, self.anchors, self._anchor_tasks)[0]
+            now = self.outputs(self.weights, self.anchors, self.anchor_heads)[0]
+            then = self.outputs(moved, self.anchors, self.anchor_heads)[0]
         # Columns that an anchor's head has not are equal in both.
-        return (then - now).square().sum() / self._own_logits
+        return (then - now).square().sum() / (now > ABSENT).sum()
 
     def outputs(self, weights: Weights, anchors: Tensor, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
         """Logits and features of anchors under `weights`.
@@ -264,7 +245,7 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         weights = {name: p.detach() for name, p in self.weights.items()}
         with without_dropout(strategy.model):
             with torch.no_grad():
-                embedded, mask = strategy.model.backbone.embed(x.to(strategy.device))
+                embedded, mask = strategy.model.backbone.embed(on_device(strategy, x))
             if not embedded.is_floating_point():
                 raise UsageError(f"hal needs a backbone that embeds, not {type(strategy.model.backbone).__name__}.")
             self._text = mask is not None
@@ -276,31 +257,26 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
                 lost = logits if forgetful is None else self.outputs(forgetful, anchors, task)[0]
                 objective = anchor_objective(logits, lost, features, classes, self.means[classes], self.gamma)
                 anchors = (anchors - self.anchor_learning_rate * torch.autograd.grad(objective, anchors)[0]).detach()
-            with torch.no_grad():
-                self._own_logits += self.outputs(weights, anchors, task)[0].numel()
         self.anchors = anchors if self.anchors is None else torch.cat([self.anchors, anchors])
         self.anchor_heads = torch.cat([self.anchor_heads, torch.full((len(anchors),), task)])
-        same = single_task(self.anchor_heads)
-        self._anchor_tasks = same if isinstance(same, int) else same.to(strategy.device)
 
     def fine_tuned(self, strategy: Any, weights: Weights) -> Weights | None:
         """theta_M: `weights` after one pass of SGD over the memory; None if it is empty."""
         if not len(self.memory):
             return None
-        rates = self._rates(strategy, "initial_lr")
         for slots in self.memory.indices(len(self.memory)).split(self.replay_batch_size):
             replayed = self.memory.at(slots).on_device(strategy)
             weights = {name: p.detach().requires_grad_() for name, p in weights.items()}
             logits = functional_call(strategy.model, dict(weights), (replayed.x, replayed.task_labels))
             loss = F.cross_entropy(logits, replayed.y)
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            weights = virtual_step(weights, gradients, rates)
+            weights = virtual_step(weights, gradients, self.virtual_learning_rate)
         return {name: p.detach() for name, p in weights.items()}
 
     def kept_bytes(self) -> dict[str, int]:
         """Bytes of the memory's filled slots and of the anchors with their task labels."""
         anchors = [] if self.anchors is None else [self.anchors, self.anchor_heads]
-        return super().kept_bytes() | {"anchors": tensor_bytes(anchors)}
+        return super().kept_bytes() | {"hindsight": tensor_bytes(anchors)}
 
     def _example_of_each_class(self, data: Any) -> tuple[Tensor, Tensor, int]:
         """A random example (n, ...) of each class of a task, the classes (n,) ascending, and the task label."""
@@ -310,14 +286,6 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         mixed = targets[order]
         examples = [data[int(order[mixed == c][0])] for c in classes]
         return torch.stack([example[0] for example in examples]), classes, int(examples[0][-1])
-
-    def _rates(self, strategy: Any, key: str) -> list[float]:
-        """The learning rate of each of `weights`; `initial_lr` is that before any schedule."""
-        if self.virtual_learning_rate is not None:
-            return [self.virtual_learning_rate] * len(self.weights)
-        groups = strategy.optimizer.param_groups
-        rates = {id(p): group.get(key, group["lr"]) for group in groups for p in group["params"]}
-        return [rates.get(id(p), 0.0) for p in self.weights.values()]
 
 
 @register_strategy(
@@ -337,10 +305,10 @@ class HAL(ReplayStrategy):
     :param anchor_steps: steps of SGD on an anchor; 100 in the original toolkit.
     :param anchor_learning_rate: their learning rate; 0.05 in the original toolkit.
     :param anchor_length: positions of a text anchor, at least 1; chosen here.
-    :param virtual_learning_rate: learning rate of the SGD steps that are only imagined; None: the optimizer's, as in
-        the original toolkit, which trains with SGD.
+    :param virtual_learning_rate: learning rate of the steps of SGD that are only imagined; 0.05 in the original
+        toolkit, which trains with SGD at that rate.
     :param second_order: whether the imagined step's gradient counts as depending on the weights; off for layers
-        without a second derivative, such as recurrent nets on an accelerator.
+        without a second derivative.
     """
 
     def __init__(
@@ -353,7 +321,7 @@ class HAL(ReplayStrategy):
         anchor_steps: int = 100,
         anchor_learning_rate: float = 0.05,
         anchor_length: int = 16,
-        virtual_learning_rate: float | None = None,
+        virtual_learning_rate: float = 0.05,
         second_order: bool = True,
         **replay_kwargs: Any,
     ) -> None:
