@@ -19,15 +19,16 @@ of the entries with the smallest c are free: a step moves them by (1 - c) of wha
 factors act on the columns of W_x, the units' on the columns of W_h and on the biases of r and i, the candidates' on
 those of n. Net F, the gate and the heads train freely.
 
-The factors act on the step, weight decay included, where the paper and the original code have them on the gradient:
-with plain SGD that is the same, and an optimizer such as Adam would scale a gradient back to where it was. Norms are
+The factors act on the step, weight decay included, where the original code has them on the gradient: with plain SGD
+that is the same, and an optimizer such as Adam would scale a gradient back to where it was. Norms are
 clipped before.
 
 Where it differs from the original code: factors are those of the unit they act on, which there they are not, being
-taken in sorted order; they are fixed for the whole task and come from earlier tasks, as in the TensorFlow code of SRK
-that is kept beside KAN's (github.com/ZixuanKe/LifelongSentClass), while there sums are brought to [0, 1] again after
-each step, so that the mini-batch in hand outweighs all of the past; sums hold real tokens alone; the biases of r had
-the inputs' factors, though inputs are no units; states are those at the last real token; squeeze has no jump at 0.9.
+taken in sorted order; they come from earlier tasks and hold for a whole task, as in the TensorFlow code of SRK that is
+kept beside KAN's (github.com/ZixuanKe/LifelongSentClass), where the original code adds the mini-batch in hand to the
+sums and brings them to [0, 1] at every step, so that it outweighs all of the past; sums hold real tokens alone; the
+biases of r had the inputs' factors, though inputs are no units; states are those at the last real token; squeeze has no
+jump at 0.9.
 With `parity=True` the nets read padding, too, and what `ContinualStrategy` lists is restored; it has nothing else of
 its own.
 """
