@@ -25,6 +25,8 @@ sigma(smax e), an s that does not reach smax, and states at the last position, p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -35,7 +37,7 @@ from nlpcl.models.base import Context, ContinualModel, Site
 from nlpcl.models.gates import Gates
 from nlpcl.models.text_gru import TextGRU, last_state
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._masks import CLAMP, BlockedWeights, annealed_scale, under_surest_mask
+from nlpcl.strategies._masks import CLAMP, BlockedWeights, annealed_scale, least_entropy
 from nlpcl.strategies._recurrent import recurrent_backbone
 from nlpcl.strategies.base import ContinualStrategy
 
@@ -60,14 +62,30 @@ class KANNet(nn.Module):
         nn.init.constant_(self.gates.embeddings[0], CLAMP)  # the first task has access to every unit
         self.accessing = False
         """Whether the accessibility phase is on; tests take the main path all the same."""
+        self._every_mask = False
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Features (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
         states = self.main.states(vectors)
+        if self._every_mask:
+            masks = torch.stack([self.gates.mask(task) for task in self.gates.trained])
+            return (last_state(states, mask).relu() * masks.unsqueeze(1)).flatten(0, 1)
         if self.accessing and self.training:
             reached = last_state(self.access.states(self.units(states)), mask)
             return self.main.dropout(reached.relu())
         return self.main.dropout(self.units(last_state(states, mask)))
+
+    @contextmanager
+    def under_every_mask(self) -> Iterator[None]:
+        """For a while features (K B, width) under the stored masks of K tasks, one after the other, in evaluation.
+
+        The states do not depend on the mask, so one pass does for all.
+        """
+        self._every_mask = True
+        try:
+            yield
+        finally:
+            self._every_mask = False
 
     def sites(self) -> list[Site]:
         """None: the gates are the method's own."""
@@ -233,6 +251,9 @@ class KAN(ContinualStrategy):
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch; at test under the mask that `inference` chooses."""
-        if self.is_training or self.masks.task_incremental or self.inference == "last":
+        trained = self.masks.gates.trained
+        if self.is_training or self.masks.task_incremental or self.inference == "last" or not trained:
             return super().forward()
-        return under_surest_mask(self.masks.gates, super().forward)
+        with self.masks.net.under_every_mask():
+            logits = super().forward()
+        return least_entropy(logits.unflatten(0, (len(trained), -1)))

@@ -9,9 +9,9 @@ less from task to task. A gate mixes their last states.
     g = sigma(W_F h_F + W_K h_K),  h = (1 - g) h_F + g h_K
     L = CE(head(h)) + CE(head(h_F)) + CE(head(h_K))
 
-Three vectors say how much the present task uses net K's inputs, its units and its candidates: the sums of x, of h and
-of r h_n over the mini-batch's real tokens, their absolute values added up over the task's steps, and the result c
-brought to [0, 1] by its minimum and maximum. From the second task on, the share
+Three vectors say how much past tasks used net K's inputs, its units and its candidates: the sums of x, of h and of
+r h_n over a mini-batch's real tokens, their absolute values added up over all steps of those tasks, and the result c
+brought to [0, 1] by its minimum and maximum. In a task t > 0 the share
 
     s_t = 0.9 exp(-0.1 t) + 0.1
 
@@ -19,11 +19,18 @@ of the entries with the smallest c are free: a step moves them by (1 - c) of wha
 factors act on the columns of W_x, the units' on the columns of W_h and on the biases of r and i, the candidates' on
 those of n. Net F, the gate and the heads train freely.
 
+The factors act on the step, weight decay included, where the original code has them on the gradient: with plain SGD
+that is the same, and an optimizer such as Adam would scale a gradient back to where it was. Norms are
+clipped before.
+
 Where it differs from the original code: factors are those of the unit they act on, which there they are not, being
-taken in sorted order; the sums start anew with each task and hold real tokens alone; the biases of r had the inputs'
-factors, though inputs are no units; the factors act on the step and not on the gradient, which an optimizer such as
-Adam scales back; states are those at the last real token; squeeze has no jump at 0.9. With `parity=True` the nets read
-padding, too, and what `ContinualStrategy` lists is restored; it has nothing else of its own.
+taken in sorted order; they come from earlier tasks and hold for a whole task, as in the TensorFlow code of SRK that is
+kept beside KAN's (github.com/ZixuanKe/LifelongSentClass), where the original code adds the mini-batch in hand to the
+sums and brings them to [0, 1] at every step, so that it outweighs all of the past; sums hold real tokens alone; the
+biases of r had the inputs' factors, though inputs are no units; states are those at the last real token; squeeze has no
+jump at 0.9.
+With `parity=True` the nets read padding, too, and what `ContinualStrategy` lists is restored; it has nothing else of
+its own.
 """
 
 from __future__ import annotations
@@ -35,8 +42,10 @@ from typing import Any, NamedTuple
 import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from nlpcl.models.base import ContinualModel, Site
+from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.text_gru import last_state
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._recurrent import recurrent_backbone
@@ -49,7 +58,7 @@ SLOPE = 0.001
 def squeeze(n: Tensor) -> Tensor:
     """n within [0, 0.9], and beyond it 0.001 of what exceeds it."""
     inside = n.clamp(0, CEILING)
-    return inside + SLOPE * (n - inside)
+    return torch.lerp(inside, n, SLOPE)
 
 
 def free_share(task: int) -> float:
@@ -70,7 +79,7 @@ def update_factors(sums: Tensor, share: float) -> Tensor:
 
 
 class SqueezedGRU(nn.Module):
-    """A GRU whose candidate is squeezed instead of passed through tanh.
+    """The weights of a GRU whose candidate is squeezed instead of passed through tanh; `squeezed_states` runs it.
 
     :param channels: width of a token vector.
     :param hidden: number of units H.
@@ -84,23 +93,69 @@ class SqueezedGRU(nn.Module):
         for p in self.parameters():
             nn.init.uniform_(p, -bound, bound)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The states h' after, and r h_n at, every token of x (B, L, channels); (B, L, H) each, float32."""
-        hidden = self.h2h.in_features
-        steps = self.x2h(x).float()
-        h = steps.new_zeros(len(x), hidden)
-        states, candidates = [], []
-        with torch.autocast(x.device.type, enabled=False):
-            # torch has no such cell, and a state depends on the one before: a loop over the tokens it must be.
-            for step in steps.unbind(dim=1):
-                of_x, x_n = step.split([2 * hidden, hidden], dim=-1)
-                of_h, h_n = self.h2h(h).split([2 * hidden, hidden], dim=-1)
-                r, i = (of_x + of_h).sigmoid().chunk(2, dim=-1)
-                candidate = r * h_n
-                h = torch.lerp(squeeze(x_n + candidate), h, i)
-                states.append(h)
-                candidates.append(candidate.detach())
-        return torch.stack(states, dim=1), torch.stack(candidates, dim=1)
+
+class _Recurrence(torch.autograd.Function):
+    """The loop over the tokens, and its derivative with no more than one product of matrices for each token.
+
+    torch has no such cell, and a state depends on the one before. Autograd would, token by token, add up the gradient
+    of W_h; here one product gives it in the end.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, of_x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """States h' and r h_n, (L, N, B, H) each, of x_r, x_i, x_n (L, N, B, 3H), W_h (N, 3H, H) and b_h (N, 3H)."""
+        hidden = weight.shape[-1]
+        transposed, bias = weight.mT.contiguous(), bias.unsqueeze(1)
+        h = of_x.new_zeros(*of_x.shape[1:3], hidden)
+        kept: list[tuple[Tensor, ...]] = []
+        for step in of_x:
+            of_h = torch.baddbmm(bias, h, transposed)
+            gates = (step[..., : 2 * hidden] + of_h[..., : 2 * hidden]).sigmoid()
+            r, i = gates.chunk(2, dim=-1)
+            h_n = of_h[..., 2 * hidden :]
+            n = torch.addcmul(step[..., 2 * hidden :], r, h_n)
+            h = torch.lerp(squeeze(n), h, i)
+            kept.append((h, gates, h_n, n))
+        states, gates, h_n, n = (torch.stack(tensors) for tensors in zip(*kept, strict=True))
+        candidates = gates[..., :hidden] * h_n
+        ctx.save_for_backward(weight, states, gates, h_n, n)
+        ctx.mark_non_differentiable(candidates)
+        return states, candidates
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, of_states: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weight, states, gates, h_n, n = ctx.saved_tensors
+        r, i = gates.chunk(2, dim=-1)
+        before = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
+        # dh' / dn, and dh' / d of what r and i are the sigmoids of.
+        by_n = (1 - i) * torch.where((n >= 0) & (n <= CEILING), 1.0, SLOPE)
+        by_gates = torch.cat([by_n * h_n, before - squeeze(n)], dim=-1) * gates * (1 - gates)
+        by_h = torch.cat([by_gates, by_n * r], dim=-1).unflatten(-1, (3, -1))
+        total = torch.zeros_like(of_states[0])
+        totals, of_h = [], []
+        for state, slope, keep in zip(of_states.flip(0), by_h.flip(0), i.flip(0), strict=True):
+            total = total + state
+            totals.append(total)
+            of_h.append((slope * total.unsqueeze(-2)).flatten(-2))
+            total = torch.baddbmm(total * keep, of_h[-1], weight)
+        every, of_every_h = torch.stack(totals[::-1]), torch.stack(of_h[::-1])
+        of_x = torch.cat([of_every_h[..., : gates.shape[-1]], by_n * every], dim=-1)
+        of_weight = of_every_h.transpose(0, 1).flatten(1, 2).mT @ before.transpose(0, 1).flatten(1, 2)
+        return of_x, of_weight, of_every_h.sum(dim=(0, 2))
+
+
+def squeezed_states(nets: Sequence[SqueezedGRU], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The states h' after, and r h_n at, every token of x (B, L, channels), for N nets of one size side by side.
+
+    :return: (N, B, L, H) each, float32; the latter without a graph.
+    """
+    of_x = torch.stack([net.x2h(x) for net in nets]).float().permute(2, 0, 1, 3)
+    weight = torch.stack([net.h2h.weight for net in nets])
+    bias = torch.stack([net.h2h.bias for net in nets])
+    with torch.autocast(x.device.type, enabled=False):
+        states, candidates = _Recurrence.apply(of_x, weight, bias)  # type: ignore[no-untyped-call]
+    return states.permute(1, 2, 0, 3), candidates.permute(1, 2, 0, 3)
 
 
 class Controls(NamedTuple):
@@ -115,7 +170,7 @@ class Controls(NamedTuple):
 def control_sums(x: Tensor, states: Tensor, candidates: Tensor, mask: Tensor) -> Controls:
     """|sum| over mini-batch and real tokens of inputs x, of the states h before each token, and of r h_n.
 
-    :param x: (B, L, C); states and candidates: (B, L, H), as `SqueezedGRU` gives them; mask: (B, L).
+    :param x: (B, L, C); states and candidates: (B, L, H), as `squeezed_states` gives them; mask: (B, L).
     """
     real = mask.to(states.dtype)
 
@@ -127,12 +182,16 @@ def control_sums(x: Tensor, states: Tensor, candidates: Tensor, mask: Tensor) ->
 
 
 class SRKNet(nn.Module):
-    """Nets F and K and the gate that mixes their last states.
+    """Nets F and K, the gate that mixes their last states, and how much tasks have used K.
 
     :param channels: width of a token vector.
     :param hidden: number of units of either net.
     :param dropout: probability of dropping a unit of any of the three features.
     """
+
+    input_sums: Tensor
+    unit_sums: Tensor
+    candidate_sums: Tensor
 
     def __init__(self, channels: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -142,18 +201,25 @@ class SRKNet(nn.Module):
         self.from_learner = nn.Linear(hidden, hidden, bias=False)
         self.from_keeper = nn.Linear(hidden, hidden, bias=False)
         self.dropout = nn.Dropout(dropout)
+        self.register_buffer("input_sums", torch.zeros(channels))
+        self.register_buffer("unit_sums", torch.zeros(hidden))
+        self.register_buffer("candidate_sums", torch.zeros(hidden))
         self._parts: tuple[list[Tensor], Controls] | None = None
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Features h (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
-        learnt = last_state(self.learner(vectors)[0], mask)
-        states, candidates = self.keeper(vectors)
-        kept = last_state(states, mask)
+        (of_learner, of_keeper), (_, candidates) = squeezed_states([self.learner, self.keeper], vectors)
+        learnt, kept = last_state(of_learner, mask), last_state(of_keeper, mask)
         g = (self.from_learner(learnt) + self.from_keeper(kept)).sigmoid()
         if self.training:
             parts = [self.dropout(learnt), self.dropout(kept)]
-            self._parts = parts, control_sums(vectors, states, candidates, mask)
+            self._parts = parts, control_sums(vectors, of_keeper, candidates, mask)
         return self.dropout(learnt + g * (kept - learnt))
+
+    @property
+    def sums(self) -> Controls:
+        """The control sums of all training steps so far."""
+        return Controls(self.input_sums, self.unit_sums, self.candidate_sums)
 
     def take_parts(self) -> tuple[list[Tensor], Controls]:
         """[h_F, h_K], (B, width) each, and net K's sums of the last training mini-batch, which are then gone."""
@@ -165,11 +231,15 @@ class SRKNet(nn.Module):
         """None: a recurrent net's weights serve three layers at once."""
         return []
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The last mini-batch's parts hold a graph, which cannot be copied and means nothing in a copy.
+        return {**self.__dict__, "_parts": None}
+
 
 def keeper_factors(keeper: SqueezedGRU, sums: Sequence[Tensor], share: float) -> dict[nn.Parameter, Tensor]:
     """Factors on the steps of net K's parameters, broadcastable to them.
 
-    :param sums: of inputs, units and candidates, added up over the task.
+    :param sums: of inputs, units and candidates, added up over earlier tasks.
     :param share: s_t.
     """
     inputs, units, candidates = (update_factors(total, share) for total in sums)
@@ -195,14 +265,14 @@ class SRKPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         self.net = SRKNet(gru.channels, gru.width, gru.dropout.p)
         self.backbone.set_net(self.net)
         self.heads = model.heads
-        self.sums: list[Tensor] = []
-        """|sums| of the present task's steps: inputs, units, candidates."""
         self._both: Tensor | None = None
         self._factors: dict[nn.Parameter, Tensor] = {}
         self._before: list[Tensor] = []
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.sums = []
+        # Before the task adds to the sums.
+        t = strategy.experience.current_experience
+        self._factors = keeper_factors(self.net.keeper, self.net.sums, free_share(t)) if t > 0 else {}
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         # Now, and not before the backward pass, where another plugin may have sent other inputs through the model.
@@ -210,9 +280,8 @@ class SRKPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         task = self.backbone.context.task
         losses = [strategy._criterion(self.heads(h, task), strategy.mb_y) for h in features]
         self._both = losses[0] + losses[1]
-        self.sums = [old + new for old, new in zip(self.sums, sums, strict=True)] if self.sums else list(sums)
-        t = strategy.experience.current_experience
-        self._factors = keeper_factors(self.net.keeper, self.sums, free_share(t)) if t > 0 else {}
+        for total, new in zip(self.net.sums, sums, strict=True):
+            total += new
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         strategy.loss = strategy.loss + self._both
@@ -226,6 +295,10 @@ class SRKPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         for (p, factor), before in zip(self._factors.items(), self._before, strict=True):
             p.copy_(torch.lerp(before, p, factor.expand_as(p)))
         self._before = []
+
+    def kept_bytes(self) -> dict[str, int]:
+        """Bytes of the control sums."""
+        return {"control_sums": tensor_bytes(self.net.sums)}
 
 
 @register_strategy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -149,6 +150,9 @@ def test_phases_train_what_they_should_and_block_the_rest(benchmark_of: Any, tin
             assert torch.equal(old[~free], new[~free])
             assert (old[free] != new[free]).any()
     assert len({id(optimizer) for optimizer in optimizers}) == 6  # Avalanche makes the very first one twice
+    parts = {id(p): name for name in ("main", "access", "gates") for p in getattr(plugin.net, name).parameters()}
+    held = [{parts.get(id(p)) for group in o.param_groups for p in group["params"]} - {None} for o in optimizers]
+    assert held[-5:] == [{"main"}, {"access", "gates"}, {"main"}, {"access", "gates"}, {"main"}]
     assert torch.equal(plugin.gates.mask(0), torch.ones(32))
     assert plugin.undecided[0] == 0
     assert len(plugin.undecided) == 3
@@ -187,6 +191,80 @@ def test_it_learns_domains_and_both_inferences_serve(benchmark_of: Any, tiny: st
     strategy.inference = "entropy"
     assert min(accuracies(strategy, benchmark)) > 0.7
     assert strategy.masks.gates.override == 1
+
+
+def test_the_surest_mask_serves_and_one_pass_finds_it(benchmark_of: Any, tiny: str, monkeypatch: Any) -> None:
+    benchmark = benchmark_of("dil", (2, 2, 2), 16)
+    strategy = build(benchmark, tiny, inference="entropy")
+    gates, model, passes = strategy.masks.gates, strategy.model, []
+    gates.trained, gates.override = [1, 2], 1
+    x = torch.stack([benchmark.test_stream[0].dataset[i][0] for i in range(16)])
+    expected, chosen = [], set()
+    with torch.no_grad():
+        model.eval()
+        model.heads.linear.bias.sub_(model(x, 0).mean(dim=0))  # so that no mask is the surest for all
+        logits = []
+        for task in gates.trained:
+            gates.override = task
+            logits.append(model(x, 0))
+        for row in range(16):
+            p = [each[row].softmax(dim=0) for each in logits]
+            entropies = [-(each * each.log()).sum() for each in p]
+            surest = min(range(2), key=lambda k: entropies[k])
+            chosen.add(surest)
+            expected.append(logits[surest][row])
+        run = model.backbone.tokens
+        monkeypatch.setattr(model.backbone, "tokens", lambda *args: passes.append(1) or run(*args))
+        strategy.mbatch = [x, torch.zeros(16, dtype=torch.long), torch.zeros(16, dtype=torch.long)]
+        strategy._unpack_minibatch()
+        torch.testing.assert_close(strategy.forward(), torch.stack(expected))
+        assert chosen == {0, 1}
+        assert len(passes) == 1
+        strategy.inference = "last"
+        torch.testing.assert_close(strategy.forward(), logits[1])
+
+
+def test_the_gates_are_annealed_clamped_and_have_their_own_learning_rate(
+    benchmark_of: Any, tiny: str, monkeypatch: Any
+) -> None:
+    benchmark = benchmark_of("til", (2, 2), 24)
+    strategy = build(benchmark, tiny, epochs=2, gate_learning_rate=50.0)
+    gates, scales, largest = strategy.masks.gates, [], []
+    start, finish = strategy._before_forward, strategy._after_training_iteration
+
+    def before(**kwargs: Any) -> None:
+        start(**kwargs)
+        if strategy.masks.net.accessing:
+            scales.append(gates.scale)
+
+    def after(**kwargs: Any) -> None:
+        finish(**kwargs)
+        largest.append(float(gates.embeddings[1].detach().abs().max()))
+
+    monkeypatch.setattr(strategy, "_before_forward", before)
+    monkeypatch.setattr(strategy, "_after_training_iteration", after)
+    for experience in benchmark.train_stream:
+        strategy.train(experience, eval_streams=[])
+    assert scales == pytest.approx([1 / 400, (400 + 1 / 400) / 2, 400.0] * 2)
+    assert max(largest) == 6
+
+
+def test_a_copy_and_a_loaded_model_go_on_alike(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2, 2), 24)
+    strategy, loaded = build(benchmark, tiny), build(benchmark, tiny)
+    for experience in list(benchmark.train_stream)[:2]:
+        strategy.train(experience, eval_streams=[])
+    copy = deepcopy(strategy)
+    loaded.model.load_state_dict(strategy.model.state_dict())
+    for each in (strategy, copy, loaded):
+        torch.manual_seed(3)
+        each.train(benchmark.train_stream[2], eval_streams=[])
+        assert each.masks.gates.trained == [0, 1, 2]
+    for other in (copy, loaded):
+        state = other.model.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in strategy.model.state_dict().items())
+    kept = [strategy.kept_bytes(tasks)["gates"] for tasks in (1, 2, 3)]
+    assert kept[2] - kept[1] == kept[1] - kept[0] == 4 * 32
 
 
 def test_parity_keeps_soft_masks(benchmark_of: Any, tiny: str) -> None:

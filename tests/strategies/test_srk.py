@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from nlpcl.strategies.srk import (
     free_share,
     keeper_factors,
     squeeze,
+    squeezed_states,
     update_factors,
 )
 from tests.conftest import make_tasks
@@ -32,30 +34,40 @@ def cell_loop(cell: SqueezedGRU, x: torch.Tensor) -> tuple[torch.Tensor, torch.T
     size = cell.h2h.in_features
     h, states, candidates = torch.zeros(size), [], []
     for token in x:
-        new, candidate = torch.zeros(size), torch.zeros(size)
+        new, candidate = [], []
         for j in range(size):
             x_r, x_i, x_n = (cell.x2h.weight[j + k * size] @ token + cell.x2h.bias[j + k * size] for k in range(3))
             h_r, h_i, h_n = (cell.h2h.weight[j + k * size] @ h + cell.h2h.bias[j + k * size] for k in range(3))
             r, i = torch.sigmoid(x_r + h_r), torch.sigmoid(x_i + h_i)
-            candidate[j] = r * h_n
-            n = float(x_n + r * h_n)
+            n = x_n + r * h_n
             n = 0.001 * n if n < 0 else 0.9 + 0.001 * (n - 0.9) if n > 0.9 else n
-            new[j] = n + i * (h[j] - n)
-        h = new
+            new.append(n + i * (h[j] - n))
+            candidate.append(r * h_n)
+        h = torch.stack(new)
         states.append(h)
-        candidates.append(candidate)
+        candidates.append(torch.stack(candidate))
     return torch.stack(states), torch.stack(candidates)
 
 
-def test_the_cell_against_a_plain_loop() -> None:
+def test_the_cells_against_a_plain_loop() -> None:
     torch.manual_seed(0)
-    cell, x = SqueezedGRU(5, 4), 2 * torch.randn(3, 6, 5)
+    cells, x = [SqueezedGRU(5, 4), SqueezedGRU(5, 4)], 2 * torch.randn(3, 6, 5)
     with torch.no_grad():
-        states, candidates = cell(x)
-        for row in range(3):
-            expected = cell_loop(cell, x[row])
-            torch.testing.assert_close(states[row], expected[0])
-            torch.testing.assert_close(candidates[row], expected[1])
+        states, candidates = squeezed_states(cells, x)
+        for cell, some_states, some_candidates in zip(cells, states, candidates, strict=True):
+            for row in range(3):
+                expected = cell_loop(cell, x[row])
+                torch.testing.assert_close(some_states[row], expected[0])
+                torch.testing.assert_close(some_candidates[row], expected[1])
+
+
+def test_the_cells_gradients_are_those_of_the_plain_loop() -> None:
+    torch.manual_seed(0)
+    cells, x = [SqueezedGRU(5, 4), SqueezedGRU(5, 4)], 2 * torch.randn(3, 6, 5)
+    weights, leaves = torch.randn(2, 3, 6, 4), [x.requires_grad_(), *(p for cell in cells for p in cell.parameters())]
+    found = torch.autograd.grad((squeezed_states(cells, x)[0] * weights).sum(), leaves)
+    loops = torch.stack([torch.stack([cell_loop(cell, text)[0] for text in x]) for cell in cells])
+    torch.testing.assert_close(found, torch.autograd.grad((loops * weights).sum(), leaves))
 
 
 def test_squeeze_and_its_slope() -> None:
@@ -87,6 +99,7 @@ def test_fusion_parts_and_control_sums_against_plain_loops() -> None:
             units += torch.cat([torch.zeros(1, 4), states[:-1]]).sum(dim=0)
             candidates += r_h.sum(dim=0)
     torch.testing.assert_close(list(sums), [inputs.abs(), units.abs(), candidates.abs()])
+    assert not any(total.any() for total in net.sums)  # only steps of training count
 
 
 def test_nothing_depends_on_padding() -> None:
@@ -140,47 +153,98 @@ def build(benchmark: Any, tiny: str, optimizer: str = "AdamW", **options: Any) -
     return SRK(model=model, optimizer=made, **{"train_mb_size": 8, "train_epochs": 1, **options})
 
 
-def expected_step(strategy: SRK, batch: Any, sums: list[torch.Tensor], task: int) -> dict[str, torch.Tensor]:
-    """Net K's parameters after a step of SGD with weight decay 0.1, from the equations; adds to the `sums`."""
-    model, net = strategy.model, strategy.knowledge.net
+def expected_step(strategy: SRK, batch: Any, factors: dict[nn.Parameter, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Net K's parameters after a step of SGD with weight decay 0.1, from the equations."""
+    model, net, task = strategy.model, strategy.knowledge.net, strategy.experience.current_experience
     x, y, _ = batch
-    vectors, mask = model.backbone.tokens(x, task)
-    states, candidates = net.keeper(vectors)
-    for total, new in zip(sums, control_sums(vectors, states, candidates, mask), strict=True):
-        total += new
-    h = net(vectors, mask)
+    h = net(*model.backbone.tokens(x, task))
     loss = sum(nn.functional.cross_entropy(model.heads(part, task), y) for part in [h, *net.take_parts()[0]])
     grads = torch.autograd.grad(loss, list(net.keeper.parameters()))
-    factors = keeper_factors(net.keeper, sums, free_share(task))
     found = {}
     for (name, p), grad in zip(net.keeper.named_parameters(), grads, strict=True):
         decay = 0.1 * p.detach() if p.dim() == 2 else 0.0
-        found[name] = p.detach() - 1e-2 * factors[p] * (grad + decay)
+        found[name] = p.detach() - 1e-2 * factors.get(p, torch.ones(())) * (grad + decay)
     return found
 
 
-def test_steps_of_the_second_task(benchmark_of: Any, tiny: str, monkeypatch: Any) -> None:
-    """Loss, factors and sums: each of a task's steps is that of the equations, and the sums start anew with it."""
+def test_steps_of_two_tasks(benchmark_of: Any, tiny: str, monkeypatch: Any) -> None:
+    """Loss, sums and factors: each step is that of the equations, the second task's under what the first one used."""
     benchmark = benchmark_of("til", (2, 3), 24)
     strategy = build(benchmark, tiny, "SGD")
-    strategy.train(benchmark.train_stream[0], eval_streams=[])
-    sums = [torch.zeros(32) for _ in range(3)]
+    net, sums = strategy.knowledge.net, [torch.zeros(32) for _ in range(3)]
     start, finish = strategy._before_forward, strategy._after_update
     expected: list[dict[str, torch.Tensor]] = []
+    factors: dict[nn.Parameter, torch.Tensor] = {}
 
     def before(**kwargs: Any) -> None:
-        expected.append(expected_step(strategy, strategy.mbatch, sums, 1))
+        assert strategy.mbatch is not None
+        vectors, mask = strategy.model.backbone.tokens(strategy.mb_x, 0)
+        states, candidates = squeezed_states([net.keeper], vectors)
+        for total, new in zip(sums, control_sums(vectors, states[0], candidates[0], mask), strict=True):
+            total += new
+        expected.append(expected_step(strategy, strategy.mbatch, factors))
         start(**kwargs)
 
     def after(**kwargs: Any) -> None:
         finish(**kwargs)
-        for name, p in strategy.knowledge.net.keeper.named_parameters():
+        for name, p in net.keeper.named_parameters():
             torch.testing.assert_close(p.detach(), expected[-1][name], atol=1e-6, rtol=1e-5)
 
     monkeypatch.setattr(strategy, "_before_forward", before)
     monkeypatch.setattr(strategy, "_after_update", after)
+    for task, experience in enumerate(benchmark.train_stream):
+        if task > 0:
+            factors.update(keeper_factors(net.keeper, [total.clone() for total in sums], free_share(task)))
+        strategy.train(experience, eval_streams=[])
+        torch.testing.assert_close(list(net.sums), sums)
+    assert len(expected) == 6
+
+
+def test_what_is_not_free_stays_bit_for_bit_with_adam_and_decay(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2), 24)
+    strategy = build(benchmark, tiny, clip_norm=1.0)
+    keeper = strategy.knowledge.net.keeper
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    before = [p.detach().clone() for p in keeper.parameters()]
+    factors = keeper_factors(keeper, [total.clone() for total in strategy.knowledge.net.sums], free_share(1))
     strategy.train(benchmark.train_stream[1], eval_streams=[])
-    assert len(expected) == 3
+    for p, old in zip(keeper.parameters(), before, strict=True):
+        free = (factors[p] > 0).expand_as(p)
+        assert 0 < free.float().mean() < 1
+        assert torch.equal(p[~free], old[~free])
+        assert (p[free] != old[free]).any()
+
+
+def test_steps_are_held_back_whatever_the_optimizer(benchmark_of: Any, tiny: str) -> None:
+    """Adam's first step is +-lr for every entry with a gradient, so an entry of factor f moves by f lr."""
+    benchmark = benchmark_of("til", (2, 2), 8)
+    torch.manual_seed(1)
+    model = build_model(benchmark, backbone="bert_frozen", encoder=tiny, net="gru", dropout=0.0)
+    strategy = SRK(model=model, optimizer=torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-30), train_mb_size=8)
+    keeper = strategy.knowledge.net.keeper
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    before = [p.detach().clone() for p in keeper.parameters()]
+    factors = keeper_factors(keeper, [total.clone() for total in strategy.knowledge.net.sums], free_share(1))
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+    for p, old in zip(keeper.parameters(), before, strict=True):
+        step = (p.detach() - old).abs()
+        torch.testing.assert_close(step, 1e-2 * factors[p].expand_as(p), atol=1e-6, rtol=1e-4)
+
+
+def test_a_copy_and_a_loaded_model_go_on_alike(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 2), 24)
+    strategy, loaded = build(benchmark, tiny), build(benchmark, tiny)
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    strategy.model.train()(torch.stack([benchmark.train_stream[0].dataset[0][0]]), 0)  # leaves parts with a graph
+    copy = deepcopy(strategy)
+    loaded.model.load_state_dict(strategy.model.state_dict())
+    for each in (strategy, copy, loaded):
+        torch.manual_seed(3)
+        each.train(benchmark.train_stream[1], eval_streams=[])
+    for other in (copy, loaded):
+        state = other.model.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in strategy.model.state_dict().items())
+    assert strategy.kept_bytes(2)["control_sums"] == 4 * 3 * 32
 
 
 def test_it_learns_task_by_task(benchmark_of: Any, tiny: str) -> None:
