@@ -165,17 +165,23 @@ def check_what_moved(strategy: Any, backbone: str, before: dict[str, torch.Tenso
     assert any(key.startswith("backbone.") for key in moved)
 
 
+def own_model(entry: Any, benchmark_of: Any, tiny: str) -> tuple[Any, Any]:
+    """Two tiny tasks, and a model for them on a backbone that the strategy takes, with the net it asks for there."""
+    backbone = (entry.backbones or ("bert_adapter",))[0]
+    scenario = "til" if "til" in entry.scenarios else "dil"
+    options: dict[str, Any] = preset_for({"backbone": backbone}, entry.presets).get("backbone_options", {})
+    if backbones.get(backbone).modality == "image":
+        benchmark = tiny_images(scenario, (2, 2))
+        return benchmark, build_model(benchmark, backbone, hidden=32, **options)
+    benchmark = benchmark_of(scenario, (2, 2), n=16)
+    options |= {"adapter_size": 8} if backbone == "bert_adapter" else {}
+    return benchmark, build_model(benchmark, backbone, tiny, **options)
+
+
 @pytest.mark.parametrize("entry", strategies.entries(), ids=lambda entry: entry.name)
 def test_constructor(entry: Any, benchmark_of: Any, tiny: str) -> None:
     """Keyword-only, no touching of the caller's plugins, an unknown argument named."""
-    backbone = "bert_adapter" if entry.backbones is None else entry.backbones[0]
-    scenario = "til" if "til" in entry.scenarios else "dil"
-    if backbones.get(backbone).modality == "text":
-        benchmark, encoder = benchmark_of(scenario, (2, 2)), tiny
-    else:
-        benchmark, encoder = tiny_images(scenario, (2, 2)), None
-    options = preset_for({"backbone": backbone}, entry.presets).get("backbone_options", {})
-    model = build_model(benchmark, backbone, encoder, **options)
+    model = own_model(entry, benchmark_of, tiny)[1]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     plugins: list[Any] = []
     common = {"model": model, "optimizer": optimizer, "criterion": torch.nn.CrossEntropyLoss(), **entry.defaults}

@@ -6,7 +6,6 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nlpcl.models.base import Backbone, Site, TaskLabels
 from nlpcl.models.sizes import PerTask, tensor_bytes
@@ -17,9 +16,15 @@ def reverse_gradient(x: Tensor) -> Tensor:
     return 2 * x.detach() - x
 
 
+def unit(x: Tensor) -> Tensor:
+    """Rows of x (B, F) at length 1; one of zeros, all of whose units are off, stays and has a finite gradient."""
+    norm = x.norm(dim=1, keepdim=True)
+    return x / norm.where(norm > 0, 1.0)
+
+
 def overlap(shared: Tensor, private: Tensor) -> Tensor:
     """mean_{b,c} (<S_b, P_c> / (|S_b| |P_c|))^2 over all pairs of rows of S and P, both (B, F); in [0, 1]."""
-    return (F.normalize(shared) @ F.normalize(private).T).square().mean()
+    return (unit(shared) @ unit(private).T).square().mean()
 
 
 def draw_anew(module: nn.Module) -> None:
