@@ -26,11 +26,12 @@ one similar task the attention has one key, and with none there is no second hea
 all units that dissimilar tasks were not the first to use, among them free ones, which later tasks overwrite.
 `parity=True` restores what it does for HAT.
 
-Cost: for task t a second training (the reference) and t readouts, which are trained together on features that are
-computed once (4 N t F bytes while they train), so over T tasks O(T^2) for readouts, which are small, and O(T) for
-trainings; per step what stands before the first gates is computed once, what follows once for each similar task: in
-full fine-tuning the whole encoder. The initial weights of all that trains are kept for the references, there a second
-encoder (`kept_bytes` says how much), and while a reference trains it is one more, with its optimizer.
+Cost: for task t a second training (the reference), and t readouts, which are trained together on features that are
+computed once (4 N t F bytes while they train); per step the net once more for each similar task. What stands before the
+first gates is computed once for all masks, so that what grows with t is small but in an encoder that trains: there it
+is the whole encoder. Over T tasks, O(T) trainings, O(T^2) readouts and passes over the data. The initial weights of all
+that trains are kept for the references, there a second encoder (`kept_bytes` says how much); a reference in training is
+one more, with its optimizer.
 
 Not protected: a task's units, from later tasks similar to it, as in the paper; so also what a chosen attention reads
 in its similar tasks' units, from a later task that is similar to those but not to it. Shared and not maskable, and

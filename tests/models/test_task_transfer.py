@@ -126,9 +126,9 @@ FIRST = {
 
 @pytest.mark.parametrize("backbone", FIRST)
 def test_views_are_the_features_of_each_mask_alone(backbone: str, benchmark_of: Any, tiny: str) -> None:
-    if backbone in ("cnn", "mlp"):
-        benchmark, options = tiny_images("til", (2, 2, 2)), {"hidden": 32}
-    else:
+    options: dict[str, Any] = {"hidden": 32}
+    benchmark = tiny_images("til", (2, 2, 2))
+    if backbone.startswith("bert"):
         sizes = {"bert_frozen": {"filters": 6, "layers": 2}, "bert": {}, "bert_adapter": {"adapter_size": 8}}
         benchmark, options = benchmark_of("til", (2, 2, 2), n=8), {"encoder": tiny, **sizes[backbone]}
     model, views = gated(benchmark, backbone=backbone, **options)

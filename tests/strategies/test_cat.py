@@ -151,13 +151,16 @@ def test_a_real_stream_gives_its_validation_data_and_test_data_are_not_touched(
 
 
 def test_held_out_examples_are_not_trained_on() -> None:
+    """Neither by the model nor by its reference, a copy of the initial model and so of its hook."""
     benchmark = without_valid(tiny_images("til", (2, 2)))
     seen: list[Tensor] = []
     strategy = build(benchmark, plugins=[Spy("after_forward", lambda s: seen.append(s.mb_x))], readout_steps=2)
+    strategy.masks.initial.register_forward_pre_hook(lambda m, given: seen.append(given[0]) if m.training else None)
     for task in (0, 1):
         seen.clear()
         valid = data_for(benchmark.train_stream[task])[1]
         train(strategy, benchmark, task)
+        assert sum(len(x) for x in seen) == 2 * 43 * (1 + task)
         trained = {tuple(x.flatten().tolist()) for x in torch.cat(seen)}
         assert len(trained) == 43
         assert trained.isdisjoint(tuple(valid[i][0].flatten().tolist()) for i in range(len(valid)))
@@ -201,9 +204,9 @@ def test_reference_and_readouts_are_those_of_plain_loops(monkeypatch: pytest.Mon
         for stream in (benchmark.train_stream, benchmark.valid_stream)
     )
     alone = copied(masks.initial).train()
-    plain = [p for p in alone.parameters() if p.dim() < 2]
-    decayed = [p for p in alone.parameters() if p.dim() >= 2]
-    of_loop = torch.optim.SGD([{"params": plain, "weight_decay": 0.0}, {"params": decayed}], lr=0.05, weight_decay=0.1)
+    weights = {"params": [p for p in alone.parameters() if p.dim() > 1], "weight_decay": 0.1}
+    biases = {"params": [p for p in alone.parameters() if p.dim() < 2], "weight_decay": 0.0}
+    of_loop = torch.optim.SGD([weights, biases], lr=0.05)
     for _ in range(2):
         of_loop.zero_grad()
         F.cross_entropy(alone(x, 2), y).backward()
