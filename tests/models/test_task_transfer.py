@@ -213,3 +213,25 @@ def test_each_task_has_the_logits_chosen_for_it() -> None:
     everything = model(x, None)
     torch.testing.assert_close(everything[2], transferred)
     torch.testing.assert_close(copy.deepcopy(model)(x, 2), transferred)
+
+
+def test_logits_of_the_transfer_are_laid_down_for_the_task_in_training_alone() -> None:
+    """And left out of a copy, as a graph cannot be copied."""
+    benchmark = tiny_images("til", (2, 2, 2))
+    torch.manual_seed(0)
+    model = TransferModel(build_model(benchmark, hidden=32), attention_heads=5)
+    backbone = model.backbone
+    gates = backbone.gates = Gates(backbone.sites(), backbone.context, 3, 400.0, 0.0, 1.0, soft=False)
+    model.transfers.begin(1, [0])
+    model.transfers.begin(2, [0, 1])
+    gates.trained = [0, 1]
+    gates.begin(2)
+    x = torch.rand(4, 1, 16, 16)
+    for task in (0, 1):
+        model.train()(x, task)
+        assert model.transferred is None
+    model.eval()(x, 2)
+    assert model.transferred is None
+    model.train()(x, 2)
+    assert model.transferred is not None and model.transferred.requires_grad
+    assert copy.deepcopy(model).transferred is None
