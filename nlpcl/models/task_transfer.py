@@ -18,9 +18,9 @@ from nlpcl.models.sizes import PerTask, tensor_bytes
 class MaskViews:
     """Features of a batch under several tasks' masks in one forward pass.
 
-    What stands before the first gates does not depend on the mask, so the batch is repeated right before those: an
-    encoder, and a first layer of convolutions, are computed once. That takes a backbone in which the sites that no
-    site feeds are the first layers, so none with a residual stream.
+    What stands before the first gates does not depend on the mask, so the batch is repeated right before those: a
+    frozen encoder below them, and a first layer of convolutions, are computed once. In an encoder whose own layers are
+    gated next to nothing comes before, and its residual stream passes the gates by, so there the inputs are repeated.
 
     :param backbone: its sites are gated, now or later.
     """
@@ -29,7 +29,7 @@ class MaskViews:
         self.backbone = backbone
         self.copies = 1
         for site in backbone.sites():
-            if all(name is None for name, _ in site.inputs):
+            if not backbone.pretrained and all(name is None for name, _ in site.inputs):
                 site.activation.register_forward_hook(self._repeat, prepend=True)  # before the gate
 
     def __call__(self, x: Tensor, tasks: Sequence[int]) -> Tensor:
@@ -39,13 +39,16 @@ class MaskViews:
         chosen, gates.override = gates.override, None
         self.copies = len(tasks)
         try:
-            features = self.backbone.features(x, labels).float()
+            features = self.backbone.features(self._repeated(x) if self.backbone.pretrained else x, labels).float()
         finally:
             gates.override, self.copies = chosen, 1
         return features.unflatten(0, (len(tasks), len(x)))
 
     def _repeat(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        return output if self.copies == 1 else output.repeat(self.copies, *[1] * (output.dim() - 1))
+        return self._repeated(output)
+
+    def _repeated(self, x: Tensor) -> Tensor:
+        return x if self.copies == 1 else x.repeat(self.copies, *[1] * (x.dim() - 1))
 
 
 class TaskTransfer(nn.Module):

@@ -10,9 +10,9 @@ attention over their features passes on what they know.
     dW_{l,ij} <- dW_{l,ij} (1 - min(A_{l,i}, A_{l-1,j})),  A = max over the tasks k < t with sim(t,k) = 0 of a^k
 
 A_k is what a linear readout of the frozen net under mask k reaches, A_ref a model without masks that is trained on
-task t alone, from the initial weights and as long as CAT trains on it. The masks behind h_k do not train, the weights
-do, as far as no dissimilar task's mask blocks them. At the end of a task its two heads are compared on the validation
-data, and the better one serves from then on.
+task t alone, from the initial weights (of an encoder: the pretrained ones) and as long as CAT trains on it. The masks
+behind h_k do not train, the weights do, as far as no dissimilar task's mask blocks them. At the end of a task its two
+heads are compared on the validation data, and the better one serves from then on.
 
 Validation data are those of the stream, if the experience's stream knows its benchmark; else a tenth of the training
 data, which is then not trained on. Never test data.
@@ -26,9 +26,12 @@ one similar task the attention has one key, and with none there is no second hea
 all units that dissimilar tasks were not the first to use, among them free ones, which later tasks overwrite.
 `parity=True` restores what it does for HAT.
 
-Cost: for task t a second training (the reference) and t readouts, which are trained together on features that are
-computed once (4 N t F bytes while they train), so over T tasks O(T^2) for readouts, which are small, and O(T) for
-trainings; per step what stands before the first gates is computed once, what follows once for each similar task.
+Cost: for task t a second training (the reference), and t readouts, which are trained together on features that are
+computed once (4 N t F bytes while they train); per step the net once more for each similar task. What stands before the
+first gates is computed once for all masks, so that what grows with t is small but in an encoder that trains: there it
+is the whole encoder. Over T tasks, O(T) trainings, O(T^2) readouts and passes over the data. The initial weights of all
+that trains are kept for the references, there a second encoder (`kept_bytes` says how much); a reference in training is
+one more, with its optimizer.
 
 Not protected: a task's units, from later tasks similar to it, as in the paper; so also what a chosen attention reads
 in its similar tasks' units, from a later task that is similar to those but not to it. Shared and not maskable, and
@@ -52,7 +55,7 @@ from nlpcl.models.task_transfer import TransferModel, readout_logits, train_read
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import LengthGroupedBatches
 from nlpcl.strategies._masks import MaskInference, MaskPlugin, site_factors
-from nlpcl.strategies.base import DTYPES, ContinualStrategy, continual_model, logits_of
+from nlpcl.strategies.base import DTYPES, ContinualStrategy, continual_model, logits_of, on_device
 
 HELD_OUT = 0.1
 """Share of the training data that serves as validation data where there are no others."""
@@ -72,13 +75,13 @@ def data_for(experience: Any) -> tuple[Any, Any, bool]:
 
 
 def batches(data: Any, strategy: Any) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Row numbers, inputs and targets of all data, batch by batch, of like length."""
+    """Row numbers, inputs and targets of all data, batch by batch, of like length and trimmed to it."""
     lengths = data.lengths if hasattr(data, "lengths") else [0] * len(data)
     for rows in LengthGroupedBatches(lengths, strategy.eval_mb_size, shuffle=False):
         examples = [data[row] for row in rows]
         x = torch.stack([example[0] for example in examples])
         y = torch.tensor([int(example[1]) for example in examples])
-        yield rows, x.to(strategy.device), y.to(strategy.device)
+        yield rows, on_device(strategy, x), y.to(strategy.device)
 
 
 class TrainsOn(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
@@ -137,8 +140,6 @@ class CATPlugin(MaskPlugin):
         return {"initial": tensor_bytes(p for p in self.initial.parameters() if p.requires_grad)}
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        if self.backbone.pretrained:  # its gates stand in a residual stream, and its first weights are not fresh
-            raise TypeError(f"CAT needs a backbone of fresh layers, not a {type(self.backbone).__name__}")
         super().before_train_dataset_adaptation(strategy, **kwargs)
         task = strategy.experience.current_experience
         self._data = data_for(strategy.experience)
@@ -165,12 +166,16 @@ class CATPlugin(MaskPlugin):
         self._data = (None, None, False)
 
     def _similar(self, strategy: Any, task: int, previous: list[int]) -> list[int]:
-        """The previous tasks whose frozen knowledge says more of `task` than it can learn alone."""
-        reference = self._reference_accuracy(strategy, task)
-        found = self.readout_accuracies(strategy, task, previous).tolist()
-        return [k for k, accuracy in zip(previous, found, strict=True) if accuracy > reference]
+        """The previous tasks whose frozen knowledge says more of `task` than it can learn alone.
 
-    def _reference_accuracy(self, strategy: Any, task: int) -> float:
+        Numbers of right answers are compared, not quotients: few examples make many ties, which rounding would break.
+        """
+        reference = self.reference_right(strategy, task)
+        found = self.readouts_right(strategy, task, previous).tolist()
+        return [k for k, right in zip(previous, found, strict=True) if right > reference]
+
+    def reference_right(self, strategy: Any, task: int) -> int:
+        """Of the validation data the number that a model trained on `task` alone gets right."""
         train, valid, _ = self._data
         alone = ContinualStrategy(
             model=copied(self.initial),
@@ -188,10 +193,10 @@ class CATPlugin(MaskPlugin):
         alone.model.eval()
         with torch.no_grad():
             right = [(logits_of(alone, x, task).argmax(1) == y).sum() for _, x, y in batches(valid, strategy)]
-        return int(sum(right)) / len(valid)
+        return int(sum(right))
 
-    def readout_accuracies(self, strategy: Any, task: int, previous: list[int]) -> Tensor:
-        """Validation accuracy (t,) that a readout under the mask of each of t previous tasks reaches."""
+    def readouts_right(self, strategy: Any, task: int, previous: list[int]) -> Tensor:
+        """Of the validation data the numbers (t,) that readouts under the masks of t previous tasks get right."""
         train, valid, _ = self._data
         features, targets = self._features(train, strategy, previous)
         weight, bias = train_readouts(
@@ -202,8 +207,7 @@ class CATPlugin(MaskPlugin):
             learning_rate=self.readout_learning_rate,
         )
         features, targets = self._features(valid, strategy, previous)
-        right = readout_logits(features, weight, bias).argmax(-1) == targets
-        return right.sum(dim=1) / len(valid)
+        return (readout_logits(features, weight, bias).argmax(-1) == targets).sum(dim=1)
 
     @torch.no_grad()
     def _features(self, data: Any, strategy: Any, tasks: list[int]) -> tuple[Tensor, Tensor]:
@@ -243,10 +247,9 @@ def copied(model: ContinualModel) -> ContinualModel:
     title="masks against dissimilar tasks, attention to similar ones",
     paper="Ke, Liu, Huang: Continual Learning of a Mixed Sequence of Similar and Dissimilar Tasks, NeurIPS 2020",
     url="https://arxiv.org/abs/2112.10017",
-    backbones=("bert_frozen", "w2v", "w2v_as", "cnn", "mlp"),
-    reason="it reads the features that several tasks' masks give, and trains references from fresh weights",
     # As for HAT, whose net this is.
     presets=(
+        ({"backbone": "bert"}, {"options": {"gate_mean": 2.0}}),
         ({"backbone": "cnn"}, {"options": {"gate_learning_rate": 0.01}}),
         ({"backbone": "mlp"}, {"options": {"gate_learning_rate": 0.01}}),
         ({"backbone": "bert_frozen"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),

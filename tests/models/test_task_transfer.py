@@ -115,27 +115,43 @@ def gated(benchmark: Any, **options: Any) -> Any:
     return model, views
 
 
-@pytest.mark.parametrize("backbone", ["bert_frozen", "cnn"])
+FIRST = {
+    "bert_frozen": "encoder",
+    "bert": "encoder",
+    "bert_adapter": "encoder",
+    "cnn": "convolutions.0",
+    "mlp": "linears.0",
+}
+
+
+@pytest.mark.parametrize("backbone", FIRST)
 def test_views_are_the_features_of_each_mask_alone(backbone: str, benchmark_of: Any, tiny: str) -> None:
     options: dict[str, Any] = {"hidden": 32}
-    if backbone == "cnn":
-        benchmark = tiny_images("til", (2, 2, 2))
-    else:
-        benchmark, options = benchmark_of("til", (2, 2, 2), n=8), {"encoder": tiny, "filters": 6, "layers": 2}
+    benchmark = tiny_images("til", (2, 2, 2))
+    if backbone.startswith("bert"):
+        sizes = {"bert_frozen": {"filters": 6, "layers": 2}, "bert": {}, "bert_adapter": {"adapter_size": 8}}
+        benchmark, options = benchmark_of("til", (2, 2, 2), n=8), {"encoder": tiny, **sizes[backbone]}
     model, views = gated(benchmark, backbone=backbone, **options)
     model.eval()
+    for site in model.backbone.sites():
+        nn.init.normal_(site.module.weight, std=0.1)  # adapters start as next to nothing
     x = torch.stack([benchmark.train_stream[0].dataset[i][0] for i in range(6)])
     calls: list[Any] = []
-    first = model.backbone.encoder if backbone == "bert_frozen" else model.backbone.convolutions[0]
+    first = model.backbone.get_submodule(FIRST[backbone])
     first.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
     model.backbone.gates.override = 2  # as in domain-incremental learning; the views do not mind
     found = views(x, [2, 0])
-    assert calls == [6]  # what no mask can change is computed once
+    # What no mask can change is computed once.
+    assert calls == [12 if model.backbone.pretrained else 6]
     assert model.backbone.gates.override == 2
     model.backbone.gates.override = None
-    torch.testing.assert_close(found[0], model.backbone.features(x, 2))
-    torch.testing.assert_close(found[1], model.backbone.features(x, 0))
-    assert not torch.equal(found[0], found[1])
+    alone = torch.stack([model.backbone.features(x, 2), model.backbone.features(x, 0)])
+    torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+    weight = torch.randn_like(found)
+    weights = [site.module.weight for site in model.backbone.sites()]
+    together, separate = (torch.autograd.grad((f * weight).sum(), weights) for f in (found, alone))
+    torch.testing.assert_close(together, separate, atol=1e-5, rtol=1e-4)
 
 
 def test_transfers_come_back_with_their_state() -> None:
@@ -197,3 +213,25 @@ def test_each_task_has_the_logits_chosen_for_it() -> None:
     everything = model(x, None)
     torch.testing.assert_close(everything[2], transferred)
     torch.testing.assert_close(copy.deepcopy(model)(x, 2), transferred)
+
+
+def test_logits_of_the_transfer_are_laid_down_for_the_task_in_training_alone() -> None:
+    """And left out of a copy, as a graph cannot be copied."""
+    benchmark = tiny_images("til", (2, 2, 2))
+    torch.manual_seed(0)
+    model = TransferModel(build_model(benchmark, hidden=32), attention_heads=5)
+    backbone = model.backbone
+    gates = backbone.gates = Gates(backbone.sites(), backbone.context, 3, 400.0, 0.0, 1.0, soft=False)
+    model.transfers.begin(1, [0])
+    model.transfers.begin(2, [0, 1])
+    gates.trained = [0, 1]
+    gates.begin(2)
+    x = torch.rand(4, 1, 16, 16)
+    for task in (0, 1):
+        model.train()(x, task)
+        assert model.transferred is None
+    model.eval()(x, 2)
+    assert model.transferred is None
+    model.train()(x, 2)
+    assert model.transferred is not None and model.transferred.requires_grad
+    assert copy.deepcopy(model).transferred is None
