@@ -45,6 +45,7 @@ PRESETS: tuple[Preset, ...] = (
             "epochs": 5,
         },
     ),
+    ({"backbone": "mlp"}, {"learning_rate": 3e-4}),
     ({"backbone": "bert_adapter"}, {"backbone_options": {"adapter_size": 2000}}),
     # The feature of the published runs.
     ({"model": "bert-base*", "backbone": "bert_adapter"}, {"backbone_options": {"pooling": "pooler"}}),
