@@ -33,7 +33,7 @@ from nlpcl.strategies.ncl import NCL
 from tests.conftest import WORDS, make_tasks
 from tests.models.test_image_cnn import make_task
 
-REQUIRED = ["Naive", "EWC", "Replay", "GEM", "AGEM", "LwF", "SynapticIntelligence", "MAS"]
+SLOW = pytest.param("SynapticIntelligence", marks=pytest.mark.full)
 TEXT = ("bert_adapter", "bert_frozen", "w2v")
 BODIES: dict[str, dict[str, Any]] = {
     "bert_adapter": {"adapter_size": 16},
@@ -142,9 +142,7 @@ def train_two(name: str, benchmark: Any, encoder: str) -> Any:
     return matrix
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.full] if name == "SynapticIntelligence" else []) for name in REQUIRED]
-)
+@pytest.mark.parametrize("name", ["Naive", "EWC", "Replay", "GEM", "AGEM", "LwF", SLOW, "MAS"])
 def test_avalanche_strategy_trains_two_real_asc_tasks(name: str, tiny: str, data_root: Any) -> None:
     """A SemEval task (3 classes) and a product task (2 classes), each with its own head."""
     benchmark = ASC("til", ["XuSemEval14_laptop", "Bing9domains_ipod"], tokenizer=tiny, max_length=32,
