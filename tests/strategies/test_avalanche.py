@@ -169,7 +169,8 @@ def test_what_runs_on_what(name: str, scenario: str, body: str, tiny: str, vecto
     model = build_model(benchmark, body, encoder, **BODIES[body])
     before, losses = copy.deepcopy(model.backbone.state_dict()), Losses()
     lr = 2e-3 if body == "cnn" else 1e-2
-    strategy = build(name, model, epochs=8, lr=lr, plugins=[losses], **SHORT.get(name, {}))
+    epochs = 24 if name in ("GSS_greedy", "CoPE", "CWRStar") and body.startswith("bert") else 8
+    strategy = build(name, model, epochs=epochs, lr=lr, plugins=[losses], **SHORT.get(name, {}))
     last = train(strategy, benchmark).accuracy[1][1]
     assert len(losses.seen) >= 48 and torch.isfinite(torch.stack(losses.seen)).all()
     parts = [part for part in strategy.model.modules() if isinstance(part, Backbone)]
