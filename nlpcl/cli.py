@@ -365,7 +365,7 @@ def _stream(name: str, model: str, max_length: int, data_root: str | None, assig
 def _facts(entry: Any) -> dict[str, Any]:
     hidden = {"target", "engine", "defaults", "presets", "reason"}
     found = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry) if f.name not in hidden}
-    return {name: value for name, value in found.items() if value not in ("", None)}
+    return {name: value for name, value in found.items() if value not in ("", None, ())}
 
 
 def _cell(value: Any) -> str:

@@ -32,7 +32,7 @@ class StrategyEntry:
     `protocol` says how it is driven: `continual` trains on one experience after another and is
     tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains
     once on the whole stream and fills the last row. `defaults` gives values to options whose class
-    has none; `presets` are `(condition, values)` pairs, see `nlpcl.presets`.
+    has none; `presets` are `(condition, values)` pairs, see `nlpcl.presets`; `aliases` find it, too.
     """
 
     name: str
@@ -49,6 +49,7 @@ class StrategyEntry:
     reason: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     presets: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,11 @@ class Registry(Generic[E]):
 
     def add(self, entry: E) -> None:
         """Register `entry`; a second one of the same name is a programming error."""
-        known = self._entries.get(fold(entry.name))
-        if known is not None and known.target.__module__ != entry.target.__module__:
-            raise ValueError(f"{self.kind} {entry.name!r} is registered twice: {known.target} and {entry.target}")
-        self._entries[fold(entry.name)] = entry
+        for name in (entry.name, *getattr(entry, "aliases", ())):
+            known = self._entries.get(fold(name))
+            if known is not None and known.target.__module__ != entry.target.__module__:
+                raise ValueError(f"{self.kind} {name!r} is registered twice: {known.target} and {entry.target}")
+            self._entries[fold(name)] = entry
 
     def get(self, name: str) -> E:
         """The entry called `name`, whatever its case and hyphens.
@@ -142,7 +144,7 @@ class Registry(Generic[E]):
     def entries(self) -> list[E]:
         """All entries, sorted by name."""
         self._load_all()
-        return sorted(self._entries.values(), key=lambda entry: entry.name)
+        return sorted({entry.name: entry for entry in self._entries.values()}.values(), key=lambda entry: entry.name)
 
     def _modules(self) -> dict[str, Callable[[], Any]]:
         package = importlib.import_module(self.package)

@@ -19,8 +19,9 @@ from nlpcl.spec import RunSpec
 from tests.conftest import WORDS
 from tests.models.test_image_cnn import tiny_images
 
-# Avalanche's SynapticIntelligence walks the module tree several times a step: minutes even on a tiny encoder.
-SLOW = {"avalanche/SynapticIntelligence"}
+# Avalanche's SynapticIntelligence walks the module tree several times a step: minutes even on a tiny encoder. The
+# others pass an example or a step several times.
+SLOW = {f"avalanche/{name}" for name in ("SynapticIntelligence", "GSS_greedy", "MIR", "RWalk", "MER")}
 SMALL: dict[str, dict[str, Any]] = {
     "bert": {"learning_rate": 3e-3},
     "bert_adapter": {"learning_rate": 1e-2, "backbone_options": {"adapter_size": 16}},

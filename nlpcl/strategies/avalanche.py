@@ -16,7 +16,7 @@ import torch
 from avalanche import training
 from avalanche.models import avalanche_forward
 from avalanche.models.base_model import BaseModel
-from avalanche.training.plugins import CoPEPlugin, GSS_greedyPlugin, MIRPlugin, RWalkPlugin, SupervisedPlugin
+from avalanche.training.plugins import CoPEPlugin, GSS_greedyPlugin, MIRPlugin, RWalkPlugin
 from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.utils import cycle
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from nlpcl.errors import UsageError
 from nlpcl.models.base import Backbone, ContinualModel, TaskLabels
 from nlpcl.models.heads import SharedHead
 from nlpcl.registry import register_strategy
@@ -39,6 +40,22 @@ def shared_head(model: nn.Module, method: str) -> ContinualModel:
     if found.task_incremental:
         raise TypeError(f"{method} works on one head that all tasks share")
     return found
+
+
+def classes_of(strategy: Any) -> list[list[int]]:
+    """The classes of each experience of the stream in training, by experience."""
+    return [sorted(experience.classes_in_this_experience) for experience in strategy.experience.origin_stream]
+
+
+class MAS(training.MAS):
+    """Memory aware synapses (Aljundi et al. 2018)."""
+
+    loss: Tensor
+
+    def _before_backward(self, **kwargs: Any) -> None:
+        # Avalanche takes a loss of exactly 0 for a missing one, and stops. This moves no other loss.
+        self.loss = self.loss + torch.finfo(torch.float32).tiny
+        super()._before_backward(**kwargs)
 
 
 class RWalk(SupervisedTemplate):
@@ -57,10 +74,18 @@ class RWalk(SupervisedTemplate):
 
         :param ewc_lambda: factor on the penalty.
         :param ewc_alpha: weight of the newest importance in its moving average, in [0, 1].
-        :param delta_t: steps between two updates of the scores.
+        :param delta_t: steps between two updates of the scores; the first experience must have so many.
         """
+        self._least = delta_t
         plugin = RWalkPlugin(ewc_lambda, ewc_alpha, delta_t)
         super().__init__(plugins=[*(plugins or []), plugin], **kwargs)
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        super()._before_training_exp(**kwargs)
+        steps = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
+        if self.clock.train_exp_counter == 0 and steps < self._least:
+            # All scores would be 0, and divided by the largest of them.
+            raise UsageError(f"RWalk scores every delta_t={self._least} steps, and the first task has {steps} in all.")
 
 
 class FeatureModel(ContinualModel, BaseModel):
@@ -81,9 +106,18 @@ class LFL(training.LFL):
         model = shared_head(model, "LFL")
         super().__init__(model=FeatureModel(model.backbone, model.heads), lambda_e=lambda_e, **kwargs)
 
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        first, *later = classes_of(self)
+        if any(set(first).isdisjoint(own) for own in later):
+            raise UsageError("LFL keeps the head as the first task left it, so a task of other classes is not learnt.")
+        super()._before_training_exp(**kwargs)
+
 
 class _GSSPlugin(GSS_greedyPlugin):
     """Shape and type of the memory follow the data, and its empty places are not replayed."""
+
+    ext_mem_list_x: Tensor
+    ext_mem_list_y: Tensor
 
     def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         whole, labels, filled = self.ext_mem_list_x, self.ext_mem_list_y, self.ext_mem_list_current_index
@@ -114,9 +148,12 @@ class GSS_greedy(SupervisedTemplate):
     ) -> None:
         """As in Avalanche.
 
-        :param mem_size: examples in the memory.
+        :param mem_size: examples in the memory; at least a mini-batch and the 32 that Avalanche replays with it.
         :param mem_strength: gradients of the memory that a new example's gradient is compared with.
         """
+        least = kwargs.get("train_mb_size", 1) + 32
+        if mem_size < least:
+            raise UsageError(f"GSS draws a place of its memory for each example of a step: mem_size={least} or more.")
         plugin = _GSSPlugin(mem_size, mem_strength)
         super().__init__(model=shared_head(model, "GSS"), plugins=[*(plugins or []), plugin], **kwargs)
 
@@ -181,6 +218,8 @@ class EmbeddingHead(SharedHead):
 class _CoPEPlugin(CoPEPlugin):
     """CoPE where an experience is a whole task: what Avalanche does after an experience is done after a mini-batch."""
 
+    initialized: bool
+
     def before_training(self, strategy: Any, **kwargs: Any) -> None:
         if not self.initialized:
             strategy._criterion = self.ppp_loss
@@ -229,19 +268,6 @@ class FeatureExtractor(nn.Module):
         return self.backbone.features(x, 0).float()
 
 
-class _ClassesPlugin(SupervisedPlugin):
-    """Tells iCaRL, which asks `experience.benchmark`, the classes of each experience."""
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        stream = strategy.experience.origin_stream
-        classes = [list(experience.classes_in_this_experience) for experience in stream]
-        order = [c for own in classes for c in own]
-        if len(set(order)) < len(order):
-            raise ValueError("ICaRL learns each class once, so no two experiences may share one")
-        facts = SimpleNamespace(classes_order=order, n_classes_per_exp=[len(own) for own in classes])
-        strategy.experience.benchmark = facts
-
-
 class ICaRL(training.ICaRL):
     """iCaRL (Rebuffi et al. 2017) for class-incremental learning: distillation, exemplars and their class means."""
 
@@ -279,10 +305,20 @@ class ICaRL(training.ICaRL):
             train_epochs=train_epochs,
             eval_mb_size=eval_mb_size,
             device=device,
-            plugins=[_ClassesPlugin(), *(plugins or [])],
+            plugins=plugins,
             evaluator=evaluator,
             eval_every=eval_every,
         )
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        classes = classes_of(self)
+        order = [c for own in classes for c in own]
+        if len(set(order)) < len(order):
+            raise UsageError("ICaRL learns each class once, so no two tasks may share one.")
+        # Avalanche's asks the experience's benchmark, which knows them only where it was made with `nc_benchmark`.
+        facts = SimpleNamespace(classes_order=order, n_classes_per_exp=[len(own) for own in classes])
+        self.experience.benchmark = facts  # type: ignore[union-attr]
+        super()._before_training_exp(**kwargs)
 
 
 # One list of facts: what a method remembers, where it runs, and options to which Avalanche gives no default. LwF's
@@ -290,16 +326,17 @@ class ICaRL(training.ICaRL):
 ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
     training.Naive: {},
     training.EWC: {"defaults": {"ewc_lambda": 1.0}},
-    training.Replay: {"replay": True},
+    training.Replay: {"replay": True, "aliases": ("avalanche/ER",)},
     training.GEM: {"replay": True, "defaults": {"patterns_per_exp": 64}},
     training.AGEM: {"replay": True, "defaults": {"patterns_per_exp": 64}},
     training.LwF: {"defaults": {"alpha": 1.0, "temperature": 2.0}},
-    training.SynapticIntelligence: {"defaults": {"si_lambda": 1.0}},
-    training.MAS: {},
+    training.SynapticIntelligence: {"defaults": {"si_lambda": 1.0}, "aliases": ("avalanche/SI",)},
+    MAS: {},
     training.DER: {
         "replay": True,
         "scenarios": ("dil",),
         "reason": "Avalanche's DER computes its targets without task labels",
+        "aliases": ("avalanche/DER++",),
     },
     RWalk: {},
     LFL: {"scenarios": ("dil",), "reason": "after the first task Avalanche's LFL freezes the last head of the model"},
@@ -307,8 +344,10 @@ ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
         "replay": True,
         "scenarios": ("dil",),
         "reason": "Avalanche's GSS computes the gradients of its memory without task labels",
+        "aliases": ("avalanche/GSS",),
     },
     MIR: {"replay": True},
+    training.MER: {"replay": True},
     CoPE: {"replay": True, "scenarios": ("dil",), "reason": "CoPE has one prototype per class in place of heads"},
     ICaRL: {"replay": True, "scenarios": ("cil",), "reason": "iCaRL learns each class once, in one task"},
     training.GDumb: {"replay": True},
@@ -317,9 +356,11 @@ ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
         "scenarios": ("dil",),
         "reason": "after the first task Avalanche's CWRStar trains one head only",
         "defaults": {"cwr_layer_name": "heads.linear"},
+        "aliases": ("avalanche/CWR*", "avalanche/CWR"),
     },
     training.Cumulative: {},
-    training.JointTraining: {"protocol": "joint"},
+    training.FromScratchTraining: {},
+    training.JointTraining: {"protocol": "joint", "aliases": ("avalanche/Joint",)},
 }
 
 for _target, _facts in ENTRIES.items():

@@ -15,57 +15,97 @@ import torch
 from avalanche import training
 from avalanche.evaluation.metrics import accuracy_metrics, forgetting_metrics, loss_metrics
 from avalanche.logging import TextLogger
-from avalanche.training.plugins import EvaluationPlugin, MIRPlugin
+from avalanche.training.plugins import EvaluationPlugin, MIRPlugin, SupervisedPlugin
 from sklearn.metrics import f1_score
 from torch import nn
 
-from nlpcl.benchmarks import ASC, TextTask, text_benchmark_from_tasks
-from nlpcl.benchmarks.image_tasks import ImageTask, image_benchmark_from_tasks
+from nlpcl.benchmarks import ASC, text_benchmark_from_tasks
+from nlpcl.benchmarks.image_tasks import Images, image_benchmark_from_tasks
+from nlpcl.benchmarks.words import Words
+from nlpcl.errors import UsageError
 from nlpcl.evaluation import macro_f1, macro_f1_metrics
 from nlpcl.experiment import fit
-from nlpcl.models import build_model
+from nlpcl.models import Backbone, build_model
 from nlpcl.options import MISSING, options_of
 from nlpcl.registry import strategies
 from nlpcl.strategies.avalanche import ENTRIES, _MIRPlugin
 from nlpcl.strategies.ncl import NCL
-from tests.conftest import make_tasks
+from tests.conftest import WORDS, make_tasks
 from tests.models.test_image_cnn import make_task
 
-REQUIRED = ["Naive", "EWC", "Replay", "GEM", "AGEM", "LwF", "SynapticIntelligence", "MAS"]
-ADDED = ["RWalk", "LFL", "GSS_greedy", "MIR", "CoPE", "ICaRL", "GDumb", "ER_ACE", "CWRStar", "Cumulative",
-         "JointTraining"]  # fmt: skip
+SLOW = pytest.param("SynapticIntelligence", marks=pytest.mark.full)
+TEXT = ("bert_adapter", "bert_frozen", "w2v")
+BODIES: dict[str, dict[str, Any]] = {
+    "bert_adapter": {"adapter_size": 16},
+    "bert_frozen": {"filters": 16, "dropout": 0.1},
+    "w2v": {"filters": 16, "dropout": 0.1},
+    "cnn": {"hidden": 64},
+    "mlp": {"hidden": 64},
+}
+# So that a second task is learnt within a hundred steps.
+SHORT: dict[str, dict[str, Any]] = {"MAS": {"lambda_reg": 0.01}, "DER": {"alpha": 0.01}, "CoPE": {"alpha": 0.5}}
 
 
 def runs_in(name: str) -> tuple[str, ...]:
     """The scenarios; the head of class-incremental learning is a larger one of domain-incremental learning."""
     scenarios = strategies.get(f"avalanche/{name}").scenarios
-    return (*scenarios, "cil") if "dil" in scenarios else scenarios
+    return (*scenarios, "cil") if "dil" in scenarios and name != "LFL" else scenarios
 
 
-PAIRS = [(name, scenario) for name in ADDED for scenario in runs_in(name)]
+def often(name: str, scenario: str, body: str) -> bool:
+    """Not only with `-m full`; texts in til and dil are trained on by tests/test_contract.py."""
+    return name != "MER" and (body == "mlp" or (body == "w2v" and scenario == "cil"))
 
 
-def relabelled(task: Any, scenario: str) -> Any:
-    """The task, with labels that no other has where the scenario is class-incremental."""
-    labels = tuple(f"{task.name} {label}" if scenario == "cil" else label for label in task.labels)
-    return type(task)(task.name, labels, task.train, task.valid, task.test)
+TRIPLES = [
+    pytest.param(name, scenario, body, marks=[] if often(name, scenario, body) else [pytest.mark.full])
+    for body in BODIES
+    for name in (target.__name__ for target in ENTRIES)
+    for scenario in runs_in(name)
+]
 
 
-def tiny_text(scenario: str, tiny: str, classes: tuple[int, ...] = (3, 2)) -> Any:
-    tasks: list[TextTask] = [relabelled(task, scenario) for task in make_tasks(classes, 24, flip=False)]
-    return text_benchmark_from_tasks(tasks, name="tiny", scenario=scenario, tokenizer=tiny, max_length=24)
+def of_other_classes(task: Any) -> Any:
+    """The task with labels of its own, and what tells them apart changed: other words, columns in place of rows."""
+    labels = tuple(f"other {label}" for label in task.labels)
+    words = {"text_pair": {"good": "hot", "bad": "cold"}}
+    parts = [
+        Images(part.pool, part.rows, part.targets, part.scale, lambda x: x.mT)
+        if isinstance(part, Images)
+        else part.replace(words, regex=True)
+        for part in (task.train, task.valid, task.test)
+    ]
+    return type(task)(task.name, labels, *parts)
+
+
+def tiny_text(scenario: str, tokenizer: Any, classes: tuple[int, ...] = (3, 2), n: int = 24) -> Any:
+    first, second = make_tasks(classes, n, flip=False)
+    tasks = [first, of_other_classes(second) if scenario == "cil" else second]
+    return text_benchmark_from_tasks(tasks, name="tiny", scenario=scenario, tokenizer=tokenizer, max_length=24)
 
 
 def tiny_images(scenario: str, classes: tuple[int, ...] = (3, 2)) -> Any:
-    tasks: list[ImageTask] = [relabelled(make_task(i, c), scenario) for i, c in enumerate(classes)]
+    first, second = (make_task(i, c) for i, c in enumerate(classes))
+    tasks = [first, of_other_classes(second) if scenario == "cil" else second]
     return image_benchmark_from_tasks(tasks, name="tiny", scenario=scenario)
 
 
-def build(name: str, model: nn.Module, epochs: int = 1, **options: Any) -> Any:
+class Losses(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+    """Keeps the loss of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        self.seen.append(strategy.loss.detach())
+
+
+def build(name: str, model: nn.Module, epochs: int = 1, lr: float = 1e-3, **options: Any) -> Any:
     entry = strategies.get(f"avalanche/{name}")
     return entry.target(
         model=model,
-        optimizer=torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3),
+        optimizer=torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr),
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=8,
         train_epochs=epochs,
@@ -83,6 +123,15 @@ def train(strategy: Any, benchmark: Any) -> Any:
     return matrix
 
 
+@pytest.fixture(scope="session")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of random vectors of the tests' words."""
+    file = tmp_path_factory.mktemp("vectors") / "vectors.txt"
+    rows = torch.randn(len(WORDS), 16, generator=torch.Generator().manual_seed(0)).tolist()
+    file.write_text("".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(WORDS, rows, strict=True)))
+    return str(file)
+
+
 def train_two(name: str, benchmark: Any, encoder: str) -> Any:
     torch.manual_seed(0)
     model = build_model(benchmark, encoder=encoder, adapter_size=8)
@@ -93,7 +142,7 @@ def train_two(name: str, benchmark: Any, encoder: str) -> Any:
     return matrix
 
 
-@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("name", ["Naive", "EWC", "Replay", "GEM", "AGEM", "LwF", SLOW, "MAS"])
 def test_avalanche_strategy_trains_two_real_asc_tasks(name: str, tiny: str, data_root: Any) -> None:
     """A SemEval task (3 classes) and a product task (2 classes), each with its own head."""
     benchmark = ASC("til", ["XuSemEval14_laptop", "Bing9domains_ipod"], tokenizer=tiny, max_length=32,
@@ -108,28 +157,42 @@ def test_avalanche_der_trains_two_real_asc_tasks_with_a_shared_head(tiny: str, d
     assert train_two("DER", benchmark, tiny).accuracy[1][0] is not None
 
 
-@pytest.mark.parametrize(("name", "scenario"), PAIRS)
-def test_the_others_train_on_text_and_on_images(name: str, scenario: str, tiny: str) -> None:
-    """Three classes, then two; in class-incremental learning five in one head."""
-    text, images = tiny_text(scenario, tiny), tiny_images(scenario)
-    for benchmark, model in (
-        (text, build_model(text, encoder=tiny, adapter_size=8)),
-        (images, build_model(images, hidden=16)),
-    ):
-        before = copy.deepcopy(model.state_dict())
-        strategy = build(name, model, **({"delta_t": 2} if name == "RWalk" else {}))  # a task has only a few steps
-        matrix = train(strategy, benchmark)
-        assert matrix.accuracy[1][1] is not None
-        after = {key.replace("feature_extractor.", ""): value for key, value in strategy.model.state_dict().items()}
-        assert any(not torch.equal(after[key], before[key]) for key in before if key.startswith("backbone."))
+@pytest.mark.parametrize(("name", "scenario", "body"), TRIPLES)
+def test_what_runs_on_what(name: str, scenario: str, body: str, tiny: str, vectors: str) -> None:
+    """Two tasks train, no loss is infinite, and the last is learnt; in cil among the classes of both."""
+    torch.manual_seed(0)
+    classes, encoder = (2, 2) if scenario == "cil" else (3, 2), None if body == "w2v" else tiny
+    if body in TEXT:
+        benchmark = tiny_text(scenario, encoder or Words(vectors, "second"), classes, n=48)
+    else:
+        benchmark = tiny_images(scenario, classes)
+    model = build_model(benchmark, body, encoder, **BODIES[body])
+    before, losses = copy.deepcopy(model.backbone.state_dict()), Losses()
+    lr = 2e-3 if body == "cnn" else 1e-2
+    epochs = 24 if name in ("GSS_greedy", "CoPE", "CWRStar") and body.startswith("bert") else 8
+    strategy = build(name, model, epochs=epochs, lr=lr, plugins=[losses], **SHORT.get(name, {}))
+    last = train(strategy, benchmark).accuracy[1][1]
+    assert len(losses.seen) >= 48 and torch.isfinite(torch.stack(losses.seen)).all()
+    parts = [part for part in strategy.model.modules() if isinstance(part, Backbone)]
+    assert any(not torch.equal(value, before[key]) for key, value in parts[0].state_dict().items())
+    if (name, scenario) != ("CWRStar", "cil"):  # there it may not be: docs/avalanche.md says why
+        assert last > (0.4 if scenario == "cil" else 0.65)
 
 
 def test_every_named_strategy_is_avalanches_or_made_of_it() -> None:
     names = {entry.name for entry in strategies.entries() if entry.name.startswith("avalanche/")}
-    assert names == {f"avalanche/{name}" for name in [*REQUIRED, "DER", *ADDED]}
     assert {target.__name__ for target in ENTRIES} == {name.partition("/")[2] for name in names}
-    for name in [*REQUIRED, "DER", "GDumb", "ER_ACE", "CWRStar", "Cumulative", "JointTraining"]:
-        assert strategies.get(f"avalanche/{name}").target is getattr(training, name)
+    ours = {"MAS", "RWalk", "LFL", "GSS_greedy", "MIR", "CoPE", "ICaRL"}
+    assert {target.__name__ for target in ENTRIES if target is not getattr(training, target.__name__, None)} == ours
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [("SI", "SynapticIntelligence"), ("CWR*", "CWRStar"), ("er-ace", "ER_ACE"), ("Joint", "JointTraining"),
+     ("GSS", "GSS_greedy"), ("iCaRL", "ICaRL"), ("DER++", "DER"), ("ER", "Replay")],
+)  # fmt: skip
+def test_the_usual_names_find_them(typed: str, found: str) -> None:
+    assert strategies.get(f"avalanche/{typed}").name == f"avalanche/{found}"
 
 
 @pytest.mark.parametrize("target", ENTRIES, ids=lambda target: target.__name__)
@@ -155,6 +218,26 @@ def test_the_documentation_is_the_registry() -> None:
 def test_what_needs_one_head_says_so(name: str) -> None:
     with pytest.raises(TypeError, match="one head"):
         build(name, build_model(tiny_images("til"), hidden=16))
+
+
+def test_what_cannot_work_is_refused_before_it_trains() -> None:
+    benchmark = tiny_images("cil")
+    with pytest.raises(UsageError, match="other classes"):
+        train(build("LFL", build_model(benchmark, hidden=16)), benchmark)
+    with pytest.raises(UsageError, match="the first task has 6"):
+        train(build("RWalk", build_model(benchmark, hidden=16)), benchmark)
+    with pytest.raises(UsageError, match="mem_size=40"):
+        build("GSS_greedy", build_model(benchmark, hidden=16), mem_size=39)
+    again = tiny_images("dil")
+    with pytest.raises(UsageError, match="each class once"):
+        train(build("ICaRL", build_model(again, hidden=16)), again)
+
+
+def test_mas_goes_on_where_a_loss_is_0() -> None:
+    benchmark = tiny_images("dil")
+    strategy = build("MAS", build_model(benchmark, hidden=16))
+    strategy._criterion = lambda output, target: 0 * output.sum()
+    train(strategy, benchmark)
 
 
 def test_lfl_keeps_the_head_and_pulls_the_features() -> None:
@@ -243,9 +326,6 @@ def test_icarl_answers_with_the_nearest_class_mean_and_learns_a_class_once() -> 
     features = features / features.norm(dim=1, keepdim=True)
     right = torch.cdist(features, model.eval_classifier.class_means).argmin(1) == torch.tensor(list(test.targets))
     assert matrix.accuracy[1][1] == pytest.approx(right.float().mean().item())
-    again = tiny_images("dil")
-    with pytest.raises(ValueError, match="each class once"):
-        train(build("ICaRL", build_model(again, hidden=16)), again)
 
 
 def test_avalanches_metrics_and_loggers_work_beside_ours(benchmark_of: Any, tiny: str) -> None:
