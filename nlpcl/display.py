@@ -130,7 +130,7 @@ def strategy_table(matrix: Mapping[str, Mapping[str, Sequence[str]]]) -> Table:
 
     :param matrix: by strategy and backbone the scenarios, of every strategy for the same backbones.
     """
-    title = "strategies on backbones (T: til, D: dil, C: cil)"
+    title = "strategies on backbones (T: til, D: dil, and cil where labels differ; C: cil alone)"
     table = Table(title=title, title_justify="left", box=None)
     table.add_column("strategy", no_wrap=True)
     for backbone in next(iter(matrix.values())):

@@ -31,6 +31,8 @@ def test_trains_two_products(name: str, backbone: str, data_root: Path, tmp_path
         "train_size": 64,
         "epochs": 3,
     }
+    if backbones.get(backbone).words:
+        given |= {"model": str(data_root / "glove" / "glove.6B.100d.top20k.txt.gz"), "epochs": 10}
     record = run(RunSpec.parse(given), data_root=data_root, out=tmp_path, device="cpu")
     assert (tmp_path / record.id / "record.json").is_file()
     row = record.matrices.accuracy[-1]
