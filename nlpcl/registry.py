@@ -134,7 +134,8 @@ class Registry(Generic[E]):
         if fold(name) not in self._entries:
             self._load_all()
         if fold(name) not in self._entries:
-            raise UsageError(f"unknown {self.kind} {name!r}. {suggest(name, self.names())}")
+            aliases = [alias for entry in self.entries() for alias in getattr(entry, "aliases", ())]
+            raise UsageError(f"unknown {self.kind} {name!r}. {suggest(name, [*self.names(), *aliases])}")
         return self._entries[fold(name)]
 
     def names(self) -> list[str]:

@@ -21,6 +21,6 @@ def recurrent_backbone(model: Any, method: str) -> tuple[TokenBackbone, TextGRU]
         raise TypeError(f"{method} needs a backbone with token vectors, not a {type(backbone).__name__}")
     if not isinstance(backbone.net, TextGRU):
         raise UsageError(
-            f"{method} lives in a recurrent net, and this one is a {type(backbone.net).__name__}: net=gru."
+            f"{method} lives in a recurrent net, and this one is a {type(backbone.net).__name__}: --set net=gru."
         )
     return backbone, backbone.net

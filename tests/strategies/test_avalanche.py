@@ -195,6 +195,12 @@ def test_the_usual_names_find_them(typed: str, found: str) -> None:
     assert strategies.get(f"avalanche/{typed}").name == f"avalanche/{found}"
 
 
+@pytest.mark.parametrize("typed", ["SI", "joint", "cwr*", "lwf"])
+def test_a_bare_name_is_offered_in_full(typed: str) -> None:
+    with pytest.raises(UsageError, match=rf"(?i)did you mean avalanche/{re.escape(typed)}"):
+        strategies.get(typed)
+
+
 @pytest.mark.parametrize("target", ENTRIES, ids=lambda target: target.__name__)
 def test_the_name_alone_works_and_what_does_not_run_has_a_reason(target: Any) -> None:
     entry = strategies.get(f"avalanche/{target.__name__}")
