@@ -114,7 +114,7 @@ def test_a_run(backbone: str, with_file: bool, file: str) -> None:
         **({"model": file} if with_file else {}),
     }
     spec = RunSpec.parse(given).filled()
-    assert (spec.model, spec.padding, spec.learning_rate) == (file if with_file else None, "dynamic", 3e-3)
+    assert (spec.model, spec.padding, spec.learning_rate) == (file if with_file else None, "dynamic", 1e-3)
     assert RunSpec.parse(spec.model_dump(mode="json", exclude_unset=True)).id == spec.id
     record = experiment.run(spec, out=None, device="cpu")
     encoder = record.data["encoder"]
