@@ -8,6 +8,7 @@ first task's training text, so that nothing of a later task is known before its 
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,13 @@ from nlpcl.errors import UsageError
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL = (PADDING, UNKNOWN)
+FASTTEXT = struct.pack("<i", 793712314)
+"""What fastText's binary files begin with."""
+# What gensim raises of a file that is cut short, of another format or of a fastText classifier.
+READ_ERRORS = (
+    *(ValueError, OSError, EOFError, MemoryError, NotImplementedError, AssertionError),
+    *(zlib.error, struct.error),
+)
 DIMENSIONS = 300
 TRAINING: dict[str, Any] = {"sg": 1, "window": 5, "negative": 5, "min_count": 1, "epochs": 10, "seed": 0}
 NORMALIZER = normalizers.Sequence(
@@ -78,8 +86,8 @@ class Vectors:
 class Words:
     """What a benchmark takes as `tokenizer` for a backbone of word vectors.
 
-    :param file: vectors in word2vec's text or binary format, GloVe's or fastText's (.vec), also gzipped; None: trained
-        on the first task's training text.
+    :param file: vectors in word2vec's text or binary format, GloVe's or fastText's (.vec or .bin), also gzipped; None:
+        trained on the first task's training text.
     :param pairs: what is read of a pair of texts: the `second` alone, or `both` as one text.
     """
 
@@ -122,12 +130,11 @@ def read_vectors(file: str | Path) -> Vectors:
             "train vectors on the first task's training text."
         )
     try:
-        read = gensim.models.KeyedVectors.load_word2vec_format
-        found = read(str(path), unicode_errors="replace", **_format(gensim, path))
-    except (ValueError, OSError, EOFError, MemoryError, zlib.error) as error:
+        found = _read(gensim, path)
+    except READ_ERRORS as error:
         raise UsageError(
-            f"{path} cannot be read as word vectors: it must be a word2vec (text or binary), GloVe or fastText .vec "
-            f"file, plain or gzipped ({type(error).__name__}: {error})."
+            f"{path} cannot be read as word vectors: it must be a word2vec (text or binary), GloVe or fastText (.vec "
+            f"or .bin) file, plain or gzipped ({type(error).__name__}: {error})."
         ) from error
     vectors = _vectors(found, {"name": path.name, "sha256": sha256(path)})
     if not torch.isfinite(vectors.matrix).all():
@@ -167,6 +174,15 @@ def _vectors(found: Any, source: dict[str, Any]) -> Vectors:
     matrix = torch.zeros(len(SPECIAL) + len(words), found.vector_size)
     matrix[len(SPECIAL) :] = torch.from_numpy(found.vectors[: len(words)])
     return Vectors(words, matrix, {**source, "words": len(words), "dimensions": found.vector_size})
+
+
+def _read(gensim: Any, path: Path) -> Any:
+    with gensim.utils.open(str(path), "rb") as file:
+        start = file.read(len(FASTTEXT))
+    if start == FASTTEXT:  # a word's vector is then the mean of its own and its n-grams'
+        return gensim.models.fasttext.load_facebook_vectors(str(path))
+    read = gensim.models.KeyedVectors.load_word2vec_format
+    return read(str(path), unicode_errors="replace", **_format(gensim, path))
 
 
 def _format(gensim: Any, path: Path) -> dict[str, bool]:

@@ -58,8 +58,9 @@ class BertFrozen(TokenBackbone):
         self.states = states
 
     def encode(self, x: Tensor) -> tuple[Tensor, Any, Tensor]:
-        known = self.states is not None and x.shape[1] == 4 and not self.parity
-        return self.states(x) if known else self.encoder(x)  # type: ignore[misc]
+        if self.states is not None and x.shape[1] == 4 and not self.parity:
+            return self.states(x)
+        return self.encoder(x)
 
     def train(self, mode: bool = True) -> BertFrozen:
         """Training mode for all but the encoder, whose dropout stays off unless with `parity`."""

@@ -77,6 +77,12 @@ def site_factors(sites: list[Site], used: Mapping[str, Tensor]) -> dict[nn.Param
     return factors
 
 
+def gate_group(gates: Gates, learning_rate: float | None) -> dict[str, Any]:
+    """A group of the optimizer for the embeddings that train: own learning rate (None: the optimizer's), no decay."""
+    group: dict[str, Any] = {"params": [p for p in gates.parameters() if p.requires_grad], "weight_decay": 0.0}
+    return group if learning_rate is None else group | {"lr": learning_rate}
+
+
 class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
     """Hard attention to the task on every site of a `ContinualModel`.
 
@@ -126,10 +132,7 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ig
 
     def parameter_group(self, strategy: Any) -> dict[str, Any]:
         """The gates' own group of the optimizer: own learning rate, no weight decay."""
-        group: dict[str, Any] = {"params": [p for p in self.gates.parameters() if p.requires_grad], "weight_decay": 0.0}
-        if self.gate_learning_rate is not None:
-            group["lr"] = self.gate_learning_rate
-        return group
+        return gate_group(self.gates, self.gate_learning_rate)
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
@@ -172,15 +175,17 @@ def least_entropy(logits: Tensor) -> Tensor:
     return logits[best, torch.arange(logits.shape[1], device=logits.device)]
 
 
-def under_surest_mask(gates: Gates, forward: Callable[[], Tensor]) -> Tensor:
-    """Of the logits (B, C) that `forward` gives under each stored mask, for each sample those of least entropy."""
-    last = gates.override
-    logits = []
-    for task in gates.trained or [0]:
-        gates.override = task
-        logits.append(forward())
-    gates.override = last
-    return least_entropy(torch.stack(logits))
+MASK_PRESETS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    # Pretrained units start open: half of them shut at random would be another encoder.
+    ({"backbone": "bert"}, {"options": {"gate_mean": 2.0}}),
+    # At the adapters' 0.05 the sparsity loss closes what the next task needs before it has learnt: docs/presets.md.
+    ({"backbone": "cnn"}, {"options": {"gate_learning_rate": 0.01}}),
+    ({"backbone": "mlp"}, {"options": {"gate_learning_rate": 0.01}}),
+    # The original toolkit's net for HAT and CAT; its weights are fresh, too.
+    ({"backbone": "bert_frozen"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
+    ({"backbone": "w2v*"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
+)
+"""Settings of the gates by backbone, for HAT and CAT."""
 
 
 class MaskStrategy(ContinualStrategy):
@@ -195,7 +200,7 @@ class MaskStrategy(ContinualStrategy):
         lists.
     """
 
-    plugin: type[MaskPlugin] = MaskPlugin
+    plugin: Callable[..., MaskPlugin] = MaskPlugin
 
     def __init__(
         self,
@@ -237,4 +242,11 @@ class MaskInference(MaskStrategy):
         """Logits of the mini-batch; at test under the mask that `inference` chooses."""
         if self.is_training or self.masks.task_incremental or self.inference == "last":
             return super().forward()
-        return under_surest_mask(self.masks.gates, super().forward)
+        gates = self.masks.gates
+        last = gates.override
+        logits = []
+        for task in gates.trained or [0]:
+            gates.override = task
+            logits.append(super().forward())
+        gates.override = last
+        return least_entropy(torch.stack(logits))

@@ -54,7 +54,7 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import LengthGroupedBatches
-from nlpcl.strategies._masks import MaskInference, MaskPlugin, site_factors
+from nlpcl.strategies._masks import MASK_PRESETS, MaskInference, MaskPlugin, site_factors
 from nlpcl.strategies.base import DTYPES, ContinualStrategy, continual_model, logits_of, on_device
 
 HELD_OUT = 0.1
@@ -247,14 +247,7 @@ def copied(model: ContinualModel) -> ContinualModel:
     title="masks against dissimilar tasks, attention to similar ones",
     paper="Ke, Liu, Huang: Continual Learning of a Mixed Sequence of Similar and Dissimilar Tasks, NeurIPS 2020",
     url="https://arxiv.org/abs/2112.10017",
-    # As for HAT, whose net this is.
-    presets=(
-        ({"backbone": "bert"}, {"options": {"gate_mean": 2.0}}),
-        ({"backbone": "cnn"}, {"options": {"gate_learning_rate": 0.01}}),
-        ({"backbone": "mlp"}, {"options": {"gate_learning_rate": 0.01}}),
-        ({"backbone": "bert_frozen"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
-        ({"backbone": "w2v*"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
-    ),
+    presets=MASK_PRESETS,
 )
 class CAT(MaskInference):
     """Masks and transfer; further arguments as in `MaskInference`, `MaskStrategy` and `ContinualStrategy`.
@@ -277,7 +270,7 @@ class CAT(MaskInference):
         readout_learning_rate: float = 0.01,
         **mask_kwargs: Any,
     ) -> None:
-        self.plugin = partial(  # type: ignore[assignment]
+        self.plugin = partial(
             CATPlugin,
             model_weight=model_weight,
             readout_steps=readout_steps,

@@ -20,7 +20,7 @@ output has the least entropy (`entropy`).
 from __future__ import annotations
 
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._masks import MaskInference, MaskPlugin
+from nlpcl.strategies._masks import MASK_PRESETS, MaskInference, MaskPlugin
 
 HATPlugin = MaskPlugin
 
@@ -31,16 +31,7 @@ HATPlugin = MaskPlugin
     paper="Serrà, Surís, Miron, Karatzoglou: Overcoming Catastrophic Forgetting with Hard Attention to the Task, "
     "ICML 2018",
     url="https://arxiv.org/abs/1801.01423",
-    presets=(
-        # Pretrained units start open: half of them shut at random would be another encoder.
-        ({"backbone": "bert"}, {"options": {"gate_mean": 2.0}}),
-        # At the adapters' 0.05 the sparsity loss closes what the next task needs before it has learnt: docs/presets.md.
-        ({"backbone": "cnn"}, {"options": {"gate_learning_rate": 0.01}}),
-        ({"backbone": "mlp"}, {"options": {"gate_learning_rate": 0.01}}),
-        # The original toolkit's net for HAT; its weights are fresh, too.
-        ({"backbone": "bert_frozen"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
-        ({"backbone": "w2v*"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
-    ),
+    presets=MASK_PRESETS,
 )
 class HAT(MaskInference):
     """Hard attention to the task; further arguments as in `MaskStrategy` and `ContinualStrategy`."""

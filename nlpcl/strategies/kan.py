@@ -37,7 +37,7 @@ from nlpcl.models.base import Context, ContinualModel, Site
 from nlpcl.models.gates import Gates
 from nlpcl.models.text_gru import TextGRU, last_state
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._masks import CLAMP, BlockedWeights, annealed_scale, least_entropy
+from nlpcl.strategies._masks import CLAMP, BlockedWeights, annealed_scale, gate_group, least_entropy
 from nlpcl.strategies._recurrent import recurrent_backbone
 from nlpcl.strategies.base import ContinualStrategy
 
@@ -143,10 +143,7 @@ class KANPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
 
     def parameter_group(self, strategy: Any) -> dict[str, Any]:
         """The gates' own group of the optimizer: own learning rate, no weight decay; empty in the main phase."""
-        group: dict[str, Any] = {"params": [p for p in self.gates.parameters() if p.requires_grad], "weight_decay": 0.0}
-        if self.gate_learning_rate is not None:
-            group["lr"] = self.gate_learning_rate
-        return group
+        return gate_group(self.gates, self.gate_learning_rate)
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.

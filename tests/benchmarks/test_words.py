@@ -56,6 +56,29 @@ def test_every_format_gives_the_same_words_in_the_files_order(form: str, tmp_pat
     assert tokenizer(["The bad, bad cat; don’t: Naïve dogs"])["input_ids"] == [[2, 3, 3, 4, 5, 6, 1]]
 
 
+def fasttext_file(folder: Path) -> tuple[Path, Any]:
+    """A binary file as fastText writes it, and the model in it."""
+    from gensim.models.fasttext import FastText, save_facebook_model
+
+    sentences = [["good", "cat"], ["bad", "cat"], ["good", "dog"]] * 4
+    model = FastText(sentences, vector_size=6, min_count=1, bucket=50, epochs=1, workers=1, seed=0)
+    save_facebook_model(model, str(folder / "model.bin"))
+    return folder / "model.bin", model
+
+
+def test_fasttext_s_binary_format(tmp_path: Path) -> None:
+    file, model = fasttext_file(tmp_path)
+    found = read_vectors(file)
+    assert set(found.words) == {"good", "bad", "cat", "dog"}
+    for i, word in enumerate(found.words, start=2):
+        np.testing.assert_allclose(found.matrix[i].numpy(), model.wv[word], rtol=1e-5, atol=1e-7)
+    cut = tmp_path / "cut.bin"
+    for length in (4, 20, 200, file.stat().st_size // 2):
+        cut.write_bytes(file.read_bytes()[:length])
+        with pytest.raises(UsageError, match="cannot be read as word vectors"):
+            read_vectors(cut)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
