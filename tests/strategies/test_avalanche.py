@@ -43,7 +43,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": 64},
 }
 # So that a second task is learnt within a hundred steps.
-SHORT: dict[str, dict[str, Any]] = {"MAS": {"lambda_reg": 0.01}, "DER": {"alpha": 0.01}, "CoPE": {"alpha": 0.5}}
+SHORT: dict[str, dict[str, Any]] = {
+    **{"MAS": {"lambda_reg": 0.01}, "DER": {"alpha": 0.01}, "CoPE": {"alpha": 0.5}, "MER": {"beta": 0.5, "gamma": 1.0}}
+}
 
 
 def runs_in(name: str) -> tuple[str, ...]:
