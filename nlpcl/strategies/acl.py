@@ -40,8 +40,9 @@ from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._features import FeaturesPlugin, joint_mean
+from nlpcl.strategies._optimizers import new_optimizer
 from nlpcl.strategies._replay import ReplayStrategy
-from nlpcl.strategies.base import DTYPES, continual_model, mode, new_optimizer
+from nlpcl.strategies.base import DTYPES, continual_model, mode
 
 
 class Repeated:

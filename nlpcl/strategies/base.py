@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,36 +20,11 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.sizes import model_bytes
 from nlpcl.strategies._batches import LengthGroupedBatches
+from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def linear_schedule(step: int, total: int, warmup: float) -> float:
-    """Factor on the learning rate at step 0 .. total - 1: linear up over the first `warmup` share, linear down after.
-
-    Devlin et al. 2019, section A.2. The first step's factor is above 0, the last one's too.
-    """
-    rising = max(1, round(warmup * total))
-    return (step + 1) / rising if step < rising else max(0, total - step) / max(1, total - rising + 1)
-
-
-def original_schedule(step: int, total: int, warmup: float) -> float:
-    """The original toolkit's factor: its training loop and its optimizer each apply a linear schedule.
-
-    w1(x) w2(x) with x = step / total; w1 = x / warmup, then 1 - x; w2 = x / warmup, then (1 - x) / (1 - warmup).
-    """
-    x = step / total
-    return (x / warmup) ** 2 if x < warmup else (1 - x) ** 2 / (1 - warmup)
-
-
-def uncorrected(step: int, betas: tuple[float, float]) -> float:
-    """(1 - beta_1^n) / sqrt(1 - beta_2^n) at the n-th step, n = step + 1: undoes Adam's correction of its means.
-
-    As a factor on the learning rate it is exact but for Adam's epsilon and for a decoupled weight decay.
-    """
-    return (1 - betas[0] ** (step + 1)) / (1 - betas[1] ** (step + 1)) ** 0.5
 
 
 def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
@@ -235,30 +209,6 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _own_groups(self) -> list[dict[str, Any]]:
         return [plugin.parameter_group(self) for plugin in self.plugins if hasattr(plugin, "parameter_group")]
-
-
-def new_optimizer(template: Optimizer, model: nn.Module, own_groups: list[dict[str, Any]]) -> Optimizer:
-    """An optimizer of the template's class over the model's trainable parameters.
-
-    A parameter keeps the options of the template's group it stood in, others take the template's
-    defaults; biases, also those stacked over tasks, and LayerNorms get no weight decay; `own_groups` go in as they are.
-    """
-    accepted = inspect.signature(type(template).__init__).parameters
-    defaults = {k: v for k, v in template.defaults.items() if k in accepted}
-    known: dict[int, dict[str, Any]] = {}
-    for group in template.param_groups:
-        options = {k: v for k, v in group.items() if k in defaults}
-        known |= {id(p): options for p in group["params"]}
-    own = {id(p) for group in own_groups for p in group["params"]}
-    groups: dict[str, dict[str, Any]] = {}
-    for name, p in model.named_parameters():
-        if p.requires_grad and id(p) not in own:
-            options = dict(known.get(id(p), defaults))
-            if (p.dim() < 2 or name.endswith("bias")) and "weight_decay" in options:
-                options["weight_decay"] = 0.0
-            groups.setdefault(repr(options), {"params": [], **options})["params"].append(p)
-    everything = [*groups.values(), *own_groups]
-    return type(template)(everything, **defaults)
 
 
 def continual_model(model: nn.Module, method: str) -> ContinualModel:

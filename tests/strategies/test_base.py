@@ -10,13 +10,10 @@ import torch
 
 from nlpcl.experiment import fit
 from nlpcl.models import build_model
+from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.strategies.base import (
     ContinualStrategy,
-    linear_schedule,
     logits_of,
-    new_optimizer,
-    original_schedule,
-    uncorrected,
 )
 from nlpcl.strategies.hat import HAT
 from nlpcl.strategies.mtl import MTL

@@ -1,0 +1,40 @@
+"""The command line: `nlpcl run`, `list`, `info` and `data`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import typer
+
+from nlpcl.cli import data, run, show  # noqa: F401 - each adds its commands
+from nlpcl.cli.app import app
+from nlpcl.errors import UsageError
+
+# Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
+ParserError: Any = typer.BadParameter.__base__
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
+    try:
+        outcome = app(args=argv, prog_name="nlpcl", standalone_mode=False)
+    except UsageError as error:
+        message = str(error)
+    except ParserError as error:
+        message = error.format_message()
+    except (KeyboardInterrupt, typer.Abort):
+        print("nlpcl: interrupted", file=sys.stderr)
+        return 130
+    else:
+        return outcome if isinstance(outcome, int) else 0
+    if message:  # none where the help was shown instead
+        print(f"nlpcl: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def entry_point() -> None:
+    """What the `nlpcl` script calls."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    raise SystemExit(main())

@@ -1,0 +1,75 @@
+"""`nlpcl data`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from nlpcl.cli.app import NAMES, DataRoot, app, console, quiet
+
+data = typer.Typer(help="Fetch, check and list the data of benchmarks.", no_args_is_help=True, context_settings=NAMES)
+app.add_typer(data, name="data")
+
+
+@data.command("prepare", context_settings=NAMES)
+def data_prepare(
+    benchmark: Annotated[str, typer.Argument(help="Its name.")],
+    model: Annotated[str, typer.Option("--model", help="The encoder whose tokenizer counts.")] = "minilm",
+    max_length: Annotated[int, typer.Option("--max-length", min=8)] = 128,
+    data_root: DataRoot = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="name=value, an option of the benchmark.")] = None,
+) -> None:
+    """Download what is missing, check it, tokenise it, and show the tasks."""
+    stream = _stream(benchmark, model, max_length, data_root, assign)
+    splits = [name for name in stream.sizes[0] if name not in ("name", "labels")]
+    table = Table(title=f"{benchmark}: examples of each task", title_justify="left")
+    for column in ("task", "classes", *splits):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for size in stream.sizes:
+        table.add_row(size["name"], str(len(size["labels"])), *(str(size[split]) for split in splits))
+    table.add_row("all", "", *(str(sum(size[split] for size in stream.sizes)) for split in splits))
+    console.print(table)
+
+
+@data.command("verify", context_settings=NAMES)
+def data_verify(
+    benchmark: Annotated[str, typer.Argument(help="Its name.")],
+    data_root: DataRoot = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="name=value, an option of the benchmark.")] = None,
+) -> None:
+    """Check every file of a benchmark, and show the SHA-256 of each."""
+    stream = _stream(benchmark, "minilm", 128, data_root, assign)
+    for path, digest in sorted(stream.files.items()):
+        print(f"{digest}  {path}")
+    print(f"{benchmark}: {len(stream.files)} file(s) read and checked")
+
+
+@data.command("list", context_settings=NAMES)
+def data_list() -> None:
+    """Benchmarks with the source and licence of their data, and where copies are kept."""
+    from nlpcl.benchmarks.cache import cache_folder
+    from nlpcl.registry import benchmarks
+
+    table = Table(show_lines=True)
+    for column in ("benchmark", "source", "licence"):
+        table.add_column(column, overflow="fold")
+    for entry in benchmarks.entries():
+        table.add_row(entry.name, entry.source, entry.licence)
+    console.print(table)
+    folder = cache_folder().parent
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"downloads and tokenised text: {size / 1e6:.1f} MB in {folder}")
+
+
+def _stream(name: str, model: str, max_length: int, data_root: str | None, assign: list[str] | None) -> Any:
+    from nlpcl.options import check_options, options_of, parse_options
+    from nlpcl.registry import benchmarks
+
+    quiet()
+    entry = benchmarks.get(name)
+    options = options_of(entry.target)
+    chosen = check_options(entry.name, options, parse_options(assign or [], {entry.name: options})[entry.name])
+    text = {"tokenizer": model, "max_length": max_length} if entry.modality == "text" else {}
+    return entry.target(entry.scenarios[0], 0, root=data_root, **text, **chosen)

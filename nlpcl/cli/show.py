@@ -1,0 +1,105 @@
+"""`nlpcl list` and `nlpcl info`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from nlpcl.cli.app import NAMES, app, console
+from nlpcl.errors import UsageError, suggest
+
+
+@app.command("list", context_settings=NAMES)
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    matrix: Annotated[bool, typer.Option("--matrix", help="Which strategy runs on which backbone.")] = False,
+) -> None:
+    """Strategies, benchmarks and backbones that can be named."""
+    from nlpcl.registry import backbones, benchmarks, strategies
+
+    if matrix:
+        _show_matrix(as_json)
+        return
+    content = {
+        "strategies": [_facts(entry) for entry in strategies.entries()],
+        "benchmarks": [_facts(entry) for entry in benchmarks.entries()],
+        "backbones": [_facts(entry) for entry in backbones.entries()],
+    }
+    if as_json:
+        print(json.dumps(content))
+        return
+    for kind, rows in content.items():
+        table = Table(title=kind, title_justify="left")
+        columns = [c for c in ("name", "title", "scenarios", "backbones", "protocol") if any(c in row for row in rows)]
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(row.get(column, "")) for column in columns))
+        console.print(table)
+
+
+def _show_matrix(as_json: bool) -> None:
+    """Strategies on backbones, and how that compares with what the original toolkit documents."""
+    from nlpcl.coverage import DOCUMENTED, SOURCE, missing, strategy_matrix
+
+    found = strategy_matrix()
+    absent, pairs = missing(found), sum(map(len, DOCUMENTED.values()))
+    if as_json:
+        print(json.dumps({"matrix": found, "documented": DOCUMENTED, "source": SOURCE, "missing": absent}))
+        return
+    from nlpcl.display import strategy_table
+
+    console.print(strategy_table(found))
+    print(f"of {pairs} pairs that {SOURCE} has, {pairs - len(absent)} run here")
+    if absent:
+        print(f"not yet: {', '.join(absent)}")
+
+
+@app.command(context_settings=NAMES)
+def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or backbone.")]) -> None:
+    """What is known about a strategy, benchmark or backbone, and its options."""
+    from nlpcl.options import MISSING, options_of
+    from nlpcl.registry import backbones, benchmarks, strategies
+
+    known: list[str] = []
+    for registry in (strategies, benchmarks, backbones):
+        try:
+            entry: Any = registry.get(name)
+            break
+        except UsageError:
+            known += registry.names()
+    else:
+        raise UsageError(f"unknown name {name!r}. {suggest(name, known)}")
+    ours = entry.target.__module__.startswith("nlpcl")
+    print(inspect.getdoc(sys.modules[entry.target.__module__] if ours else entry.target) or "")
+    table = Table(show_header=False)
+    for field, value in _facts(entry).items():
+        table.add_row(field, _cell(value))
+    console.print(table)
+    options = options_of(entry.target, getattr(entry, "defaults", None))
+    if options:
+        table = Table(title="options (--set name=value)", title_justify="left")
+        for column in ("name", "type", "default", "meaning"):
+            table.add_column(column, overflow="fold")
+        for option in options.values():
+            default = "required" if option.default is MISSING else str(option.default)
+            table.add_row(option.name, option.type_name, default, option.help)
+        console.print(table)
+
+
+def _facts(entry: Any) -> dict[str, Any]:
+    hidden = {"target", "engine", "defaults", "presets", "reason"}
+    found = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry) if f.name not in hidden}
+    return {name: value for name, value in found.items() if value not in ("", None, ())}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, tuple) and value and isinstance(value[0], int):
+        return "{} training, {} validation and {} test examples in order 0".format(*value)
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
