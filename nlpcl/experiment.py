@@ -22,7 +22,7 @@ from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.models.sizes import model_bytes
-from nlpcl.records import Matrices, Record
+from nlpcl.records import Matrices, Measured, Record, Seconds
 from nlpcl.registry import backbones, benchmarks, strategies
 from nlpcl.spec import RunSpec
 
@@ -80,7 +80,7 @@ def fit(
     :param stream: evaluate on the `test` stream or, to choose settings, on `valid`.
     :param epochs: epochs of each experience; None: the strategy's own.
     :param trained: called with the number of tasks trained so far, each time it has grown.
-    :param after: called with row and matrices after each evaluation.
+    :param after: called with row and matrices after each evaluation; row -1 is the one before the first task.
     :return: the T x T matrices.
     """
     train, test = benchmark.train_stream, getattr(benchmark, f"{stream}_stream")  # type: ignore[attr-defined]
@@ -102,6 +102,8 @@ def fit(
 
     if eval == "full" and protocol == "continual":
         strategy.eval(list(test))
+        if after is not None:
+            after(-1, matrix)
     if protocol == "joint":
         strategy.train_epochs = max(epochs) if epochs else strategy.train_epochs
         train_on(list(train), n_tasks - 1)
@@ -220,17 +222,25 @@ def run(
     ready = time.monotonic()
 
     epochs = [spec.epochs_for(name) for name in benchmark.task_names]
-    times: list[float] = []
+    samples = sum(size["train"] * times for size, times in zip(benchmark.sizes, epochs, strict=True))
+    seconds = Seconds(setup=round(ready - begun, 3))
+    last = ready
     kept: list[dict[str, int]] = []
 
+    def elapsed() -> float:
+        nonlocal last
+        before, last = last, time.monotonic()
+        return round(last - before, 3)
+
     def trained(tasks: int) -> None:
+        seconds.train.append(elapsed())
         kept.append(
             strategy.kept_bytes(tasks) if hasattr(strategy, "kept_bytes") else model_bytes(strategy.model, tasks)
         )
 
     def after(row: int, matrix: MatrixMetric) -> None:
-        times.append(round(time.monotonic() - ready, 3))
-        if progress is not None:
+        seconds.evaluate.append(elapsed())
+        if progress is not None and row >= 0:
             progress.evaluated(row, matrix.accuracy[row])
 
     if progress is not None:
@@ -256,18 +266,16 @@ def run(
         seeds={"train": spec.seed, "data": 0},
         versions=runtime.versions(),
         matrices=Matrices(accuracy=matrix.accuracy, macro_f1=matrix.macro_f1, initial=matrix.initial),
-        measured={
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": {
-                "total": round(time.monotonic() - begun, 3),
-                "setup": round(ready - begun, 3),
-                "after_task": times,
-            },
-            "peak_memory_mb": round(runtime.peak_memory_mb(), 1),
-            "device": str(where),
-            "host": runtime.host(),
-            "git": runtime.git_state(),
-        },
+        measured=Measured(
+            started=started.isoformat(timespec="seconds"),
+            seconds=seconds.model_copy(update={"total": round(time.monotonic() - begun, 3)}),
+            samples_per_second=round(samples / max(sum(seconds.train), 1e-3), 2),
+            peak_memory_mb=round(runtime.peak_memory_mb(), 1),
+            peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(where),
+            device=str(where),
+            host=runtime.host(),
+            git=runtime.git_state(),
+        ),
     )
     if out is not None:
         record.save(Path(out) / record.id / "record.json")

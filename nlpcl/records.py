@@ -7,10 +7,10 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nlpcl.errors import UsageError
 from nlpcl.metrics import derive
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DIGITS = 6
+MOST_TASKS = 1000
+MOST_BYTES = 32 * 2**20
+Positive = Annotated[float, Field(ge=0)]
 
 
 class Matrices(BaseModel):
@@ -39,6 +42,8 @@ class Matrices(BaseModel):
     def _square(cls, matrix: list[list[float | None]]) -> list[list[float | None]]:
         if not matrix or any(len(row) != len(matrix) for row in matrix):
             raise ValueError("a matrix must be square")
+        if len(matrix) > MOST_TASKS:
+            raise ValueError(f"a matrix can have at most {MOST_TASKS} tasks")
         if any(cell is not None and not 0 <= cell <= 1 for row in matrix for cell in row):
             raise ValueError("a score must be in [0, 1]")
         return [_rounded(row) for row in matrix]
@@ -59,29 +64,76 @@ class Matrices(BaseModel):
         return self
 
 
+class Seconds(BaseModel):
+    """Time a run took: all of it, what came before the first task, training of each task, each evaluation."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    total: Positive | None = None
+    setup: Positive | None = None
+    train: list[Positive] = []
+    evaluate: list[Positive] = []
+
+
+class Measured(BaseModel):
+    """What another repetition of the same run need not give again.
+
+    :param started: of the (last) start, in UTC, ISO 8601.
+    :param samples_per_second: training examples, each counted once an epoch, per second of training.
+    :param peak_memory_mb: largest resident memory of the process in MiB; `peak_gpu_memory_mb` on the GPU.
+    :param processes: how many computed together.
+    :param resumed: how often the run went on from a checkpoint.
+    :param host: processor, cores and GPU; no name of a machine or person.
+    :param git: commit and dirty flag of the source tree, if the package ran from one.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    started: str | None = None
+    seconds: Seconds = Seconds()
+    samples_per_second: Positive | None = None
+    peak_memory_mb: Positive | None = None
+    peak_gpu_memory_mb: Positive | None = None
+    device: str | None = None
+    processes: Annotated[int, Field(ge=1)] = 1
+    resumed: Annotated[int, Field(ge=0)] = 0
+    compiled: bool = False
+    host: dict[str, str | int | None] = {}
+    git: dict[str, str | bool] | None = None
+
+
 class Record(BaseModel):
     """Raw facts of one run.
 
     Everything but `measured` is bitwise repeatable on one machine, version set and thread count. Averages
-    are derived when read, never stored.
+    are derived when read, never stored. docs/record.schema.json is its JSON Schema.
 
+    :param status: `ok`, or `failed` with the reason in `error`; only `ok` counts as done.
     :param spec: the complete spec, as it was hashed into the record's id.
     :param data: hashes of the files, sizes of the tasks, the encoder's weights.
     :param sizes: numbers of parameters, shares of units, and after each task the bytes to keep, by kind.
-    :param measured: seconds, memory, host, git.
+    :param versions: of Python and of the packages that can change a result.
+    :param measured: seconds, rates, memory, host, git.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     record_version: Literal[1] = 1
-    status: Literal["ok"]
+    status: Literal["ok", "failed"]
+    error: Annotated[str, Field(max_length=2000)] | None = None
     spec: dict[str, Any]
     data: dict[str, Any]
     sizes: dict[str, Any]
     seeds: dict[str, int]
     versions: dict[str, str]
     matrices: Matrices
-    measured: dict[str, Any]
+    measured: Measured
+
+    @model_validator(mode="after")
+    def _failed_with_a_reason(self) -> Record:
+        if (self.status == "failed") != bool(self.error):
+            raise ValueError("a failed run has an error, and only a failed one")
+        return self
 
     @property
     def id(self) -> str:
@@ -123,7 +175,11 @@ class Record(BaseModel):
         :raises UsageError: there is no such file, or it is not a record.
         """
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            with Path(path).open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise UsageError(f"{path} is not a record: it is larger than {MOST_BYTES // 2**20} MiB.")
+            return cls.model_validate_json(content)
         except OSError as error:
             raise UsageError(f"cannot read {path} ({error.strerror}).") from error
         except ValidationError as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import random
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,22 @@ def peak_memory_mb() -> float:
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
+def peak_gpu_memory_mb(device: torch.device) -> float | None:
+    """Largest memory allocated on a GPU so far, in MiB; None on another device."""
+    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None
+
+
 def host() -> dict[str, Any]:
     """The machine, in words that name no person or path."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {"system": platform.system(), "machine": platform.machine(), "gpu": gpu}
+    facts = {"system": platform.system(), "machine": platform.machine(), "cpu": _processor(), "gpu": gpu}
+    return {**facts, "cores": os.cpu_count()}
+
+
+def _processor() -> str | None:
+    """The processor's model; Linux alone tells it in words."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None

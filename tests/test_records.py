@@ -90,6 +90,34 @@ def test_what_is_not_a_record_is_one_sentence(tmp_path: Path, content: str) -> N
         Record.load(tmp_path / "absent.json")
 
 
+def test_a_failed_run_says_why() -> None:
+    assert make(status="failed", error="out of memory").error == "out of memory"
+    for changes in ({"status": "failed"}, {"error": "x"}, {"status": "failed", "error": ""}):
+        with pytest.raises(ValidationError, match="has an error"):
+            make(**changes)
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [{"peak_memory_mb": -1}, {"seconds": {"train": [float("inf")]}}, {"processes": 0}, {"user": "someone"}],
+)
+def test_what_cannot_have_been_measured_is_refused(measured: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        make(measured=measured)
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make().save(tmp_path / "record.json")
+    monkeypatch.setattr("nlpcl.records.MOST_BYTES", 100)
+    with pytest.raises(UsageError, match="larger than"):
+        Record.load(tmp_path / "record.json")
+
+
+def test_the_published_schema_is_this_one() -> None:
+    published = Path(__file__).parents[1] / "docs" / "record.schema.json"
+    assert json.loads(published.read_text()) == Record.model_json_schema()
+
+
 @pytest.mark.parametrize("spec", [{}, {"spec_version": 1}])
 def test_a_spec_that_is_not_complete_cannot_be_repeated(spec: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="complete"):

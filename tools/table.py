@@ -43,8 +43,8 @@ def row(strategy: str, records: list[Record]) -> list[str]:
         for name in ("average_accuracy", "macro_f1", "learning_accuracy", "forgetting")
     }
     first, more = (np.mean(x) for x in zip(*map(growth, records), strict=True))
-    seconds = min(record.measured["seconds"]["total"] for record in records)
-    memory = np.mean([record.measured["peak_memory_mb"] for record in records])
+    seconds = min(record.measured.seconds.total or 0.0 for record in records)
+    memory = np.mean([record.measured.peak_memory_mb or 0.0 for record in records])
     return [
         strategy,
         str(len(records)),
