@@ -77,7 +77,7 @@ class Images(Dataset[tuple[Tensor, int]]):
     :param rows: which images of the pool.
     :param targets: class of each of these rows.
     :param scale: the normalisation.
-    :param change: what is done to an image in [0, 1] before that.
+    :param change: what is done to images (B, C, H, W) in [0, 1] before that.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Images(Dataset[tuple[Tensor, int]]):
         self.pool = pool
         self.rows = list(rows)
         self.targets = list(targets)
+        self._classes = torch.tensor(self.targets)
         self.scale = scale
         self.change = change
 
@@ -98,12 +99,18 @@ class Images(Dataset[tuple[Tensor, int]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        x = self.pool[self.rows[index]]
+        x, y = self.gather(torch.tensor([index]))
+        return x[0], int(y[0])
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The examples `rows`, LongTensor (B,): images (B, C, H, W) and classes (B,)."""
+        chosen = [self.rows[row] for row in rows.tolist()]
+        x = self.pool[chosen] if isinstance(self.pool, Tensor) else torch.stack([self.pool[row] for row in chosen])
         if x.dtype == torch.uint8:
             x = x / 255
         if self.change is not None:
             x = self.change(x)
-        return self.scale(x), self.targets[index]
+        return self.scale(x), self._classes[rows]
 
     def take(self, positions: Sequence[int]) -> Images:
         """Those at `positions`."""

@@ -158,23 +158,24 @@ SplitTinyImageNet = _register_split(
 
 
 def permutation(number: int) -> Callable[[Tensor], Tensor]:
-    """Shuffles the pixels of an MNIST image, always in the way that `number` names; 0 leaves them alone."""
+    """Shuffles pixels of MNIST images (..., 1, 28, 28), always in the way that `number` names; 0 leaves them alone."""
     places = torch.randperm(28 * 28, generator=torch.Generator().manual_seed(number))
 
     def permute(x: Tensor) -> Tensor:
-        return x.flatten()[places].view_as(x)
+        return x.flatten(-3)[..., places].view_as(x)
 
     return permute if number else lambda x: x
 
 
 def rotation(degrees: float) -> Callable[[Tensor], Tensor]:
-    """Turns an MNIST image anticlockwise about its centre, bilinearly; what comes into view is black."""
+    """Turns MNIST images (..., 1, 28, 28) anticlockwise about the centre, bilinearly; what comes into view is black."""
     angle = torch.tensor(degrees).deg2rad()
     turn = torch.tensor([[angle.cos(), -angle.sin(), 0.0], [angle.sin(), angle.cos(), 0.0]])[None]
     grid = F.affine_grid(turn, [1, 1, 28, 28], align_corners=False)
 
     def rotate(x: Tensor) -> Tensor:
-        return F.grid_sample(x[None], grid, align_corners=False)[0]
+        images = x.view(-1, 1, 28, 28)
+        return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=False).view_as(x)
 
     return rotate if degrees else lambda x: x
 

@@ -57,6 +57,7 @@ class PackedText(Dataset[tuple[Tensor, int]]):
         self.ids = ids
         self.flags = flags
         self.targets = targets
+        self._classes = torch.tensor(targets)
         self.lengths = (flags & 1).sum(dim=1)
         """Real tokens of each example, LongTensor (N,)."""
         self.first: Tensor | None = None
@@ -66,12 +67,17 @@ class PackedText(Dataset[tuple[Tensor, int]]):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        flags = self.flags[index].long()
+        x, y = self.gather(torch.tensor([index]))
+        return x[0], int(y[0])
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The examples `rows`, LongTensor (B,): inputs (B, 3, L), or (B, 4, L), and classes (B,)."""
+        flags = self.flags[rows].long()
         mask = flags & 1
-        rows = [self.ids[index].long(), mask, flags >> 1]
+        parts = [self.ids[rows].long(), mask, flags >> 1]
         if self.first is not None:
-            rows.append((self.first[index] + torch.arange(len(mask))) * mask)
-        return torch.stack(rows), self.targets[index]
+            parts.append((self.first[rows, None] + torch.arange(mask.shape[1])) * mask)
+        return torch.stack(parts, dim=1), self._classes[rows]
 
     def digest(self) -> str:
         """SHA-256 of what an encoder sees of the examples."""

@@ -1,11 +1,19 @@
-"""Batches of texts of like length: a batch is as long as its longest text, so mixing lengths computes padding."""
+"""How training data become mini-batches.
+
+Texts come in batches of like length: a batch is as long as its longest text, so mixing lengths computes padding. What
+lies in memory is cut by tensor indexing; only what is read or changed example by example passes torch's `DataLoader`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataAttribute
+from avalanche.benchmarks.utils.transform_groups import EmptyTransformGroups
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
 
 POOL = 8
 
@@ -17,9 +25,9 @@ class LengthGroupedBatches(Sampler[list[int]]):
     batches, and all batches come in random order; every example comes once an epoch. Without, batches are cut from
     all examples sorted by length, the longest first, so that what does not fit in memory shows at once.
 
-    :param lengths: real tokens of each example.
+    :param lengths: real tokens of each example; all the same where there are no texts.
     :param batch_size: examples in a batch; the last one may be smaller.
-    :param shuffle: random batches, from torch's default generator.
+    :param shuffle: random batches, from torch's default generator; all of an epoch's order is drawn at once.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, shuffle: bool) -> None:
@@ -40,3 +48,97 @@ class LengthGroupedBatches(Sampler[list[int]]):
     def _sorted(self, pool: torch.Tensor) -> list[list[int]]:
         pool = pool[self.lengths[pool].argsort(descending=True, stable=True)]
         return [batch.tolist() for batch in pool.split(self.batch_size)]
+
+
+class WholeBatches:
+    """The mini-batches a `DataLoader` with the same batches would give, by tensor indexing.
+
+    :param data: an Avalanche dataset of parts that have `gather(rows) -> (x, y)`, in any concatenation and choice, and
+        without transformations.
+    :param batches: lists of indices.
+    :param pin: put batches in page-locked memory.
+    :raises TypeError: `data` is not of that kind.
+    """
+
+    def __init__(self, data: Any, batches: Sampler[list[int]] | Sequence[list[int]], pin: bool = False) -> None:
+        if not isinstance(data, AvalancheDataset):
+            raise TypeError(f"a {type(data).__name__} is no Avalanche dataset")
+        self.batches = batches
+        self.pin = pin
+        self.parts: list[Any] = []
+        self.part_of = torch.empty(len(data), dtype=torch.long)
+        self.row_of = torch.empty(len(data), dtype=torch.long)
+        self._locate(data._flat_data, torch.arange(len(data)), torch.arange(len(data)))
+        self.attributes = [_column(a) for a in data._data_attributes.values() if a.use_in_getitem]
+
+    def _locate(self, data: Any, rows: Tensor, positions: Tensor) -> None:
+        """Note of which part and row of it the examples `rows` of `data` are, which stand at `positions`."""
+        if hasattr(data, "gather"):
+            self.part_of[positions], self.row_of[positions] = len(self.parts), rows
+            self.parts.append(data)
+            return
+        for transforms in ("_transform_groups", "_frozen_transform_groups"):
+            if not isinstance(getattr(data, transforms, None), EmptyTransformGroups):
+                raise TypeError(f"examples of a {type(data).__name__} are made one by one")
+        if data._indices is not None:
+            rows = torch.tensor([data._indices[row] for row in rows.tolist()], dtype=torch.long)
+        ends = torch.tensor(data._cumulative_sizes)
+        within = torch.searchsorted(ends, rows, right=True)
+        for i, part in enumerate(data._datasets):
+            chosen = within == i
+            if chosen.any():
+                self._locate(part, rows[chosen] - (ends[i] - len(part)), positions[chosen])
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for batch in self.batches:
+            columns = self.take(torch.as_tensor(batch))
+            yield [column.pin_memory() for column in columns] if self.pin else columns
+
+    def take(self, batch: Tensor) -> list[Tensor]:
+        """Inputs, labels and attributes of the examples at these indices."""
+        part_of, row_of = self.part_of[batch], self.row_of[batch]
+        present = part_of.unique().tolist()
+        gathered = [self.parts[i].gather(row_of[part_of == i]) for i in present]
+        x, y = (torch.cat(columns) for columns in zip(*gathered, strict=True))
+        if len(present) > 1:  # they stand part after part: back into the order of the batch
+            order = torch.cat([(part_of == i).nonzero()[:, 0] for i in present]).argsort()
+            x, y = x[order], y[order]
+        return [x, y, *(attribute[batch] for attribute in self.attributes)]
+
+
+def _column(attribute: DataAttribute[Any]) -> Tensor:
+    """The values of all examples as one tensor."""
+    values = attribute.data
+    if isinstance(values, ConstantSequence):
+        return torch.as_tensor(values[0]).expand(len(values))
+    listed = list(values)
+    return torch.stack(listed) if isinstance(listed[0], Tensor) else torch.tensor(listed)
+
+
+def batch_rows(data: Any, batch_size: int, *, shuffle: bool = False) -> LengthGroupedBatches:
+    """Batches of a dataset's examples: of like length where they are texts, which have `lengths`."""
+    return LengthGroupedBatches(getattr(data, "lengths", [0] * len(data)), batch_size, shuffle)
+
+
+def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> WholeBatches | DataLoader[Any]:
+    """The mini-batches [x, y, ..., task labels] of an Avalanche dataset at these lists of indices.
+
+    :param workers: processes that make examples; above 0 they come from a `DataLoader` whatever the data.
+    :param pin: put batches in page-locked memory.
+    """
+    try:
+        if workers == 0:
+            return WholeBatches(data, batches, pin)
+    except TypeError:
+        pass  # made one by one
+    # A generator of its own, since a loader draws a number that only its workers need.
+    return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pin, generator=torch.Generator())
+
+
+def numbered_batches(data: Any, batch_size: int) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """All data in mini-batches of like length, each with the indices of its examples."""
+    batches = list(batch_rows(data, batch_size))
+    yield from zip(batches, loader_of(data, batches), strict=True)

@@ -16,6 +16,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import TaskLabels, single_task
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.strategies._batches import loader_of
 from nlpcl.strategies.base import ContinualStrategy, logits_of, on_device
 
 
@@ -89,7 +90,7 @@ class ReplayMemory:
     def add(self, data: Any, task: int) -> Tensor:
         """Offer a task's examples to the reservoir.
 
-        :param data: the task's training examples; `data[i]` is (x, y, ..., task label).
+        :param data: the task's training examples, an Avalanche dataset.
         :param task: index of the experience.
         :return: the slots that were written, LongTensor.
         """
@@ -102,11 +103,11 @@ class ReplayMemory:
         last = {slot: i for slot, i in zip(slots, order.tolist(), strict=True) if slot >= 0}
         written = torch.tensor(list(last), dtype=torch.long)
         if last:
-            examples = [data[i] for i in last.values()]
+            ((x, y, *_, heads),) = loader_of(data, [list(last.values())])
             self.tasks[written] = task
-            self.heads[written] = torch.tensor([int(example[-1]) for example in examples])
-            self._write("y", written, torch.tensor([int(example[1]) for example in examples]))
-            self._write("x", written, torch.stack([example[0] for example in examples]))
+            self.heads[written] = heads
+            self._write("y", written, y)
+            self._write("x", written, x)
         return written
 
     def add_logits(self, slots: Tensor, logits: Tensor) -> None:

@@ -14,12 +14,11 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.sizes import model_bytes
-from nlpcl.strategies._batches import LengthGroupedBatches
+from nlpcl.strategies._batches import batch_rows, loader_of
 from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -135,13 +134,9 @@ class ContinualStrategy(SupervisedTemplate):
         """Batches of the experience to test; texts come sorted by length."""
         self._make_dataloader(self.eval_mb_size, shuffle, num_workers)
 
-    def _make_dataloader(self, batch_size: int, shuffle: bool, num_workers: int) -> None:
-        data: Any = self.adapted_dataset
-        how: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
-        if hasattr(data, "lengths"):
-            how = {"batch_sampler": LengthGroupedBatches(data.lengths, batch_size, shuffle)}
-        pin = self.device.type == "cuda"
-        self.dataloader = DataLoader(data, num_workers=num_workers, pin_memory=pin, **how)
+    def _make_dataloader(self, batch_size: int, shuffle: bool, workers: int) -> None:
+        batches = batch_rows(self.adapted_dataset, batch_size, shuffle=shuffle)
+        self.dataloader = loader_of(self.adapted_dataset, batches, workers, pin=self.device.type == "cuda")
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """A new optimizer for the experience; parameters without `requires_grad` do not reach it."""

@@ -53,7 +53,7 @@ from nlpcl.models.base import ContinualModel
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._batches import LengthGroupedBatches
+from nlpcl.strategies._batches import numbered_batches
 from nlpcl.strategies._masks import MASK_PRESETS, MaskInference, MaskPlugin, site_factors
 from nlpcl.strategies.base import DTYPES, ContinualStrategy, continual_model, logits_of, on_device
 
@@ -76,11 +76,7 @@ def data_for(experience: Any) -> tuple[Any, Any, bool]:
 
 def batches(data: Any, strategy: Any) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Row numbers, inputs and targets of all data, batch by batch, of like length and trimmed to it."""
-    lengths = data.lengths if hasattr(data, "lengths") else [0] * len(data)
-    for rows in LengthGroupedBatches(lengths, strategy.eval_mb_size, shuffle=False):
-        examples = [data[row] for row in rows]
-        x = torch.stack([example[0] for example in examples])
-        y = torch.tensor([int(example[1]) for example in examples])
+    for rows, (x, y, *_) in numbered_batches(data, strategy.eval_mb_size):
         yield rows, on_device(strategy, x), y.to(strategy.device)
 
 

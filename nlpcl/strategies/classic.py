@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from nlpcl.models.contrast import TaskAttentions, contrastive_loss
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._batches import LengthGroupedBatches
+from nlpcl.strategies._batches import numbered_batches
 from nlpcl.strategies._capsules import adapter_backbone
 from nlpcl.strategies._masks import MaskInference
 from nlpcl.strategies.base import DTYPES, mode, on_device
@@ -91,10 +91,8 @@ class CLASSIC(MaskInference):
             self.adapted_dataset = self._with_previous(self.adapted_dataset)  # type: ignore[has-type]
 
     def _with_previous(self, data: Any) -> Any:
-        lengths = data.lengths if hasattr(data, "lengths") else [0] * len(data)
         features = torch.empty(len(data), len(self.previous), self.backbone.width)
-        for rows in LengthGroupedBatches(lengths, self.eval_mb_size, shuffle=False):
-            x = torch.stack([data[row][0] for row in rows])
+        for rows, (x, *_) in numbered_batches(data, self.eval_mb_size):
             features[rows] = self.previous_features(on_device(self, x)).cpu()
         # A list: of a tensor, Avalanche would make nested lists of numbers.
         attribute = DataAttribute(list(features), "previous", use_in_getitem=True)

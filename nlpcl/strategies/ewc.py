@@ -28,11 +28,11 @@ import torch
 from avalanche.models import avalanche_forward
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
 from nlpcl.registry import register_strategy
+from nlpcl.strategies._batches import loader_of
 from nlpcl.strategies._quadratic import MergedQuadratic, QuadraticPlugin, trainable
 from nlpcl.strategies.base import ContinualStrategy, mode, on_device
 
@@ -91,7 +91,8 @@ class EWCPlugin(QuadraticPlugin):
         data: Any = strategy.experience.dataset
         drawn = torch.randperm(len(data), generator=self.generator)[: self.fisher_samples].tolist()
         losses = (
-            (self._surprise(logits), 1 / len(drawn)) for logits, _ in self._outputs(strategy, Subset(data, drawn), 1)
+            (self._surprise(logits), 1 / len(drawn))
+            for logits, _ in self._outputs(strategy, data, [[i] for i in drawn])
         )
         # cuDNN has no backward pass for recurrent layers in evaluation mode.
         with mode(strategy.model, training=False), torch.backends.cudnn.flags(enabled=False):
@@ -100,9 +101,9 @@ class EWCPlugin(QuadraticPlugin):
     def batch_fisher(self, strategy: Any) -> dict[str, Tensor]:
         """The original toolkit's F_new, by parameter name."""
         data: Any = strategy.experience.dataset
+        in_order = [rows.tolist() for rows in torch.arange(len(data)).split(PARITY_BATCH)]
         losses = (
-            (F.cross_entropy(logits, y), len(y) / len(data))
-            for logits, y in self._outputs(strategy, data, PARITY_BATCH)
+            (F.cross_entropy(logits, y), len(y) / len(data)) for logits, y in self._outputs(strategy, data, in_order)
         )
         with mode(strategy.model, training=True):
             return squared_gradients(losses, trainable(strategy.model))
@@ -113,9 +114,9 @@ class EWCPlugin(QuadraticPlugin):
         y = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=self.generator)
         return F.cross_entropy(logits, y[:, 0].to(logits.device))
 
-    def _outputs(self, strategy: Any, data: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and labels of the data in their order."""
-        for x, y, tasks in DataLoader(data, batch_size=batch_size, generator=self.generator):
+    def _outputs(self, strategy: Any, data: Any, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits and labels of mini-batches of the data."""
+        for x, y, *_, tasks in loader_of(data, batches):
             yield avalanche_forward(strategy.model, on_device(strategy, x), single_task(tasks)), y.to(strategy.device)
 
 

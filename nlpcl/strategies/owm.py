@@ -33,14 +33,13 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import BatchSampler, DataLoader
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, Site, single_task, unprotected
 from nlpcl.models.projection import Projector, batch_inputs, example_means
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._batches import LengthGroupedBatches
+from nlpcl.strategies._batches import numbered_batches
 from nlpcl.strategies.base import ContinualStrategy, continual_model, logits_of, mode, on_device, sites_of
 
 
@@ -132,15 +131,9 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         size, count = strategy.train_mb_size, len(data)
         groups = min(self.owm_samples, count)
         group_of = torch.arange(count) * groups // count
-        if hasattr(data, "lengths"):
-            batches = list(LengthGroupedBatches(data.lengths, size, shuffle=False))
-        else:
-            batches = list(BatchSampler(range(count), size, drop_last=False))
-        # A generator of its own: the order of later batches does not depend on this pass.
-        loader = DataLoader(data, batch_sampler=batches, generator=torch.Generator())
         sums = [projector.p.new_zeros(groups, len(projector.p)) for projector in self.projectors]
         with mode(strategy.model, training=False):
-            for indices, (x, _, tasks) in zip(batches, loader, strict=True):
+            for indices, (x, *_, tasks) in numbered_batches(data, size):
                 members = F.one_hot(group_of[indices], groups).to(strategy.device)
                 self._watch(partial(self._add_means, sums, members))
                 logits_of(strategy, on_device(strategy, x), single_task(tasks))

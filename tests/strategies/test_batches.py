@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from avalanche.benchmarks.utils import AvalancheDataset, TransformGroups
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
 from avalanche.core import SupervisedPlugin
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from nlpcl.models import build_model
-from nlpcl.strategies._batches import LengthGroupedBatches
+from nlpcl.strategies._batches import LengthGroupedBatches, WholeBatches, batch_rows, loader_of, numbered_batches
 from nlpcl.strategies.ncl import NCL
 
 
@@ -51,7 +54,7 @@ class Samplers(SupervisedPlugin[Any]):
         self.seen: list[Any] = []
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        self.seen.append(strategy.dataloader.batch_sampler)
+        self.seen.append(strategy.dataloader.batches)
 
     before_eval_iteration = before_training_iteration
 
@@ -67,3 +70,59 @@ def test_strategies_use_them_on_text(benchmark_of: Any, tiny: str) -> None:
     assert {sampler.shuffle for sampler in samplers.seen} == {True, False}
     dataset = benchmark.test_stream[0].dataset
     assert [int(dataset[i][0][1].sum()) for i in range(len(dataset))] == list(dataset.lengths)
+
+
+def collated(data: Any, batches: list[list[int]]) -> list[list[torch.Tensor]]:
+    return list(DataLoader(data, batch_sampler=batches))
+
+
+def equal(left: Any, right: Any) -> bool:
+    return all(
+        len(a) == len(b) and all(torch.equal(x, y) and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def test_whole_batches_are_what_a_loader_collates(benchmark_of: Any) -> None:
+    first, second = (experience.dataset for experience in benchmark_of().train_stream)
+    joined = first.concat(second).subset([5, 2, len(first) + 1, 0, len(first) + 3, 7, 1])
+    features = [torch.randn(2, 3) for _ in range(len(joined))]
+    more = joined.update_data_attribute("previous", DataAttribute(features, "previous", use_in_getitem=True))
+    for data in (first, second.train(), joined, joined.concat(first).eval(), more):
+        batches = torch.randperm(len(data)).split(3)
+        rows = [batch.tolist() for batch in batches]
+        loader = loader_of(data, rows)
+        assert isinstance(loader, WholeBatches) and len(loader) == len(rows)
+        assert equal(loader, collated(data, rows))
+
+
+def test_examples_made_one_by_one_come_from_a_loader(benchmark_of: Any) -> None:
+    data = benchmark_of().train_stream[0].dataset
+    group = TransformGroups({"train": lambda x: x + 1, "eval": None})
+    changed = AvalancheDataset([data], transform_groups=group)
+    loader = loader_of(changed, [[0, 1], [2]])
+    assert isinstance(loader, DataLoader)
+    assert torch.equal(next(iter(loader))[0], torch.stack([data[0][0], data[1][0]]) + 1)
+    assert isinstance(loader_of(data, [[0]], workers=1), DataLoader)
+
+
+def test_the_order_of_batches_follows_from_the_seed_alone(benchmark_of: Any) -> None:
+    data = benchmark_of().train_stream[0].dataset
+    plain = data.subset(range(10))
+    plain._data_attributes.pop("lengths")
+    for of in (data, plain):
+        orders = []
+        for _ in range(2):
+            torch.manual_seed(3)
+            orders.append(list(batch_rows(of, 4, shuffle=True)))
+        assert orders[0] == orders[1] != sorted(orders[0])
+        assert sorted(i for batch in orders[0] for i in batch) == list(range(len(of)))
+
+
+def test_numbered_batches_say_which_examples_they_hold(benchmark_of: Any) -> None:
+    data = benchmark_of().train_stream[0].dataset
+    seen = []
+    for rows, (x, y, *_) in numbered_batches(data, 7):
+        seen += rows
+        assert equal([[x[i], y[i]] for i in range(len(rows))], [[data[r][0], torch.tensor(data[r][1])] for r in rows])
+    assert sorted(seen) == list(range(len(data)))

@@ -199,7 +199,6 @@ def test_fisher_of_a_linear_softmax_model() -> None:
     assert strategy.model.dropout.training and not strategy.model.linear.training
     assert all(p.grad is None for p in strategy.model.parameters())
     order = torch.randperm(SAMPLES, generator=twin)
-    torch.empty((), dtype=torch.int64).random_(generator=twin)  # a DataLoader's seed
     p = strategy.model.linear(x[order]).softmax(dim=1).detach()
     y = torch.cat([torch.multinomial(row[None], 1, generator=twin)[:, 0] for row in p])
     assert len(set(y.tolist())) > 1  # not the data's labels, all 0
