@@ -81,6 +81,10 @@ class ProgressReporter:
         text = f"after task {row + 1}: accuracy {percent(sum(cells) / len(cells))} % over {len(cells)} task(s)"
         self.console.print(text, highlight=False)
 
+    def say(self, sentence: str) -> None:
+        """Something of note."""
+        self.console.print(f"nlpcl: {sentence}", highlight=False, soft_wrap=True)
+
     def stop(self) -> None:
         """After the last task, or when the run breaks off."""
         if self._bar is not None:

@@ -5,57 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from avalanche.benchmarks import CLScenario
-from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from nlpcl import runtime
 from nlpcl.benchmarks.words import Words
+from nlpcl.checkpoint import Folder, Keeper, stopped_by_signals
 from nlpcl.encoders import encoder_fingerprint
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.models.sizes import model_bytes
+from nlpcl.progress import Progress, ProgressPlugin
 from nlpcl.records import Matrices, Measured, Record, Seconds
 from nlpcl.registry import backbones, benchmarks, strategies
 from nlpcl.spec import RunSpec
+from nlpcl.state import NoState
 
 Eval = Literal["seen", "full", "final"]
-
-
-class Progress(Protocol):
-    """What `run` tells while it runs; `nlpcl.display.ProgressReporter` shows it."""
-
-    def encoded(self, done: int, examples: int) -> None: ...
-    def start(self, tasks: list[str], epochs: list[int]) -> None: ...
-    def epoch(self, task: int, epoch: int, loss: float, step: int, steps: int) -> None: ...
-    def evaluated(self, row: int, accuracies: list[float | None]) -> None: ...
-    def stop(self) -> None: ...
-
-
-class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
-    """Passes task, epoch, step and loss on, at most a few times a second: reading a loss waits for the device."""
-
-    def __init__(self, progress: Progress, every: float = 0.5) -> None:
-        super().__init__()
-        self.progress = progress
-        self.every = every
-        self._last = 0.0
-
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        clock, steps = strategy.clock, len(strategy.dataloader)
-        step = clock.train_epoch_iterations + 1
-        now = time.monotonic()
-        if step == steps or now - self._last >= self.every:
-            self._last = now
-            task = strategy.experience.current_experience
-            self.progress.epoch(task, clock.train_exp_epochs, float(strategy.loss.detach()), step, steps)
 
 
 def fit(
@@ -67,6 +41,9 @@ def fit(
     epochs: list[int] | None = None,
     trained: Callable[[int], None] | None = None,
     after: Callable[[int, MatrixMetric], None] | None = None,
+    matrix: MatrixMetric | None = None,
+    start: int = 0,
+    keeper: Keeper | None = None,
 ) -> MatrixMetric:
     """Train a strategy on a benchmark, the way the strategy is meant to be driven, and test it.
 
@@ -81,15 +58,20 @@ def fit(
     :param epochs: epochs of each experience; None: the strategy's own.
     :param trained: called with the number of tasks trained so far, each time it has grown.
     :param after: called with row and matrices after each evaluation; row -1 is the one before the first task.
+    :param matrix: takes the scores as they come; None: a new one.
+    :param start: number of tasks that are done.
+    :param keeper: saves checkpoints.
     :return: the T x T matrices.
     """
     train, test = benchmark.train_stream, getattr(benchmark, f"{stream}_stream")  # type: ignore[attr-defined]
     n_tasks = len(train)
-    matrix = MatrixMetric(n_tasks)
+    matrix = matrix or MatrixMetric(n_tasks)
     strategy.evaluator.metrics.append(matrix)
     protocol = _protocol(strategy)
 
     def train_on(experiences: Any, row: int) -> None:
+        if keeper is not None:
+            keeper.begin_task()
         strategy.train(experiences, eval_streams=[])
         if trained is not None:
             trained(row + 1)
@@ -100,7 +82,7 @@ def fit(
         if after is not None:
             after(row, matrix)
 
-    if eval == "full" and protocol == "continual":
+    if eval == "full" and protocol == "continual" and matrix.initial is None:
         strategy.eval(list(test))
         if after is not None:
             after(-1, matrix)
@@ -109,13 +91,15 @@ def fit(
         train_on(list(train), n_tasks - 1)
         test_on(n_tasks - 1, list(range(n_tasks)))
         return matrix
-    for row, experience in enumerate(train):
+    for row in range(start, n_tasks):
         strategy.train_epochs = epochs[row] if epochs else strategy.train_epochs
-        train_on(experience, row)
+        train_on(train[row], row)
         if protocol == "isolated":
             test_on(row, [row])
         elif eval != "final" or row == n_tasks - 1:
             test_on(row, list(range(row + 1 if eval == "seen" else n_tasks)))
+        if keeper is not None:
+            keeper.between(row + 1)
     return matrix
 
 
@@ -196,90 +180,187 @@ def run(
     device: str = "auto",
     eval_batch_size: int = 128,
     progress: Progress | None = None,
+    checkpoint_minutes: float = 10,
+    fresh: bool = False,
 ) -> Record:
     """Run a spec and return its record, also saved as `out/<spec.id>/record.json`.
 
-    Only the spec can change the result; the other arguments say where and how it is computed.
+    Only the spec can change the result; the other arguments say where and how it is computed. A run that was
+    interrupted goes on from its last checkpoint, in `out/<spec.id>/checkpoints`, to the same record. Of one that fails
+    on the way, say for want of memory, `failed.json` there says why.
 
     :param data_root: folder with the data; None: the package downloads what it needs.
-    :param out: folder for records; None: nothing is written.
+    :param out: folder for records and checkpoints; None: nothing is written.
     :param device: `auto`, `cpu`, `cuda`, ...
     :param eval_batch_size: mini-batch size at test.
-    :raises UsageError: the spec cannot be run; nothing is left behind.
+    :param checkpoint_minutes: within a task a checkpoint is saved every so many minutes; 0: only between tasks.
+    :param fresh: start over, whatever checkpoints there are.
+    :raises UsageError: the spec cannot be run, or the run failed.
+    :raises KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
     spec = spec.filled()
-    begun, started = time.monotonic(), datetime.now(timezone.utc)
-    where = runtime.choose_device(device)
-    plugins = [] if progress is None else [ProgressPlugin(progress)]
-    benchmark, strategy = prepare(
-        spec,
-        data_root=data_root,
-        device=where,
-        encoded=None if progress is None else progress.encoded,
-        eval_mb_size=eval_batch_size,
-        plugins=plugins,
-    )
-    ready = time.monotonic()
+    job = _Job(spec, runtime.choose_device(device), progress)
+    more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
+    if out is None:
+        return job.run(None, **more)
+    place = Path(out) / spec.id
+    folder = Folder(place / "checkpoints", spec.id)
+    if fresh:
+        folder.clear()
+    try:
+        record = job.run(folder, checkpoint_minutes, **more)
+    except NoState as error:
+        job.tell(f"the checkpoint does not fit ({error}): starting over")
+        folder.clear()
+        record = job.run(folder, checkpoint_minutes, **more)
+    except Failed as error:
+        error.record.save(place / "failed.json")
+        raise
+    record.save(place / "record.json")
+    (place / "failed.json").unlink(missing_ok=True)
+    folder.clear()
+    return record
 
-    epochs = [spec.epochs_for(name) for name in benchmark.task_names]
-    samples = sum(size["train"] * times for size, times in zip(benchmark.sizes, epochs, strict=True))
-    seconds = Seconds(setup=round(ready - begun, 3))
-    last = ready
-    kept: list[dict[str, int]] = []
 
-    def elapsed() -> float:
-        nonlocal last
-        before, last = last, time.monotonic()
-        return round(last - before, 3)
+class Failed(UsageError):
+    """A run that ended before its end; `record` says how far it came."""
 
-    def trained(tasks: int) -> None:
-        seconds.train.append(elapsed())
-        kept.append(
-            strategy.kept_bytes(tasks) if hasattr(strategy, "kept_bytes") else model_bytes(strategy.model, tasks)
+    def __init__(self, message: str, record: Record) -> None:
+        super().__init__(message)
+        self.record = record
+
+
+class _Job:
+    """One execution of a complete spec, and what is measured of it."""
+
+    def __init__(self, spec: RunSpec, device: torch.device, progress: Progress | None) -> None:
+        self.spec = spec
+        self.device = device
+        self.progress = progress
+
+    def tell(self, sentence: str) -> None:
+        if self.progress is not None:
+            self.progress.say(sentence)
+
+    def run(self, folder: Folder | None, minutes: float = 0, **more: Any) -> Record:
+        spec, progress = self.spec, self.progress
+        self.begun = self.last = time.monotonic()
+        self.started = datetime.now(timezone.utc)
+        self.seconds, self.resumed, self.spent = Seconds(), 0, 0.0
+        self.kept: list[dict[str, int]] = []
+        self.benchmark, self.strategy = prepare(
+            spec,
+            device=self.device,
+            encoded=None if progress is None else progress.encoded,
+            plugins=[] if progress is None else [ProgressPlugin(progress)],
+            **more,
+        )
+        self.seconds.setup = self._elapsed()
+        self.epochs = epochs = [spec.epochs_for(name) for name in self.benchmark.task_names]
+        if progress is not None:
+            progress.start(self.benchmark.task_names, epochs)
+        self.matrix = MatrixMetric(len(epochs))
+        keeper, start = None, 0
+        if folder is not None:
+            keeper = Keeper(folder, self.strategy, self.benchmark, minutes, self._facts, self.tell)
+            start = self._resume(keeper)
+        try:
+            with stopped_by_signals(keeper):
+                fit(
+                    self.strategy,
+                    self.benchmark,
+                    eval=spec.eval or "seen",
+                    epochs=epochs,
+                    trained=self._trained,
+                    after=self._after,
+                    matrix=self.matrix,
+                    start=start,
+                    keeper=keeper,
+                )
+        except UsageError as error:
+            raise Failed(str(error), self._record("failed", str(error))) from error
+        except (RuntimeError, MemoryError) as error:
+            if not _of_memory(error):
+                raise
+            message = (
+                f"out of memory with --train-batch-size {spec.train_batch_size}: try a smaller one, "
+                "or --precision bf16."
+            )
+            raise Failed(message, self._record("failed", message)) from error
+        finally:
+            if progress is not None:
+                progress.stop()
+        return self._record("ok")
+
+    def _trained(self, tasks: int) -> None:
+        self.seconds.train.append(self._elapsed())
+        kept = getattr(self.strategy, "kept_bytes", partial(model_bytes, self.strategy.model))
+        self.kept.append(kept(tasks))
+
+    def _after(self, row: int, matrix: MatrixMetric) -> None:
+        self.seconds.evaluate.append(self._elapsed())
+        if self.progress is not None and row >= 0:
+            self.progress.evaluated(row, matrix.accuracy[row])
+
+    def _facts(self) -> dict[str, Any]:
+        """What a checkpoint must know of the run besides the strategy."""
+        spent = round(time.monotonic() - self.begun + self.spent, 3)
+        seconds = self.seconds.model_dump()
+        return {
+            "matrices": self.matrix.state(),
+            "kept": self.kept,
+            "seconds": seconds,
+            "spent": spent,
+            "resumed": self.resumed,
+        }
+
+    def _resume(self, keeper: Keeper) -> int:
+        """Take up the newest checkpoint, if there is one; the number of tasks that are done."""
+        rows, facts = keeper.resume()
+        if facts:
+            self.matrix.load(facts["matrices"])
+            self.kept, self.seconds = facts["kept"], Seconds(**facts["seconds"])
+            self.spent, self.resumed = facts["spent"], facts["resumed"] + 1
+        return rows
+
+    def _record(self, status: Literal["ok", "failed"], error: str | None = None) -> Record:
+        spec, benchmark, strategy, seconds = self.spec, self.benchmark, self.strategy, self.seconds
+        seconds.total = round(time.monotonic() - self.begun + self.spent, 3)
+        done = sum(size["train"] * n for size, n, _ in zip(benchmark.sizes, self.epochs, seconds.train, strict=False))
+        return Record(
+            status=status,
+            error=error and error[:2000],
+            spec=spec.model_dump(mode="json", exclude_unset=True),
+            data={
+                "files": benchmark.files,
+                "tasks": benchmark.sizes,
+                "encoder": _encoder_facts(spec, benchmark),
+            },
+            sizes={**_sizes(strategy.model, strategy), "kept_bytes": self.kept},
+            seeds={"train": spec.seed, "data": 0},
+            versions=runtime.versions(),
+            matrices=Matrices(**self.matrix.state()),
+            measured=Measured(
+                started=self.started.isoformat(timespec="seconds"),
+                seconds=seconds,
+                samples_per_second=round(done / max(sum(seconds.train), 1e-3), 2),
+                peak_memory_mb=round(runtime.peak_memory_mb(), 1),
+                peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(self.device),
+                device=str(self.device),
+                resumed=self.resumed,
+                host=runtime.host(),
+                git=runtime.git_state(),
+            ),
         )
 
-    def after(row: int, matrix: MatrixMetric) -> None:
-        seconds.evaluate.append(elapsed())
-        if progress is not None and row >= 0:
-            progress.evaluated(row, matrix.accuracy[row])
+    def _elapsed(self) -> float:
+        before, self.last = self.last, time.monotonic()
+        return round(self.last - before, 3)
 
-    if progress is not None:
-        progress.start(benchmark.task_names, epochs)
-    try:
-        matrix = fit(strategy, benchmark, eval=spec.eval or "seen", epochs=epochs, trained=trained, after=after)
-    except torch.OutOfMemoryError as error:
-        raise UsageError(
-            f"out of memory with --train-batch-size {spec.train_batch_size}: try a smaller one, or --precision bf16."
-        ) from error
-    finally:
-        if progress is not None:
-            progress.stop()
-    record = Record(
-        status="ok",
-        spec=spec.model_dump(mode="json", exclude_unset=True),
-        data={
-            "files": benchmark.files,
-            "tasks": benchmark.sizes,
-            "encoder": _encoder_facts(spec, benchmark),
-        },
-        sizes={**_sizes(strategy.model, strategy), "kept_bytes": kept},
-        seeds={"train": spec.seed, "data": 0},
-        versions=runtime.versions(),
-        matrices=Matrices(accuracy=matrix.accuracy, macro_f1=matrix.macro_f1, initial=matrix.initial),
-        measured=Measured(
-            started=started.isoformat(timespec="seconds"),
-            seconds=seconds.model_copy(update={"total": round(time.monotonic() - begun, 3)}),
-            samples_per_second=round(samples / max(sum(seconds.train), 1e-3), 2),
-            peak_memory_mb=round(runtime.peak_memory_mb(), 1),
-            peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(where),
-            device=str(where),
-            host=runtime.host(),
-            git=runtime.git_state(),
-        ),
-    )
-    if out is not None:
-        record.save(Path(out) / record.id / "record.json")
-    return record
+
+def _of_memory(error: Exception) -> bool:
+    """Whether an error is the lack of memory; the CPU's has no class of its own."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _encoder_facts(spec: RunSpec, benchmark: CLScenario[Any]) -> dict[str, Any] | None:

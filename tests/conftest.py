@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from nlpcl.benchmarks import TextTask, text_benchmark_from_tasks
+from nlpcl.registry import backbones
 
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 
@@ -143,3 +144,13 @@ def data_root() -> Path:
     if not (folder / "asc").is_dir():
         pytest.skip("real data absent: set NLPCL_TEST_DATA to a folder that holds asc/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def models(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What `model` is by backbone: the tiny encoder, or random vectors of the tests' words."""
+    file = tmp_path_factory.mktemp("vectors") / "vectors.txt"
+    vectors = torch.randn(len(WORDS), 16, generator=torch.Generator().manual_seed(0)).tolist()
+    file.write_text("".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(WORDS, vectors, strict=True)))
+    texts = [entry.name for entry in backbones.entries() if entry.modality == "text"]
+    return {name: str(file) if backbones.get(name).words else tiny for name in texts}

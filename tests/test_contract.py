@@ -16,7 +16,6 @@ from nlpcl.presets import preset_for
 from nlpcl.records import Record
 from nlpcl.registry import backbones, strategies
 from nlpcl.spec import RunSpec
-from tests.conftest import WORDS
 from tests.models.test_image_cnn import tiny_images
 
 # Avalanche's SynapticIntelligence walks the module tree several times a step: minutes even on a tiny encoder. The
@@ -46,15 +45,6 @@ TRIPLES = [
     for scenario in entry.scenarios
     if scenario != "cil"  # a matter of images here: the tasks below share their labels
 ]
-
-
-@pytest.fixture(scope="session")
-def models(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What `model` is by backbone: the tiny encoder, or random vectors of the tests' words."""
-    file = tmp_path_factory.mktemp("vectors") / "vectors.txt"
-    vectors = torch.randn(len(WORDS), 16, generator=torch.Generator().manual_seed(0)).tolist()
-    file.write_text("".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(WORDS, vectors, strict=True)))
-    return {name: str(file) if backbones.get(name).words else tiny for name in TEXT}
 
 
 def run_tiny(

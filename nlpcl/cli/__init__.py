@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         message = str(error)
     except ParserError as error:
         message = error.format_message()
-    except (KeyboardInterrupt, typer.Abort):
-        print("nlpcl: interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort) as interrupt:
+        print(": ".join(filter(None, ["nlpcl: interrupted", str(interrupt)])), file=sys.stderr)
         return 130
     else:
         return outcome if isinstance(outcome, int) else 0

@@ -75,6 +75,11 @@ def run(
     ] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Repeat the run of this record.json.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(min=0, help="Save a checkpoint within a task every so many minutes; 0: never."),
+    ] = 10,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, whatever checkpoints there are.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the complete spec and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
     plot: Annotated[
@@ -123,6 +128,8 @@ def run(
         device=device,
         eval_batch_size=eval_batch_size,
         progress=ProgressReporter(),
+        checkpoint_minutes=checkpoint_minutes,
+        fresh=fresh,
     )
     if plot:
         draw(record, path.with_name("matrix.png"))

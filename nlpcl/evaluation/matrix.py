@@ -28,6 +28,14 @@ class MatrixMetric(PluginMetric[Matrix]):
         self._predictions: list[Tensor] = []
         self._targets: list[Tensor] = []
 
+    def state(self) -> dict[str, Any]:
+        """The matrices, as JSON holds them."""
+        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "initial": self.initial}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.accuracy, self.macro_f1, self.initial = (state[name] for name in ("accuracy", "macro_f1", "initial"))
+
     def before_eval_exp(self, strategy: Any) -> None:
         self._predictions, self._targets = [], []
 

@@ -20,6 +20,7 @@ from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.sizes import model_bytes
 from nlpcl.strategies._batches import batch_rows, loader_of
 from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
+from nlpcl.strategies._watch import Watch
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear"]
@@ -79,6 +80,9 @@ class ContinualStrategy(SupervisedTemplate):
         without bias correction, the gradient clipped tensor by tensor, pooler frozen, operators that see padding.
     """
 
+    transient: tuple[str, ...] = ("watch", "_template", "_tasks", "_unpacked")
+    of_task: tuple[str, ...] = ("optimizer", "optimized_param_id", "_scheduler", "_clipped", "_bad_step")
+
     def __init__(
         self,
         *,
@@ -120,11 +124,13 @@ class ContinualStrategy(SupervisedTemplate):
         self.clip_norm = clip_norm
         self.parity = parity
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.watch: Watch | None = None
         self._template = optimizer
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._clipped: list[nn.Parameter] = []
         self._tasks: Tensor | int = 0
         self._unpacked: Tensor | None = None
+        self._bad_step = torch.tensor(-1)
 
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
@@ -146,6 +152,7 @@ class ContinualStrategy(SupervisedTemplate):
         self.optimized_param_id: dict[str, nn.Parameter] = {}  # not None: Avalanche asks
 
     def _before_training_exp(self, **kwargs: Any) -> None:
+        self._bad_step = torch.tensor(-1, device=self.device)
         super()._before_training_exp(**kwargs)
         total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
         betas = self.optimizer.defaults.get("betas")
@@ -156,6 +163,44 @@ class ContinualStrategy(SupervisedTemplate):
             return of_schedule * uncorrected(step, betas) if self.parity and betas else of_schedule
 
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        """Avalanche's loop over the epochs, which a checkpoint may join at a later step.
+
+        :raises UsageError: a loss was not finite.
+        """
+        first = 0 if self.watch is None else self.watch.enter(self)
+        for epoch in range(self.train_epochs if first is None else first, self.train_epochs):
+            if self.watch is None or not self.watch.joining:
+                self._before_training_epoch(**kwargs)
+            if self._stop_training:  # type: ignore[has-type]
+                self._stop_training = False
+                break
+            if self.watch is not None:
+                self.watch.begin_epoch(self, epoch)
+            self.training_epoch(**kwargs)
+            self.check_losses()
+            self._after_training_epoch(**kwargs)
+
+    def _after_training_iteration(self, **kwargs: Any) -> None:
+        bad = ~self.loss.detach().isfinite().all() & (self._bad_step < 0)
+        self._bad_step = torch.where(bad, self.clock.train_exp_iterations, self._bad_step)
+        super()._after_training_iteration(**kwargs)
+        if self.watch is not None:
+            self.watch.stepped(self)
+
+    def check_losses(self) -> None:
+        """Look, which waits for the device, whether all losses of the experience so far were finite.
+
+        :raises UsageError: one was not.
+        """
+        step = int(self._bad_step)
+        if step >= 0:
+            task = getattr(self.experience, "task_name", None) or self.clock.train_exp_counter
+            raise UsageError(
+                f"the loss of {type(self).__name__} is no longer finite, first in step {step + 1} of task {task}: "
+                "try a lower --learning-rate, or --precision fp32."
+            )
 
     def _unpack_minibatch(self) -> None:
         # Looked at before the copy to the device, where it would have to wait for it.

@@ -19,5 +19,7 @@ from nlpcl.strategies.base import ContinualStrategy
 class MTL(ContinualStrategy, JointTraining):  # type: ignore[misc]
     """Trains once on the whole stream: `train(benchmark.train_stream)`; arguments of `ContinualStrategy`."""
 
+    transient = ("_experiences",)
+
     def __init__(self, **base_kwargs: Any) -> None:
         super().__init__(**base_kwargs)

@@ -1,0 +1,336 @@
+"""Checkpoints: a run that was interrupted goes on where it stood, bit for bit.
+
+A checkpoint is a folder of safetensors and JSON with the SHA-256 of each file, written under another name, synced and
+renamed; the last two are kept. One taken after a task holds the whole state. One taken within a task holds that of the
+task's start, too: to go on, the task is begun again from there, so that its own code builds everything anew, and then
+what had changed since is put in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from nlpcl.state import Capture, NoState, Restore, Streams
+from nlpcl.strategies._watch import Remainder
+
+FORMAT = 1
+ORDER = "order"  # torch's random state at the start of the epoch
+KEPT = 2
+START, NOW, SUMS = "start", "now", "sums.json"
+
+
+def random_states() -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's global generators."""
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [name, keys, *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": devices,
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Take them back."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(tuple(states["numpy"]))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop, and has saved what it had."""
+
+
+class Folder:
+    """The checkpoints of one run on disk.
+
+    :param path: the folder that holds them.
+    :param spec_id: of the run; checkpoints of another are stepped past.
+    """
+
+    def __init__(self, path: Path, spec_id: str) -> None:
+        self.path = path
+        self.spec_id = spec_id
+        self.faults: list[str] = []
+        """What `newest` stepped past, and why."""
+
+    def numbers(self) -> list[int]:
+        """The checkpoints there, ascending."""
+        return sorted(int(entry.name) for entry in self.path.glob("*") if entry.name.isdigit())
+
+    def write(
+        self, part: str, tree: Any, tensors: dict[str, Tensor], facts: dict[str, Any], older: Path | None
+    ) -> Path:
+        """A new checkpoint.
+
+        :param part: `START`, the state between two tasks, or `NOW`, that within a task.
+        :param facts: what else is to be known, as JSON.
+        :param older: the checkpoint that holds the state of the task's start, if there is one.
+        :raises OSError: it cannot be written; the older ones are left as they are.
+        """
+        number = max(self.numbers(), default=0) + 1
+        temporary, final = self.path / f"{number}.part", self.path / str(number)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            (temporary / f"{part}.safetensors").write_bytes(save(tensors))
+            (temporary / f"{part}.json").write_text(json.dumps(tree))
+            if part == NOW and older is not None:
+                for file in older.glob(f"{START}.*"):
+                    _share(file, temporary / file.name)
+            (temporary / "head.json").write_text(json.dumps({"format": FORMAT, "spec": self.spec_id, **facts}))
+            sums = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+            (temporary / SUMS).write_text(json.dumps(sums, indent=1))
+            for entry in (*temporary.iterdir(), temporary):
+                _sync(entry)
+            os.replace(temporary, final)
+            _sync(self.path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        for old in self.numbers()[:-KEPT]:
+            shutil.rmtree(self.path / str(old), ignore_errors=True)
+        return final
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest good checkpoint and its facts; None if there is none."""
+        self.faults = []
+        for number in reversed(self.numbers()):
+            path = self.path / str(number)
+            fault, head = self._look(path)
+            if fault is None:
+                return path, head
+            self.faults.append(f"checkpoint {number} {fault}")
+        return None
+
+    def _look(self, path: Path) -> tuple[str | None, dict[str, Any]]:
+        try:
+            sums = json.loads((path / SUMS).read_text())
+            if any(_sha256(path / Path(name).name) != digest for name, digest in sums.items()):
+                return "is damaged", {}
+            head = json.loads((path / "head.json").read_text()) if "head.json" in sums else {}
+        except (OSError, ValueError, AttributeError, TypeError):  # cut short, no JSON, or JSON of another shape
+            return "is damaged", {}
+        if head.get("format", FORMAT) > FORMAT:
+            return "was written by a newer version of nlpcl", {}
+        part = START if head.get("position") is None else NOW
+        if not {f"{part}.json", f"{part}.safetensors"} <= set(sums):
+            return "is not complete", {}
+        return (None if head["spec"] == self.spec_id else "is of another spec"), head
+
+    def read(self, path: Path, part: str) -> tuple[Any, dict[str, Tensor]] | None:
+        """A part of a checkpoint: tree and tensors; None if it has no such part."""
+        if not (path / f"{part}.json").exists():
+            return None
+        return json.loads((path / f"{part}.json").read_text()), load_file(path / f"{part}.safetensors")
+
+    def clear(self) -> None:
+        """Remove all of them."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class Keeper:
+    """Saves a run's checkpoints while it trains, and takes it up again: the `Watch` of a strategy.
+
+    :param folder: where they are.
+    :param strategy: as it was built, before any training.
+    :param benchmark: the run's benchmark.
+    :param minutes: within a task one is saved every so many minutes; 0: only between tasks.
+    :param facts: gives what else the run wants to know again, as JSON: matrices, times.
+    :param tell: shows a sentence to the user.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        strategy: Any,
+        benchmark: Any,
+        minutes: float,
+        facts: Callable[[], dict[str, Any]],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.folder = folder
+        self.strategy = strategy
+        self.minutes = minutes
+        self.tell = tell
+        self.facts = facts
+        self.stop = False
+        """Set to end the run with `Interrupted` once it has saved a checkpoint."""
+        self.joining = False
+        self._streams = Streams(benchmark)
+        self._untouched = {id(p): p._version for p in strategy.model.parameters() if not p.requires_grad}
+        self._latest: Path | None = None
+        self._saved = time.monotonic()
+        self._able = True
+        self._rows = 0
+        self._passes = self._epoch = self._step = 0
+        self._order = torch.get_rng_state()
+        self._now: tuple[dict[str, int], Any, dict[str, Tensor]] | None = None
+        self.joins_within = hasattr(strategy, "watch")
+        if self.joins_within:
+            strategy.watch = self
+
+    def resume(self) -> tuple[int, dict[str, Any]]:
+        """Take up the newest good checkpoint; the number of tasks that are done and the facts, none if there is none.
+
+        :raises NoState: it does not fit.
+        """
+        found = self.folder.newest()
+        for fault in self.folder.faults:
+            self.tell(f"{fault}: stepped past")
+        if found is None:
+            return 0, {}
+        self._latest, head = found
+        self._rows = head["rows"]
+        start = self.folder.read(self._latest, START)
+        if start is not None:
+            self._put(*start)
+        position = head["position"]
+        if position is not None:
+            now = self.folder.read(self._latest, NOW)
+            assert now is not None
+            self._now = (position, *now)
+        where = "" if position is None else f", epoch {position['epoch'] + 1}, step {position['step']}"
+        self.tell(f"going on from a checkpoint: {self._rows} task(s) done{where}")
+        return self._rows, head["facts"]
+
+    def begin_task(self) -> None:
+        """Before a task is trained."""
+        self._passes = 0
+
+    def between(self, rows: int) -> None:
+        """After a task was trained and tested; `rows` are done.
+
+        :raises Interrupted: the run is to stop.
+        """
+        self._rows = rows
+        self._save(START, None)
+        self._stop_if_asked()
+
+    def enter(self, strategy: Any) -> int | None:
+        """As in `Watch`."""
+        self._passes += 1
+        if self._now is None:
+            return 0
+        position, *now = self._now
+        if self._passes < position["pass"]:
+            return None
+        self._put(*now)
+        self.joining = True
+        return position["epoch"]
+
+    def begin_epoch(self, strategy: Any, epoch: int) -> None:
+        """As in `Watch`."""
+        self._epoch, self._step, self._order = epoch, 0, torch.get_rng_state()
+        if self.joining:
+            assert self._now is not None
+            position, _, tensors = self._now
+            self._step, self._order = position["step"], tensors[ORDER]
+            strategy.dataloader = Remainder(strategy.dataloader, self._step, self._order)
+            self.joining, self._now = False, None
+
+    def stepped(self, strategy: Any) -> None:
+        """As in `Watch`.
+
+        :raises Interrupted: the run is to stop.
+        """
+        self._step += 1
+        if self.stop or (self.minutes and time.monotonic() - self._saved >= 60 * self.minutes):
+            strategy.check_losses()
+            self._save(NOW, {"pass": self._passes, "epoch": self._epoch, "step": self._step})
+            self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self.stop:
+            raise Interrupted("the same command goes on from here" if self._able else "")
+
+    def _roots(self) -> dict[str, Any]:
+        return {"model": self.strategy.model, "strategy": self.strategy, "random": random_states()}
+
+    def _save(self, part: str, position: dict[str, int] | None) -> None:
+        self._saved = time.monotonic()
+        if not self._able or not all(bool(p.isfinite().all()) for p in self.strategy.model.parameters()):
+            return
+        capture = Capture(part == NOW, self._untouched, self._streams)
+        facts = {"rows": self._rows, "position": position, "facts": self.facts()}
+        try:
+            tree = capture.node(self._roots(), "run")
+            if part == NOW:
+                capture.tensors[ORDER] = self._order
+            self._latest = self.folder.write(part, tree, capture.tensors, facts, self._latest)
+        except NoState as error:
+            self._able = False
+            self.tell(f"no checkpoints of this strategy: if the run is interrupted, it starts over ({error})")
+        except OSError as error:
+            self.tell(f"a checkpoint could not be written ({error.strerror}); the last good one is kept")
+
+    def _put(self, tree: Any, tensors: dict[str, Tensor]) -> None:
+        restored = Restore(tensors, self.strategy.device, self._streams).value(tree, self._roots(), "run")
+        set_random_states(restored["random"])
+
+
+@contextmanager
+def stopped_by_signals(keeper: Keeper | None) -> Iterator[None]:
+    """SIGINT and SIGTERM let the step in hand end, save a checkpoint and raise `Interrupted`; a second stops at once.
+
+    A strategy that cannot be joined within a task is stopped at once, too.
+    """
+
+    def handle(number: int, frame: Any) -> None:
+        if keeper is None or keeper.stop or not keeper.joins_within:
+            raise KeyboardInterrupt
+        keeper.stop = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _share(file: Path, there: Path) -> None:
+    try:
+        os.link(file, there)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(file, there)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,96 @@
+"""An interrupted run goes on to the very record that one never interrupted writes."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlpcl import checkpoint, experiment
+from nlpcl.records import Record
+from nlpcl.registry import StrategyEntry, strategies
+from nlpcl.spec import RunSpec
+from tests.test_contract import MEMORY, REPLAY, SMALL
+
+OURS = [entry.name for entry in strategies.entries() if entry.engine]
+THEIRS = [entry.name for entry in strategies.entries() if not entry.engine]
+EPOCHS = 2
+
+
+def first_backbone(entry: StrategyEntry) -> str:
+    return "bert_adapter" if entry.backbones is None or "bert_adapter" in entry.backbones else entry.backbones[0]
+
+
+class Killed(BaseException):
+    """The process is no more."""
+
+
+def spec_of(name: str, model: str) -> tuple[RunSpec, str]:
+    entry = strategies.get(name)
+    backbone, scenario = first_backbone(entry), entry.scenarios[0]
+    content = {
+        "benchmark": "folder",
+        "strategy": name,
+        "backbone": backbone,
+        "scenario": scenario,
+        "model": model,
+        "max_length": 32,
+        "train_batch_size": 8,
+        "train_size": 24,
+        "epochs": EPOCHS,
+        **SMALL[backbone],
+        **(MEMORY if name in REPLAY else {}),
+    }
+    return RunSpec.parse(content), scenario
+
+
+def run(spec: RunSpec, root: Path, out: Path) -> Record:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return experiment.run(spec, data_root=root, out=out, device="cpu", checkpoint_minutes=1e-9)
+
+
+def content(record: Record) -> dict[str, Any]:
+    return record.model_dump(exclude={"measured"})
+
+
+def killed_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Die at the `moment`-th point at which the run saves a checkpoint, before, while or after it does."""
+    count = 0
+    write = checkpoint.Folder.write
+
+    def dying(self: Any, *args: Any, **kwargs: Any) -> Path:
+        nonlocal count
+        count += 1
+        if count == moment:
+            if moment % 3 == 0:
+                raise Killed
+            path = write(self, *args, **kwargs)
+            if moment % 3 == 1:
+                (path / "sums.json").write_text("{")
+            raise Killed
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint.Folder, "write", dying)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_killed_run_ends_as_one_never_killed(
+    name: str, models: dict[str, str], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = strategies.get(name)
+    spec, scenario = spec_of(name, models[first_backbone(entry)])
+    whole = run(spec, folders[scenario], tmp_path / "whole")
+    rng = random.Random(name)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            killed_at(rng.randrange(2, 12), patch)
+            with pytest.raises(Killed):
+                run(spec, folders[scenario], tmp_path / "killed")
+    again = run(spec, folders[scenario], tmp_path / "killed")
+    assert again.measured.resumed >= 1
+    assert content(again) == content(whole)
+    assert [path.name for path in (tmp_path / "killed" / spec.filled().id).iterdir()] == ["record.json"]
