@@ -122,6 +122,8 @@ class Folder:
             if fault is None:
                 return path, head
             self.faults.append(f"checkpoint {number} {fault}")
+            if not head:  # nothing can be read of it, and it would take the place of a good one
+                shutil.rmtree(path, ignore_errors=True)
         return None
 
     def _look(self, path: Path) -> tuple[str | None, dict[str, Any]]:

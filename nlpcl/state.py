@@ -42,7 +42,7 @@ TEMPLATE = {
 }
 DATA = (CLExperience, CLScenario, CLStream, Dataset)
 OF_STREAMS = {"targets", "targets_task_labels", "lengths"}
-WITH_STATE_DICT = (Optimizer, LRScheduler, torch.amp.GradScaler)
+WITH_STATE_DICT = (LRScheduler, torch.amp.GradScaler)
 MISSING: Any = object()
 
 
@@ -131,6 +131,8 @@ class Capture:
             return ["generator", value.device.type]
         if isinstance(value, WITH_STATE_DICT):
             return ["state", self.node(value.state_dict(), f"{path}.state")]
+        if isinstance(value, Optimizer):  # not its state_dict, which knows parameters by number only
+            return ["optimizer", self.node([value.param_groups, dict(value.state)], f"{path}.state")]
         if isinstance(value, AvalancheDataset):
             return ["dataset", *self._dataset(value, path)]
         return self._container(value, path)
@@ -156,9 +158,8 @@ class Capture:
 
     def _container(self, value: Any, path: str) -> Node:
         if isinstance(value, dict):
-            items = [
-                [self.node(k, f"{path}#{i}"), self.node(v, f"{path}.{k}")] for i, (k, v) in enumerate(value.items())
-            ]
+            pairs = enumerate(value.items())
+            items = [[self.node(k, f"{path}.{i}.key"), self.node(v, f"{path}.{i}")] for i, (k, v) in pairs]
             return ["dict", type(value).__name__, items]
         if isinstance(value, (list, tuple, set, frozenset, deque)):
             items = [self.node(item, f"{path}.{i}") for i, item in enumerate(value)]
@@ -234,6 +235,14 @@ class Restore:
         if not isinstance(old, WITH_STATE_DICT):
             raise NoState(f"{path}: is made while a task trains")
         old.load_state_dict(self.value(node[1], MISSING, f"{path}.state"))
+        return old
+
+    def _optimizer(self, node: Node, old: Any, path: str) -> Optimizer:
+        if not isinstance(old, Optimizer):
+            raise NoState(f"{path}: is made while a task trains")
+        _, state = self.value(node[1], [old.param_groups, dict(old.state)], f"{path}.state")
+        old.state.clear()
+        old.state.update(state)
         return old
 
     def _dataset(self, node: Node, old: Any, path: str) -> Any:
