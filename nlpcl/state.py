@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
+import logging
 import sys
 import types
 from collections import OrderedDict, deque
@@ -34,7 +36,7 @@ from nlpcl.strategies._batches import WholeBatches
 
 Node = list[Any]
 # Code and constants: what stands in the object that is restored into is the same.
-CONSTANT = (type, types.ModuleType, functools.partial, torch.dtype, torch.device, RemovableHandle, EvaluationPlugin)
+CONSTANT = (type, types.ModuleType, functools.partial, torch.dtype, logging.Logger, RemovableHandle, EvaluationPlugin)
 # Of Avalanche's templates: set anew by each call of `train` and `eval`.
 TEMPLATE = {
     *("experience", "adapted_dataset", "dataloader", "mbatch", "mb_output", "loss"),
@@ -139,7 +141,7 @@ class Capture:
 
     def _tensor(self, value: Tensor, path: str) -> Node:
         if self.untouched.get(id(value)) == value._version:
-            return ["kept"]
+            return ["kept", ""]
         self.tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         leaf = value.is_leaf and value.requires_grad
         return ["tensor", value.device.type, "parameter" if isinstance(value, nn.Parameter) else "plain", leaf]
@@ -165,11 +167,30 @@ class Capture:
             items = [self.node(item, f"{path}.{i}") for i, item in enumerate(value)]
             return ["items", type(value).__name__, items]
         if isinstance(value, (*CONSTANT, *DATA)) or (callable(value) and not isinstance(value, nn.Module)):
-            return ["constant"]
+            return ["constant", name_of(value)]
+        if isinstance(value, torch.device):
+            return ["device", value.type]
         if not hasattr(value, "__dict__"):
             raise NoState(f"{path}: a {type(value).__name__} cannot be stored")
         held = {name: self.node(v, f"{path}.{name}") for name, v in attributes(value, self.within_task)}
         return ["object", f"{type(value).__module__}:{type(value).__qualname__}", held]
+
+
+def name_of(value: Any) -> str:
+    """The name by which `named` finds a function or class, if it has one."""
+    name = getattr(value, "__name__", "")
+    if getattr(torch, name, None) is value:  # torch's built-in functions do not say where they are found
+        return f"torch:{name}"
+    return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
+
+
+def named(name: str) -> Any:
+    """What is called `module:qualified name` and loaded already; None if nothing is."""
+    module, _, qualified = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in qualified.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 class Restore:
@@ -205,11 +226,15 @@ class Restore:
         return new
 
     def _constant(self, node: Node, old: Any, path: str) -> Any:
-        if old is MISSING:
+        found = named(node[1]) if old is MISSING else old
+        if found is None:
             raise NoState(f"{path}: is made while a task trains and cannot be stored")
-        return old
+        return found
 
     _kept = _constant
+
+    def _device(self, node: Node, old: Any, path: str) -> torch.device:
+        return torch.device("cpu") if node[1] == "cpu" else self.device
 
     def _tensor(self, node: Node, old: Any, path: str) -> Tensor:
         _, device, kind, requires_grad = node
@@ -271,7 +296,7 @@ class Restore:
         return new
 
     def _items(self, node: Node, old: Any, path: str) -> Any:
-        kinds: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
+        kinds = {kind.__name__: kind for kind in (list, tuple, set, frozenset, deque, torch.Size)}
         same = type(old).__name__ == node[1]
         before = list(old) if same and not isinstance(old, (set, frozenset)) else []
         if isinstance(old, list):
@@ -304,15 +329,12 @@ class Restore:
 
     def _made(self, name: str, path: str) -> Any:
         """A new object of a class that is loaded already; a module as a copy of another of its class."""
-        module, _, qualified = name.partition(":")
-        cls = functools.reduce(
-            lambda owner, part: getattr(owner, part, None), qualified.split("."), sys.modules.get(module)
-        )
-        if not isinstance(cls, type):
+        cls: Any = named(name)
+        if not inspect.isclass(cls):
             raise NoState(f"{path}: there is no {name}")
         if cls in self._modules:
             return copy.deepcopy(self._modules[cls])
-        made = cls.__new__(cls)
+        made: Any = cls.__new__(cls)
         if isinstance(made, nn.Module):
             nn.Module.__init__(made)
         return made

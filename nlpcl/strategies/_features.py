@@ -16,6 +16,7 @@ class FeaturesPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[
     :param memory: as in `MemoryPlugin`.
     """
 
+    transient = ("_handle", "features")
     features: Tensor
     """Features (B, F) of the current mini-batch, from `after_forward` on."""
 
