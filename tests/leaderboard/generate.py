@@ -45,9 +45,7 @@ def record_of(
     """
     scores = flat(matrix) if isinstance(matrix, float) else matrix
     fields = _complete(strategy).model_dump(mode="json", exclude_unset=True)
-    tasks = [
-        {"name": name, "labels": ["positive", "negative"], "train": 20, "valid": 40, "test": 120} for name in TASKS
-    ]
+    tasks = [{"name": name, "labels": ["good", "bad"], "train": 20, "valid": 40, "test": 120} for name in TASKS]
     content: dict[str, Any] = {
         "status": "ok",
         "spec": {**fields, "order": order, "seed": seed, **(spec or {})},
