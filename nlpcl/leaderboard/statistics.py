@@ -21,7 +21,7 @@ def bootstrap_interval(differences: Sequence[float], confidence: float = 0.95) -
     :param differences: one of each block, in any order.
     :return: lower and upper end; None for fewer than two blocks.
     """
-    ordered = np.sort(np.asarray(differences, dtype=float))
+    ordered = np.sort(np.round(np.asarray(differences, dtype=float), DIGITS))
     if len(ordered) < 2:
         return None
     if ordered[0] == ordered[-1]:
@@ -36,6 +36,13 @@ def wilcoxon_p(differences: Sequence[float]) -> float:
     """Two-sided p of Wilcoxon's signed-rank test; 1 where no block differs. Blocks without a difference drop out."""
     rounded = np.round(np.asarray(differences, dtype=float), DIGITS)
     return float(stats.wilcoxon(rounded).pvalue) if rounded.any() else 1.0
+
+
+def direction(differences: Sequence[float]) -> int:
+    """Sign of the mean if the signed ranks agree with it, else 0: a few large differences may outweigh many small."""
+    rounded = np.round(np.asarray(differences, dtype=float), DIGITS)
+    ranked = float(np.sign(rounded) @ stats.rankdata(np.abs(rounded)))
+    return int(np.sign(ranked)) if ranked * rounded.mean() > 0 else 0
 
 
 def smallest_wilcoxon_p(blocks: int) -> float:

@@ -153,5 +153,6 @@ def test_the_order_of_blocks_does_not_matter() -> None:
 def test_intervals_of_few_blocks() -> None:
     assert bootstrap_interval([]) is None and bootstrap_interval([0.1]) is None
     assert bootstrap_interval([0.1, 0.1, 0.1]) == (0.1, 0.1)
+    assert bootstrap_interval([0.3, 0.1 + 0.2]) == (0.3, 0.3)
     interval = bootstrap_interval([0.1, 0.3])
     assert interval is not None and 0.1 <= interval[0] < interval[1] <= 0.3
