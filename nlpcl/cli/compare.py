@@ -71,9 +71,11 @@ def _field(text: str) -> tuple[str, str]:
 
 
 def _show(caption: str, columns: list[str], rows: list[list[str]]) -> None:
-    table = Table(title=caption, title_justify="left")
+    table = Table(title=caption, title_justify="left", box=None, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
+        last = i == len(columns) - 1
+        table.add_column(column.replace(" p", "\np"), justify="right" if i else "left", no_wrap=i > 0 and not last)
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    console.print()

@@ -171,13 +171,15 @@ def plot_ranks(comparison: Comparison, path: Path) -> None:
     critical_difference_diagram(
         pd.Series(c.ranking.ranks, c.labels),
         pd.DataFrame(np.asarray(c.ranking.nemenyi), c.labels, c.labels),
-        cd=c.ranking.critical_difference,
         alpha=c.alpha,
         ax=axes,
         label_fmt_left="{label} ({rank:.2f})",
         label_fmt_right="({rank:.2f}) {label}",
     )
-    title = f"average rank by {_words(c.metric)} over {len(c.blocks)} runs of each method (1 is best)"
+    runs, difference = len(c.blocks), c.ranking.critical_difference
+    title = (
+        f"average rank by {_words(c.metric)} over {runs} runs of each (1 is best), critical difference {difference:.2f}"
+    )
     axes.set_title(title, fontsize="medium")
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:].lower(), dpi=150)
