@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.leaderboard.files import Block, Run, differing, short, under
+from nlpcl.leaderboard.files import ABSENT, Block, Run, differing, short, under
 from nlpcl.leaderboard.statistics import (
     average_ranks,
     blocks_needed,
@@ -154,7 +154,7 @@ def _method(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
         for name, one, other in differing(done[0].spec, run.spec, (*BLOCK, *allow)):
             raise UsageError(
                 f"{label} has records with {name} {short(one)} and {short(other)}: "
-                f"choose with --where {name}={short(one)}."
+                f"choose with --where {name}={short(other if one == ABSENT else one)}."
             )
         known = by_block.setdefault(run.block, run)
         if (known.record.id, known.record.matrices) != (run.record.id, run.record.matrices):

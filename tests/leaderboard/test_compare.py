@@ -227,6 +227,10 @@ def test_a_method_is_one_setting(tmp_path: Path) -> None:
     assert compared(tmp_path, "ncl", "ewc", where={"learning_rate": rate}).blocks == [("0", 0)]
     with pytest.raises(UsageError, match="no record of ncl has learning_rate=7"):
         compared(tmp_path, "ncl", "ewc", where={"learning_rate": "7"})
+    file(tmp_path, "hat", spec={"epochs": {"*": 3}})
+    file(tmp_path, "hat", seed=1, spec={"epochs": 4})
+    with pytest.raises(UsageError, match=r"hat has records with .* and .*--where epochs(=4|\.\*=3)"):
+        compared(tmp_path, "ncl", "hat")
     own = flattened({"options": record_of("ewc").spec["options"]})
     name, value = next(iter(own.items()))
     with pytest.raises(UsageError, match="no record of ncl"):
