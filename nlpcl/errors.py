@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises, and the "did you mean" that goes with it."""
+"""The one exception a user's mistake raises, the "did you mean" that goes with it, and how both are shown."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ class UsageError(ValueError):
 def fold(name: str) -> str:
     """`name` without case, hyphens, underscores and blanks, + as p: `A-GEM` is `agem` and `DER++` is `derpp`."""
     return "".join(c for c in name.lower().replace("+", "p") if c not in "-_ ")
+
+
+def printable(text: str) -> str:
+    """`text` in one line, without the characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

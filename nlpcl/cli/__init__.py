@@ -1,4 +1,4 @@
-"""The command line: `nlpcl run`, `list`, `info` and `data`."""
+"""The command line: `nlpcl run`, `list`, `info`, `data`, `compare` and `leaderboard`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import typer
 
-from nlpcl.cli import data, run, show  # noqa: F401 - each adds its commands
+from nlpcl.cli import compare, data, leaderboard, run, show  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
-from nlpcl.errors import UsageError
+from nlpcl.errors import UsageError, printable
 
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
 ParserError: Any = typer.BadParameter.__base__
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         return outcome if isinstance(outcome, int) else 0
     if message:  # none where the help was shown instead
-        print(f"nlpcl: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"nlpcl: error: {printable(message)}", file=sys.stderr)
     return 2
 
 

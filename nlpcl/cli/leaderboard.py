@@ -1,0 +1,46 @@
+"""`nlpcl leaderboard`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nlpcl.cli.app import NAMES, app
+from nlpcl.errors import UsageError, printable
+
+RESULTS = Path("leaderboard/results")
+leaderboard = typer.Typer(help="File records for the leaderboard.", no_args_is_help=True, context_settings=NAMES)
+app.add_typer(leaderboard, name="leaderboard")
+
+
+@leaderboard.command("add", context_settings=NAMES)
+def leaderboard_add(
+    records: Annotated[list[Path], typer.Argument(help="record.json, one or more.")],
+    results: Annotated[Path, typer.Option("--results", help="The folder of results.")] = RESULTS,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a record of the same spec.")] = False,
+) -> None:
+    """Check records and file them; docs/protocol.md says what is checked."""
+    from nlpcl.leaderboard.submit import add, checked
+
+    for path in records:  # all or none
+        if (checked(path).measured.git or {}).get("dirty"):
+            print(f"note: {path} was made from a source tree with changes that no commit holds", file=sys.stderr)
+    for path in records:
+        target, new = add(path, results, replace=replace)
+        print(f"filed: {target}" if new else f"already there: {target}")
+
+
+@leaderboard.command("check", context_settings=NAMES)
+def leaderboard_check(folder: Annotated[Path, typer.Argument(help="The folder of results.")] = RESULTS) -> None:
+    """Check every record of a folder of results, and that each lies in its place."""
+    from nlpcl.leaderboard.submit import check
+
+    files, problems = check(folder)
+    for problem in problems:
+        print(printable(problem))
+    if problems:
+        raise UsageError(f"{len(problems)} of {files} file(s) in {folder} cannot stay as they are.")
+    print(f"{folder}: {files} record(s) checked")

@@ -1,0 +1,1 @@
+"""From records to comparisons and to a tested folder of results."""

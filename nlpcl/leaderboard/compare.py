@@ -1,0 +1,246 @@
+"""Methods compared on the same task orders and seeds, if they ran under one protocol (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nlpcl.errors import UsageError, suggest
+from nlpcl.leaderboard.files import ABSENT, Block, Run, differing, short, under
+from nlpcl.leaderboard.statistics import (
+    average_ranks,
+    blocks_needed,
+    bootstrap_interval,
+    critical_difference,
+    direction,
+    friedman,
+    holm,
+    nemenyi_p,
+    smallest_wilcoxon_p,
+    wilcoxon_p,
+)
+
+BLOCK = ("order", "seed")
+# A method brings its own optimization; every other field of the spec is protocol, and so is one added later.
+METHOD = ("strategy", "options", "learning_rate", "weight_decay", "schedule", "warmup", "clip_norm")
+DATA = ("encoder", "files", "tasks")
+HIGHER_IS_BETTER = {
+    "average_accuracy": True,
+    "learning_accuracy": True,
+    "bwt": True,
+    "forgetting": False,
+    "macro_f1": True,
+    "fwt_gem": True,
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """The finished runs of one method by block, and how many failed; `label` is how it was named."""
+
+    label: str
+    runs: dict[Block, Run]
+    failed: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`first` minus `second`, over all blocks.
+
+    :param difference: mean difference of the metric, as a fraction.
+    :param interval: its 95 % bootstrap interval; None for a single block.
+    :param p: of Wilcoxon's signed-rank test; `p_holm` is corrected for the number of pairs.
+    :param better: label of the better method where `p_holm` is at most alpha, else None.
+    """
+
+    first: str
+    second: str
+    difference: float
+    interval: tuple[float, float] | None
+    p: float
+    p_holm: float
+    better: str | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Average ranks (1 is best), Friedman's test and Nemenyi's critical difference, of three or more methods.
+
+    :param nemenyi: p of the pairs, (methods, methods).
+    """
+
+    ranks: np.ndarray
+    statistic: float
+    p: float
+    critical_difference: float
+    nemenyi: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the runs say about the methods.
+
+    :param blocks: order and seed of each block that counted.
+    :param values: the metric, (blocks, methods), as a fraction.
+    :param ranking: None for two methods or a single block.
+    :param notes: sentences the reader must see.
+    """
+
+    metric: str
+    alpha: float
+    labels: list[str]
+    blocks: list[Block]
+    values: np.ndarray
+    pairs: list[Pair]
+    ranking: Ranking | None
+    notes: list[str]
+
+
+def compare(
+    found: Mapping[str, Sequence[Run]],
+    metric: str = "average_accuracy",
+    *,
+    allow: Sequence[str] = (),
+    alpha: float = 0.05,
+) -> Comparison:
+    """Compare methods over the blocks that all of them have.
+
+    :param found: the runs of each method by its label, as `files.select` gives them; two methods or more.
+    :param metric: one of `HIGHER_IS_BETTER`.
+    :param allow: fields in which the protocol may differ.
+    :param alpha: level of significance, in (0, 1).
+    :raises UsageError: the protocols differ, a method is not one, the metric is missing, or no block is common.
+    """
+    if metric not in HIGHER_IS_BETTER:
+        raise UsageError(f"there is no metric {metric!r}. {suggest(metric, HIGHER_IS_BETTER)}")
+    if not 0 < alpha < 1:
+        raise UsageError(f"alpha must be between 0 and 1, not {alpha}.")
+    higher = HIGHER_IS_BETTER[metric]
+    _check_allowed(allow, [run for runs in found.values() for run in runs])
+    methods = [_method(label, runs, allow) for label, runs in found.items()]
+    common = set.intersection(*(set(method.runs) for method in methods))
+    _check_protocol(methods, common, allow)
+    if not common:
+        has = "; ".join(f"{method.label} has {_told(method.runs)}" for method in methods)
+        raise UsageError(f"no order and seed is common to all: {has}.")
+    blocks = sorted(common)
+    values = np.array([[_value(method.runs[block], metric) for method in methods] for block in blocks])
+    labels = [method.label for method in methods]
+    pairs = _pairs(labels, values, higher, alpha)
+    ranking = _ranking(values, higher, alpha) if len(methods) > 2 and len(blocks) > 1 else None
+    notes = [*_left_out(methods, common), *_too_few(len(blocks), len(methods), alpha)]
+    return Comparison(metric, alpha, labels, blocks, values, pairs, ranking, notes)
+
+
+def _check_allowed(allow: Sequence[str], runs: Sequence[Run]) -> None:
+    known = {name for run in runs for name in {**run.spec, **_facts(run)}}
+    known |= {name.partition(".")[0] for name in known}
+    for name in allow:
+        if name not in known:
+            raise UsageError(f"--allow: there is no field {name!r}. {suggest(name, known)}")
+
+
+def _method(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
+    """One method's runs, checked to be of one setting."""
+    done = [run for run in runs if run.record.status == "ok"]
+    if not done:
+        raise UsageError(f"{label} has only failed runs ({len(runs)}).")
+    by_block: dict[Block, Run] = {}
+    for run in done:
+        for name, one, other in differing(done[0].spec, run.spec, (*BLOCK, *allow)):
+            raise UsageError(
+                f"{label} has records with {name} {short(one)} and {short(other)}: "
+                f"choose with --where {name}={short(other if one == ABSENT else one)}."
+            )
+        known = by_block.setdefault(run.block, run)
+        if (known.record.id, known.record.matrices) != (run.record.id, run.record.matrices):
+            raise UsageError(f"{known.path} and {run.path} are of one order and seed but differ: keep one of them.")
+    return Method(label, by_block, failed=len(runs) - len(done))
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """All that a protocol fixes: the spec without the method, and the data that were really read."""
+    spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *BLOCK))}
+    return {**spec, **{f"data.{name}": run.record.data.get(name) for name in DATA}}
+
+
+def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequence[str]) -> None:
+    """Each method against the first: what was asked for, and in each block what was read."""
+    first = methods[0]
+    for method in methods[1:]:
+        if common:
+            pairs, ignored = [(first.runs[block], method.runs[block]) for block in sorted(common)], tuple(allow)
+        else:  # then any two runs show whether more than the order keeps the methods apart
+            pairs = [(next(iter(first.runs.values())), next(iter(method.runs.values())))]
+            ignored = (*allow, "data.files", "data.tasks")
+        for mine, other in pairs:
+            different = differing(_facts(mine), _facts(other), ignored)
+            if different:
+                told = "; ".join(f"{name}: {short(one)} and {short(two)}" for name, one, two in different)
+                flags = " ".join(f"--allow {name}" for name, *_ in different)
+                raise UsageError(
+                    f"{first.label} and {method.label} were not run under one protocol. They differ in {told}. "
+                    f"Where that is meant: {flags}."
+                )
+
+
+def _value(run: Run, metric: str) -> float:
+    value = run.record.derived()[metric]
+    if value is None:
+        raise UsageError(f"{run.path} ({run.spec['strategy']}) has no {metric}: it was not evaluated for it.")
+    return value
+
+
+def _pairs(labels: list[str], values: np.ndarray, higher: bool, alpha: float) -> list[Pair]:
+    indices = list(itertools.combinations(range(len(labels)), 2))
+    differences = [[float(x) for x in values[:, i] - values[:, j]] for i, j in indices]
+    raw = [wilcoxon_p(d) for d in differences]
+    made = []
+    for (i, j), d, p, p_holm in zip(indices, differences, raw, holm(raw), strict=True):
+        better = {0: None, 1: labels[i], -1: labels[j]}[direction(d) * (1 if higher else -1)]
+        winner = better if p_holm <= alpha else None
+        made.append(Pair(labels[i], labels[j], float(np.mean(d)), bootstrap_interval(d), p, p_holm, winner))
+    return made
+
+
+def _ranking(values: np.ndarray, higher: bool, alpha: float) -> Ranking:
+    blocks, k = values.shape
+    ranks = average_ranks(values, higher)
+    return Ranking(ranks, *friedman(values), critical_difference(k, blocks, alpha), nemenyi_p(ranks, blocks))
+
+
+def _told(blocks: Iterable[Block]) -> str:
+    return ", ".join(f"order {short(order)} seed {seed}" for order, seed in sorted(blocks))
+
+
+def _left_out(methods: Sequence[Method], common: set[Block]) -> list[str]:
+    """What does not count, and why."""
+    every = {block for method in methods for block in method.runs}
+    notes = [
+        f"{method.label} has no run of {_told(every - set(method.runs))}: not counted for any."
+        for method in methods
+        if every - set(method.runs)
+    ]
+    return notes + [f"{m.label}: {m.failed} failed run(s) not counted." for m in methods if m.failed]
+
+
+def _too_few(blocks: int, methods: int, alpha: float) -> list[str]:
+    """Where a test cannot reach significance, whatever the values."""
+    notes = []
+    pairs = methods * (methods - 1) // 2
+    least = min(1.0, pairs * smallest_wilcoxon_p(blocks))
+    if least > alpha:
+        corrected = f", corrected for {pairs} pairs," if pairs > 1 else ""
+        notes.append(
+            f"{blocks} run(s) of each method are too few: Wilcoxon's p{corrected} cannot be below {least:.3g}, "
+            f"whatever the values. {blocks_needed(alpha, pairs)} are needed to reach {alpha:g}."
+        )
+    if methods > 2 and blocks == 1:
+        notes.append("A single order and seed gives no ranking.")
+    elif methods > 2 and blocks <= 10:
+        notes.append(f"Friedman's p and the critical difference are rough with {blocks} runs of each method.")
+    return notes

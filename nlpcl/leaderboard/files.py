@@ -1,0 +1,120 @@
+"""Records found in folders, and what differs between two."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlpcl.errors import UsageError, fold, suggest
+from nlpcl.records import Record
+
+FILE = re.compile(r"record\.json|[0-9a-f]{16}\.json")
+ABSENT = "(absent)"
+WIDTH = 100
+
+Block = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A record, where it lies, its spec by dotted name with defaults filled in, and its order and seed."""
+
+    path: Path
+    record: Record
+    spec: dict[str, Any]
+    block: Block
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """:raises UsageError: the file is not a record that can be repeated."""
+        record = Record.load(path)
+        try:
+            spec = record.run_spec()
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+        flat = flattened(spec.model_dump(mode="json", exclude={"spec_version"}))
+        return cls(path, record, flat, (as_text(spec.order), spec.seed))
+
+
+def read(folder: Path) -> list[Run]:
+    """All records below a folder, whether named `record.json` or after their id; in order of path.
+
+    :raises UsageError: such a file is not a record.
+    """
+    return [Run.load(path) for path in sorted(folder.rglob("*.json")) if FILE.fullmatch(path.name)]
+
+
+def select(names: Sequence[str], pool: Sequence[Run], where: Mapping[str, str] | None = None) -> dict[str, list[Run]]:
+    """The runs that each name means.
+
+    :param names: `strategy`, `strategy@backbone`, a record or a folder of records.
+    :param pool: where strategies are looked up.
+    :param where: keep only runs with these values, by field of the spec (`options.name` for an option).
+    :raises UsageError: a name means nothing, or there are fewer than two.
+    """
+    if len(set(names)) < max(len(names), 2):
+        raise UsageError("compare needs two or more different methods.")
+    wanted = where or {}
+    found = {}
+    for name in names:
+        runs = [run for run in _named(name, pool) if all(_has(run, *field) for field in wanted.items())]
+        if not runs:
+            fields = " and ".join(f"{field}={value}" for field, value in wanted.items())
+            raise UsageError(f"no record of {name} has {fields}." if fields else f"{name} holds no record.")
+        found[name] = runs
+    return found
+
+
+def _named(name: str, pool: Sequence[Run]) -> list[Run]:
+    strategy, _, backbone = name.partition("@")
+    runs = [
+        run
+        for run in pool
+        if fold(run.spec["strategy"]) == fold(strategy) and (not backbone or run.spec["backbone"] == backbone)
+    ]
+    path = Path(name)
+    if runs:
+        return runs
+    if path.exists():
+        return read(path) if path.is_dir() else [Run.load(path)]
+    known = {run.spec["strategy"] for run in pool} | {f"{run.spec['strategy']}@{run.spec['backbone']}" for run in pool}
+    raise UsageError(f"there is no record of {name!r}, and no such file or folder. {suggest(name, known)}")
+
+
+def _has(run: Run, field: str, value: str) -> bool:
+    return field in run.spec and as_text(run.spec[field]) == value
+
+
+def flattened(content: Any, name: str = "") -> dict[str, Any]:
+    """Nested dicts as one, the names joined by dots; an empty dict is nothing."""
+    if not isinstance(content, dict):
+        return {name: content}
+    inner = (flattened(value, f"{name}.{key}" if name else str(key)) for key, value in content.items())
+    return {key: value for part in inner for key, value in part.items()}
+
+
+def as_text(value: Any) -> str:
+    """A value of a spec as it is written on the command line, a list or dict as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def short(text: str) -> str:
+    """`text`, cut where a sentence would be swamped by it."""
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+
+
+def under(name: str, fields: Iterable[str]) -> bool:
+    """Whether a dotted name is one of `fields` or inside one."""
+    return any(name == field or name.startswith(f"{field}.") for field in fields)
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[tuple[str, str, str]]:
+    """Name and both values, as text, of all fields that differ; sorted by name."""
+    ignored = tuple(ignore)
+    names = [name for name in sorted({*a, *b}) if not under(name, ignored)]
+    both = [(name, *(as_text(x[name]) if name in x else ABSENT for x in (a, b))) for name in names]
+    return [(name, mine, other) for name, mine, other in both if mine != other]

@@ -1,0 +1,390 @@
+"""`nlpcl compare`: what is paired, what is refused, and what is shown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nlpcl.cli import main
+from nlpcl.errors import UsageError
+from nlpcl.leaderboard import report
+from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, Comparison, compare
+from nlpcl.leaderboard.files import Run, differing, flattened, read, select
+from nlpcl.metrics import derive
+from nlpcl.spec import RunSpec
+from tests.leaderboard.generate import flat, record_of, triangle
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCKS = [(order, seed) for order in range(3) for seed in range(3)]
+
+
+def file(folder: Path, *given: Any, **changes: Any) -> Path:
+    record = record_of(*given, **changes)
+    path = folder / record.id / "record.json"
+    record.save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """ncl, ewc and hat on nine orders and seeds: ewc is always better than ncl, hat now and then."""
+    rng = np.random.default_rng(0)
+    for order, seed in BLOCKS:
+        base = float(rng.uniform(0.5, 0.6))
+        for strategy, gain in (
+            ("ncl", 0.0),
+            ("ewc", float(rng.uniform(0.02, 0.1))),
+            ("hat", float(rng.normal(0, 0.05))),
+        ):
+            file(tmp_path, strategy, order, seed, base + gain)
+    return tmp_path
+
+
+def compared(folder: Path, *names: str, **more: Any) -> Comparison:
+    where = more.pop("where", None)
+    return compare(select(names, read(folder), where), **more)
+
+
+def test_differences_are_paired_over_order_and_seed(folder: Path) -> None:
+    found = compared(folder, "ewc", "ncl")
+    scores = {
+        (run.spec["strategy"], run.spec["order"], run.spec["seed"]): run.record.matrices.accuracy[-1][0]
+        for run in read(folder)
+    }
+    expected = [scores[("ewc", *block)] - scores[("ncl", *block)] for block in BLOCKS]
+    (pair,) = found.pairs
+    assert pair.difference == pytest.approx(sum(expected) / 9)
+    assert pair.interval is not None and min(expected) < pair.interval[0] < pair.difference < pair.interval[1]
+    assert pair.p == pair.p_holm == 2 / 2**9 and pair.better == "ewc"
+    assert found.ranking is None and found.notes == []
+    assert compared(folder, "ncl", "ewc").pairs[0].difference == pytest.approx(-pair.difference)
+
+
+def test_three_methods_have_ranks_and_corrected_p(folder: Path) -> None:
+    found = compared(folder, "ncl", "ewc", "hat")
+    assert [(pair.first, pair.second) for pair in found.pairs] == [("ncl", "ewc"), ("ncl", "hat"), ("ewc", "hat")]
+    assert found.pairs[0].p_holm == pytest.approx(3 * 2 / 2**9) and found.pairs[0].better == "ewc"
+    assert found.ranking is not None
+    assert found.ranking.ranks.sum() == pytest.approx(6)
+    assert found.ranking.ranks.argmin() == found.values.mean(axis=0).argmax()
+    assert any("rough" in note for note in found.notes)
+
+
+def test_lower_forgetting_is_better(tmp_path: Path) -> None:
+    for seed in range(6):
+        kept, lost = 0.01 * seed, 0.01 * seed + 0.3
+        for strategy, loss in (("ncl", lost), ("ewc", kept)):
+            file(tmp_path, strategy, 0, seed, triangle([0.8], [0.8, 0.8], [0.8 - loss, 0.8 - loss, 0.8]))
+    found = compared(tmp_path, "ncl", "ewc", metric="forgetting")
+    assert found.pairs[0].difference == pytest.approx(0.3) and found.pairs[0].better == "ewc"
+    assert compared(tmp_path, "ncl", "ewc", metric="bwt").pairs[0].difference == pytest.approx(-0.3)
+    assert compared(tmp_path, "ncl", "ewc", metric="bwt").pairs[0].better == "ewc"
+
+
+def test_the_better_method_needs_mean_and_ranks_to_agree(tmp_path: Path) -> None:
+    """Eleven small gains and one large loss: significant by ranks, and yet worse on average."""
+    for seed in range(12):
+        file(tmp_path, "ncl", 0, seed, 0.7)
+        file(tmp_path, "ewc", 0, seed, 0.1 if seed == 11 else 0.71 + 0.001 * seed)
+    (pair,) = compared(tmp_path, "ewc", "ncl").pairs
+    assert pair.p < 0.05 and pair.difference < 0 and pair.better is None
+
+
+def test_every_derived_metric_has_a_direction() -> None:
+    assert set(HIGHER_IS_BETTER) == set(derive(flat(0.5), flat(0.5)))
+    assert set(METHOD) <= set(RunSpec.model_fields)
+
+
+CHANGES = [
+    ("benchmark", {"benchmark": "asc"}),
+    ("scenario", {"scenario": "dil"}),
+    ("tasks", {"tasks": 5}),
+    ("train_size", {"train_size": 21}),
+    ("epochs", {"epochs": 9}),
+    ("epochs.camera", {"epochs": {"*": 5, "camera": 1}}),
+    ("train_batch_size", {"train_batch_size": 8}),
+    ("backbone", {"backbone": "bert"}),
+    ("backbone_options.adapter_size", {"backbone_options": {"adapter_size": 32, "dropout": 0.1, "pooling": "mean"}}),
+    ("benchmark_options.more", {"benchmark_options": {"more": 1}}),
+    ("model", {"model": "roberta-base"}),
+    ("max_length", {"max_length": 32}),
+    ("padding", {"padding": "fixed"}),
+    ("precision", {"precision": "bf16"}),
+    ("eval", {"eval": "full"}),
+]
+
+
+@pytest.mark.parametrize(("field", "spec"), CHANGES)
+def test_another_protocol_is_refused_by_name(tmp_path: Path, field: str, spec: dict[str, Any]) -> None:
+    file(tmp_path, "ncl")
+    file(tmp_path, "ewc", spec=spec)
+    with pytest.raises(UsageError, match="not run under one protocol") as caught:
+        compared(tmp_path, "ncl", "ewc")
+    assert f" {field}: " in str(caught.value) and f"--allow {field}" in str(caught.value)
+    assert compared(tmp_path, "ncl", "ewc", allow=[field.partition(".")[0]]).blocks == [("0", 0)]
+
+
+def test_the_sentence_holds_every_field_with_both_values(tmp_path: Path) -> None:
+    file(tmp_path, "ncl")
+    file(tmp_path, "ewc", spec={"train_size": 7, "eval": "final"})
+    with pytest.raises(
+        UsageError, match=r"eval: seen and final; train_size: 20 and 7\..*--allow eval --allow train_size"
+    ):
+        compared(tmp_path, "ncl", "ewc")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("encoder", {"name": "minilm", "model.safetensors": "ffff"}), ("files", {"a.csv": "00"}), ("tasks", [])],
+)
+def test_other_data_are_another_protocol(tmp_path: Path, name: str, value: Any) -> None:
+    file(tmp_path, "ncl")
+    file(tmp_path, "ewc", data={**record_of().data, name: value})
+    with pytest.raises(UsageError, match=f"data.{name}"):
+        compared(tmp_path, "ncl", "ewc")
+    assert compared(tmp_path, "ncl", "ewc", allow=[f"data.{name}"]).blocks == [("0", 0)]
+
+
+def test_a_methods_own_settings_may_differ(tmp_path: Path) -> None:
+    own = {"learning_rate": 0.1, "weight_decay": 0.5, "schedule": "constant", "warmup": 0.0, "clip_norm": None}
+    file(tmp_path, "ncl")
+    file(tmp_path, "ewc", spec=own)
+    assert compared(tmp_path, "ncl", "ewc").blocks == [("0", 0)]
+
+
+def test_a_field_younger_than_a_record_has_its_default(tmp_path: Path) -> None:
+    file(tmp_path, "ncl")
+    spec = dict(record_of("ewc").spec)
+    del spec["clip_norm"], spec["train_size"]
+    record = record_of("ewc").model_copy(update={"spec": spec})
+    record.save(tmp_path / "old" / "record.json")
+    with pytest.raises(UsageError, match="differ in train_size: 20 and null"):
+        compared(tmp_path, "ncl", "ewc")
+
+
+def test_what_does_not_count_is_told(tmp_path: Path) -> None:
+    for order in range(7):
+        file(tmp_path, "ncl", order, 0, 0.5)
+        if order != 3:
+            file(tmp_path, "ewc", order, 0, 0.6)
+    file(tmp_path, "ewc", 3, 0, status="failed", error="out of memory")
+    found = compared(tmp_path, "ncl", "ewc")
+    assert found.blocks == [(str(order), 0) for order in (0, 1, 2, 4, 5, 6)]
+    assert found.notes == [
+        "ewc has no run of order 3 seed 0: not counted for any.",
+        "ewc: 1 failed run(s) not counted.",
+    ]
+    assert found.pairs[0].interval == pytest.approx((-0.1, -0.1))
+
+
+def test_too_few_runs_are_said_to_be(tmp_path: Path) -> None:
+    for seed in range(5):
+        for i, strategy in enumerate(("ncl", "ewc", "hat")):
+            file(tmp_path, strategy, 0, seed, 0.1 * i + 0.01 * seed)
+    found = compared(tmp_path, "ncl", "hat")
+    assert found.pairs[0].p == 0.0625 and found.pairs[0].better is None
+    assert len(found.notes) == 1 and "cannot be below 0.0625" in found.notes[0] and "6 are needed" in found.notes[0]
+    notes = compared(tmp_path, "ncl", "ewc", "hat").notes
+    assert "corrected for 3 pairs, cannot be below 0.188" in notes[0] and "7 are needed" in notes[0]
+
+
+def test_a_single_run_of_each(tmp_path: Path) -> None:
+    for i, strategy in enumerate(("ncl", "ewc", "hat")):
+        file(tmp_path, strategy, matrix=0.5 + 0.1 * i)
+    found = compared(tmp_path, "ncl", "ewc", "hat")
+    assert found.ranking is None and found.pairs[0].interval is None and found.pairs[0].p == 1
+    assert "A single order and seed gives no ranking." in found.notes
+    for write in (report.markdown, report.latex, report.as_csv, report.as_json):
+        assert write(found)
+
+
+def test_nothing_in_common(tmp_path: Path) -> None:
+    file(tmp_path, "ncl", 0)
+    file(tmp_path, "ewc", ["camera", "laptop", "restaurant"])
+    with pytest.raises(UsageError, match="no order and seed is common") as caught:
+        compared(tmp_path, "ncl", "ewc")
+    assert "ncl has order 0 seed 0" in str(caught.value) and '"camera"' in str(caught.value)
+    file(tmp_path, "hat", 1, spec={"train_size": 7})
+    with pytest.raises(UsageError, match="train_size"):
+        compared(tmp_path, "ncl", "hat")
+
+
+def test_a_method_is_one_setting(tmp_path: Path) -> None:
+    file(tmp_path, "ncl")
+    file(tmp_path, "ewc")
+    file(tmp_path, "ewc", seed=1, spec={"learning_rate": 0.25})
+    with pytest.raises(UsageError, match=r"ewc has records with learning_rate .* 0\.25.*--where learning_rate="):
+        compared(tmp_path, "ncl", "ewc")
+    rate = json.dumps(record_of("ewc").spec["learning_rate"])
+    assert compared(tmp_path, "ncl", "ewc", where={"learning_rate": rate}).blocks == [("0", 0)]
+    with pytest.raises(UsageError, match="no record of ncl has learning_rate=7"):
+        compared(tmp_path, "ncl", "ewc", where={"learning_rate": "7"})
+    file(tmp_path, "hat", spec={"epochs": {"*": 3}})
+    file(tmp_path, "hat", seed=1, spec={"epochs": 4})
+    with pytest.raises(UsageError, match=r"hat has records with .* and .*--where epochs(=4|\.\*=3)"):
+        compared(tmp_path, "ncl", "hat")
+    own = flattened({"options": record_of("ewc").spec["options"]})
+    name, value = next(iter(own.items()))
+    with pytest.raises(UsageError, match="no record of ncl"):
+        compared(tmp_path, "ncl", "ewc", where={name: "none such"})
+    assert value != "none such"
+
+
+def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path: Path) -> None:
+    file(tmp_path, "ncl")
+    file(tmp_path, "ewc")
+    record_of("ewc").save(tmp_path / "again" / "record.json")
+    assert compared(tmp_path, "ncl", "ewc").blocks == [("0", 0)]
+    record_of("ewc", matrix=0.6).save(tmp_path / "other" / "record.json")
+    with pytest.raises(UsageError, match="of one order and seed but differ"):
+        compared(tmp_path, "ncl", "ewc")
+
+
+def test_how_methods_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = file(tmp_path / "mine", "derpp", matrix=0.6)
+    file(tmp_path / "runs", "derpp", spec={"backbone": "bert"})
+    file(tmp_path / "runs", "derpp")
+    record_of("ncl").save(tmp_path / "runs" / f"{record_of('ncl').id}.json")
+    (tmp_path / "runs" / "study.json").write_text("{}")
+    pool = read(tmp_path / "runs")
+    assert len(pool) == 3
+    found = select(["DER++@bert_adapter", "mine", str(one), "ncl", "derpp"], pool)
+    assert [len(runs) for runs in found.values()] == [1, 1, 1, 1, 2]
+    assert found["mine"][0].path.samefile(one)
+    with pytest.raises(UsageError, match="Did you mean derpp"):
+        select(["derp", "ncl"], pool)
+    with pytest.raises(UsageError, match="no such file"):
+        select(["ncl", "gone/record.json"], pool)
+    with pytest.raises(UsageError, match="derpp has records with backbone bert"):
+        compare(select(["ncl", "derpp"], pool))
+    for names in (["ncl"], ["ncl", "ncl"]):
+        with pytest.raises(UsageError, match="two or more different"):
+            select(names, pool)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty holds no record"):
+        select(["ncl", "empty"], pool)
+
+
+def test_different_backbones_on_purpose(tmp_path: Path) -> None:
+    file(tmp_path, "ncl")
+    file(tmp_path, "ncl", matrix=0.6, spec={"backbone": "bert"})
+    names = ("ncl@bert", "ncl@bert_adapter")
+    with pytest.raises(UsageError, match="backbone: bert and bert_adapter"):
+        compared(tmp_path, *names)
+    assert compared(tmp_path, *names, allow=["backbone"]).pairs[0].difference == pytest.approx(0.1)
+    with pytest.raises(UsageError, match="Did you mean backbone"):
+        compared(tmp_path, *names, allow=["backbones"])
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"metric": "accuracy"}, "no metric"),
+        ({"metric": "fwt_gem"}, "has no fwt_gem"),
+        ({"alpha": 1.5}, "between 0 and 1"),
+    ],
+)
+def test_questions_without_an_answer(tmp_path: Path, more: dict[str, Any], told: str) -> None:
+    file(tmp_path, "ncl")
+    file(tmp_path, "ewc")
+    with pytest.raises(UsageError, match=told):
+        compared(tmp_path, "ncl", "ewc", **more)
+
+
+def test_only_failed_runs_and_records_that_cannot_be_repeated(tmp_path: Path) -> None:
+    file(tmp_path, "ncl")
+    file(tmp_path, "ewc", status="failed", error="x")
+    with pytest.raises(UsageError, match="ewc has only failed runs"):
+        compared(tmp_path, "ncl", "ewc")
+    record_of(spec={"spec_version": None}).save(tmp_path / "half" / "record.json")
+    with pytest.raises(UsageError, match=r"half/record\.json: .*cannot be repeated"):
+        read(tmp_path)
+
+
+def test_differing_is_exact() -> None:
+    a, b = flattened({"x": {"y": 1, "z": {}}, "u": [1]}), flattened({"x": {"y": 2}, "u": [1], "w": "1"})
+    assert differing(a, b) == [("w", "(absent)", "1"), ("x.y", "1", "2")]
+    assert differing(a, b, ["x"]) == [("w", "(absent)", "1")] and differing(a, a) == []
+
+
+def test_tables(folder: Path) -> None:
+    found = compared(folder, "ncl", "ewc", "hat")
+    text = report.markdown(found)
+    assert f"| ewc | 9 | {100 * found.values[:, 1].mean():.2f} |" in text
+    assert f"| {100 * found.values[:, 1].std(ddof=1):.2f} |" in text and "Friedman" in text
+    assert len([line for line in text.splitlines() if line.startswith("|")]) == 2 + 3 + 2 + 3
+    lines = list(csv.DictReader(io.StringIO(report.as_csv(found))))
+    whole = report.as_json(found)
+    for line, pair, known in zip(lines, whole["pairs"], found.pairs, strict=True):
+        assert float(line["difference"]) == pair["difference"] == known.difference
+        assert float(line["low"]) == known.interval[0] if known.interval else line["low"] == ""
+        assert float(line["nemenyi_p"]) == pair["nemenyi_p"] <= 1
+    assert whole["values"]["hat"] == pytest.approx(list(found.values[:, 2]))
+    assert json.loads(json.dumps(whole, allow_nan=False))["ranking"]["average_ranks"].keys() == {"ncl", "ewc", "hat"}
+
+
+def test_names_cannot_break_a_table(folder: Path) -> None:
+    runs = select(["ncl", "ewc"], read(folder))
+    found = compare({r"a_b|c\&%": runs["ncl"], "ewc": runs["ewc"]})
+    assert r"a_b\|c\&%" in report.markdown(found)
+    assert r"a\_b|c\textbackslash{}\&\%" in report.latex(found)
+    rows = [line for line in report.latex(found).splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 5 and all(line.count(" & ") == rows[0].count(" & ") for line in rows[:3])
+
+
+def test_the_command(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    argv = ["compare", "ncl", "ewc", "hat", "--results", str(folder)]
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    assert "average accuracy, %" in shown and "ewc − hat" in shown and "critical difference" in shown
+    assert main([*argv, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert main([*argv, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == whole
+    for form, sign in (("markdown", "| --- |"), ("latex", r"\toprule"), ("csv", "metric,first,second")):
+        assert main([*argv, "--format", form, "--metric", "macro_f1"]) == 0
+        assert sign in capsys.readouterr().out
+    assert main([*argv, "--where", "order=1"]) == 0
+    assert "3 run(s) of each method are too few" in " ".join(capsys.readouterr().out.split())
+    for wrong in (["--where", "order"], ["--results", str(folder / "absent")], ["--metric", "x"], ["--format", "html"]):
+        assert main([*argv, *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_diagram(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("scikit_posthocs")
+    argv = ["compare", "ncl", "ewc", "hat", "--results", str(folder), "--plot"]
+    for name, start in (("cd.png", b"\x89PNG"), ("new/cd.svg", b"<?xml")):
+        assert main([*argv, str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_bytes().startswith(start)
+    assert main([*argv, str(tmp_path / "cd.txt")]) == 2
+    (tmp_path / "file").write_text("x")
+    assert main([*argv, str(tmp_path / "file" / "cd.png")]) == 2
+    assert main(["compare", "ncl", "ewc", "--results", str(folder), "--plot", str(tmp_path / "two.png")]) == 2
+    assert "three or more methods" in capsys.readouterr().err
+
+
+def test_the_script_is_the_command_and_loads_no_torch(folder: Path) -> None:
+    argv = ["compare", "ncl", "ewc", "--results", str(folder), "--format", "csv"]
+    code = f"import sys; from nlpcl.cli import main; assert main({argv!r}) == 0; assert 'torch' not in sys.modules"
+    plain = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert plain.returncode == 0, plain.stderr
+    script = subprocess.run(
+        [sys.executable, "leaderboard/compare.py", *argv[1:]], cwd=ROOT, capture_output=True, text=True
+    )
+    assert script.stdout == plain.stdout != ""
+
+
+def test_runs_are_read_with_their_defaults(tmp_path: Path) -> None:
+    run = Run.load(file(tmp_path, "ncl", "seed:3", 4))
+    assert run.block == ("seed:3", 4) and run.spec["backbone_options.adapter_size"] == 64 and "options" not in run.spec
