@@ -115,14 +115,24 @@ def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, *
     assert spec.learning_rate is not None and spec.weight_decay is not None
     entry = strategies.get(spec.strategy)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay, eps=1e-6)
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=spec.learning_rate,
+        weight_decay=spec.weight_decay,
+        eps=1e-6,
+        fused=True if device.type == "cuda" else None,
+    )
     engine = {}
     if entry.engine:
         engine = {
-            "precision": spec.precision,
+            "precision": "fp32" if spec.precision == "tf32" else spec.precision,
             "schedule": spec.schedule,
             "warmup": spec.warmup,
             "clip_norm": spec.clip_norm,
+            "best_epoch": spec.best_epoch,
+            "patience": spec.patience,
+            "plateau_factor": spec.plateau_factor,
+            "min_learning_rate": spec.min_learning_rate,
         }
     return entry.target(
         model=model,
@@ -265,7 +275,7 @@ class _Job:
             keeper = Keeper(folder, self.strategy, self.benchmark, minutes, self._facts, self.tell)
             start = self._resume(keeper)
         try:
-            with stopped_by_signals(keeper):
+            with stopped_by_signals(keeper), runtime.matrix_products(tf32=spec.precision == "tf32"):
                 fit(
                     self.strategy,
                     self.benchmark,
@@ -375,6 +385,9 @@ def _sizes(model: ContinualModel, strategy: Any) -> dict[str, Any]:
     total = sum(p.numel() for p in model.parameters())
     encoder = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     sizes: dict[str, Any] = {"parameters": total, "parameters_frozen_at_end": encoder}
+    selection = getattr(strategy, "selection", None)
+    if selection is not None and selection.active:
+        sizes["best_epochs"] = list(selection.best_epochs)
     masks = getattr(strategy, "masks", None)
     if masks is not None:
         sizes["undecided_gates"] = [round(share, 6) for share in masks.undecided]

@@ -19,6 +19,7 @@ BUILT_IN = {
     *("self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device"),
     *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding", "input_shape"),
     *("precision", "schedule", "warmup", "clip_norm"),
+    *("best_epoch", "patience", "plateau_factor", "min_learning_rate"),
     *("scenario", "order", "tokenizer", "max_length", "tasks", "train_size", "seed", "root"),
 }
 MISSING = inspect.Parameter.empty

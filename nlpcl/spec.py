@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.options import check_options, options_of
+from nlpcl.options import Option, check_options, options_of
 from nlpcl.presets import preset_for
 from nlpcl.registry import (
     BackboneEntry,
@@ -28,6 +28,11 @@ Count = Annotated[int, Field(ge=1)]
 NEEDED = (
     *("options", "backbone_options", "epochs", "train_batch_size", "learning_rate"),
     *("weight_decay", "schedule", "warmup", "precision", "eval", "backbone"),
+)
+# Settings of training that `--set` reaches, too.
+SETTINGS = (
+    *("learning_rate", "weight_decay", "schedule", "warmup", "clip_norm"),
+    *("best_epoch", "patience", "plateau_factor", "min_learning_rate"),
 )
 # Of these a spec has all, on text, or none; but without `model` a backbone of word vectors trains its own.
 OF_TEXT = ("model", "max_length", "padding")
@@ -47,6 +52,9 @@ class RunSpec(BaseModel):
     :param model: the encoder of text: `minilm`, a local folder or a hub name; of backbones `w2v` and `w2v_as` the file
         of word vectors, and if there is none, vectors are trained on the first task's training text.
     :param epochs: of every task, or by task name with `*` for the rest.
+    :param schedule: of the learning rate within a task; `plateau` and `best_epoch`, with `patience`, `plateau_factor`
+        and `min_learning_rate`, look at the task's validation data: see `ContinualStrategy`.
+    :param precision: `tf32` is fp32 with the GPU's faster products of matrices; on a CPU the two are the same.
     :param eval: after each task test on those `seen`, on all (`full`), or once at the end (`final`).
     :param spec_version: set by `filled`; a spec that has it is complete and never filled again.
     """
@@ -70,10 +78,14 @@ class RunSpec(BaseModel):
     train_batch_size: Count | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
-    schedule: Literal["linear", "constant"] | None = None
+    schedule: Literal["linear", "constant", "plateau"] | None = None
     warmup: Share | None = None
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
+    best_epoch: bool = False
+    patience: Count = 5
+    plateau_factor: Annotated[float, Field(gt=1)] = 3.0
+    min_learning_rate: Annotated[float, Field(ge=0)] = 1e-4
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None
     eval: Literal["seen", "full", "final"] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     spec_version: int | None = None
@@ -137,6 +149,9 @@ class RunSpec(BaseModel):
             values[field] = check_options(entry.name, options_of(entry.target, defaults), chosen)
         if not strategy.engine:
             _only_plain(strategy.name, values)
+        # A field that came later is stored only where it says something, so that older ids stay.
+        later = {n for n, field in RunSpec.model_fields.items() if n in SETTINGS and field.default is not None}
+        values = {n: v for n, v in values.items() if n not in later or v != RunSpec.model_fields[n].default}
         return RunSpec.parse({**values, "spec_version": SPEC_VERSION})
 
     def _model(self, benchmark: BenchmarkEntry, backbone: BackboneEntry) -> str | None:
@@ -174,6 +189,12 @@ class RunSpec(BaseModel):
         return self.epochs
 
 
+def training_settings() -> dict[str, Option]:
+    """The settings of training, as options that a text can set."""
+    hints = get_type_hints(RunSpec)
+    return {name: Option(name, hints[name], RunSpec.model_fields[name].default, "") for name in SETTINGS}
+
+
 def spec_id(stored: Mapping[str, Any]) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a complete spec's canonical JSON.
 
@@ -184,7 +205,7 @@ def spec_id(stored: Mapping[str, Any]) -> str:
 
 
 def _only_plain(name: str, values: Mapping[str, Any]) -> None:
-    fixed = {"precision": "fp32", "schedule": "constant", "clip_norm": None}
+    fixed = {"precision": "fp32", "schedule": "constant", "clip_norm": None, "best_epoch": False}
     for field, value in fixed.items():
         if values[field] != value:
             raise UsageError(

@@ -73,7 +73,7 @@ def test_the_original_toolkits_command_line(capsys: Any) -> None:
         ("run --set lamb=NaN", "numbers must be finite"),
         ("run --order=--5", "unknown task"),
         ("run --order ²", "unknown task"),
-        ("run --epochs three", "valid integer"),
+        ("run --epochs three", "--epochs takes a number"),
         ("run --from nowhere.json", "cannot read"),
         ("run --from nowhere.json --seed 3", "does not go with --seed"),
         ("run --benchmark asc --data-root nowhere", "not a folder"),

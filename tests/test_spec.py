@@ -18,7 +18,8 @@ def filled(**given: Any) -> RunSpec:
 def test_filling_writes_everything_out_and_is_done_once() -> None:
     spec = filled(benchmark="ASC", strategy="CTR")
     assert (spec.benchmark, spec.strategy) == ("asc", "ctr")
-    assert set(spec.model_dump(exclude_unset=True)) == set(RunSpec.model_fields)
+    later = {"best_epoch", "patience", "plateau_factor", "min_learning_rate"}
+    assert set(spec.model_dump(exclude_unset=True)) == set(RunSpec.model_fields) - later
     assert spec.options is not None and spec.options["lamb"] == 0.75
     assert spec.filled() is spec
 
@@ -85,3 +86,11 @@ def test_a_stored_spec_without_a_later_field_is_still_complete() -> None:
     del stored["benchmark_options"]
     old = RunSpec.parse(stored)
     assert old.filled() is old and old.id == spec_id(stored)
+
+
+def test_settings_that_came_later_are_stored_only_where_they_say_something() -> None:
+    plain = RunSpec.parse({"strategy": "ncl"}).filled()
+    assert "patience" not in plain.model_dump(exclude_unset=True)
+    assert RunSpec.parse({"strategy": "ncl", "patience": 5}).filled().id == plain.id
+    chosen = RunSpec.parse({"strategy": "ncl", "patience": 3, "best_epoch": True}).filled()
+    assert chosen.id != plain.id and RunSpec.parse(chosen.model_dump(exclude_unset=True)) == chosen

@@ -16,21 +16,35 @@ if TYPE_CHECKING:
     from nlpcl.spec import RunSpec
 
 
-def _assignments(pairs: list[str], strategy: str, backbone: str, benchmark: str) -> dict[str, dict[str, Any]]:
-    """`--set name=value` as options of the strategy, the backbone or the benchmark, whichever has that name first."""
+def _assignments(pairs: list[str], strategy: str, backbone: str, benchmark: str) -> dict[str, Any]:
+    """`--set name=value` as fields of a spec; strategy, backbone, benchmark, training are asked in turn."""
     if not pairs:
         return {}
     from nlpcl.options import options_of, parse_options
     from nlpcl.registry import backbones, benchmarks, strategies
+    from nlpcl.spec import training_settings
 
     method, body, stream = strategies.get(strategy), backbones.get(backbone), benchmarks.get(benchmark)
     owners = {
         method.name: options_of(method.target, method.defaults),
         body.name: options_of(body.target),
         stream.name: options_of(stream.target),
+        "training": training_settings(),
     }
-    fields = dict(zip(owners, ("options", "backbone_options", "benchmark_options"), strict=True))
-    return {fields[owner]: chosen for owner, chosen in parse_options(pairs, owners).items() if chosen}
+    found = parse_options(pairs, owners)
+    fields = dict(zip(owners, ("options", "backbone_options", "benchmark_options"), strict=False))
+    return {fields[owner]: chosen for owner, chosen in found.items() if chosen and owner in fields} | found["training"]
+
+
+def _epochs(text: str) -> int | dict[str, int]:
+    """`5`, or by task `laptop=10,*=30`."""
+    try:
+        if "=" not in text:
+            return int(text)
+        pairs = [pair.rpartition("=") for pair in text.split(",")]
+        return {name.strip(): int(number) for name, _, number in pairs}
+    except ValueError as error:
+        raise UsageError(f"--epochs takes a number, or task=number,*=number, not {text!r}.") from error
 
 
 @app.command(context_settings=NAMES)
@@ -50,7 +64,9 @@ def run(
             help="An encoder: minilm (default), a folder or a hub name; for w2v and w2v_as a file of word vectors.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", "--num-train-epochs")] = None,
+    epochs: Annotated[
+        str | None, typer.Option("--epochs", "--num-train-epochs", help="Of each task, or laptop=10,*=30.")
+    ] = None,
     train_batch_size: Annotated[int | None, typer.Option("--train-batch-size")] = None,
     eval_batch_size: Annotated[int, typer.Option("--eval-batch-size", min=1)] = 128,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate")] = None,
@@ -66,12 +82,12 @@ def run(
         str | None, typer.Option("--eval", help="Test after each task on: seen, full; or final.")
     ] = None,
     padding: Annotated[str | None, typer.Option(help="dynamic or fixed.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, tf32, bf16 or fp16.")] = None,
     data_root: DataRoot = None,
     out: Annotated[Path, typer.Option("--out", "--output-dir", help="Folder for records.")] = Path("runs"),
     assign: Annotated[
         list[str] | None,
-        typer.Option("--set", help="name=value, an option of strategy, backbone or benchmark; repeatable."),
+        typer.Option("--set", help="name=value, an option of strategy, backbone, benchmark or training; repeatable."),
     ] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Repeat the run of this record.json.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -97,7 +113,7 @@ def run(
         "scenario": None if scenario is None else scenario_of(scenario),
         "order": None if order is None else number_or_names(order),
         "model": model,
-        "epochs": epochs,
+        "epochs": None if epochs is None else _epochs(epochs),
         "train_batch_size": train_batch_size,
         "learning_rate": learning_rate,
         "max_length": max_length,

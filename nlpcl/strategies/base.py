@@ -20,10 +20,11 @@ from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.sizes import model_bytes
 from nlpcl.strategies._batches import batch_rows, loader_of
 from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
+from nlpcl.strategies._selection import Selection
 from nlpcl.strategies._watch import Watch
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Schedule = Literal["constant", "linear"]
+Schedule = Literal["constant", "linear", "plateau"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -73,9 +74,15 @@ class ContinualStrategy(SupervisedTemplate):
     :param criterion: loss of the logits (B, C) and the labels (B,).
     :param evaluator: as in Avalanche; by default accuracy is measured and nothing is printed.
     :param precision: fp32, or autocast to bf16 or fp16 (the latter with loss scaling).
-    :param schedule: `constant`, or `linear` warm-up and decay over each experience.
+    :param schedule: `constant`, `linear` warm-up and decay over each experience, or `plateau`: constant until the
+        validation loss stalls, see `patience`.
     :param warmup: share of an experience's steps in which the learning rate rises, in [0, 1].
     :param clip_norm: largest norm of the gradient of all clipped parameters together; None: no clipping.
+    :param best_epoch: at the end of an experience restore the parameters of the epoch with the lowest loss on its
+        validation data, which its benchmark's `valid_stream` holds; on a plateau schedule always so.
+    :param patience: on a plateau schedule, epochs without a lower validation loss before the rate is lowered.
+    :param plateau_factor: what it is divided by then, above 1.
+    :param min_learning_rate: training of the experience ends when the rate would fall below.
     :param parity: restore what the original toolkit did and this one does not: the linear schedule applied twice, Adam
         without bias correction, the gradient clipped tensor by tensor, pooler frozen, operators that see padding.
     """
@@ -100,6 +107,10 @@ class ContinualStrategy(SupervisedTemplate):
         schedule: Schedule = "constant",
         warmup: float = 0.1,
         clip_norm: float | None = None,
+        best_epoch: bool = False,
+        patience: int = 5,
+        plateau_factor: float = 3.0,
+        min_learning_rate: float = 1e-4,
         parity: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -123,6 +134,7 @@ class ContinualStrategy(SupervisedTemplate):
         self.warmup = warmup
         self.clip_norm = clip_norm
         self.parity = parity
+        self.selection = Selection(best_epoch, schedule == "plateau", patience, plateau_factor, min_learning_rate)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.watch: Watch | None = None
         self._template = optimizer
@@ -159,7 +171,7 @@ class ContinualStrategy(SupervisedTemplate):
         schedule = original_schedule if self.parity else linear_schedule
 
         def factor(step: int) -> float:
-            of_schedule = schedule(step, total, self.warmup) if self.schedule == "linear" else 1.0
+            of_schedule = schedule(step, total, self.warmup) if self.schedule == "linear" else self.selection.scale
             return of_schedule * uncorrected(step, betas) if self.parity and betas else of_schedule
 
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
@@ -170,7 +182,11 @@ class ContinualStrategy(SupervisedTemplate):
         :raises UsageError: a loss was not finite.
         """
         first = 0 if self.watch is None else self.watch.enter(self)
-        for epoch in range(self.train_epochs if first is None else first, self.train_epochs):
+        if first is None:
+            return
+        if self.watch is None or not self.watch.joining:
+            self.selection.begin()
+        for epoch in range(first, self.train_epochs):
             if self.watch is None or not self.watch.joining:
                 self._before_training_epoch(**kwargs)
             if self._stop_training:  # type: ignore[has-type]
@@ -181,6 +197,10 @@ class ContinualStrategy(SupervisedTemplate):
             self.training_epoch(**kwargs)
             self.check_losses()
             self._after_training_epoch(**kwargs)
+            if self.selection.active and self.selection.after_epoch(self, epoch, self._template.defaults["lr"]):
+                break
+        if self.selection.active:
+            self.selection.finish(self)
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         bad = ~self.loss.detach().isfinite().all() & (self._bad_step < 0)

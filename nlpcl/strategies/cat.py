@@ -55,6 +55,7 @@ from nlpcl.models.task_transfer import TransferModel, readout_logits, train_read
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import numbered_batches
 from nlpcl.strategies._masks import MASK_PRESETS, MaskInference, MaskPlugin, site_factors
+from nlpcl.strategies._selection import validation_of
 from nlpcl.strategies.base import DTYPES, ContinualStrategy, continual_model, logits_of, on_device
 
 HELD_OUT = 0.1
@@ -64,11 +65,9 @@ SETTINGS = ("precision", "schedule", "warmup", "clip_norm", "parity")
 
 def data_for(experience: Any) -> tuple[Any, Any, bool]:
     """Training and validation data of an experience, and whether the latter are held out of its training data."""
-    benchmark = getattr(experience.origin_stream, "benchmark", None)
-    valid = getattr(benchmark, "valid_stream", None)
-    data = experience.dataset.train()
-    if valid:
-        return data, valid[experience.current_experience].dataset.eval(), False
+    data, valid = experience.dataset.train(), validation_of(experience)
+    if valid is not None:
+        return data, valid, False
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(0)).tolist()
     cut = max(1, round(HELD_OUT * len(data)))
     return data.subset(rows[cut:]), data.subset(rows[:cut]).eval(), True
