@@ -288,7 +288,8 @@ class _Job:
                     keeper=keeper,
                 )
         except UsageError as error:
-            raise Failed(str(error), self._record("failed", str(error))) from error
+            kept = "" if keeper is None or keeper.latest is None else f" The last good checkpoint is {keeper.latest}."
+            raise Failed(f"{error}{kept}", self._record("failed", str(error))) from error
         except (RuntimeError, MemoryError) as error:
             if not _of_memory(error):
                 raise

@@ -27,6 +27,8 @@ class Context:
     forward passes, so that what is computed once a pass can be told from what is stale.
     """
 
+    transient = ("task", "mask")
+
     task: TaskLabels = 0
     mask: Tensor | None = None
     batch: int = 0
