@@ -221,7 +221,9 @@ def test_out_of_memory_says_the_batch_and_what_helps(
         raise error
 
     monkeypatch.setattr(ContinualStrategy, "backward", full)
-    with pytest.raises(UsageError, match=r"--train-batch-size 8: try a smaller one.*--precision bf16"):
+    with pytest.raises(
+        UsageError, match=r"--train-batch-size 8: try a smaller one, --gradient-checkpointing or --precision bf16"
+    ):
         run(interrupted[0], folders["til"], tmp_path)
 
 

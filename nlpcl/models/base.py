@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,21 +44,31 @@ class Context:
             listener()
 
     def recalled(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For a layer that is computed again in the backward pass: the context then is the one of now."""
-        return nullcontext(), self._as(self.task, self.mask, self.gates)
-
-    @contextmanager
-    def _as(self, task: TaskLabels, mask: Tensor | None, gates: dict[str, Tensor]) -> Iterator[None]:
-        now = self.task, self.mask, self.gates
-        self.task, self.mask, self.gates = task, mask, gates
-        try:
-            yield
-        finally:
-            self.task, self.mask, self.gates = now
+        """For a layer that is computed again in backward passes: the context is then the one of now."""
+        return nullcontext(), _Recalled(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # The last batch's gates hold a graph, which cannot be copied and means nothing in a copy.
         return {**self.__dict__, "gates": {}}
+
+
+class _Recalled(AbstractContextManager[None]):
+    """Within it, as often as it is entered, the context is as it was when this was made."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.then = (context.task, context.mask, context.gates)
+
+    def __enter__(self) -> None:
+        self._exchange()
+
+    def __exit__(self, *error: object) -> None:
+        self._exchange()
+
+    def _exchange(self) -> None:
+        context, then = self.context, self.then
+        self.then = (context.task, context.mask, context.gates)
+        context.task, context.mask, context.gates = then
 
 
 @dataclass(frozen=True)

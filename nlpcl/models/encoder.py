@@ -164,8 +164,8 @@ class EncoderBackbone(Backbone):
         model = self.encoder.model
         if not model.supports_gradient_checkpointing:
             raise UsageError(f"a {type(model).__name__} does not know --gradient-checkpointing.")
-        how = {"use_reentrant": False, "context_fn": self.context.recalled}
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False, "context_fn": self.context.recalled})
 
     def compile_encoder(self) -> None:
         """As in `Backbone`."""
