@@ -10,9 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import nlpcl
-from nlpcl.cli import main
+from nlpcl.cli import app, main
 from nlpcl.registry import strategies
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,3 +99,21 @@ def test_links_lead_somewhere(name: str) -> None:
     assert local
     for link in local:
         assert (ROOT / link).exists(), f"{name}: {link}"
+
+
+def test_the_flags_of_the_guide_are_those_of_run() -> None:
+    """Left the original toolkit's, which are taken as they stand, right ours."""
+    (table,) = re.findall(r"\| original \| here \| \|\n(.*?)\n\n", GUIDE, flags=re.DOTALL)
+    known = {option for parameter in get_command(app).commands["run"].params for option in parameter.opts}  # type: ignore[attr-defined]
+    rows = [row.split("|")[1:3] for row in table.splitlines()]
+    named = [flag.replace("_", "-") for row in rows for cell in row for flag in re.findall(r"--[a-z][\w-]+", cell)]
+    assert len(named) > 30
+    assert not [flag for flag in named if flag not in known]
+
+
+def test_the_commands_of_the_guide_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = re.findall(r"^nlpcl (run .*)$", GUIDE, flags=re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        assert main([*command.split(), "--dry-run"]) == 0, command
+        assert "record would be" in capsys.readouterr().out
