@@ -73,10 +73,10 @@ def ASC(
     size, the domain-incremental head three. The files' own order and the published splits are kept.
 
     :param scenario: `til` or `dil`.
-    :param order: number of a published order, 0 to 19, or a list of domains.
+    :param order: number of a published order, 0 to 19, `seed:N`, or a list of domains.
     :param tokenizer: name of the encoder, or a tokenizer.
     :param max_length: tokens an example is padded or cut to.
-    :param tasks: only the first so many tasks of the order.
+    :param tasks: only the first so many tasks of the order, or those with these names.
     :param train_size: at most so many training examples per task, drawn with `seed`.
     :param seed: seed of that draw.
     :param root: folder that holds `asc/`; None: downloaded, unless NLPCL_DATA names one.
