@@ -12,6 +12,9 @@ class UsageError(ValueError):
     The command line prints the sentence and exits with code 2, without a traceback.
     """
 
+    of_one_process = False
+    """Whether of several processes this one alone knows of it, so that it must say so itself."""
+
 
 def fold(name: str) -> str:
     """`name` without case, hyphens, underscores and blanks, + as p: `A-GEM` is `agem` and `DER++` is `derpp`."""

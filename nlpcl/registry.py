@@ -31,7 +31,8 @@ class StrategyEntry:
 
     `protocol` says how it is driven: `continual` trains on one experience after another and is
     tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains
-    once on the whole stream and fills the last row. `defaults` gives values to options whose class
+    once on the whole stream and fills the last row. `ddp` says whether it trains in several processes
+    what it trains in one, `ddp_reason` why not. `defaults` gives values to options whose class
     has none; `presets` are `(condition, values)` pairs, see `nlpcl.presets`; `aliases` find it, too.
     """
 
@@ -45,6 +46,7 @@ class StrategyEntry:
     protocol: Regime = "continual"
     replay: bool = False
     ddp: bool = False
+    ddp_reason: str = ""
     engine: bool = True
     reason: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -231,6 +233,16 @@ def check_combination(
         raise UsageError(
             f"{strategy.name} does not run on backbone {backbone.name}: it needs {' or '.join(fitting)} (--backbone)."
         )
+
+
+def check_processes(strategy: StrategyEntry, processes: int) -> None:
+    """Refuse a number of processes that a strategy cannot train in together.
+
+    :raises UsageError: with the reason.
+    """
+    if processes > 1 and not strategy.ddp:
+        reason = strategy.ddp_reason or "it does not say that it trains there what it trains in one"
+        raise UsageError(f"{strategy.name} does not run in {processes} processes: {reason}. Start it without torchrun.")
 
 
 def default_backbone(benchmark: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from nlpcl.cli.app import NAMES, DataRoot, app, console, number_or_names, quiet, scenario_of
+from nlpcl.cli.app import NAMES, DataRoot, app, console, number_or_names, quiet, scenario_of, speaks
 from nlpcl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def run(
     spec = _spec(given, assign or [], source)
     path = out / spec.id / "record.json"
     if dry_run:
-        _show_spec(spec, path, as_json)
+        if speaks():
+            _show_spec(spec, path, as_json)
         return
     from nlpcl import experiment
     from nlpcl.display import ProgressReporter, print_record
@@ -148,12 +149,14 @@ def run(
         out=out,
         device=device,
         eval_batch_size=eval_batch_size,
-        progress=ProgressReporter(),
+        progress=ProgressReporter() if speaks() else None,
         checkpoint_minutes=checkpoint_minutes,
         fresh=fresh,
         compiled=compiled,
         gradient_checkpointing=gradient_checkpointing,
     )
+    if not speaks():
+        return
     if plot:
         draw(record, path.with_name("matrix.png"))
     if as_json:
