@@ -96,6 +96,8 @@ class ContinualStrategy(SupervisedTemplate):
         without bias correction, the gradient clipped tensor by tensor, pooler frozen, operators that see padding.
     """
 
+    mbatch: Any
+    loss: Tensor
     transient: tuple[str, ...] = ("watch", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_common")
     of_task: tuple[str, ...] = ("optimizer", "optimized_param_id", "_scheduler", "_clipped", "_bad_step")
 
