@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from nlpcl.cli import compare, data, leaderboard, run, show  # noqa: F401 - each adds its commands
-from nlpcl.cli.app import app
+from nlpcl.cli.app import app, speaks
 from nlpcl.errors import UsageError, printable
 
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
@@ -23,12 +23,12 @@ def main(argv: list[str] | None = None) -> int:
         outcome = app(args=argv, prog_name="nlpcl", standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
     except UsageError as error:
-        message = str(error)
+        message = str(error) if speaks() or error.of_one_process else ""
     except ParserError as error:  # without a message where the help was shown instead
-        message = error.format_message()
+        message = error.format_message() if speaks() else ""
     except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer make the code of it themselves
         code = 130
-    if code == 130:
+    if code == 130 and speaks():
         print("nlpcl: interrupted", file=sys.stderr)
     elif message:
         print(f"nlpcl: error: {printable(message)}", file=sys.stderr)
