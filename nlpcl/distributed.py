@@ -191,7 +191,7 @@ def _reduce(x: Tensor, operation: Any) -> None:
     try:
         dist.all_reduce(x, operation)
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition(". ")[0]
         raise UsageError(f"another process of this run ended, and so does this one ({reason}).") from error
 
 

@@ -23,7 +23,7 @@ from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.models.sizes import model_bytes, sizes_of
-from nlpcl.progress import Progress, ProgressPlugin
+from nlpcl.progress import Progress, ProgressPlugin, Silent
 from nlpcl.records import Matrices, Measured, Record, Seconds
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
 from nlpcl.spec import RunSpec
@@ -256,13 +256,13 @@ class _Job:
     ) -> None:
         self.spec = spec
         self.device = device
-        self.progress = progress
+        # Never none: a checkpoint of a run that shows something must fit one that does not.
+        self.progress = progress or Silent()
         self.compiled = compiled
         self.recompute = recompute
 
     def tell(self, sentence: str) -> None:
-        if self.progress is not None:
-            self.progress.say(sentence)
+        self.progress.say(sentence)
 
     def run(self, folder: Folder | None, minutes: float = 0, **more: Any) -> Record:
         spec, progress = self.spec, self.progress
@@ -274,8 +274,8 @@ class _Job:
             self.benchmark, self.strategy = prepare(
                 spec,
                 device=self.device,
-                encoded=None if progress is None else progress.encoded,
-                plugins=[] if progress is None else [ProgressPlugin(progress)],
+                encoded=progress.encoded,
+                plugins=[ProgressPlugin(progress)],
                 **more,
             )
         if self.recompute:
@@ -284,8 +284,7 @@ class _Job:
             self.strategy.model.backbone.compile_encoder()
         self.seconds.setup = self._elapsed()
         self.epochs = epochs = [spec.epochs_for(name) for name in self.benchmark.task_names]
-        if progress is not None:
-            progress.start(self.benchmark.task_names, epochs)
+        progress.start(self.benchmark.task_names, epochs)
         self.matrix = MatrixMetric(len(epochs))
         keeper, start = None, 0
         if folder is not None:
@@ -318,8 +317,7 @@ class _Job:
             failed.of_one_process = True
             raise failed from error
         finally:
-            if progress is not None:
-                progress.stop()
+            progress.stop()
         return self._record("ok")
 
     def _trained(self, tasks: int) -> None:
@@ -329,7 +327,7 @@ class _Job:
 
     def _after(self, row: int, matrix: MatrixMetric) -> None:
         self.seconds.evaluate.append(self._elapsed())
-        if self.progress is not None and row >= 0:
+        if row >= 0:
             self.progress.evaluated(row, matrix.accuracy[row])
 
     def _facts(self) -> dict[str, Any]:
