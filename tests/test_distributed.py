@@ -6,8 +6,12 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,8 +24,11 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from nlpcl import experiment
+from nlpcl.checkpoint import Keeper
+from nlpcl.cli import main
 from nlpcl.errors import UsageError
 from nlpcl.models.task_transfer import TaskTransfer
+from nlpcl.records import Record
 from nlpcl.registry import check_processes, strategies
 from nlpcl.spec import RunSpec
 from nlpcl.strategies.base import ContinualStrategy
@@ -29,20 +36,21 @@ from tests.test_contract import MEMORY, REPLAY, SMALL
 from tests.test_resume import first_backbone
 
 TOGETHER = [entry.name for entry in strategies.entries() if entry.ddp]
+VARIANTS = {"ncl, best epoch": {"best_epoch": True, "schedule": "plateau", "patience": 1, "epochs": 3}}
 TESTED = 32
 """Examples in each test set of the `folders`."""
 
 
 def spec_of(name: str, encoder: str) -> RunSpec:
-    """20 steps of a method, 10 on either task, of which 2 have a single example."""
-    entry = strategies.get(name)
+    """20 steps of a method, 10 on either task: shares of 2 and of 1 example, and in the end of 1 and of none."""
+    entry = strategies.get(name.partition(",")[0])
     backbone = first_backbone(entry)
     options = {**SMALL[backbone]["backbone_options"], "dropout": 0.0}
-    content = {"strategy": name, "backbone": backbone, "scenario": entry.scenarios[0], "benchmark": "folder"}
-    content |= {"model": encoder, "max_length": 32, "train_size": 33, "train_batch_size": 8, "epochs": 2}
+    content = {"strategy": entry.name, "backbone": backbone, "scenario": entry.scenarios[0], "benchmark": "folder"}
+    content |= {"model": encoder, "max_length": 32, "train_size": 28, "train_batch_size": 3, "epochs": 1}
     # UCL's L1 norm has no derivative where a weight has not moved: there rounding decides on a step, so it is small.
     content |= {"learning_rate": 1e-3 if name == "ucl" else 1e-2, "backbone_options": options}
-    return RunSpec.parse({**content, **(MEMORY if name in REPLAY else {})})
+    return RunSpec.parse({**content, **(MEMORY if name in REPLAY else {}), **VARIANTS.get(name, {})})
 
 
 def without_noise(logits: Tensor, tau: float = 1.0, hard: bool = False) -> Tensor:
@@ -116,21 +124,20 @@ def trained(processes: Any, tiny: str, folders: dict[str, Path], tmp_path_factor
     (encoder / "config.json").write_text(json.dumps({**config, **off}))
     for folder in ("alone", "0", "1"):
         (out / folder).mkdir()
-    port = free_port()
+    names, port = [*TOGETHER, *VARIANTS], free_port()
     both = [
-        processes.Process(target=as_one_of, args=(rank, 2, port, TOGETHER, str(encoder), folders, out))
-        for rank in (0, 1)
+        processes.Process(target=as_one_of, args=(rank, 2, port, names, str(encoder), folders, out)) for rank in (0, 1)
     ]
     for process in both:
         process.start()
     for process in both:
         process.join(300)
     assert [process.exitcode for process in both] == [0, 0]
-    run_all(TOGETHER, str(encoder), folders, out / "alone")
+    run_all(names, str(encoder), folders, out / "alone")
     return out
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.parametrize("name", [*TOGETHER, *VARIANTS])
 def test_two_processes_train_what_one_trains(name: str, trained: Path) -> None:
     alone, first, second = (load_file(trained / folder / f"{name}.safetensors") for folder in ("alone", "0", "1"))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -152,3 +159,96 @@ def test_others_are_refused_with_the_reason(name: str) -> None:
     with pytest.raises(UsageError, match="does not run in 2 processes") as refused:
         check_processes(entry, 2)
     assert entry.ddp_reason and entry.ddp_reason in str(refused.value)
+
+
+def start(rank: int, port: int, argv: list[str], said: Path, dies: tuple[int, int] | None) -> None:
+    """The command line as torchrun starts it; `dies`: it gets that signal at its n-th step."""
+    torch.set_num_threads(1)
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
+    steps, stepped = 0, Keeper.stepped
+
+    def counted(keeper: Keeper, strategy: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if dies and steps == dies[0]:
+            os.kill(os.getpid(), dies[1])
+        stepped(keeper, strategy)
+
+    with (
+        said.open("w") as file,
+        redirect_stdout(file),
+        redirect_stderr(file),
+        patch.object(Keeper, "stepped", counted),
+    ):
+        code = main(argv)
+    raise SystemExit(code)
+
+
+def run_two(processes: Any, argv: list[list[str]], said: Path, dies: Any = (None, None)) -> tuple[list[Any], list[str]]:
+    """Exit codes of two processes, and what they said."""
+    port = free_port()
+    files = [said / f"said{rank}" for rank in (0, 1)]
+    both = [processes.Process(target=start, args=(r, port, argv[r], files[r], dies[r])) for r in (0, 1)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    codes = [process.exitcode for process in both]
+    for process in both:
+        process.kill()
+    return codes, [file.read_text() for file in files]
+
+
+def test_stopped_and_killed_runs_go_on_to_the_same_record(
+    processes: Any, tiny: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """With dropout: a process is killed, then another one asked to stop; in the end it is as if neither had been."""
+    line = ["run", "--benchmark", "folder", "--data-root", str(folders["til"]), "--model", tiny, "--max-length", "32"]
+    line += ["--strategy", "derpp", "--train-size", "24", "--train-batch-size", "8", "--epochs", "2"]
+    line += ["--set", "adapter_size=8", "--set", "memory_share=0.25", "--device", "cpu", "--checkpoint-minutes", "1e-9"]
+
+    def run(out: str, dies: Any = (None, None)) -> tuple[list[Any], list[str]]:
+        return run_two(processes, [[*line, "--out", str(tmp_path / out)]] * 2, tmp_path, dies)
+
+    codes, said = run("whole")
+    assert codes == [0, 0]
+    assert said[0].count("record: ") == 1 and said[1] == ""
+    codes, said = run("killed", ((4, signal.SIGKILL), None))
+    assert codes == [-signal.SIGKILL, 2]
+    codes, said = run("killed", (None, (5, signal.SIGTERM)))
+    assert codes == [130, 130]
+    assert "going on from a checkpoint: 0 task(s) done, epoch 1, step 3" in said[0]
+    assert "the same command goes on from here" in said[0] and said[1] == ""
+    assert run("killed")[0] == [0, 0]
+    whole, killed = (list((tmp_path / out).rglob("*.*")) for out in ("whole", "killed"))
+    assert [path.name for path in whole] == [path.name for path in killed] == ["record.json"]
+    first, second = Record.load(whole[0]), Record.load(killed[0])
+    assert first.model_dump(exclude={"measured"}) == second.model_dump(exclude={"measured"})
+    assert (first.measured.processes, second.measured.processes, second.measured.resumed) == (2, 2, 2)
+
+
+def test_what_stops_one_stops_all_and_is_said_once(
+    processes: Any, tiny: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    line = ["run", "--benchmark", "folder", "--model", tiny, "--device", "cpu", "--out", str(tmp_path / "runs")]
+    roots = [["--data-root", str(folders["til"])], ["--data-root", str(tmp_path / "nowhere")]]
+    codes, said = run_two(processes, [line + root for root in roots], tmp_path)
+    assert codes == [2, 2]
+    assert said[0].startswith("nlpcl: error: ") and "nowhere" in said[0] and said[0].count("\n") == 1 and said[1] == ""
+    codes, said = run_two(processes, [[*line, *roots[0], "--strategy", "hal"]] * 2, tmp_path)
+    assert codes == [2, 2]
+    assert said[0].startswith("nlpcl: error: hal does not run in 2 processes") and said[1] == ""
+    assert not (tmp_path / "runs").exists()
+
+
+def test_torchrun(tiny: str, tmp_path: Path) -> None:
+    line = "--benchmark demo --strategy hat --tasks 2 --train-size 16 --epochs 1 --device cpu --set adapter_size=8"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    command = [*torchrun, "-m", "nlpcl", "run", *line.split(), "--model", tiny, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.rglob("*.json")
+    assert done.stdout.count(f"record: {path}") == 1
+    assert done.stderr.count("epoch 1/1") == 2  # of either task
+    assert Record.load(path).measured.processes == 2
