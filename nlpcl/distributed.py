@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nlpcl.errors import UsageError
+from nlpcl.launch import launched, local_rank
 from nlpcl.runtime import choose_device
 
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LONGEST_WAIT = timedelta(hours=6)
+"""For a process that computes what the others then find in the cache; one that died is noticed at once."""
 LONGEST = 4096
 """Bytes of a message that one process passes on to the others."""
 
@@ -49,18 +52,20 @@ def processes(device: str) -> Iterator[torch.device]:
     A group that exists already is used and left as it is.
 
     :param device: as in `choose_device`; `auto` and `cuda` give each process of a machine a GPU of its own.
-    :raises UsageError: there is no such device for each process.
+    :raises UsageError: there is no device for each process.
     """
-    several = dist.is_initialized() or (
-        int(os.environ.get("WORLD_SIZE", 1)) > 1 and all(v in os.environ for v in VARIABLES)
-    )
-    if not several:
+    if not launched() and not dist.is_initialized():
         yield choose_device(device)
         return
-    here = os.environ.get("LOCAL_RANK", "0")  # Avalanche's helper takes the global rank, which several machines exceed
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        device = f"cuda:{here}"
-    elif device.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+        if here > torch.cuda.device_count():
+            raise UsageError(
+                f"{here} processes on a machine need {here} GPUs, and this one has {torch.cuda.device_count()}: start "
+                "fewer, or --device cpu."
+            )
+        device = f"cuda:{local_rank()}"  # Avalanche's helper takes the global rank, which several machines exceed
+    elif device.startswith("cuda:") and here > 1:
         raise UsageError(f"each process needs a GPU of its own: --device cuda, not {device}.")
     place = choose_device(device)
     if place.type == "cuda":
@@ -68,7 +73,7 @@ def processes(device: str) -> Iterator[torch.device]:
     if dist.is_initialized():
         yield place
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
         yield place
     finally:
@@ -99,13 +104,12 @@ def together() -> Iterator[None]:
 @contextmanager
 def first_on_node() -> Iterator[None]:
     """The first process of each machine goes first, so that the others find in the cache what it made."""
-    later = world_size() > 1 and os.environ.get("LOCAL_RANK", "0") != "0"
-    if later:
+    if local_rank() > 0:
         largest(0)
     try:
         yield
     finally:
-        if not later:
+        if local_rank() == 0:
             largest(0)
 
 
@@ -222,7 +226,7 @@ def sum_gradients(parameters: Iterable[Tensor], loss: Tensor, alike: bool) -> Te
     flat = total(torch.cat([*(g.flatten() for g in gradients), loss.detach().reshape(1)]))
     for g, part in zip(gradients, flat.split([g.numel() for g in gradients] + [1]), strict=False):
         g.copy_(part.view_as(g))
-    return flat[-1]
+    return flat[-1].clone()
 
 
 @torch.no_grad()

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from nlpcl import experiment
+from nlpcl import distributed, experiment
 from nlpcl.checkpoint import Keeper
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
+from nlpcl.launch import VARIABLES
 from nlpcl.models.task_transfer import TaskTransfer
 from nlpcl.records import Record
 from nlpcl.registry import check_processes, strategies
@@ -240,6 +241,16 @@ def test_what_stops_one_stops_all_and_is_said_once(
     assert codes == [2, 2]
     assert said[0].startswith("nlpcl: error: hal does not run in 2 processes") and said[1] == ""
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("device", "message"), [("cuda:0", "a GPU of its own"), ("cuda", "need 999 GPUs")])
+def test_each_process_has_a_gpu_or_is_refused(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "999")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "999")
+    with pytest.raises(UsageError, match=message), distributed.processes(device):
+        pass
 
 
 def test_torchrun(tiny: str, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -41,11 +40,6 @@ def number_or_names(text: str) -> int | str | list[str]:
         return int(text)
     except ValueError:
         return text if text.startswith("seed:") else [name.strip() for name in text.split(",") if name.strip()]
-
-
-def speaks() -> bool:
-    """Whether this process writes to the terminal: of those that torchrun starts, the first."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def quiet() -> None:

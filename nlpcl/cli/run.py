@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from nlpcl.cli.app import NAMES, DataRoot, app, console, number_or_names, quiet, scenario_of, speaks
+from nlpcl.cli.app import NAMES, DataRoot, app, console, number_or_names, quiet, scenario_of
 from nlpcl.errors import UsageError
+from nlpcl.launch import is_first
 
 if TYPE_CHECKING:
     from nlpcl.spec import RunSpec
@@ -133,7 +134,7 @@ def run(
     spec = _spec(given, assign or [], source)
     path = out / spec.id / "record.json"
     if dry_run:
-        if speaks():
+        if is_first():
             _show_spec(spec, path, as_json)
         return
     from nlpcl import experiment
@@ -141,7 +142,8 @@ def run(
     from nlpcl.display import plot as draw
     from nlpcl.records import check_out
 
-    check_out(out)
+    if is_first():
+        check_out(out)
     quiet()
     record = experiment.run(
         spec,
@@ -149,13 +151,13 @@ def run(
         out=out,
         device=device,
         eval_batch_size=eval_batch_size,
-        progress=ProgressReporter() if speaks() else None,
+        progress=ProgressReporter() if is_first() else None,
         checkpoint_minutes=checkpoint_minutes,
         fresh=fresh,
         compiled=compiled,
         gradient_checkpointing=gradient_checkpointing,
     )
-    if not speaks():
+    if not is_first():
         return
     if plot:
         draw(record, path.with_name("matrix.png"))

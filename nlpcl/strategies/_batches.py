@@ -145,7 +145,9 @@ def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> W
     return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pin, generator=torch.Generator())
 
 
-def numbered_batches(data: Any, batch_size: int) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """All data in mini-batches of like length, each with the indices of its examples."""
-    batches = list(batch_rows(data, batch_size))
+def numbered_batches(
+    data: Any, batch_size: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """All data, or a `share`, in mini-batches of like length, each with the indices of its examples."""
+    batches = list(batch_rows(data, batch_size, share=share))
     yield from zip(batches, loader_of(data, batches), strict=True)

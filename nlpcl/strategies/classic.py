@@ -93,9 +93,10 @@ class CLASSIC(MaskInference):
             self.adapted_dataset = self._with_previous(self.adapted_dataset)  # type: ignore[has-type]
 
     def _with_previous(self, data: Any) -> Any:
-        features = torch.empty(len(data), len(self.previous), self.backbone.width)
-        for rows, (x, *_) in numbered_batches(data, self.eval_mb_size):
+        features = torch.zeros(len(data), len(self.previous), self.backbone.width)
+        for rows, (x, *_) in numbered_batches(data, self.eval_mb_size, distributed.share()):
             features[rows] = self.previous_features(on_device(self, x)).cpu()
+        distributed.total(features)  # of each example one process has them
         # A list: of a tensor, Avalanche would make nested lists of numbers.
         attribute = DataAttribute(list(features), "previous", use_in_getitem=True)
         return data.update_data_attribute("previous", attribute)
