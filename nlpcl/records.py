@@ -105,8 +105,8 @@ class Measured(BaseModel):
 class Record(BaseModel):
     """Raw facts of one run.
 
-    Everything but `measured` is bitwise repeatable on one machine, version set and thread count. Averages
-    are derived when read, never stored. docs/record.schema.json is its JSON Schema.
+    Everything but `measured` is bitwise repeatable on one machine, version set and number of threads and
+    processes. Averages are derived when read, never stored. docs/record.schema.json is its JSON Schema.
 
     :param status: `ok`, or `failed` with the reason in `error`; only `ok` counts as done.
     :param spec: the complete spec, as it was hashed into the record's id.

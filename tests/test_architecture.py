@@ -38,7 +38,7 @@ def under(name: str, roots: tuple[str, ...]) -> bool:
     return any(name == root or name.startswith(root + ".") for root in roots)
 
 
-@pytest.mark.parametrize("name", ["metrics", "records", "spec", "registry", "errors", "options", "presets"])
+@pytest.mark.parametrize("name", ["metrics", "records", "spec", "registry", "errors", "launch", "options", "presets"])
 def test_the_core_imports_nothing_heavy(name: str) -> None:
     import sys
 
