@@ -186,7 +186,7 @@ def largest(number: int) -> int:
 
 def from_first(numbers: Sequence[int]) -> list[int]:
     """The first process's numbers; the others give as many."""
-    return torch.tensor(numbers).tolist() if world_size() == 1 else total(torch.tensor(numbers) * is_first()).tolist()
+    return list(numbers) if world_size() == 1 else total(torch.tensor(numbers) * is_first()).tolist()
 
 
 def _reduce(x: Tensor, operation: Any) -> None:
