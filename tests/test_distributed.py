@@ -37,7 +37,12 @@ from tests.test_contract import MEMORY, REPLAY, SMALL
 from tests.test_resume import first_backbone
 
 TOGETHER = [entry.name for entry in strategies.entries() if entry.ddp]
-VARIANTS = {"ncl, best epoch": {"best_epoch": True, "schedule": "plateau", "patience": 1, "epochs": 3}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ncl, best epoch": {"best_epoch": True, "schedule": "plateau", "patience": 1, "epochs": 3},
+    "ncl, clipped": {"clip_norm": 0.1, "schedule": "linear"},
+    "ucl, parity": {"options": {"parity": True}, "learning_rate": 1e-3},
+    "classic, domains": {"scenario": "dil"},
+}
 TESTED = 32
 """Examples in each test set of the `folders`."""
 
