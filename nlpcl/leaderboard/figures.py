@@ -11,18 +11,19 @@ from html import escape
 from typing import Any
 
 from nlpcl.display import short as task_name
-from nlpcl.errors import printable
+from nlpcl.leaderboard.cells import shown
 from nlpcl.leaderboard.files import Block, Run
 from nlpcl.leaderboard.rows import RANKED, Row
 from nlpcl.metrics import average_over_time, forgetting_by_task
 
 Figure = dict[str, Any]
 MOST_LABELLED = 20  # tasks up to which each cell of a matrix shows its figure
+MOST_NAMED = 8  # curves up to which a legend names each
 
 
 def text(words: str) -> str:
     """Words of a record as Plotly shows them literally: it reads texts as a subset of HTML."""
-    return escape(printable(words), quote=False)
+    return escape(shown(words), quote=False)
 
 
 def percent(score: float | None) -> float | None:
@@ -76,6 +77,7 @@ def over_time(runs: Mapping[Block, Run]) -> Figure | None:
     layout = {
         "xaxis": {"title": {"text": "tasks learnt"}, "dtick": max(1, len(x) // 10)},
         "yaxis": {"title": {"text": "%"}},
+        "showlegend": 1 < len(data) <= MOST_NAMED,
     }
     return {"data": data, "layout": layout}
 

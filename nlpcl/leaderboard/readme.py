@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nlpcl.errors import UsageError
+from nlpcl.errors import UsageError, printable
+from nlpcl.leaderboard.cells import marked, named, protocol_words, signed, spread
 from nlpcl.leaderboard.published import Figures, beside
-from nlpcl.leaderboard.rows import RANKED, Protocol, Row
-from nlpcl.leaderboard.site import protocol_words, shown, signed, spread
+from nlpcl.leaderboard.rows import RANKED, Protocol, Row, by_protocol
 from nlpcl.records import write_atomically
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
@@ -38,10 +38,7 @@ def tables(rows: Sequence[Row], published: Figures) -> str:
     """A table for each protocol; all figures in percent, differences in percentage points."""
     if not rows:
         return "No records yet."
-    groups: dict[int, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(id(row.protocol), []).append(row)
-    return "\n\n".join(_table(members[0].protocol, members, published) for members in groups.values())
+    return "\n\n".join(_table(members[0].protocol, members, published) for members in by_protocol(rows))
 
 
 def _table(protocol: Protocol, rows: Sequence[Row], published: Figures) -> str:
@@ -55,15 +52,15 @@ def _table(protocol: Protocol, rows: Sequence[Row], published: Figures) -> str:
         *([line[i] for i in used] for line in cells),
     ]
     notes = sorted({note for row in rows if (found := beside(row, published, RANKED)) for note in found.unlike})
-    below = f"\n\n† published under another protocol: {_plain('; '.join(notes))}." if notes else ""
+    below = f"\n\n† published under another protocol: {_plain(printable('; '.join(notes)))}." if notes else ""
     return f"{caption}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + below
 
 
 def _cells(row: Row, published: Figures) -> list[str]:
     scores, found = row.scores, beside(row, published, RANKED)
-    mark = "†" if found and found.unlike else ""
+    mark = marked(found) if found else ""
     return [
-        _plain(" ".join(filter(None, (row.strategy, row.setting)))),
+        _plain(named(row)),
         str(len(row.runs)),
         *(spread(scores[name]) for name in (RANKED, "macro_f1", "forgetting")),
         f"{row.rank.value:.2f}" if row.rank else "",
@@ -73,4 +70,4 @@ def _cells(row: Row, published: Figures) -> list[str]:
 
 
 def _plain(words: str) -> str:
-    return shown(words).translate(MARKED)
+    return words.translate(MARKED)

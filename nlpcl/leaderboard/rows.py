@@ -52,16 +52,21 @@ class Protocol:
     """What the rows of one table share; its rows may be averaged and ranked, those of two protocols never.
 
     :param facts: by dotted name, see `compare.facts`, without what each order has its own.
+    :param edition: counts up where runs of equal facts read different data.
     :param budget: in a few words what benchmark, scenario, backbone and encoder do not say.
     """
 
     facts: dict[str, Any]
+    edition: int = 0
     budget: str = ""
     files: dict[str, Any] = field(default_factory=dict)
     tasks: dict[Block, Any] = field(default_factory=dict)
 
-    def has_read(self, run: Run) -> bool:
-        """Whether the run read what the others did: files of one name are alike, and so are tasks of one block."""
+    def admits(self, run: Run) -> bool:
+        """Whether the run read what those before it did; it then counts as one of them.
+
+        Files of one name must be alike, and so must the tasks of one order and seed.
+        """
         files, tasks = run.record.data.get("files", {}), run.record.data["tasks"]
         if any(self.files.get(name, digest) != digest for name, digest in files.items()):
             return False
@@ -113,20 +118,34 @@ def load(folder: Path) -> tuple[list[Run], int]:
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}.")
-    runs = []
+    done, failed = [], 0
     for path in sorted(folder.rglob("*.json")):
         if FILE.fullmatch(path.name):
             check_size(path)
             run = Run.load(path)
-            try:
-                tasks_of(run.record)
-                if not isinstance(run.record.data.get("files", {}), dict):
-                    raise UsageError("data.files must name each file's SHA-256.")
-            except UsageError as error:
-                raise UsageError(f"{path} is refused: {error}") from error
-            runs.append(run)
-    done = [run for run in runs if run.record.status == "ok"]
-    return done, len(runs) - len(done)
+            if run.record.status == "ok":
+                _check_data(run)
+                done.append(run)
+            else:
+                failed += 1
+    return done, failed
+
+
+def _check_data(run: Run) -> None:
+    try:
+        tasks_of(run.record)
+        if not isinstance(run.record.data.get("files", {}), dict):
+            raise UsageError("data.files must name each file's SHA-256.")
+    except UsageError as error:
+        raise UsageError(f"{run.path} is refused: {error}") from error
+
+
+def by_protocol(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows of each protocol, in the order in which the protocols come."""
+    groups: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[id(row.protocol)].append(row)
+    return list(groups.values())
 
 
 def gather(runs: Iterable[Run]) -> list[Row]:
@@ -134,20 +153,20 @@ def gather(runs: Iterable[Run]) -> list[Row]:
 
     :raises UsageError: two records are of one method, order and seed but differ.
     """
-    by_protocol: dict[str, list[tuple[Protocol, list[Run]]]] = defaultdict(list)
+    variants_of: dict[str, list[tuple[Protocol, list[Run]]]] = defaultdict(list)
     for run in runs:
         shared = {name: value for name, value in facts(run).items() if not under(name, READ)}
         shared["number_of_tasks"] = len(run.record.matrices.accuracy)
-        variants = by_protocol[as_text(shared)]
+        variants = variants_of[as_text(shared)]
         for protocol, members in variants:
-            if protocol.has_read(run):
+            if protocol.admits(run):
                 members.append(run)
                 break
         else:
-            protocol = Protocol(shared)
-            protocol.has_read(run)
+            protocol = Protocol(shared, edition=len(variants))
+            protocol.admits(run)
             variants.append((protocol, [run]))
-    groups = [group for key in sorted(by_protocol) for group in by_protocol[key]]
+    groups = [group for key in sorted(variants_of) for group in variants_of[key]]
     _name_budgets([(protocol, members[0]) for protocol, members in groups])
     found = [_rows(protocol, members) for protocol, members in groups]
     return [row for rows in sorted(found, key=_place) for row in rows]
@@ -167,7 +186,7 @@ def _rows(protocol: Protocol, runs: Sequence[Run]) -> list[Row]:
         strategy = members[0].spec["strategy"]
         by_block = method_of(strategy, members, ()).runs
         ordered = {block: by_block[block] for block in sorted(by_block)}
-        identity = as_text([protocol.facts, protocol.budget, key])
+        identity = as_text([protocol.facts, protocol.edition, key])
         name = hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:12]
         values = {block: run.record.derived() for block, run in ordered.items()}
         seconds = Score.of([sum(run.record.measured.seconds.train) or None for run in ordered.values()])
@@ -220,9 +239,8 @@ def _name_budgets(protocols: Sequence[tuple[Protocol, Run]]) -> None:
     for group in alike.values():
         if len(group) > 1:
             told = [_differing_fields(protocol.facts, [other.facts for other in group]) for protocol in group]
-            for i, (protocol, differences) in enumerate(zip(group, told, strict=True)):
-                again = told[:i].count(differences)  # the same in every field: then other data were read
-                edition = f"other data {again}" if again else ""
+            for protocol, differences in zip(group, told, strict=True):
+                edition = f"other data {protocol.edition}" if protocol.edition else ""
                 protocol.budget = ", ".join(filter(None, [protocol.budget, differences, edition]))
 
 

@@ -12,33 +12,16 @@ from typing import Any
 
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard import figures
-from nlpcl.leaderboard.files import Block, Run, as_text, short
+from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, ranked, shown, spread, summary
+from nlpcl.leaderboard.files import Block, Run, as_text
 from nlpcl.leaderboard.published import Figures, beside
-from nlpcl.leaderboard.rows import RANKED, Protocol, Row, Score
+from nlpcl.leaderboard.rows import RANKED, Row, by_protocol
 from nlpcl.records import write_atomically
 
 GENERATOR = "nlpcl leaderboard"
 RUNS_A_SHARD = 40
 MOST_COLUMNS = 8
 FILTERS = ("benchmark", "scenario", "backbone", "encoder")
-MISSING = {"asc": 1e9, "desc": -1e9}  # sorts behind all figures
-# Name, title, and for figures the order in which the best comes first.
-COLUMNS: tuple[tuple[str, str, str], ...] = (
-    ("method", "Method", ""),
-    ("benchmark", "Benchmark", ""),
-    ("scenario", "Scenario", ""),
-    ("backbone", "Backbone", ""),
-    ("encoder", "Encoder", ""),
-    ("accuracy", "Accuracy %", "desc"),
-    ("rank", "Average rank", "asc"),
-    ("published", "Published %", "desc"),
-    ("difference", "Ours − published", "desc"),
-    ("macro_f1", "Macro-F1 %", "desc"),
-    ("forgetting", "Forgetting", "asc"),
-    ("seconds", "Training s", "asc"),
-    ("runs", "Runs", "desc"),
-    ("budget", "Budget", ""),
-)
 
 
 def build(rows: Sequence[Row], published: Figures, out: Path) -> None:
@@ -99,10 +82,7 @@ def _script(name: str, content: Any) -> bytes:
 
 def _shards(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row]]]:
     """Rows of one protocol with some `RUNS_A_SHARD` runs, and all rows of that protocol."""
-    by_protocol: dict[int, list[Row]] = {}
-    for row in rows:
-        by_protocol.setdefault(id(row.protocol), []).append(row)
-    for peers in by_protocol.values():
+    for peers in by_protocol(rows):
         shard: list[Row] = []
         for row in peers:
             if shard and sum(len(r.runs) for r in (*shard, row)) > RUNS_A_SHARD:
@@ -128,98 +108,24 @@ def _page(rows: Sequence[Row], table: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def summary(row: Row, published: Figures) -> dict[str, Any]:
-    """A row of the table: texts, and figures as a text, a number to sort by and a hint."""
-    scores, found = row.scores, beside(row, published, RANKED)
-    orders, seeds = len({order for order, _ in row.runs}), len({seed for _, seed in row.runs})
-    rank, note = row.rank, "" if found is None else "; ".join(("published with other settings", *found.unlike))
-    unlike = note if found is not None and found.unlike else ""
-    mark = "†" if unlike else ""
-    return {
-        "id": row.id,
-        "method": shown(row.strategy),
-        "setting": shown(row.setting),
-        "benchmark": shown(row.protocol["benchmark"]),
-        "scenario": shown(row.protocol["scenario"]),
-        "backbone": shown(row.protocol["backbone"]),
-        "encoder": shown(row.protocol["model"]),
-        "budget": shown(row.protocol.budget),
-        "accuracy": _figure(spread(scores[RANKED]), _mean(scores[RANKED]), "desc"),
-        "macro_f1": _figure(spread(scores["macro_f1"]), _mean(scores["macro_f1"]), "desc"),
-        "forgetting": _figure(spread(scores["forgetting"]), _mean(scores["forgetting"]), "asc"),
-        "rank": _figure(f"{rank.value:.2f}", rank.value, "asc", ranked(row)) if rank else _figure("", None, "asc"),
-        "published": _figure(f"{100 * found.value:.2f}{mark}", found.value, "desc", f"{found.source} {unlike}".strip())
-        if found
-        else _figure("", None, "desc"),
-        "difference": _figure(f"{signed(found.difference)}{mark}", found.difference, "desc", unlike)
-        if found and found.difference is not None
-        else _figure("", None, "desc"),
-        "seconds": _figure(f"{row.seconds.mean:.3g}", row.seconds.mean, "asc")
-        if row.seconds
-        else _figure("", None, "asc"),
-        "runs": _figure(str(len(row.runs)), len(row.runs), "desc", f"{orders} order(s), {seeds} seed(s)"),
-    }
-
-
-def _figure(words: str, number: float | None, best: str, hint: str = "") -> dict[str, Any]:
-    return {"text": words, "sort": MISSING[best] if number is None else round(number, 6), "hint": shown(hint)}
-
-
-def _mean(score: Score | None) -> float | None:
-    return None if score is None else score.mean
-
-
-def shown(words: str) -> str:
-    """Words of a record in one line, without the characters that hide or turn others, and not too long."""
-    return short(printable(words))
-
-
-def spread(score: Score | None) -> str:
-    """Mean and standard deviation in percent."""
-    if score is None:
-        return ""
-    mean = f"{100 * score.mean:.1f}".replace("-", "−")
-    return mean if score.sd is None else f"{mean} ± {100 * score.sd:.1f}"
-
-
-def signed(fraction: float) -> str:
-    """A difference in percentage points."""
-    return f"{100 * fraction:+.1f}".replace("-", "−")
-
-
-def ranked(row: Row) -> str:
-    """What an average rank is of."""
-    return f"by accuracy, of {row.rank.methods} methods over {row.rank.blocks} run(s) that all have" if row.rank else ""
-
-
 def overview(rows: Sequence[Row]) -> dict[str, Any]:
     """Methods down, protocols across: mean accuracy and its spread, of the protocols with most methods.
 
     `share` is where a cell stands between the lowest and the highest of its column, in [0, 1].
     """
-    columns: dict[int, list[Row]] = {}
-    for row in rows:
-        if row.scores[RANKED] is not None:
-            columns.setdefault(id(row.protocol), []).append(row)
-    most = sorted(columns.values(), key=len, reverse=True)[:MOST_COLUMNS]
+    columns = by_protocol([row for row in rows if row.scores[RANKED] is not None])
+    most = sorted(columns, key=len, reverse=True)[:MOST_COLUMNS]
     methods: dict[str, dict[int, dict[str, Any]]] = {}
     for number, members in enumerate(most):
-        means = [_mean(row.scores[RANKED]) or 0.0 for row in members]
+        means = [score.mean for row in members if (score := row.scores[RANKED])]
         low, high = min(means), max(means)
         for row, mean in zip(members, means, strict=True):
             share = (mean - low) / (high - low) if high > low else 1.0
             cell = {"id": row.id, "text": spread(row.scores[RANKED]), "share": round(share, 3), "best": mean == high}
-            methods.setdefault(shown(" ".join(filter(None, (row.strategy, row.setting)))), {})[number] = cell
+            methods.setdefault(named(row), {})[number] = cell
     heads = [protocol_words(members[0].protocol) for members in most]
     lines = [(name, [cells.get(i) for i in range(len(most))]) for name, cells in methods.items()]
     return {"heads": heads, "lines": lines, "protocols": len(columns)}
-
-
-def protocol_words(protocol: Protocol) -> dict[str, str]:
-    """Benchmark, and in a line what else tells the protocol from others."""
-    parts = [protocol[name] for name in ("scenario", "backbone", "model")]
-    return {"benchmark": shown(protocol["benchmark"]), "rest": shown(" · ".join(filter(None, parts))),
-            "budget": shown(protocol.budget)}  # fmt: skip
 
 
 def _details(rows: Iterable[Row], peers: Sequence[Row], published: Figures) -> dict[str, Any]:
@@ -227,18 +133,20 @@ def _details(rows: Iterable[Row], peers: Sequence[Row], published: Figures) -> d
 
 
 def _detail(row: Row, published: Figures) -> dict[str, Any]:
-    scores = [[name.replace("_", " "), spread(score)] for name, score in row.scores.items() if score is not None]
+    scores = [
+        [f"{name.replace('_', ' ')}, %", spread(score), ""] for name, score in row.scores.items() if score is not None
+    ]
     if row.rank:
-        scores.append(["average rank", f"{row.rank.value:.2f}, {ranked(row)}"])
+        scores.append(["average rank", f"{row.rank.value:.2f}", ranked(row)])
     for metric in (RANKED, "macro_f1"):
         found = beside(row, published, metric)
         if found is not None:
-            note = f" ({'; '.join(found.unlike)})" if found.unlike else ""
-            scores.append([f"published {metric.replace('_', ' ')}", f"{100 * found.value:.2f}{note}: {found.source}"])
+            note = "; ".join((*found.unlike, found.source))
+            scores.append([f"published {metric.replace('_', ' ')}, %", f"{100 * found.value:.2f}{marked(found)}", note])
     spec = next(iter(row.runs.values())).spec
     settings = [[shown(name), shown(as_text(value))] for name, value in sorted(spec.items()) if value is not None]
     return {
-        "scores": [[name, printable(value)] for name, value in scores],
+        "scores": [[printable(words) for words in score] for score in scores],
         "settings": [pair for pair in settings if pair[0] not in ("order", "seed")],
         "over_time": figures.over_time(row.runs),
         "runs": [_run(block, run) for block, run in row.runs.items()],
@@ -272,4 +180,5 @@ def environment(run: Run) -> list[tuple[str, str]]:
         "parameters": run.record.sizes.get("parameters"),
         "commit": commit,
     }
-    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")] + sorted(versions.items())
+    words = {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in facts.items() if value}
+    return [*words.items(), *sorted(versions.items())]

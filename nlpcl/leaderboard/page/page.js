@@ -77,6 +77,7 @@ async function showTable() {
 /* Details */
 
 let shown = null;
+let last = null;
 
 function fill(table, pairs) {
   byId(table).tBodies[0].replaceChildren(...pairs.map(([name, value]) => {
@@ -84,6 +85,13 @@ function fill(table, pairs) {
     line.append(element("th", name, { scope: "row" }), element("td", value));
     return line;
   }));
+}
+
+function tile([name, value, note]) {
+  const made = element("div", "");
+  made.append(element("dt", name), element("dd", value));
+  if (note) made.append(element("dd", note, { className: "note" }));
+  return made;
 }
 
 function draw(id, figure) {
@@ -133,9 +141,10 @@ async function showRow() {
   shown = null;
   delete root.dataset.shown;
   if (!row) {
-    if (id === "results") byId("results").scrollIntoView();
+    if (id === "results") (document.querySelector(`#table a[href="#${last}"]`) ?? byId("results")).focus();
     return;
   }
+  last = id;
   byId("title").textContent = row.setting ? `${row.method} (${row.setting})` : row.method;
   byId("protocol").textContent = [row.benchmark, row.scenario, row.backbone, row.encoder, row.budget].filter(Boolean).join(" · ");
   byId("problem").textContent = "";
@@ -151,7 +160,7 @@ async function showRow() {
   const { rows, cost } = leaderboard.shards[row.shard];
   shown = { id, detail: rows[id], cost };
   byId("run").replaceChildren(...rows[id].runs.map(({ name }) => element("option", name)));
-  fill("scores", rows[id].scores);
+  byId("scores").replaceChildren(...rows[id].scores.map(tile));
   fill("settings", rows[id].settings);
   showFigures();
   root.dataset.shown = id;
