@@ -59,12 +59,12 @@ def matrix(run: Run) -> Figure:
 def over_time(runs: Mapping[Block, Run]) -> Figure | None:
     """Mean accuracy on the tasks learnt so far, after each task: a line for each run, and their mean.
 
-    None where no run was tested after its first task.
+    None where no run was tested after two tasks or more.
     """
     curves = {
         block: [percent(x) for x in average_over_time(run.record.matrices.accuracy)] for block, run in runs.items()
     }
-    if all(value is None for curve in curves.values() for value in curve[:-1]):
+    if not any(sum(value is not None for value in curve) > 1 for curve in curves.values()):
         return None
     x = list(range(1, max(len(curve) for curve in curves.values()) + 1))
     hover = {"hovertemplate": "%{y:.1f} % after task %{x}"}
