@@ -3,6 +3,7 @@
 
 const byId = (id) => document.getElementById(id);
 const root = document.documentElement;
+const PAGE = 50; // rows
 
 function element(tag, text, attributes = {}) {
   const made = Object.assign(document.createElement(tag), attributes);
@@ -54,23 +55,22 @@ async function showTable() {
     order: [],
     autoWidth: false,
     deferRender: true,
-    pageLength: 50,
+    pageLength: PAGE,
     lengthMenu: [25, 50, 100, 500, { label: "all", value: -1 }],
     layout: { topStart: "info", topEnd: "search", bottomStart: "pageLength", bottomEnd: "paging" },
     language: { search: "Search", lengthMenu: "_MENU_ a page", info: "_START_ to _END_ of _TOTAL_ results", infoFiltered: "(of _MAX_)" },
   });
   byId("table").parentElement.classList.add("scroll");
   byId("filters").addEventListener("change", ({ target }) => {
-    table.column(`${target.name}:name`).search(target.value, { exact: target.value !== "" }).draw();
+    table.search.fixed(target.name, target.value ? (_, row) => row[target.name] === target.value : null).draw();
   });
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   table.on("click", "tbody tr", function (event) {
     const row = table.row(this).data();
     if (row && !event.target.closest("a") && !getSelection().toString()) location.hash = row.id;
   });
-  let pageLength;
-  addEventListener("beforeprint", () => { pageLength = table.page.len(); table.page.len(-1).draw(); });
-  addEventListener("afterprint", () => table.page.len(pageLength).draw());
+  addEventListener("beforeprint", () => table.page.len(-1).draw());
+  addEventListener("afterprint", () => table.page.len(PAGE).draw());
   root.dataset.ready = "table";
 }
 
