@@ -104,7 +104,7 @@ def cost(rows: Sequence[Row]) -> Figure | None:
             machines[machine(next(iter(row.runs.values())))].append(row)
     data = [_points(name, machines[name]) for name in sorted(machines)]
     axes = {
-        "xaxis": {"type": "log", "title": {"text": "seconds of training"}},
+        "xaxis": {"type": "log", "tickformat": "~g", "title": {"text": "seconds of training"}},
         "yaxis": {"title": {"text": "average accuracy, %"}},
     }
     return {"data": data, "layout": axes} if data else None

@@ -26,11 +26,13 @@ function load(source) {
 
 const escaped = (words) => element("p", words).innerHTML.replaceAll('"', "&quot;");
 
+const place = (row) => [row.benchmark, row.scenario, row.backbone, row.encoder].filter(Boolean);
+
 function methodCell(_, type, row) {
   const words = row.setting ? `${row.method} (${row.setting})` : row.method;
   if (type !== "display") return words;
-  const setting = row.setting ? ` <small>${escaped(row.setting)}</small>` : "";
-  return `<a href="#${row.id}">${escaped(row.method)}</a>${setting}`;
+  const setting = row.setting ? `<small>${escaped(row.setting)}</small>` : "";
+  return `<a href="#${row.id}">${escaped(row.method)}</a>${setting}<small class="narrow">${escaped(place(row).join(" · "))}</small>`;
 }
 
 function figureCell(figure, type) {
@@ -146,7 +148,7 @@ async function showRow() {
   }
   last = id;
   byId("title").textContent = row.setting ? `${row.method} (${row.setting})` : row.method;
-  byId("protocol").textContent = [row.benchmark, row.scenario, row.backbone, row.encoder, row.budget].filter(Boolean).join(" · ");
+  byId("protocol").textContent = [...place(row), row.budget].join(" · ");
   byId("problem").textContent = "";
   scrollTo(0, 0);
   byId("title").focus({ preventScroll: true });
