@@ -246,7 +246,8 @@ def _name_budgets(protocols: Sequence[tuple[Protocol, Run]]) -> None:
 
 def _budget(protocol: Protocol, run: Run) -> str:
     size, epochs = protocol["train_size"], run.spec.get("epochs")
-    parts = [f"{protocol['number_of_tasks']} tasks", f"{size} examples each" if size else "all examples"]
-    parts += [f"{as_text(epochs)} epochs" if epochs is not None else "epochs by task"]
+    tasks = protocol["number_of_tasks"]
+    parts = [f"{tasks} task{'' if tasks == '1' else 's'}", f"{size} examples each" if size else "all examples"]
+    parts += ["epochs by task" if epochs is None else f"{epochs} epoch{'' if epochs == 1 else 's'}"]
     parts += [f"batch {protocol['train_batch_size']}", protocol["precision"]]
     return ", ".join(parts)

@@ -155,6 +155,10 @@ def test_a_row_opens_its_runs(page: Any, site: Path) -> None:
         commands.add(page.locator("#command").inner_text())
         assert page.locator("#command").inner_text().startswith("nlpcl run --from ")
     assert len(commands) == 6
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator("#command").inner_text()
     page.go_back()
     assert page.locator("#list").is_visible() and page.locator("#detail").is_hidden()
 

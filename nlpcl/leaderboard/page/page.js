@@ -98,6 +98,7 @@ function tile([name, value, note]) {
 
 function draw(id, figure) {
   const place = byId(id);
+  place.classList.toggle("empty", !figure);
   if (!figure) {
     Plotly.purge(place);
     place.textContent = "Not measured in this run.";
@@ -105,7 +106,7 @@ function draw(id, figure) {
   }
   if (!place.classList.contains("js-plotly-plot")) place.textContent = "";
   const style = getComputedStyle(byId("title"));
-  const axis = { gridcolor: style.borderBottomColor, zerolinecolor: style.borderBottomColor, automargin: true };
+  const axis = { gridcolor: style.borderBottomColor, zerolinecolor: style.borderBottomColor, automargin: true, title: { standoff: 10 } };
   const colorway = ["#4c8dd9", "#e08a3c", "#3fa796", "#c85f8e", "#8f77d6", "#9a9a3a", "#d0605e", "#5ba3b0"];
   const own = { paper_bgcolor: "transparent", plot_bgcolor: "transparent", colorway, xaxis: axis, yaxis: axis,
     font: { family: style.fontFamily, color: style.color, size: 12 }, margin: { l: 50, r: 12, t: 12, b: 44 },
@@ -123,6 +124,7 @@ function marked(figure, id) {
 function showRun() {
   const run = shown.detail.runs[byId("run").selectedIndex];
   byId("command").textContent = run.command;
+  byId("copy").textContent = "Copy";
   fill("environment", run.environment);
   draw("matrix", run.matrix);
   draw("forgotten", run.forgotten);
@@ -190,7 +192,11 @@ setTheme(byId("theme").value);
 byId("theme").addEventListener("change", ({ target }) => setTheme(remembered(target.value)));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showFigures);
 byId("run").addEventListener("change", showRun);
-byId("copy").addEventListener("click", () => navigator.clipboard.writeText(byId("command").textContent));
+byId("copy").hidden = !navigator.clipboard; // a page served without encryption has none
+byId("copy").addEventListener("click", async ({ target }) => {
+  await navigator.clipboard.writeText(byId("command").textContent);
+  target.textContent = "Copied";
+});
 addEventListener("hashchange", showRow);
 if (leaderboard.rows.length) showTable();
 showRow();
