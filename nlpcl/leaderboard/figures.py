@@ -68,8 +68,11 @@ def over_time(runs: Mapping[Block, Run]) -> Figure | None:
         return None
     x = list(range(1, max(len(curve) for curve in curves.values()) + 1))
     hover = {"hovertemplate": "%{y:.1f} % after task %{x}"}
-    line = {"type": "scatter", "mode": "lines+markers", "x": x, **hover}
-    data = [{**line, "y": curve, "name": text(named(block)), "opacity": 0.45} for block, curve in curves.items()]
+    line: Figure = {"type": "scatter", "mode": "lines+markers", "x": x, **hover}
+    data: list[Figure] = [
+        {**line, "y": curve, "name": text(named(block)), "opacity": 0.45 if len(curves) > 1 else 1}
+        for block, curve in curves.items()
+    ]
     if len(curves) > 1:
         columns = zip(*curves.values(), strict=True)
         mean = [None if None in column else round(sum(column) / len(column), 2) for column in columns]

@@ -133,20 +133,22 @@ def _details(rows: Iterable[Row], peers: Sequence[Row], published: Figures) -> d
 
 
 def _detail(row: Row, published: Figures) -> dict[str, Any]:
-    scores = [
-        [f"{name.replace('_', ' ')}, %", spread(score), ""] for name, score in row.scores.items() if score is not None
-    ]
+    tiles = [[f"{name.replace('_', ' ')}, %", spread(score)] for name, score in row.scores.items() if score is not None]
+    notes = []
     if row.rank:
-        scores.append(["average rank", f"{row.rank.value:.2f}", ranked(row)])
+        tiles.append(["average rank", f"{row.rank.value:.2f}"])
+        notes.append(f"Average rank {ranked(row)}.")
     for metric in (RANKED, "macro_f1"):
         found = beside(row, published, metric)
         if found is not None:
-            note = "; ".join((*found.unlike, found.source))
-            scores.append([f"published {metric.replace('_', ' ')}, %", f"{100 * found.value:.2f}{marked(found)}", note])
+            tiles.append([f"published {metric.replace('_', ' ')}, %", f"{100 * found.value:.2f}{marked(found)}"])
+            notes.append(f"Published: {found.source}.")
+            notes.append(f"† Of another protocol: {'; '.join(found.unlike)}." if found.unlike else "")
     spec = next(iter(row.runs.values())).spec
     settings = [[shown(name), shown(as_text(value))] for name, value in sorted(spec.items()) if value is not None]
     return {
-        "scores": [[printable(words) for words in score] for score in scores],
+        "scores": tiles,
+        "notes": [printable(note) for note in dict.fromkeys(notes) if note],
         "settings": [pair for pair in settings if pair[0] not in ("order", "seed")],
         "over_time": figures.over_time(row.runs),
         "runs": [_run(block, run) for block, run in row.runs.items()],

@@ -91,6 +91,11 @@ def test_every_row_has_its_details_in_the_shard_it_names(tmp_path: Path) -> None
         detail = shard["rows"][row["id"]]
         runs += len(detail["runs"])
         assert row["runs"]["text"] == str(len(detail["runs"])) == "20"
+        assert dict(detail["scores"])["average accuracy, %"] == row["accuracy"]["text"]
+        if row["published"]["text"]:
+            assert dict(detail["scores"])["published average accuracy, %"] == row["published"]["text"]
+            assert any(row["published"]["hint"] in note for note in detail["notes"])
+            assert any(row["difference"]["hint"] in note for note in detail["notes"])
         points = {point for trace in shard["cost"]["data"] for point in trace["ids"]}
         same = {other["id"] for other in content["rows"] if other["benchmark"] == row["benchmark"]}
         assert points == same and row["id"] in points

@@ -89,10 +89,9 @@ function fill(table, pairs) {
   }));
 }
 
-function tile([name, value, note]) {
+function tile([name, value]) {
   const made = element("div", "");
   made.append(element("dt", name), element("dd", value));
-  if (note) made.append(element("dd", note, { className: "note" }));
   return made;
 }
 
@@ -165,6 +164,7 @@ async function showRow() {
   shown = { id, detail: rows[id], cost };
   byId("run").replaceChildren(...rows[id].runs.map(({ name }) => element("option", name)));
   byId("scores").replaceChildren(...rows[id].scores.map(tile));
+  byId("notes").replaceChildren(...rows[id].notes.map((note) => element("p", note, { className: "note" })));
   fill("settings", rows[id].settings);
   showFigures();
   root.dataset.shown = id;
