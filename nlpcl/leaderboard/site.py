@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from nlpcl import __version__
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard import figures
 from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, ranked, shown, spread, summary
@@ -99,7 +99,7 @@ def _page(rows: Sequence[Row], table: Sequence[dict[str, Any]]) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
         generator=GENERATOR,
-        version=version("nlpcl"),
+        version=__version__,
         runs=sum(len(row.runs) for row in rows),
         rows=len(rows),
         filters={name: sorted({row[name] for row in table} - {""}) for name in FILTERS},
