@@ -111,6 +111,17 @@ def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str,
     return values
 
 
+def assignment(pair: str) -> tuple[str, str]:
+    """Name and text of `name=value`.
+
+    :raises UsageError: it is not of that form.
+    """
+    name, equals, text = pair.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes name=value, not {pair!r}.")
+    return name.strip().replace("-", "_"), text
+
+
 def parse_options(pairs: Sequence[str], owners: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:
     """`name=value` texts as options of the first owner that has one of that name.
 
@@ -120,10 +131,7 @@ def parse_options(pairs: Sequence[str], owners: Mapping[str, Mapping[str, Option
     """
     found: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
     for pair in pairs:
-        name, equals, text = pair.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals:
-            raise UsageError(f"--set takes name=value, not {pair!r}.")
+        name, text = assignment(pair)
         owner = next((owner for owner, options in owners.items() if name in options), None)
         if owner is None:
             known = suggest(name, [name for options in owners.values() for name in options])

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from nlpcl.cli import compare, data, leaderboard, run, show  # noqa: F401 - each adds its commands
+from nlpcl.cli import compare, data, leaderboard, run, show, sweep  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
 from nlpcl.errors import UsageError, printable
 

@@ -57,7 +57,8 @@ def asks_for_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, (text, more) in SPEC_OPTIONS.items()
     ]
     first = [*named, _option("assign", Assign), _option("presets", Presets)]
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "asked"]
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    own = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters if p.name != "asked"]
 
     @functools.wraps(command)
     def wrapped(assign: list[str] | None, presets: list[Path] | None, **given: Any) -> Any:
@@ -70,4 +71,4 @@ def asks_for_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _option(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
