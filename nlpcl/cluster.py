@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -50,13 +51,13 @@ def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Exe
     except ImportError as error:
         raise UsageError('--ray needs Ray: pip install "nlpcl[ray]".') from error
     try:
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"--ray {address}: no Ray cluster there ({error}); --ray local starts one here.") from error
     try:
         options = _options(needs, ray.nodes())
         # A process of its own for every run: no run inherits memory, threads or random states of another.
-        task = ray.remote(_work).options(max_calls=1, max_retries=needs.retries, **options)
+        task = ray.remote(max_calls=1, max_retries=needs.retries, **options)(_work)
         for cell in cells:
             cell.log(execution).unlink(missing_ok=True)
         pending = {task.remote(os.getcwd(), cell.argv(execution), *_files(cell, execution)): cell for cell in cells}

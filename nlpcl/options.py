@@ -132,12 +132,21 @@ def parse_options(pairs: Sequence[str], owners: Mapping[str, Mapping[str, Option
     found: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
     for pair in pairs:
         name, text = assignment(pair)
-        owner = next((owner for owner, options in owners.items() if name in options), None)
-        if owner is None:
-            known = suggest(name, [name for options in owners.values() for name in options])
-            raise UsageError(f"{', '.join(owners)}: no option {name!r}. {known}")
-        found[owner][name] = owners[owner][name].parse(text)
+        owner, option = find_option(name, owners)
+        found[owner][name] = option.parse(text)
     return found
+
+
+def find_option(name: str, owners: Mapping[str, Mapping[str, Option]]) -> tuple[str, Option]:
+    """The first owner that has an option of that name, and the option.
+
+    :raises UsageError: none has.
+    """
+    for owner, options in owners.items():
+        if name in options:
+            return owner, options[name]
+    known = suggest(name, [name for options in owners.values() for name in options])
+    raise UsageError(f"{', '.join(owners)}: no option {name!r}. {known}")
 
 
 def _described(docstring: str | None) -> dict[str, str]:

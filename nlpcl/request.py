@@ -57,6 +57,8 @@ def epochs_of(text: str) -> int | dict[str, int]:
         raise UsageError(f"--epochs takes a number, or task=number,*=number, not {text!r}.") from error
 
 
+# Fields of a spec that hold the options of strategy, backbone and benchmark.
+OWNED = ("options", "backbone_options", "benchmark_options")
 READERS: dict[str, Callable[[str], Any]] = {
     "scenario": scenario_of,
     "order": number_or_names,
@@ -140,7 +142,7 @@ class Request:
         """
         given = self._read()
         chosen = parse_options(self.assign, self.owners()) if self.assign else {}
-        fields = dict(zip(chosen, ("options", "backbone_options", "benchmark_options"), strict=False))
+        fields = dict(zip(chosen, OWNED, strict=False))
         own = {fields[owner]: values for owner, values in chosen.items() if values and owner in fields}
         presets = [PresetFile.load(path) for path in self.presets]
         whole = RunSpec.parse({**given, **own, **chosen.get("training", {})})
