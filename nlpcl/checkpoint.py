@@ -16,6 +16,7 @@ import shutil
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from nlpcl.errors import UsageError
 from nlpcl.state import Capture, NoState, Restore, Streams
 from nlpcl.strategies._watch import Remainder
 
@@ -56,10 +58,6 @@ def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
-
-
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and has saved what it had."""
 
 
 class Folder:
@@ -114,32 +112,37 @@ class Folder:
         return final
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest good checkpoint and its facts; None if there is none."""
+        """The newest good checkpoint and its head; None if there is none.
+
+        :raises UsageError: a newer version of nlpcl wrote it.
+        """
         self.faults = []
         for number in reversed(self.numbers()):
             path = self.path / str(number)
-            fault, head = self._look(path)
-            if fault is None:
+            head = self._head(path)
+            if head is None:
+                self.faults.append(f"checkpoint {number} is damaged")
+                shutil.rmtree(path, ignore_errors=True)  # it would take the place of a good one
+            elif head["format"] > FORMAT:
+                raise UsageError(f"{path} was written by a newer version of nlpcl: update it, or start over: --fresh.")
+            elif head["spec"] != self.spec_id:
+                self.faults.append(f"checkpoint {number} is of another spec")
+            else:
                 return path, head
-            self.faults.append(f"checkpoint {number} {fault}")
-            if not head:  # nothing can be read of it, and it would take the place of a good one
-                shutil.rmtree(path, ignore_errors=True)
         return None
 
-    def _look(self, path: Path) -> tuple[str | None, dict[str, Any]]:
+    def _head(self, path: Path) -> dict[str, Any] | None:
+        """What a checkpoint says of itself; None if it is cut short or not as it was written."""
         try:
             sums = json.loads((path / SUMS).read_text())
-            if any(_sha256(path / Path(name).name) != digest for name, digest in sums.items()):
-                return "is damaged", {}
-            head = json.loads((path / "head.json").read_text()) if "head.json" in sums else {}
-        except (OSError, ValueError, AttributeError, TypeError):  # cut short, no JSON, or JSON of another shape
-            return "is damaged", {}
-        if head.get("format", FORMAT) > FORMAT:
-            return "was written by a newer version of nlpcl", {}
-        part = START if head.get("position") is None else NOW
-        if not {f"{part}.json", f"{part}.safetensors"} <= set(sums):
-            return "is not complete", {}
-        return (None if head["spec"] == self.spec_id else "is of another spec"), head
+            if any(_sha256(path / name) != digest for name, digest in sums.items()):
+                return None
+            head = json.loads((path / "head.json").read_text())
+            part = START if head["position"] is None else NOW
+            whole = {"head.json", f"{part}.json", f"{part}.safetensors"} <= set(sums)
+            return head if whole and {"format", "spec", "rows", "facts"} <= set(head) else None
+        except (OSError, ValueError, AttributeError, TypeError, KeyError):  # cut short, no JSON, or of another shape
+            return None
 
     def read(self, path: Path, part: str) -> tuple[Any, dict[str, Tensor]] | None:
         """A part of a checkpoint: tree and tensors; None if it has no such part."""
@@ -178,11 +181,13 @@ class Keeper:
         self.tell = tell
         self.facts = facts
         self.stop = False
-        """Set to end the run with `Interrupted` once it has saved a checkpoint."""
+        """Set to end the run with a KeyboardInterrupt once it has saved a checkpoint."""
         self.joining = False
         self._streams = Streams(benchmark)
-        self._untouched = {id(p): p._version for p in strategy.model.parameters() if not p.requires_grad}
-        self._latest: Path | None = None
+        frozen = [p for p in strategy.model.parameters() if not p.requires_grad]
+        self._untouched = {id(p): (weakref.ref(p), p._version) for p in frozen}
+        self.latest: Path | None = None
+        """The last good checkpoint."""
         self._saved = time.monotonic()
         self._able = True
         self._rows = 0
@@ -197,20 +202,21 @@ class Keeper:
         """Take up the newest good checkpoint; the number of tasks that are done and the facts, none if there is none.
 
         :raises NoState: it does not fit.
+        :raises UsageError: a newer version of nlpcl wrote it.
         """
         found = self.folder.newest()
         for fault in self.folder.faults:
             self.tell(f"{fault}: stepped past")
         if found is None:
             return 0, {}
-        self._latest, head = found
+        self.latest, head = found
         self._rows = head["rows"]
-        start = self.folder.read(self._latest, START)
+        start = self.folder.read(self.latest, START)
         if start is not None:
             self._put(*start)
         position = head["position"]
         if position is not None:
-            now = self.folder.read(self._latest, NOW)
+            now = self.folder.read(self.latest, NOW)
             assert now is not None
             self._now = (position, *now)
         where = "" if position is None else f", epoch {position['epoch'] + 1}, step {position['step']}"
@@ -224,7 +230,7 @@ class Keeper:
     def between(self, rows: int) -> None:
         """After a task was trained and tested; `rows` are done.
 
-        :raises Interrupted: the run is to stop.
+        :raises KeyboardInterrupt: the run is to stop.
         """
         self._rows = rows
         self._save(START, None)
@@ -255,7 +261,7 @@ class Keeper:
     def stepped(self, strategy: Any) -> None:
         """As in `Watch`.
 
-        :raises Interrupted: the run is to stop.
+        :raises KeyboardInterrupt: the run is to stop.
         """
         self._step += 1
         if self.stop or (self.minutes and time.monotonic() - self._saved >= 60 * self.minutes):
@@ -265,7 +271,9 @@ class Keeper:
 
     def _stop_if_asked(self) -> None:
         if self.stop:
-            raise Interrupted("the same command goes on from here" if self._able else "")
+            if self._able:
+                self.tell("stopped: the same command goes on from here")
+            raise KeyboardInterrupt
 
     def _roots(self) -> dict[str, Any]:
         return {"model": self.strategy.model, "strategy": self.strategy, "random": random_states()}
@@ -280,7 +288,7 @@ class Keeper:
             tree = capture.node(self._roots(), "run")
             if part == NOW:
                 capture.tensors[ORDER] = self._order
-            self._latest = self.folder.write(part, tree, capture.tensors, facts, self._latest)
+            self.latest = self.folder.write(part, tree, capture.tensors, facts, self.latest)
         except NoState as error:
             self._able = False
             self.tell(f"no checkpoints of this strategy: if the run is interrupted, it starts over ({error})")
@@ -294,7 +302,7 @@ class Keeper:
 
 @contextmanager
 def stopped_by_signals(keeper: Keeper | None) -> Iterator[None]:
-    """SIGINT and SIGTERM let the step in hand end, save a checkpoint and raise `Interrupted`; a second stops at once.
+    """SIGINT and SIGTERM let the step in hand end, save a checkpoint and end the run; a second ends it at once.
 
     A strategy that cannot be joined within a task is stopped at once, too.
     """

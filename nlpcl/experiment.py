@@ -192,6 +192,8 @@ def run(
     progress: Progress | None = None,
     checkpoint_minutes: float = 10,
     fresh: bool = False,
+    compiled: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> Record:
     """Run a spec and return its record, also saved as `out/<spec.id>/record.json`.
 
@@ -205,11 +207,13 @@ def run(
     :param eval_batch_size: mini-batch size at test.
     :param checkpoint_minutes: within a task a checkpoint is saved every so many minutes; 0: only between tasks.
     :param fresh: start over, whatever checkpoints there are.
+    :param compiled: run the encoder as code that torch compiles.
+    :param gradient_checkpointing: compute the encoder's activations again in the backward pass, to save memory.
     :raises UsageError: the spec cannot be run, or the run failed.
     :raises KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
     spec = spec.filled()
-    job = _Job(spec, runtime.choose_device(device), progress)
+    job = _Job(spec, runtime.choose_device(device), progress, compiled, gradient_checkpointing)
     more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
     if out is None:
         return job.run(None, **more)
@@ -243,10 +247,14 @@ class Failed(UsageError):
 class _Job:
     """One execution of a complete spec, and what is measured of it."""
 
-    def __init__(self, spec: RunSpec, device: torch.device, progress: Progress | None) -> None:
+    def __init__(
+        self, spec: RunSpec, device: torch.device, progress: Progress | None, compiled: bool, recompute: bool
+    ) -> None:
         self.spec = spec
         self.device = device
         self.progress = progress
+        self.compiled = compiled
+        self.recompute = recompute
 
     def tell(self, sentence: str) -> None:
         if self.progress is not None:
@@ -265,6 +273,10 @@ class _Job:
             plugins=[] if progress is None else [ProgressPlugin(progress)],
             **more,
         )
+        if self.recompute:
+            self.strategy.model.backbone.recompute_activations()
+        if self.compiled:
+            self.strategy.model.backbone.compile_encoder()
         self.seconds.setup = self._elapsed()
         self.epochs = epochs = [spec.epochs_for(name) for name in self.benchmark.task_names]
         if progress is not None:
@@ -288,13 +300,14 @@ class _Job:
                     keeper=keeper,
                 )
         except UsageError as error:
-            raise Failed(str(error), self._record("failed", str(error))) from error
+            kept = "" if keeper is None or keeper.latest is None else f" The last good checkpoint is {keeper.latest}."
+            raise Failed(f"{error}{kept}", self._record("failed", str(error))) from error
         except (RuntimeError, MemoryError) as error:
             if not _of_memory(error):
                 raise
             message = (
                 f"out of memory with --train-batch-size {spec.train_batch_size}: try a smaller one, "
-                "or --precision bf16."
+                "--gradient-checkpointing or --precision bf16."
             )
             raise Failed(message, self._record("failed", message)) from error
         finally:
@@ -358,6 +371,7 @@ class _Job:
                 peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(self.device),
                 device=str(self.device),
                 resumed=self.resumed,
+                compiled=self.compiled,
                 host=runtime.host(),
                 git=runtime.git_state(),
             ),

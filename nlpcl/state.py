@@ -15,6 +15,7 @@ import inspect
 import logging
 import sys
 import types
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -98,11 +99,13 @@ class Capture:
     """Turns objects into nodes.
 
     :param within_task: also store what lives while a task trains.
-    :param untouched: version counters of tensors, by `id`, that need not be stored while they have this version.
+    :param untouched: by `id`, tensors with their version counters: while they have this version they are not stored.
     :param streams: the benchmark's data.
     """
 
-    def __init__(self, within_task: bool, untouched: Mapping[int, int], streams: Streams) -> None:
+    def __init__(
+        self, within_task: bool, untouched: Mapping[int, tuple[weakref.ref[Tensor], int]], streams: Streams
+    ) -> None:
         self.within_task = within_task
         self.untouched = untouched
         self.streams = streams
@@ -140,7 +143,8 @@ class Capture:
         return self._container(value, path)
 
     def _tensor(self, value: Tensor, path: str) -> Node:
-        if self.untouched.get(id(value)) == value._version:
+        known, version = self.untouched.get(id(value), (lambda: None, 0))
+        if known() is value and value._version == version:  # an `id` may have passed to another tensor
             return ["kept", ""]
         self.tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         leaf = value.is_leaf and value.requires_grad

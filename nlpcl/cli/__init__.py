@@ -18,20 +18,21 @@ ParserError: Any = typer.BadParameter.__base__
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
+    code, message = 2, ""
     try:
         outcome = app(args=argv, prog_name="nlpcl", standalone_mode=False)
+        code = outcome if isinstance(outcome, int) else 0
     except UsageError as error:
         message = str(error)
-    except ParserError as error:
+    except ParserError as error:  # without a message where the help was shown instead
         message = error.format_message()
-    except (KeyboardInterrupt, typer.Abort) as interrupt:
-        print(": ".join(filter(None, ["nlpcl: interrupted", str(interrupt)])), file=sys.stderr)
-        return 130
-    else:
-        return outcome if isinstance(outcome, int) else 0
-    if message:  # none where the help was shown instead
+    except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer make the code of it themselves
+        code = 130
+    if code == 130:
+        print("nlpcl: interrupted", file=sys.stderr)
+    elif message:
         print(f"nlpcl: error: {printable(message)}", file=sys.stderr)
-    return 2
+    return code
 
 
 def entry_point() -> None:

@@ -27,6 +27,11 @@ def run(
     device: Device = "auto",
     checkpoint_minutes: CheckpointMinutes = 10,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, whatever checkpoints there are.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Run the encoder as code that torch compiles.")] = False,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option("--gradient-checkpointing", help="Compute activations again in the backward pass: less memory."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the complete spec and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
     plot: Annotated[
@@ -58,6 +63,8 @@ def run(
         progress=ProgressReporter(),
         checkpoint_minutes=checkpoint_minutes,
         fresh=fresh,
+        compiled=compiled,
+        gradient_checkpointing=gradient_checkpointing,
     )
     if plot:
         draw(record, path.with_name("matrix.png"))

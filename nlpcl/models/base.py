@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,31 +12,63 @@ import torch
 from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
+from nlpcl.errors import UsageError
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import PerTask
 
 TaskLabels = Tensor | int
 _MISSING: Any = object()
+ENCODERS = "bert and bert_adapter"
 
 
 @dataclass
 class Context:
     """What a layer deep inside an encoder must know of the mini-batch in hand.
 
-    `task` is an int when the whole mini-batch belongs to one task, otherwise a LongTensor (B,);
-    `mask` is (B, L), True on real tokens, or None where there are no positions; `batch` counts the
-    forward passes, so that what is computed once a pass can be told from what is stale.
+    `task` is an int when the whole mini-batch belongs to one task, otherwise a LongTensor (B,); `mask` is (B, L), True
+    on real tokens, or None where there are no positions; `gates` holds by site what multiplies its units. Those who
+    fill it are `listeners`, called at each start.
     """
+
+    transient = ("task", "mask", "gates", "listeners")
 
     task: TaskLabels = 0
     mask: Tensor | None = None
-    batch: int = 0
+    gates: dict[str, Tensor] = field(default_factory=dict)
+    listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def start(self, task: TaskLabels, mask: Tensor | None = None) -> None:
         """Note the mini-batch that is about to pass."""
-        self.task = task
-        self.mask = mask
-        self.batch += 1
+        self.task, self.mask, self.gates = task, mask, {}
+        for listener in self.listeners:
+            listener()
+
+    def recalled(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For a layer that is computed again in backward passes: the context is then the one of now."""
+        return nullcontext(), _Recalled(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The last batch's gates hold a graph, which cannot be copied and means nothing in a copy.
+        return {**self.__dict__, "gates": {}}
+
+
+class _Recalled(AbstractContextManager[None]):
+    """Within it, as often as it is entered, the context is as it was when this was made."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.then = (context.task, context.mask, context.gates)
+
+    def __enter__(self) -> None:
+        self._exchange()
+
+    def __exit__(self, *error: object) -> None:
+        self._exchange()
+
+    def _exchange(self) -> None:
+        context, then = self.context, self.then
+        self.then = (context.task, context.mask, context.gates)
+        context.task, context.mask, context.gates = then
 
 
 @dataclass(frozen=True)
@@ -121,6 +154,20 @@ class Backbone(nn.Module, ABC):
 
     def allow_second_derivatives(self) -> None:
         """From now on compute without kernels that have no second derivative."""
+
+    def recompute_activations(self) -> None:
+        """From now on keep fewer activations for the backward pass and compute them again there.
+
+        :raises UsageError: there is no encoder in this backbone's graph that can do so.
+        """
+        raise UsageError(f"--gradient-checkpointing is for backbones that train an encoder's layers, {ENCODERS}.")
+
+    def compile_encoder(self) -> None:
+        """From now on run the encoder as code that torch compiles, for batches of any length.
+
+        :raises UsageError: there is no encoder in this backbone's graph.
+        """
+        raise UsageError(f"--compile is for backbones that train an encoder's layers, {ENCODERS}.")
 
     @abstractmethod
     def sites(self) -> list[Site]:

@@ -159,6 +159,18 @@ class EncoderBackbone(Backbone):
         """As in `Backbone`; fused attention has none."""
         self.encoder.model.set_attn_implementation("eager")
 
+    def recompute_activations(self) -> None:
+        """As in `Backbone`; the encoder's layers know the mini-batch they belong to."""
+        model = self.encoder.model
+        if not model.supports_gradient_checkpointing:
+            raise UsageError(f"a {type(model).__name__} does not know --gradient-checkpointing.")
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False, "context_fn": self.context.recalled})
+
+    def compile_encoder(self) -> None:
+        """As in `Backbone`."""
+        self.encoder.model.compile(dynamic=True)
+
     def set_parity(self) -> None:
         """As in `Backbone`; batches are not trimmed, so that the padding seen does not depend on the batch."""
         super().set_parity()

@@ -94,7 +94,7 @@ class Gates(PerTask):
         self.soft = soft
         self.current: int | None = None
         self.override: int | None = None
-        self._values: tuple[int, dict[str, Tensor]] | None = None
+        context.listeners.append(self.prepare)
         for site in sites:
             site.activation.register_forward_hook(partial(self._apply_gate, site.name, site.axis))
 
@@ -154,21 +154,19 @@ class Gates(PerTask):
         parts = values.split(list(self.widths.values()), dim=-1)
         return dict(zip(self.widths, parts, strict=True))
 
+    def prepare(self) -> None:
+        """Compute the gates of the mini-batch that is about to pass, once for all sites."""
+        task = self.context.task if self.override is None else self.override
+        if isinstance(task, int):
+            values = self._row(task)
+        else:
+            values = torch.stack([self._row(t) for t in range(len(self.embeddings))])[task]
+        self.context.gates |= self._split(values)
+
     def _apply_gate(self, name: str, axis: int, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        if self._values is None or self._values[0] != self.context.batch:
-            task = self.context.task if self.override is None else self.override
-            if isinstance(task, int):
-                values = self._row(task)
-            else:
-                values = torch.stack([self._row(t) for t in range(len(self.embeddings))])[task]
-            self._values = (self.context.batch, self._split(values))
-        gates = self._values[1][name].to(output.dtype)
+        gates = self.context.gates[name].to(output.dtype)
         shape = [1] * output.dim()
         shape[axis] = gates.shape[-1]
         if gates.dim() == 2:  # one row per sample
             shape[0] = gates.shape[0]
         return output * gates.reshape(shape)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The last batch's gates hold a graph, which cannot be copied and means nothing in a copy.
-        return {**self.__dict__, "_values": None}

@@ -1,0 +1,319 @@
+"""Checkpoints that are damaged, foreign or cannot be written; runs that are killed, stopped or diverge."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nlpcl import checkpoint, experiment
+from nlpcl.cli import main
+from nlpcl.errors import UsageError
+from nlpcl.records import Record
+from nlpcl.spec import RunSpec
+from nlpcl.state import Capture, Streams
+from nlpcl.strategies.base import ContinualStrategy
+from tests.test_resume import Killed, content, killed_at, run, spec_of
+
+Started = tuple[RunSpec, Path, Record]
+
+
+@pytest.fixture(scope="module")
+def interrupted(models: dict[str, str], folders: dict[str, Path], tmp_path_factory: Any) -> Started:
+    """A spec, the folder of its run, which ended within the second task, and the record it should end with."""
+    spec, scenario = spec_of("ncl", models)
+    root = tmp_path_factory.mktemp("interrupted")
+    whole = run(spec, folders[scenario], root / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        killed_at(11, patch)  # 6 steps and the end of a task are 7
+        with pytest.raises(Killed):
+            run(spec, folders[scenario], root / "killed")
+    return spec, root / "killed" / spec.id, whole
+
+
+def goes_on(spec: RunSpec, place: Path, folders: dict[str, Path], tmp: Path, change: Callable[[Path], None]) -> Record:
+    """The record of the run that goes on from `place` once its checkpoints have been changed."""
+    out = tmp / "again"
+    shutil.copytree(place, out / spec.id, symlinks=True)
+    change(out / spec.id / "checkpoints")
+    try:
+        return run(spec, folders["til"], out)
+    finally:
+        shutil.rmtree(out)
+
+
+def damaged(file: Path, cut: int | None, bit: int) -> None:
+    raw = bytearray(file.read_bytes())
+    if cut is not None:
+        raw = raw[: cut % len(raw)]
+    else:
+        raw[bit // 8 % len(raw)] ^= 1 << bit % 8
+    file.unlink()  # not through a hard link
+    file.write_bytes(raw)
+
+
+def test_a_checkpoint_is_there(interrupted: Started) -> None:
+    numbers = [int(path.name) for path in (interrupted[1] / "checkpoints").iterdir()]
+    assert sorted(numbers) == [10, 11]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_damaged_bytes_are_never_loaded(data: st.DataObject, interrupted: Started, tmp_path: Path) -> None:
+    """Any byte of any file cut off or changed: the checkpoint is stepped past, the one before is found."""
+    spec, place, _ = interrupted
+    shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+    shutil.copytree(place / "checkpoints", tmp_path / "copy")
+    files = sorted((tmp_path / "copy" / "11").iterdir())
+    file = data.draw(st.sampled_from(files))
+    cut = data.draw(st.none() | st.integers(0, 2**24))
+    damaged(file, cut, data.draw(st.integers(0, 2**27)))
+    folder = checkpoint.Folder(tmp_path / "copy", spec.id)
+    found = folder.newest()
+    assert found is not None and found[0].name == "10"
+    assert folder.faults == ["checkpoint 11 is damaged"]
+    assert not (tmp_path / "copy" / "11").exists()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_whose_checkpoint_is_damaged_ends_all_the_same(
+    seed: int, interrupted: Started, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """From the checkpoint before, or, where both are damaged, from the start."""
+    spec, place, whole = interrupted
+    rng = random.Random(seed)
+
+    def change(checkpoints: Path) -> None:
+        for number in ("10", "11")[seed % 2 :]:
+            file = rng.choice(sorted((checkpoints / number).iterdir()))
+            damaged(file, rng.choice([None, rng.randrange(1 << 20)]), rng.randrange(1 << 23))
+
+    again = goes_on(spec, place, folders, tmp_path, change)
+    assert content(again) == content(whole)
+    assert again.measured.resumed == (1 if seed % 2 else 0)
+
+
+@pytest.mark.parametrize(
+    "shape", ["", "null", "[]", "{}", "3", '{"head.json": 1}', '{"../11/head.json": "x"}', '{"format": 1}', "\udcff"]
+)
+@pytest.mark.parametrize("name", ["sums.json", "head.json"])
+def test_json_of_another_shape_is_damage(name: str, shape: str, interrupted: Started, tmp_path: Path) -> None:
+    spec, place, _ = interrupted
+    shutil.copytree(place / "checkpoints", tmp_path / "copy")
+    rewrite(tmp_path / "copy" / "11", name, shape.encode(errors="surrogateescape"))
+    folder = checkpoint.Folder(tmp_path / "copy", spec.id)
+    found = folder.newest()
+    assert found is not None and found[0].name == "10"
+
+
+def rewrite(path: Path, name: str, raw: bytes) -> None:
+    """Put other bytes into a file of a checkpoint, with the digest that goes with them."""
+    (path / name).write_bytes(raw)
+    if name != "sums.json":
+        sums = json.loads((path / "sums.json").read_text())
+        sums[name] = checkpoint._sha256(path / name)
+        (path / "sums.json").write_text(json.dumps(sums))
+
+
+def test_foreign_and_newer_checkpoints(interrupted: Started, folders: dict[str, Path], tmp_path: Path) -> None:
+    """One of another spec is stepped past, one of a newer version is refused and left alone."""
+    spec, place, whole = interrupted
+
+    def with_head(**change: Any) -> Callable[[Path], None]:
+        def apply(checkpoints: Path) -> None:
+            for path in checkpoints.iterdir():
+                head = json.loads((path / "head.json").read_text())
+                rewrite(path, "head.json", json.dumps({**head, **change}).encode())
+
+        return apply
+
+    again = goes_on(spec, place, folders, tmp_path, with_head(spec="0" * 16))
+    assert content(again) == content(whole) and again.measured.resumed == 0
+    with pytest.raises(UsageError, match=r"11 was written by a newer version.*--fresh"):
+        goes_on(spec, place, folders, tmp_path, with_head(format=99))
+
+
+def test_fresh_starts_over(interrupted: Started, folders: dict[str, Path], tmp_path: Path) -> None:
+    spec, place, whole = interrupted
+    shutil.copytree(place, tmp_path / spec.id)
+    record = experiment.run(spec, data_root=folders["til"], out=tmp_path, device="cpu", fresh=True)
+    assert record.measured.resumed == 0 and content(record) == content(whole)
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(
+    interrupted: Started, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up while the fifth checkpoint is written and stays full; the run says so and goes on."""
+    spec, _, whole = interrupted
+    said: list[str] = []
+    seen: list[set[str]] = []
+    syncs = 0
+    place = tmp_path / spec.id / "checkpoints"
+
+    def sync(path: Path) -> None:
+        nonlocal syncs
+        syncs += 1
+        if syncs > 4 * 5 + 2:  # three or more files, the new folder, and the one that holds it
+            seen.append({entry.name for entry in place.iterdir() if entry.name.isdigit()})
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "_sync", sync)
+    monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
+    record = run(spec, folders["til"], tmp_path)
+    assert content(record) == content(whole)
+    assert "a checkpoint could not be written (No space left on device); the last good one is kept" in said
+    assert len(seen) > 1 and all(len(names) == 2 and names == seen[0] for names in seen)
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
+    interrupted: Started, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing of it is saved."""
+    spec, _, _ = interrupted
+    backward = ContinualStrategy.backward
+
+    def poisoned(strategy: Any) -> None:
+        if strategy.clock.train_exp_counter == 1 and strategy.clock.train_exp_iterations == 4:
+            strategy.loss = strategy.loss * float("nan")
+        backward(strategy)
+
+    monkeypatch.setattr(ContinualStrategy, "backward", poisoned)
+    place = tmp_path / spec.id
+    with pytest.raises(UsageError, match=r"step 5 of task task1.*checkpoint is .*checkpoints/11\."):
+        run(spec, folders["til"], tmp_path)
+    failed = Record.load(place / "failed.json")
+    assert failed.status == "failed" and failed.error is not None and "step 5" in failed.error
+    folder = checkpoint.Folder(place / "checkpoints", spec.id)
+    found = folder.newest()
+    assert found is not None and found[0].name == "11"
+    for part in ("start", "now"):
+        stored = folder.read(found[0], part)
+        assert stored is not None and all(t.isfinite().all() for t in stored[1].values() if t.is_floating_point())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce] can't allocate memory"), MemoryError()],
+)
+def test_out_of_memory_says_the_batch_and_what_helps(
+    error: Exception,
+    interrupted: Started,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(strategy: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ContinualStrategy, "backward", full)
+    with pytest.raises(
+        UsageError, match=r"--train-batch-size 8: try a smaller one, --gradient-checkpointing or --precision bf16"
+    ):
+        run(interrupted[0], folders["til"], tmp_path)
+
+
+def test_a_tensor_in_the_place_of_a_frozen_one_is_stored(benchmark_of: Any) -> None:
+    """What an `id` belonged to may be gone, and another have it."""
+    value, gone = torch.ones(2), torch.ones(2)
+    streams = Streams(benchmark_of())
+    assert Capture(False, {id(value): (weakref.ref(gone), 0)}, streams).node(value, "x")[0] == "tensor"
+    assert Capture(False, {id(value): (weakref.ref(value), 0)}, streams).node(value, "x")[0] == "kept"
+
+
+class Process:
+    """`nlpcl run` in a process of its own."""
+
+    def __init__(self, spec: RunSpec, root: Path, out: Path) -> None:
+        options = {f"{name}={value}" for name, value in (spec.backbone_options or {}).items()}
+        flags = {
+            "benchmark": spec.benchmark,
+            "strategy": spec.strategy,
+            "model": spec.model,
+            "max-length": spec.max_length,
+            "train-batch-size": spec.train_batch_size,
+            "train-size": spec.train_size,
+            "epochs": spec.epochs,
+            "learning-rate": spec.learning_rate,
+            "data-root": root,
+            "out": out,
+            "device": "cpu",
+            "checkpoint-minutes": 1e-4,
+        }
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        words += [word for option in options for word in ("--set", option)]
+        self.checkpoints = out / spec.id / "checkpoints"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "nlpcl", "run", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def when_it_trains(self, number: int, wait: float, until: float = 120) -> None:
+        """Wait for a checkpoint of at least this number in this process's time, and `wait` seconds more."""
+        end = time.monotonic() + until
+        while time.monotonic() < end and self.process.poll() is None:
+            found = [int(path.name) for path in self.checkpoints.glob("*") if path.name.isdigit()]
+            if max(found, default=0) >= number:
+                time.sleep(wait)
+                return
+            time.sleep(0.002)
+        raise AssertionError(f"no checkpoint {number}: {self.process.communicate(timeout=60)[0]}")
+
+    def ends(self, code: int) -> str:
+        said, _ = self.process.communicate(timeout=120)
+        assert self.process.returncode == code, said
+        return said
+
+
+def test_a_process_killed_and_stopped_ends_with_the_same_record(
+    models: dict[str, str], folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """SIGKILL, SIGTERM and SIGINT one after another, each in a process that went on from the one before."""
+    spec, scenario = spec_of("hat", models)
+    spec = spec.model_copy(update={"epochs": 12, "learning_rate": 0.01})
+    whole = run(spec, folders[scenario], tmp_path / "whole")
+    rng = random.Random(0)
+    for number, name in ((5, "SIGKILL"), (20, "SIGTERM"), (35, "SIGINT")):
+        process = Process(spec, folders[scenario], tmp_path / "killed")
+        process.when_it_trains(number, rng.uniform(0, 0.02))
+        process.process.send_signal(getattr(signal, name))
+        said = process.ends(-9 if name == "SIGKILL" else 130)
+        assert name == "SIGKILL" or "nlpcl: stopped: the same command goes on from here\nnlpcl: interrupted\n" in said
+    said = Process(spec, folders[scenario], tmp_path / "killed").ends(0)
+    assert "going on from a checkpoint" in said
+    record = Record.load(tmp_path / "killed" / spec.id / "record.json")
+    assert content(record) == content(whole) and record.measured.resumed == 3
+
+
+def test_a_checkpoint_of_a_newer_version_is_one_sentence(
+    interrupted: Started,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spec, place, whole = interrupted
+    shutil.copytree(place, tmp_path / spec.id)
+    file = tmp_path / "record.json"
+    whole.save(file)
+    for path in (tmp_path / spec.id / "checkpoints").iterdir():
+        head = json.loads((path / "head.json").read_text())
+        rewrite(path, "head.json", json.dumps({**head, "format": 99}).encode())
+    assert main(["run", "--from", str(file), "--data-root", str(folders["til"]), "--out", str(tmp_path)]) == 2
+    assert "newer version" in capsys.readouterr().err

@@ -1,0 +1,278 @@
+"""What a training step costs: of each strategy, against a bare loop, task by task, and in memory.
+
+    python tools/speed.py --data-root DIR --adapter-size 64 --out speed.json
+
+The stream has 19 tasks with the same texts, those of ASC's laptop domain, so that task t differs from task 0 in nothing
+but t. Each strategy is measured in a process of its own: first alone, through all tasks, for its memory and its growth;
+then at the last task in turns with NCL, a bare loop and Avalanche's Naive. Times are medians over steps. On a CPU with
+one thread they are processor time, which other programs on the machine disturb least; otherwise they are wall time.
+`--padding fixed` pads all texts to 128, as the original toolkit does; `--encoder random-bert-base` takes an encoder of
+that shape with random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training.supervised import Naive
+from torch import nn
+from transformers import AutoTokenizer, BertConfig, BertModel
+
+from nlpcl import runtime
+from nlpcl.benchmarks import TextTask, asc, text_benchmark_from_tasks
+from nlpcl.benchmarks.base import published_hashes
+from nlpcl.benchmarks.download import data_bytes
+from nlpcl.encoders import encoder_path
+from nlpcl.experiment import build_strategy
+from nlpcl.models import build_model
+from nlpcl.spec import RunSpec
+from nlpcl.strategies._batches import batch_rows, loader_of
+
+DOMAIN = "XuSemEval14_laptop"
+TEST = 64
+
+
+class Clock(SupervisedPlugin[Any]):
+    """Seconds from the start of each step to the start of the next, loading included."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__()
+        self.now = now
+        self.times: list[float] = []
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        self.times = [self.now()]
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        self.times.append(self.now())
+
+    def seconds(self) -> list[float]:
+        return [after - before for before, after in pairwise(self.times)]
+
+
+def clock_of(device: torch.device, threads: int) -> Callable[[], float]:
+    if device.type == "cpu":
+        return time.process_time if threads == 1 else time.perf_counter
+
+    def synchronized() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return synchronized
+
+
+def stream(arguments: argparse.Namespace, encoder: str) -> Any:
+    """The tasks, all of the same texts."""
+
+    def frame(split: str, rows: int) -> pd.DataFrame:
+        path = asc._path(DOMAIN, split)
+        raw = data_bytes("asc", path, published_hashes("asc")[path], f"{asc.SOURCE}/{path}", arguments.data_root)
+        return asc._read(raw, path).head(rows)
+
+    parts = [frame("train", arguments.steps * arguments.batch), frame("valid", 8), frame("test", TEST)]
+    tasks = [TextTask(f"task {t}", asc.LABELS, *parts) for t in range(arguments.tasks)]
+    return text_benchmark_from_tasks(tasks, name="same", scenario="til", tokenizer=encoder, max_length=128)
+
+
+class Bench:
+    """What is needed to measure one strategy."""
+
+    def __init__(self, arguments: argparse.Namespace, encoder: str) -> None:
+        torch.set_num_threads(arguments.threads)
+        self.arguments = arguments
+        self.encoder = encoder
+        self.device = runtime.choose_device(arguments.device)
+        self.now = clock_of(self.device, arguments.threads)
+        self.benchmark = stream(arguments, encoder)
+
+    def model(self) -> Any:
+        torch.manual_seed(0)
+        options = {"adapter_size": self.arguments.adapter_size, "padding": self.arguments.padding}
+        return build_model(self.benchmark, "bert_adapter", self.encoder, **options)
+
+    def strategy(self, name: str) -> tuple[Any, Clock]:
+        given = {"benchmark": "asc", "strategy": name, "backbone": "bert_adapter", "model": self.encoder}
+        given |= {"train_batch_size": self.arguments.batch, "precision": self.arguments.precision}
+        clock = Clock(self.now)
+        spec = RunSpec.parse(given).filled()
+        strategy = build_strategy(spec, self.model(), self.device, plugins=[clock], eval_mb_size=128)
+        if self.arguments.compile:
+            strategy.model.backbone.compile_encoder()
+        return strategy, clock
+
+    def naive(self) -> tuple[Any, Clock]:
+        """Avalanche's own training loop, and its own loader."""
+        model, clock = self.model(), Clock(self.now)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+        size = self.arguments.batch
+        parts = {"train_mb_size": size, "device": self.device, "plugins": [clock], "evaluator": None}
+        return Naive(model=model, optimizer=optimizer, criterion=nn.CrossEntropyLoss(), **parts), clock
+
+    def train(self, strategy: Any, clock: Clock, task: int) -> list[float]:
+        """Seconds of the steps of a task, whose batches are the same for every task."""
+        torch.manual_seed(0)
+        strategy.train(self.benchmark.train_stream[task], eval_streams=[])
+        return clock.seconds()
+
+    def bare(self) -> Callable[[], list[float]]:
+        """The least that trains the same model on the same batches with the same optimizer and schedule."""
+        model = self.model().to(self.device)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        data = self.benchmark.train_stream[0].dataset
+
+        def epoch() -> list[float]:
+            torch.manual_seed(0)
+            loader = loader_of(data, batch_rows(data, self.arguments.batch, shuffle=True))
+            times = [self.now()]
+            for x, y, _ in loader:
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(x.to(self.device), 0), y.to(self.device))
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                schedule.step()
+                times.append(self.now())
+            return [after - before for before, after in pairwise(times)]
+
+        return epoch
+
+
+def measure(name: str, arguments: argparse.Namespace, encoder: str, answer: Any) -> None:
+    """Put what one strategy costs into the queue `answer`."""
+    bench = Bench(arguments, encoder)
+    idle = runtime.peak_memory_mb()
+    strategy, clock = bench.strategy(name)
+    growth, evaluation = [], []
+    for task in range(arguments.tasks):
+        growth.append(median(bench.train(strategy, clock, task)))
+        begun = bench.now()
+        strategy.eval(list(bench.benchmark.test_stream)[: task + 1])
+        evaluation.append(bench.now() - begun)
+    found: dict[str, Any] = {
+        "step": growth,
+        "evaluation": evaluation,
+        "peak_memory_mb": round(runtime.peak_memory_mb()),
+        "memory_before_mb": round(idle),
+        "peak_gpu_memory_mb": runtime.peak_gpu_memory_mb(bench.device),
+    }
+    last = arguments.tasks - 1
+    turns: dict[str, Callable[[], list[float]]] = {name: lambda: bench.train(strategy, clock, last)}
+    ncl = bench.strategy("ncl")
+    turns["ncl again" if name == "ncl" else "ncl"] = lambda: bench.train(*ncl, last)
+    if name == "ncl":
+        naive = bench.naive()
+        turns |= {"bare loop": bench.bare(), "Avalanche's Naive": lambda: bench.train(*naive, last)}
+    times: dict[str, list[float]] = {turn: [] for turn in turns}
+    for round_ in range(arguments.rounds + 1):
+        for turn, run in turns.items():
+            seconds = run()
+            if round_:  # the first warms up
+                times[turn] += seconds
+    found["in_turns"] = {turn: median(seconds) for turn, seconds in times.items()}
+    answer.put(found)
+
+
+def tokens(bench: Bench) -> dict[str, float]:
+    """Texts, real tokens and padding of the mean batch."""
+    data = bench.benchmark.train_stream[0].dataset
+    real = total = rows = count = 0
+    for x, *_ in loader_of(data, batch_rows(data, bench.arguments.batch, shuffle=True)):
+        x = x if bench.arguments.padding == "fixed" else bench.model().backbone.trimmed(x)
+        real += int(x[:, 1].sum())
+        total += x[:, 1].numel()
+        rows += len(x)
+        count += 1
+    return {"texts": rows / count, "real": real / count, "padding_share": 1 - real / total}
+
+
+@contextmanager
+def encoder_folder(name: str) -> Iterator[str]:
+    """What `model` is; a folder with random weights for `random-bert-base`."""
+    if name != "random-bert-base":
+        yield name
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        BertModel(BertConfig()).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(encoder_path("minilm")).save_pretrained(folder)
+        yield folder
+
+
+def report(found: dict[str, Any]) -> str:
+    """The table, in Markdown."""
+    batch, methods = found["batch"], found["strategies"]
+    rows = ["| strategy | step, s | x NCL | last task / first | evaluation / task | texts/s | tokens/s | memory, MB |"]
+    rows.append("|---|---|---|---|---|---|---|---|")
+    for name, cost in methods.items():
+        step, ncl = cost["in_turns"][name], cost["in_turns"].get("ncl", cost["in_turns"][name])
+        growth, per_task = cost["step"], cost["evaluation"][-1] / len(cost["evaluation"])
+        memory = cost["peak_gpu_memory_mb"] or cost["peak_memory_mb"]
+        rows.append(
+            f"| {name} | {step:.3f} | {step / ncl:.2f} | {growth[-1] / growth[0]:.2f} | {per_task:.3f} | "
+            f"{batch['texts'] / step:.0f} | {batch['real'] / step:.0f} | {memory:.0f} |"
+        )
+    if "ncl" in methods:
+        turns = methods["ncl"]["in_turns"]
+        for other in ("bare loop", "Avalanche's Naive"):
+            rows.append(f"| {other} | {turns[other]:.3f} | {turns[other] / turns['ncl']:.2f} | | | | | |")
+        rows.append(f"\nNCL's step is {turns['ncl'] / turns['bare loop']:.3f} times that of the bare loop.")
+    rows.append(f"{batch['padding_share']:.1%} of the positions are padding.")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What a training step costs.")
+    parser.add_argument("--data-root")
+    parser.add_argument("--encoder", default="minilm", help="minilm, random-bert-base, a folder or a hub name")
+    parser.add_argument("--strategies", default="ncl,ewc,derpp,hat,bcl,classic,ctr")
+    parser.add_argument("--adapter-size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--padding", default="dynamic", choices=("dynamic", "fixed"))
+    parser.add_argument("--tasks", type=int, default=19)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with encoder_folder(arguments.encoder) as encoder:
+        found: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(arguments).items() if k != "data_root"}}
+        found |= {"host": runtime.host(), "python": platform.python_version(), "versions": runtime.versions()}
+        found |= {"batch": tokens(Bench(arguments, encoder)), "strategies": {}}
+        for name in arguments.strategies.split(","):
+            context = multiprocessing.get_context("spawn")
+            answer = context.Queue()
+            process = context.Process(target=measure, args=(name, arguments, encoder, answer))
+            process.start()
+            while process.is_alive() and answer.empty():
+                process.join(0.1)
+            if answer.empty():
+                raise SystemExit(f"{name} could not be measured")
+            found["strategies"][name] = answer.get()
+            process.join()
+            print(f"{name}: {found['strategies'][name]['in_turns']}", flush=True)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n")
+    print(report(found))
+
+
+if __name__ == "__main__":
+    main()
