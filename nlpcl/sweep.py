@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from nlpcl.errors import Impossible, UsageError
 from nlpcl.records import Record
-from nlpcl.request import PresetFile, Request
+from nlpcl.request import PresetFile, Request, flag
 from nlpcl.spec import RunSpec
 
 POLL = 0.2
@@ -38,11 +38,13 @@ class Execution:
     device: str = "auto"
     eval_batch_size: int = 128
     checkpoint_minutes: float = 10
+    compile: bool = False
+    gradient_checkpointing: bool = False
 
     def argv(self) -> list[str]:
         """As options; of what is left at its default, `out` alone."""
-        chosen = {name: value for name, value in vars(self).items() if value != getattr(Execution, name, None)}
-        return [part for name, value in chosen.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        chosen = {flag(name): value for name, value in vars(self).items() if value != getattr(Execution, name, None)}
+        return [part for name, value in chosen.items() for part in ([name] if value is True else [name, str(value)])]
 
 
 @dataclass(frozen=True)

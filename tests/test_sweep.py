@@ -220,6 +220,41 @@ def test_time_is_estimated_from_the_nearest_runs_of_the_same_work(tmp_path: Path
     assert estimates([same], [took(70, weight_decay=0.5), record_of("ewc")]) == {same.id: 70}
 
 
+def test_how_runs_are_computed_goes_to_each(tmp_path: Path, capsys: Any) -> None:
+    line = (
+        "--device cpu --eval-batch-size 7 --checkpoint-minutes 2.5 --compile --gradient-checkpointing --data-root data"
+    )
+    assert main(["sweep", "--strategy", "ncl", *line.split(), "--out", str(tmp_path), "--print"]) == 0
+    (command,) = capsys.readouterr().out.splitlines()
+    before, after = shlex.split(command), ["nlpcl", "run", "--strategy", "ncl", "--out", str(tmp_path), *line.split()]
+    assert before[:6] == after[:6] and sorted(before) == sorted(after)
+    assert main([*before[1:], "--dry-run"]) == 0
+
+
+def test_the_sweep_of_the_published_table(tmp_path: Path) -> None:
+    """All its runs can be; the methods that the table has on each backbone are those of the original toolkit there."""
+    grids = Grid.read(Path(__file__).resolve().parents[1] / "leaderboard" / "headline.toml")
+    cells = plan((request for grid in grids for request in grid.requests()), tmp_path).cells
+    common = {"ncl", "one", "l2", "ewc", "agem", "derpp", "ucl", "owm", "hat"}
+    methods = {
+        "bert": {"ncl", "one", "mtl"},
+        "bert_adapter": common | {"bcl", "ctr"},
+        "bert_frozen": common | {"cat", "kan", "srk"},
+        "w2v": common | {"cat", "kan", "srk"},
+    }
+    table = {
+        (benchmark, backbone, strategy, order, None)
+        for benchmark in ("asc", "dsc", "newsgroups")
+        for backbone, strategies in methods.items()
+        for strategy in strategies
+        for order in range(5)
+    } | {("dsc", "bert_adapter", strategy, order, 200) for strategy in ("bcl", "ctr") for order in range(5)}
+    specs = [cell.spec for cell in cells]
+    assert {(s.benchmark, s.backbone, s.strategy, s.order, s.train_size) for s in specs} == table
+    assert len(specs) == len(table)
+    assert {s.model for s in specs if s.backbone != "w2v"} == {"bert-base-uncased"}
+
+
 def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(tiny: str, tmp_path: Path, capsys: Any) -> None:
     argv = ["sweep", "--strategy", "ncl", "--model", tiny, "--tasks", "1", "--train-size", "16", "--epochs", "1"]
     argv += ["--set", "adapter_size=8", "--out", str(tmp_path), "--device", "cpu"]

@@ -49,6 +49,12 @@ CheckpointMinutes = Annotated[
     float, typer.Option(min=0, help="Save a checkpoint within a task every so many minutes; 0: never.")
 ]
 
+Compile = Annotated[bool, typer.Option("--compile", help="Run the encoder as code that torch compiles.")]
+GradientCheckpointing = Annotated[
+    bool,
+    typer.Option("--gradient-checkpointing", help="Compute activations again in the backward pass: less memory."),
+]
+
 
 def asks_for_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say what is to be run, in the place of its parameter `asked: Request`."""

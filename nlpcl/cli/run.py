@@ -10,7 +10,15 @@ import typer
 from rich.table import Table
 
 from nlpcl.cli.app import NAMES, DataRoot, app, console, quiet
-from nlpcl.cli.options import CheckpointMinutes, Device, EvalBatchSize, Out, asks_for_a_run
+from nlpcl.cli.options import (
+    CheckpointMinutes,
+    Compile,
+    Device,
+    EvalBatchSize,
+    GradientCheckpointing,
+    Out,
+    asks_for_a_run,
+)
 from nlpcl.errors import UsageError
 from nlpcl.request import Request, flag
 from nlpcl.spec import RunSpec
@@ -27,11 +35,8 @@ def run(
     device: Device = "auto",
     checkpoint_minutes: CheckpointMinutes = 10,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over, whatever checkpoints there are.")] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Run the encoder as code that torch compiles.")] = False,
-    gradient_checkpointing: Annotated[
-        bool,
-        typer.Option("--gradient-checkpointing", help="Compute activations again in the backward pass: less memory."),
-    ] = False,
+    compiled: Compile = False,
+    gradient_checkpointing: GradientCheckpointing = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the complete spec and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
     plot: Annotated[

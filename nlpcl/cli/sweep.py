@@ -12,7 +12,15 @@ import typer
 from rich.table import Table
 
 from nlpcl.cli.app import NAMES, DataRoot, app, console
-from nlpcl.cli.options import CheckpointMinutes, Device, EvalBatchSize, Out, asks_for_a_run
+from nlpcl.cli.options import (
+    CheckpointMinutes,
+    Compile,
+    Device,
+    EvalBatchSize,
+    GradientCheckpointing,
+    Out,
+    asks_for_a_run,
+)
 from nlpcl.errors import UsageError, printable
 from nlpcl.request import Request
 
@@ -51,6 +59,8 @@ def sweep(
     device: Device = "auto",
     eval_batch_size: EvalBatchSize = 128,
     checkpoint_minutes: CheckpointMinutes = 10,
+    compiled: Compile = False,
+    gradient_checkpointing: GradientCheckpointing = False,
 ) -> None:
     """Do many runs: each option may have several values, as --strategy ncl,hat --order 0-4. What is done is skipped."""
     from nlpcl.grid import Grid
@@ -68,7 +78,7 @@ def sweep(
     found = plan(requests, out, asked.presets, skip_impossible=skip_impossible)
     for reason in found.left_out:
         print(f"left out: {printable(reason)}", file=sys.stderr)
-    execution = Execution(out, data_root, device, eval_batch_size, checkpoint_minutes)
+    execution = Execution(out, data_root, device, eval_batch_size, checkpoint_minutes, compiled, gradient_checkpointing)
     if print_:
         for cell in found.to_run:
             print(shlex.join(["nlpcl", *cell.argv(execution)]))
