@@ -128,9 +128,10 @@ class Registry(Generic[E]):
 
         :raises UsageError: no such name; the nearest ones are offered.
         """
-        for module, load in self._modules().items():
-            if fold(module) == fold(name.partition("/")[0]):
-                load()
+        if fold(name) not in self._entries:  # a look at what is installed takes milliseconds, which a sweep multiplies
+            for module, load in self._modules().items():
+                if fold(module) == fold(name.partition("/")[0]):
+                    load()
         if fold(name) not in self._entries:
             self._load_all()
         if fold(name) not in self._entries:
