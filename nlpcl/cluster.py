@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Exe
         import ray
     except ImportError as error:
         raise UsageError('--ray needs Ray: pip install "nlpcl[ray]".') from error
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -61,6 +63,7 @@ def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Exe
         for cell in cells:
             cell.log(execution).unlink(missing_ok=True)
         pending = {task.remote(os.getcwd(), cell.argv(execution), *_files(cell, execution)): cell for cell in cells}
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own would abort
         try:
             _follow(ray, pending, execution, watch)
         except KeyboardInterrupt:
@@ -71,6 +74,7 @@ def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Exe
             raise
     finally:
         ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _files(cell: Cell, execution: Execution) -> tuple[str, str]:

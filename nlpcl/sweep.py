@@ -224,6 +224,7 @@ def run_local(cells: Sequence[Cell], jobs: int | None, execution: Execution, wat
         raise UsageError(f"--jobs {jobs} is more than the {cores()} processor core(s) here.")
     waiting, free = deque(cells), list(range(jobs))
     workers: dict[int, _Worker] = {}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         while waiting or workers:
             while waiting and free:
@@ -239,6 +240,7 @@ def run_local(cells: Sequence[Cell], jobs: int | None, execution: Execution, wat
         if workers:
             watch.stopping(len(workers))
             _stop([worker.process for worker in workers.values()])
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Worker:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,10 +86,9 @@ def test_an_interrupted_sweep_leaves_checkpoints(cluster: Any, tiny: str, tmp_pa
     cluster.wait_for_nodes()
     cells, execution = cells_of(tiny, tmp_path, 3), Execution(tmp_path, device="cpu", checkpoint_minutes=0)
 
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    watch = Watching(lambda cell: "task 1/2" in last_line(cell.log(execution)), interrupt)
+    watch = Watching(
+        lambda cell: "task 1/2" in last_line(cell.log(execution)), lambda: os.kill(os.getpid(), signal.SIGTERM)
+    )
     with pytest.raises(KeyboardInterrupt):
         run_on_ray(cells, cluster.address, Needs(), execution, watch)
     assert watch.stopped == 2 and watch.outcomes == [] and not list(tmp_path.glob("*/record.json"))

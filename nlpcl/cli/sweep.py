@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,15 +94,11 @@ def _execute(found: Plan, execution: Execution, jobs: int | None, ray: str | Non
     from nlpcl.sweep import run_local
 
     check_out(execution.out)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    try:
-        with SweepReporter(len(found.to_run), execution) as watch:
-            if ray is None:
-                run_local(found.to_run, jobs, execution, watch)
-            else:
-                run_on_ray(found.to_run, ray, Needs(**needs), execution, watch)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with SweepReporter(len(found.to_run), execution) as watch:
+        if ray is None:
+            run_local(found.to_run, jobs, execution, watch)
+        else:
+            run_on_ray(found.to_run, ray, Needs(**needs), execution, watch)
     print(f"{len(found.cells)} runs: {len(found.done)} were done, {watch.done - len(watch.failed)} are new")
     for outcome in watch.failed:
         print(f"failed: {outcome.cell.label}: {printable(outcome.error or '')} ({outcome.cell.log(execution)})")
