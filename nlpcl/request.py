@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nlpcl.errors import UsageError, suggest
 from nlpcl.options import Option, options_of, parse_options
-from nlpcl.records import write_atomically
+from nlpcl.records import fault, write_atomically
 from nlpcl.registry import SCENARIOS, backbones, benchmarks, default_backbone, strategies
 from nlpcl.spec import RunSpec, training_settings
 
@@ -92,9 +92,7 @@ class PresetFile(BaseModel):
         except OSError as error:
             raise UsageError(f"cannot read {path} ({error.strerror}).") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise UsageError(f"{path} is not a preset: {where}: {first['msg']}.") from error
+            raise UsageError(f"{path} is not a preset: {fault(error)}.") from error
         known = set(RunSpec.model_fields) - {"spec_version"}
         for names, allowed in ((preset.when, known | {"modality"}), (preset.values, known)):
             for name in names:

@@ -164,7 +164,12 @@ def _between(name: str, low: Any, high: Any, log: bool) -> Axis:
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting that was tried: its texts, and its accuracy in [0, 1] on validation data or why there is none."""
+    """One setting that was tried.
+
+    :param number: how many the study then has, from 1.
+    :param texts: of what is searched.
+    :param accuracy: in [0, 1], on validation data; None: the run failed, and `error` says why.
+    """
 
     number: int
     texts: tuple[str, ...]
@@ -195,7 +200,7 @@ def tune(search: Search, file: Path, trials: int, told: Callable[[Trial], None],
     over = optuna.trial.TrialState
     seed = search.request([axis.ends[0] for axis in search.axes]).spec().seed
     reason: str | None = None
-    while len(study.get_trials(states=(over.COMPLETE, over.FAIL))) < trials:
+    while (number := len(study.get_trials(states=(over.COMPLETE, over.FAIL))) + 1) <= trials:
         # A seed for each trial: a study that was interrupted must not draw the same numbers again.
         study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
         drawn = study.ask()
@@ -206,10 +211,10 @@ def tune(search: Search, file: Path, trials: int, told: Callable[[Trial], None],
         except (UsageError, torch.OutOfMemoryError) as error:  # as a loss that is not finite
             reason = str(error)
             study.tell(drawn, state=over.FAIL)
-            told(Trial(drawn.number, texts, None, reason))
+            told(Trial(number, texts, None, reason))
         else:
             study.tell(drawn, accuracy)
-            told(Trial(drawn.number, texts, accuracy))
+            told(Trial(number, texts, accuracy))
     complete = study.get_trials(states=(over.COMPLETE,))
     if not complete:
         raise UsageError(

@@ -14,7 +14,7 @@ from nlpcl.cluster import Needs, run_on_ray
 from nlpcl.errors import UsageError
 from nlpcl.records import Record
 from nlpcl.request import Request
-from nlpcl.sweep import Cell, Execution, Outcome, last_line, plan
+from nlpcl.sweep import Cell, Execution, Outcome, last_line, plan, run_local
 
 EPOCHS = 25
 
@@ -61,6 +61,25 @@ def checkpoints(out: Path, cell: Cell) -> list[Path]:
     return list((out / cell.id / "checkpoints").glob("*[0-9]/sums.json"))
 
 
+def test_a_run_on_ray_is_that_of_a_process(cluster: Any, tiny: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """Bit for bit, at the same number of threads."""
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = []
+    for name in ("ray", "process"):
+        (cell,), watch = cells_of(tiny, tmp_path / name, 1, epochs=2), Watching()
+        execution = Execution(tmp_path / name, device="cpu")
+        if name == "ray":
+            run_on_ray([cell], cluster.address, Needs(), execution, watch)
+        else:
+            run_local([cell], 1, execution, watch)
+        assert watch.outcomes == [Outcome(cell, None)]
+        found.append(Record.load(tmp_path / name / cell.id / "record.json").model_dump(exclude={"measured"}))
+    assert found[0] == found[1]
+
+
+@pytest.mark.full
 def test_a_node_that_dies_costs_no_run(cluster: Any, tiny: str, tmp_path: Path) -> None:
     """Of two runs in hand one loses its node; it goes on from its checkpoint on the other."""
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]

@@ -140,7 +140,7 @@ def test_a_study_goes_on_and_finds_the_peak(tiny: str, tmp_path: Path, monkeypat
     file = tmp_path / "study.db"
     tune.tune(search, file, 5, told.append)
     best = tune.tune(search, file, 30, told.append)
-    assert [trial.number for trial in told] == list(range(30))
+    assert [trial.number for trial in told] == list(range(1, 31))
     assert len({trial.texts for trial in told}) == 30  # a study that goes on does not draw the same again
     assert told[0].texts == ("0.75",)  # the first trial is what a run has without a search
     failed = [trial for trial in told if trial.accuracy is None]
@@ -153,7 +153,7 @@ def test_a_study_goes_on_and_finds_the_peak(tiny: str, tmp_path: Path, monkeypat
     other = search_of(tiny, "lamb=0.1..9:log")
     assert other.name != search.name and search_of(tiny, "lamb=0.1..10:log", on="stream").name != search.name
     tune.tune(other, file, 2, told.append)
-    assert [trial.number for trial in told[30:]] == [0, 1]
+    assert [trial.number for trial in told[30:]] == [1, 2]
 
 
 def test_a_trial_in_which_the_process_died_is_made_up_for(
@@ -167,7 +167,8 @@ def test_a_trial_in_which_the_process_died_is_made_up_for(
     with pytest.raises(KeyboardInterrupt):
         tune.tune(search, tmp_path / "study.db", 3, told.append)
     monkeypatch.setattr(tune, "score", peak)
-    assert tune.tune(search, tmp_path / "study.db", 3, told.append).trials == len(told) == 3
+    assert tune.tune(search, tmp_path / "study.db", 3, told.append).trials == 3
+    assert [trial.number for trial in told] == [1, 2, 3]
 
 
 def test_studies_that_are_of_no_use(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

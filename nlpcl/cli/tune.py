@@ -61,7 +61,7 @@ def tune(
 
 def _told(search: Search, trial: Trial, trials: int) -> str:
     result = f"failed: {printable(trial.error or '')}" if trial.accuracy is None else f"{100 * trial.accuracy:.1f} %"
-    return f"trial {trial.number + 1} of {trials}, {_setting(search, trial.texts)}: {result}"
+    return f"trial {trial.number} of {trials}, {_setting(search, trial.texts)}: {result}"
 
 
 def _setting(search: Search, texts: tuple[str, ...]) -> str:
