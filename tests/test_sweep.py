@@ -18,6 +18,7 @@ import pytest
 
 from nlpcl import sweep
 from nlpcl.cli import main
+from nlpcl.display import SweepReporter, duration
 from nlpcl.errors import UsageError
 from nlpcl.grid import Grid, values_of
 from nlpcl.records import Record
@@ -314,6 +315,31 @@ def test_gpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep.visible_gpus("auto") == ["4", "GPU-7a"] and sweep.visible_gpus("cuda:1") == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert sweep.visible_gpus("cuda") == ["0", "1"] and sweep.visible_gpus("cpu") == []
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_sweep_shows(terminal: bool, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
+    execution = Execution(tmp_path)
+    ncl, hat = plan([Request({"strategy": name}) for name in ("ncl", "hat")], tmp_path).cells
+    ncl.log(execution).parent.mkdir()
+    ncl.log(execution).write_text("task 1/5 [laptop], epoch 1/7, loss 0.693\n\n")
+    with SweepReporter(2, execution) as watch:
+        watch.running([ncl])
+        time.sleep(0.3)  # a terminal is written to four times a second
+        watch.ended(Outcome(ncl, None))
+        watch.ended(Outcome(hat, "out of\nmemory"))
+    shown = capsys.readouterr().err
+    assert ("task 1/5 [laptop], epoch 1/7" in shown) == ("0 of 2 runs" in shown) == terminal
+    assert "1/2 strategy ncl: done" in shown and "2/2 strategy hat: failed: out of memory" in shown
+    assert watch.failed == [Outcome(hat, "out of\nmemory")]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
