@@ -1,4 +1,4 @@
-"""The command line: `nlpcl run`, `list`, `info`, `data`, `compare` and `leaderboard`."""
+"""The command line: `nlpcl run`, `sweep`, `tune`, `list`, `info`, `data`, `compare` and `leaderboard`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from nlpcl.cli import compare, data, leaderboard, run, show  # noqa: F401 - each adds its commands
+from nlpcl.cli import compare, data, leaderboard, run, show, sweep, tune  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
 from nlpcl.errors import UsageError, printable
 from nlpcl.launch import is_first, local_rank
