@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from avalanche.benchmarks import CLScenario
-from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
@@ -28,6 +27,7 @@ from nlpcl.records import Matrices, Measured, Record, Seconds
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
 from nlpcl.spec import RunSpec
 from nlpcl.state import NoState
+from nlpcl.strategies.base import silent_evaluator
 
 Eval = Literal["seen", "full", "final"]
 
@@ -140,7 +140,7 @@ def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, *
         criterion=nn.CrossEntropyLoss(),
         train_mb_size=spec.train_batch_size,
         device=device,
-        evaluator=EvaluationPlugin(),
+        evaluator=silent_evaluator(),
         **engine,
         **(spec.options or {}),
         **more,

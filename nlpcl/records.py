@@ -78,13 +78,13 @@ class Seconds(BaseModel):
 class Measured(BaseModel):
     """What another repetition of the same run need not give again.
 
-    :param started: of the (last) start, in UTC, ISO 8601.
-    :param samples_per_second: training examples, each counted once an epoch, per second of training.
-    :param peak_memory_mb: largest resident memory of the process in MiB; `peak_gpu_memory_mb` on the GPU.
-    :param processes: how many computed together.
-    :param resumed: how often the run went on from a checkpoint.
-    :param host: processor, cores and GPU; no name of a machine or person.
-    :param git: commit and dirty flag of the source tree, if the package ran from one.
+    :ivar started: of the (last) start, in UTC, ISO 8601.
+    :ivar samples_per_second: training examples, each counted once an epoch, per second of training.
+    :ivar peak_memory_mb: largest resident memory of the process in MiB; `peak_gpu_memory_mb` on the GPU.
+    :ivar processes: how many computed together.
+    :ivar resumed: how often the run went on from a checkpoint.
+    :ivar host: processor, cores and GPU; no name of a machine or person.
+    :ivar git: commit and dirty flag of the source tree, if the package ran from one.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -108,12 +108,12 @@ class Record(BaseModel):
     Everything but `measured` is bitwise repeatable on one machine, version set and number of threads and
     processes. Averages are derived when read, never stored. docs/record.schema.json is its JSON Schema.
 
-    :param status: `ok`, or `failed` with the reason in `error`; only `ok` counts as done.
-    :param spec: the complete spec, as it was hashed into the record's id.
-    :param data: hashes of the files, sizes of the tasks, the encoder's weights.
-    :param sizes: numbers of parameters, shares of units, and after each task the bytes to keep, by kind.
-    :param versions: of Python and of the packages that can change a result.
-    :param measured: seconds, rates, memory, host, git.
+    :ivar status: `ok`, or `failed` with the reason in `error`; only `ok` counts as done.
+    :ivar spec: the complete spec, as it was hashed into the record's id.
+    :ivar data: hashes of the files, sizes of the tasks, the encoder's weights.
+    :ivar sizes: numbers of parameters, shares of units, and after each task the bytes to keep, by kind.
+    :ivar versions: of Python and of the packages that can change a result.
+    :ivar measured: seconds, rates, memory, host, git.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)

@@ -42,21 +42,21 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class RunSpec(BaseModel):
     """A run. Fields left out are filled from presets by `filled`; where it runs is no part of it.
 
-    :param benchmark: name of the benchmark; `benchmark_options` are its own.
-    :param scenario: `til` (task-incremental), `dil` (domain-incremental) or `cil` (class-incremental).
-    :param order: number of a published order, `seed:N` for a random one, or the names of the tasks.
-    :param tasks: only the first so many tasks, or those with these names.
-    :param train_size: at most so many training examples per task.
-    :param strategy: name of the strategy; `options` are its own.
-    :param backbone: name of the backbone (`bert_adapter` for text, `cnn` for images); `backbone_options` are its own.
-    :param model: the encoder of text: `minilm`, a local folder or a hub name; of backbones `w2v` and `w2v_as` the file
+    :ivar benchmark: name of the benchmark; `benchmark_options` are its own.
+    :ivar scenario: `til` (task-incremental), `dil` (domain-incremental) or `cil` (class-incremental).
+    :ivar order: number of a published order, `seed:N` for a random one, or the names of the tasks.
+    :ivar tasks: only the first so many tasks, or those with these names.
+    :ivar train_size: at most so many training examples per task.
+    :ivar strategy: name of the strategy; `options` are its own.
+    :ivar backbone: name of the backbone (`bert_adapter` for text, `cnn` for images); `backbone_options` are its own.
+    :ivar model: the encoder of text: `minilm`, a local folder or a hub name; of backbones `w2v` and `w2v_as` the file
         of word vectors, and if there is none, vectors are trained on the first task's training text.
-    :param epochs: of every task, or by task name with `*` for the rest.
-    :param schedule: of the learning rate within a task; `plateau` and `best_epoch`, with `patience`, `plateau_factor`
+    :ivar epochs: of every task, or by task name with `*` for the rest.
+    :ivar schedule: of the learning rate within a task; `plateau` and `best_epoch`, with `patience`, `plateau_factor`
         and `min_learning_rate`, look at the task's validation data: see `ContinualStrategy`.
-    :param precision: `tf32` is fp32 with the GPU's faster products of matrices; on a CPU the two are the same.
-    :param eval: after each task test on those `seen`, on all (`full`), or once at the end (`final`).
-    :param spec_version: set by `filled`; a spec that has it is complete and never filled again.
+    :ivar precision: `tf32` is fp32 with the GPU's faster products of matrices; on a CPU the two are the same.
+    :ivar eval: after each task test on those `seen`, on all (`full`), or once at the end (`final`).
+    :ivar spec_version: set by `filled`; a spec that has it is complete and never filled again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -1,8 +1,8 @@
 """The inputs of linear and convolutional layers, and the projector away from those already seen (OWM).
 
-Zeng et al., Nature Machine Intelligence 2019, https://arxiv.org/abs/1810.01256. A layer computes [W b] [x; 1]; if
-each change of [W b] is multiplied by P = alpha (alpha I + A'A)^-1, where the rows of A are inputs [x; 1] seen before,
-then what the layer answers to them changes by a factor of about alpha.
+Zeng et al., Nature Machine Intelligence 2019, https://arxiv.org/abs/1810.01256. A layer computes `[W b] [x; 1]`;
+if each change of [W b] is multiplied by P = alpha (alpha I + A'A)^-1, where the rows of A are inputs [x; 1] seen
+before, then what the layer answers to them changes by a factor of about alpha.
 """
 
 from __future__ import annotations

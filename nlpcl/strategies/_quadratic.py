@@ -46,9 +46,9 @@ class _Penalty(torch.autograd.Function):
 
 
 class MergedQuadratic:
-    """sum_k sum_j F_{k,j} (theta_j - theta_{k,j}*)^2 up to a constant, kept as one term whatever the number of tasks k.
+    """`sum_k sum_j F_{k,j} (theta_j - theta_{k,j}*)^2` up to a constant, as one term whatever the number of tasks k.
 
-    sum_k F_k (theta - theta_k*)^2 = F (theta - mu)^2 + constant, with F = sum_k F_k and, where F > 0,
+    `sum_k F_k (theta - theta_k*)^2 = F (theta - mu)^2 + constant` with F = sum_k F_k and, where F > 0,
     mu = sum_k F_k theta_k* / F. Both are kept by parameter name; mu is kept as such, a running weighted mean, so that a
     step need not divide.
     """
