@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from nlpcl import distributed
 from nlpcl.errors import UsageError
 from nlpcl.state import Capture, NoState, Restore, Streams
 from nlpcl.strategies._watch import Remainder
@@ -56,7 +57,9 @@ def set_random_states(states: dict[str, Any]) -> None:
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(tuple(states["numpy"]))
     torch.set_rng_state(states["torch"])
-    if states["cuda"]:
+    if states["cuda"] and distributed.world_size() > 1:
+        torch.cuda.set_rng_state(states["cuda"][0])  # the first process saved them, and its GPU is the first
+    elif states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
@@ -131,6 +134,20 @@ class Folder:
                 return path, head
         return None
 
+    def numbered(self, number: int) -> tuple[Path, dict[str, Any]]:
+        """The checkpoint that the first of several processes has chosen, and its head.
+
+        :raises UsageError: it is not there.
+        """
+        path = self.path / str(number)
+        head = self._head(path)
+        if head is None:
+            raise UsageError(
+                f"process {distributed.rank()} finds no checkpoint {number} in {self.path}: --out must be a folder "
+                "that all machines of a run share."
+            )
+        return path, head
+
     def _head(self, path: Path) -> dict[str, Any] | None:
         """What a checkpoint says of itself; None if it is cut short or not as it was written."""
         try:
@@ -152,11 +169,14 @@ class Folder:
 
     def clear(self) -> None:
         """Remove all of them."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        if distributed.is_first():
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 class Keeper:
     """Saves a run's checkpoints while it trains, and takes it up again: the `Watch` of a strategy.
+
+    Of several processes the first one saves, and all take up what it chooses; when, they decide together.
 
     :param folder: where they are.
     :param strategy: as it was built, before any training.
@@ -204,7 +224,12 @@ class Keeper:
         :raises NoState: it does not fit.
         :raises UsageError: a newer version of nlpcl wrote it.
         """
-        found = self.folder.newest()
+        with distributed.together():
+            found = self.folder.newest() if distributed.is_first() else None
+        (number,) = distributed.from_first([int(found[0].name) if found else 0])
+        with distributed.together():
+            if number and found is None:
+                found = self.folder.numbered(number)
         for fault in self.folder.faults:
             self.tell(f"{fault}: stepped past")
         if found is None:
@@ -234,7 +259,8 @@ class Keeper:
         """
         self._rows = rows
         self._save(START, None)
-        self._stop_if_asked()
+        if distributed.largest(int(self.stop)):
+            self._end()
 
     def enter(self, strategy: Any) -> int | None:
         """As in `Watch`."""
@@ -264,23 +290,30 @@ class Keeper:
         :raises KeyboardInterrupt: the run is to stop.
         """
         self._step += 1
-        if self.stop or (self.minutes and time.monotonic() - self._saved >= 60 * self.minutes):
+        due = self.minutes > 0 and time.monotonic() - self._saved >= 60 * self.minutes and distributed.is_first()
+        asked = distributed.largest(2 if self.stop else int(due))
+        if asked:
             strategy.check_losses()
             self._save(NOW, {"pass": self._passes, "epoch": self._epoch, "step": self._step})
-            self._stop_if_asked()
+        if asked == 2:
+            self._end()
 
-    def _stop_if_asked(self) -> None:
-        if self.stop:
-            if self._able:
-                self.tell("stopped: the same command goes on from here")
-            raise KeyboardInterrupt
+    def _end(self) -> None:
+        if self._able:
+            self.tell("stopped: the same command goes on from here")
+        distributed.largest(0)  # not before the first process has saved
+        raise KeyboardInterrupt
 
     def _roots(self) -> dict[str, Any]:
         return {"model": self.strategy.model, "strategy": self.strategy, "random": random_states()}
 
     def _save(self, part: str, position: dict[str, int] | None) -> None:
         self._saved = time.monotonic()
-        if not self._able or not all(bool(p.isfinite().all()) for p in self.strategy.model.parameters()):
+        if (
+            not distributed.is_first()
+            or not self._able
+            or not all(bool(p.isfinite().all()) for p in self.strategy.model.parameters())
+        ):
             return
         capture = Capture(part == NOW, self._untouched, self._streams)
         facts = {"rows": self._rows, "position": position, "facts": self.facts()}
@@ -304,11 +337,13 @@ class Keeper:
 def stopped_by_signals(keeper: Keeper | None) -> Iterator[None]:
     """SIGINT and SIGTERM let the step in hand end, save a checkpoint and end the run; a second ends it at once.
 
-    A strategy that cannot be joined within a task is stopped at once, too.
+    A strategy that cannot be joined within a task is stopped at once, too. Several processes may get a signal twice,
+    from the terminal and from torchrun, so there a second one changes nothing.
     """
 
     def handle(number: int, frame: Any) -> None:
-        if keeper is None or keeper.stop or not keeper.joins_within:
+        again = keeper is not None and keeper.stop and distributed.world_size() == 1
+        if keeper is None or again or not keeper.joins_within:
             raise KeyboardInterrupt
         keeper.stop = True
 

@@ -7,15 +7,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from nlpcl.errors import printable
 from nlpcl.metrics import average, final_scores
 from nlpcl.records import Record, write_atomically
+from nlpcl.sweep import last_line
+
+if TYPE_CHECKING:
+    from nlpcl.sweep import Cell, Execution, Outcome
 
 WIDTH = 22
 
@@ -89,6 +96,65 @@ class ProgressReporter:
         """After the last task, or when the run breaks off."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that fit."""
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit} {seconds % size // part:.0f} {smaller}"
+    return f"{seconds:.0f} s"
+
+
+class SweepReporter:
+    """How a sweep goes; live on a terminal with what each run last said, otherwise a line per run. Writes to stderr.
+
+    :param runs: number of runs that are to be done.
+    :param execution: where they write.
+    """
+
+    def __init__(self, runs: int, execution: Execution) -> None:
+        self.console = Console(stderr=True, markup=False)
+        self.runs = runs
+        self.execution = execution
+        self.failed: list[Outcome] = []
+        self.done = 0
+        columns = (BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} runs"), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self.console)
+        self._bar.add_task("", total=runs)
+        self._live = Live(self._bar, console=self.console, transient=True) if self.console.is_terminal else None
+
+    def __enter__(self) -> SweepReporter:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def running(self, cells: Sequence[Cell]) -> None:
+        """While these run."""
+        if self._live is not None:
+            lines = [f"{cell.label}: {last_line(cell.log(self.execution))}" for cell in cells]
+            texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines[: self.console.height - 3]]
+            self._live.update(Group(self._bar, *texts))
+
+    def ended(self, outcome: Outcome) -> None:
+        """A run is over."""
+        self.done += 1
+        self._bar.advance(self._bar.task_ids[0])
+        if outcome.error is not None:
+            self.failed.append(outcome)
+        told = "done" if outcome.error is None else f"failed: {printable(outcome.error)}"
+        self._say(f"{self.done}/{self.runs} {outcome.cell.label}: {told}")
+
+    def stopping(self, runs: int) -> None:
+        """The sweep is interrupted."""
+        self._say(f"nlpcl: {runs} run(s) save a checkpoint and stop; the same command goes on from there")
+
+    def _say(self, sentence: str) -> None:
+        self.console.print(sentence, highlight=False, soft_wrap=True)
 
 
 def summary(derived: dict[str, float | None]) -> str:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from nlpcl.errors import UsageError
 
@@ -54,3 +55,15 @@ def encoder_fingerprint(name: str) -> dict[str, str]:
     files = sorted(file for pattern in WEIGHTS for file in folder.glob(pattern))
     short = name if name.lower() == MINILM else folder.name
     return {"name": short, **{file.name: sha256(file) for file in files}}
+
+
+def encoder_facts(model: str | None, vectors: Any) -> dict[str, Any] | None:
+    """What stood between text and the trained layers: an encoder's weights, or word vectors; None for images.
+
+    :param model: name of the encoder; None: there is none.
+    :param vectors: the benchmark's word vectors, if it has any.
+    """
+    if vectors is not None:
+        found: dict[str, Any] = vectors.source
+        return found
+    return None if model is None else encoder_fingerprint(model)

@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises, the "did you mean" that goes with it, and how both are shown."""
+"""The exception a user's mistake raises, the "did you mean" that goes with it, and how both are shown."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ class UsageError(ValueError):
 
     The command line prints the sentence and exits with code 2, without a traceback.
     """
+
+    of_one_process = False
+    """Whether of several processes this one alone knows of it, so that it must say so itself."""
+
+
+class Impossible(UsageError):
+    """Strategy, scenario, benchmark and backbone, each known, that do not go together."""
 
 
 def fold(name: str) -> str:

@@ -14,17 +14,17 @@ from avalanche.benchmarks import CLScenario
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
-from nlpcl import runtime
+from nlpcl import distributed, runtime
 from nlpcl.benchmarks.words import Words
 from nlpcl.checkpoint import Folder, Keeper, stopped_by_signals
-from nlpcl.encoders import encoder_fingerprint
+from nlpcl.encoders import encoder_facts
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models import ContinualModel, build_model, precompute
-from nlpcl.models.sizes import model_bytes
-from nlpcl.progress import Progress, ProgressPlugin
+from nlpcl.models.sizes import model_bytes, sizes_of
+from nlpcl.progress import Progress, ProgressPlugin, Silent
 from nlpcl.records import Matrices, Measured, Record, Seconds
-from nlpcl.registry import backbones, benchmarks, strategies
+from nlpcl.registry import backbones, benchmarks, check_processes, strategies
 from nlpcl.spec import RunSpec
 from nlpcl.state import NoState
 from nlpcl.strategies.base import silent_evaluator
@@ -213,27 +213,31 @@ def run(
     :raises KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
     spec = spec.filled()
-    job = _Job(spec, runtime.choose_device(device), progress, compiled, gradient_checkpointing)
     more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
-    if out is None:
-        return job.run(None, **more)
-    place = Path(out) / spec.id
-    folder = Folder(place / "checkpoints", spec.id)
-    if fresh:
+    with distributed.processes(device) as there:
+        check_processes(strategies.get(spec.strategy), distributed.world_size())
+        job = _Job(spec, there, progress, compiled, gradient_checkpointing)
+        if out is None:
+            return job.run(None, **more)
+        place = Path(out) / spec.id
+        folder = Folder(place / "checkpoints", spec.id)
+        if fresh:
+            folder.clear()
+        try:
+            record = job.run(folder, checkpoint_minutes, **more)
+        except NoState as error:
+            job.tell(f"the checkpoint does not fit ({error}): starting over")
+            folder.clear()
+            record = job.run(folder, checkpoint_minutes, **more)
+        except Failed as error:
+            if distributed.is_first():
+                error.record.save(place / "failed.json")
+            raise
+        if distributed.is_first():
+            record.save(place / "record.json")
+            (place / "failed.json").unlink(missing_ok=True)
         folder.clear()
-    try:
-        record = job.run(folder, checkpoint_minutes, **more)
-    except NoState as error:
-        job.tell(f"the checkpoint does not fit ({error}): starting over")
-        folder.clear()
-        record = job.run(folder, checkpoint_minutes, **more)
-    except Failed as error:
-        error.record.save(place / "failed.json")
-        raise
-    record.save(place / "record.json")
-    (place / "failed.json").unlink(missing_ok=True)
-    folder.clear()
-    return record
+        return record
 
 
 class Failed(UsageError):
@@ -252,13 +256,13 @@ class _Job:
     ) -> None:
         self.spec = spec
         self.device = device
-        self.progress = progress
+        # Never none: a checkpoint of a run that shows something must fit one that does not.
+        self.progress = progress or Silent()
         self.compiled = compiled
         self.recompute = recompute
 
     def tell(self, sentence: str) -> None:
-        if self.progress is not None:
-            self.progress.say(sentence)
+        self.progress.say(sentence)
 
     def run(self, folder: Folder | None, minutes: float = 0, **more: Any) -> Record:
         spec, progress = self.spec, self.progress
@@ -266,21 +270,21 @@ class _Job:
         self.started = datetime.now(timezone.utc)
         self.seconds, self.resumed, self.spent = Seconds(), 0, 0.0
         self.kept: list[dict[str, int]] = []
-        self.benchmark, self.strategy = prepare(
-            spec,
-            device=self.device,
-            encoded=None if progress is None else progress.encoded,
-            plugins=[] if progress is None else [ProgressPlugin(progress)],
-            **more,
-        )
+        with distributed.together(), distributed.first_on_node():
+            self.benchmark, self.strategy = prepare(
+                spec,
+                device=self.device,
+                encoded=progress.encoded,
+                plugins=[ProgressPlugin(progress)],
+                **more,
+            )
         if self.recompute:
             self.strategy.model.backbone.recompute_activations()
         if self.compiled:
             self.strategy.model.backbone.compile_encoder()
         self.seconds.setup = self._elapsed()
         self.epochs = epochs = [spec.epochs_for(name) for name in self.benchmark.task_names]
-        if progress is not None:
-            progress.start(self.benchmark.task_names, epochs)
+        progress.start(self.benchmark.task_names, epochs)
         self.matrix = MatrixMetric(len(epochs))
         keeper, start = None, 0
         if folder is not None:
@@ -309,10 +313,11 @@ class _Job:
                 f"out of memory with --train-batch-size {spec.train_batch_size}: try a smaller one, "
                 "--gradient-checkpointing or --precision bf16."
             )
-            raise Failed(message, self._record("failed", message)) from error
+            failed = Failed(message, self._record("failed", message))
+            failed.of_one_process = True
+            raise failed from error
         finally:
-            if progress is not None:
-                progress.stop()
+            progress.stop()
         return self._record("ok")
 
     def _trained(self, tasks: int) -> None:
@@ -322,7 +327,7 @@ class _Job:
 
     def _after(self, row: int, matrix: MatrixMetric) -> None:
         self.seconds.evaluate.append(self._elapsed())
-        if self.progress is not None and row >= 0:
+        if row >= 0:
             self.progress.evaluated(row, matrix.accuracy[row])
 
     def _facts(self) -> dict[str, Any]:
@@ -357,9 +362,9 @@ class _Job:
             data={
                 "files": benchmark.files,
                 "tasks": benchmark.sizes,
-                "encoder": _encoder_facts(spec, benchmark),
+                "encoder": encoder_facts(spec.model, getattr(benchmark, "vectors", None)),
             },
-            sizes={**_sizes(strategy.model, strategy), "kept_bytes": self.kept},
+            sizes={**sizes_of(strategy), "kept_bytes": self.kept},
             seeds={"train": spec.seed, "data": 0},
             versions=runtime.versions(),
             matrices=Matrices(**self.matrix.state()),
@@ -370,6 +375,7 @@ class _Job:
                 peak_memory_mb=round(runtime.peak_memory_mb(), 1),
                 peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(self.device),
                 device=str(self.device),
+                processes=distributed.world_size(),
                 resumed=self.resumed,
                 compiled=self.compiled,
                 host=runtime.host(),
@@ -385,25 +391,3 @@ class _Job:
 def _of_memory(error: Exception) -> bool:
     """Whether an error is the lack of memory; the CPU's has no class of its own."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-def _encoder_facts(spec: RunSpec, benchmark: CLScenario[Any]) -> dict[str, Any] | None:
-    """What stood between text and the trained layers: an encoder's weights, or word vectors; None for images."""
-    vectors = getattr(benchmark, "vectors", None)
-    if vectors is not None:
-        return vectors.source
-    return None if spec.model is None else encoder_fingerprint(spec.model)
-
-
-def _sizes(model: ContinualModel, strategy: Any) -> dict[str, Any]:
-    total = sum(p.numel() for p in model.parameters())
-    encoder = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    sizes: dict[str, Any] = {"parameters": total, "parameters_frozen_at_end": encoder}
-    selection = getattr(strategy, "selection", None)
-    if selection is not None and selection.active:
-        sizes["best_epochs"] = list(selection.best_epochs)
-    masks = getattr(strategy, "masks", None)
-    if masks is not None:
-        sizes["undecided_gates"] = [round(share, 6) for share in masks.undecided]
-        sizes["units_used"] = round(float(masks.gates.used.mean()), 6)
-    return sizes

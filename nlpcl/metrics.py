@@ -50,16 +50,25 @@ def forgetting_rate(matrix: Matrix) -> float | None:
     return None if value is None else -value
 
 
-def forgetting(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T-1} max_{j<=i<T-1} a[i, j] - a[T-1, j] (Chaudhry et al., ECCV 2018).
+def forgetting_by_task(matrix: Matrix) -> list[float | None]:
+    """max_{j<=i<T-1} a[i, j] - a[T-1, j] of every task j but the last.
 
     Rows before a task's own, which only `--eval full` fills, do not count: what was not yet learnt is not forgotten.
     """
     a = _array(matrix)
-    if len(a) < 2:
-        return None
-    best = np.array([np.max(a[j:-1, j]) for j in range(len(a) - 1)])
-    return _value(float(np.mean(best - a[-1, :-1])))
+    return [_value(float(np.max(a[j:-1, j]) - a[-1, j])) for j in range(len(a) - 1)]
+
+
+def forgetting(matrix: Matrix) -> float | None:
+    """1/(T-1) sum_{j<T-1} max_{j<=i<T-1} a[i, j] - a[T-1, j] (Chaudhry et al., ECCV 2018)."""
+    lost = forgetting_by_task(matrix)
+    return _value(float(np.mean(_array([lost])))) if lost else None
+
+
+def average_over_time(matrix: Matrix) -> list[float | None]:
+    """1/(i+1) sum_{j<=i} a[i, j] after each task i: the mean over the tasks learnt so far."""
+    a = _array(matrix)
+    return [_value(float(np.mean(a[i, : i + 1]))) for i in range(len(a))]
 
 
 def fwt_gem(matrix: Matrix, initial: Sequence[float | None] | None) -> float | None:

@@ -111,6 +111,17 @@ def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str,
     return values
 
 
+def assignment(pair: str) -> tuple[str, str]:
+    """Name and text of `name=value`.
+
+    :raises UsageError: it is not of that form.
+    """
+    name, equals, text = pair.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes name=value, not {pair!r}.")
+    return name.strip().replace("-", "_"), text
+
+
 def parse_options(pairs: Sequence[str], owners: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:
     """`name=value` texts as options of the first owner that has one of that name.
 
@@ -120,16 +131,22 @@ def parse_options(pairs: Sequence[str], owners: Mapping[str, Mapping[str, Option
     """
     found: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
     for pair in pairs:
-        name, equals, text = pair.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals:
-            raise UsageError(f"--set takes name=value, not {pair!r}.")
-        owner = next((owner for owner, options in owners.items() if name in options), None)
-        if owner is None:
-            known = suggest(name, [name for options in owners.values() for name in options])
-            raise UsageError(f"{', '.join(owners)}: no option {name!r}. {known}")
-        found[owner][name] = owners[owner][name].parse(text)
+        name, text = assignment(pair)
+        owner, option = find_option(name, owners)
+        found[owner][name] = option.parse(text)
     return found
+
+
+def find_option(name: str, owners: Mapping[str, Mapping[str, Option]]) -> tuple[str, Option]:
+    """The first owner that has an option of that name, and the option.
+
+    :raises UsageError: none has.
+    """
+    for owner, options in owners.items():
+        if name in options:
+            return owner, options[name]
+    known = suggest(name, [name for options in owners.values() for name in options])
+    raise UsageError(f"{', '.join(owners)}: no option {name!r}. {known}")
 
 
 def _described(docstring: str | None) -> dict[str, str]:

@@ -105,8 +105,8 @@ class Measured(BaseModel):
 class Record(BaseModel):
     """Raw facts of one run.
 
-    Everything but `measured` is bitwise repeatable on one machine, version set and thread count. Averages
-    are derived when read, never stored. docs/record.schema.json is its JSON Schema.
+    Everything but `measured` is bitwise repeatable on one machine, version set and number of threads and
+    processes. Averages are derived when read, never stored. docs/record.schema.json is its JSON Schema.
 
     :ivar status: `ok`, or `failed` with the reason in `error`; only `ok` counts as done.
     :ivar spec: the complete spec, as it was hashed into the record's id.
@@ -183,9 +183,14 @@ class Record(BaseModel):
         except OSError as error:
             raise UsageError(f"cannot read {path} ({error.strerror}).") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise UsageError(f"{path} is not a record: {where}: {first['msg']}.") from error
+            raise UsageError(f"{path} is not a record: {fault(error)}.") from error
+
+
+def fault(error: ValidationError) -> str:
+    """What is wrong first in a file, and where in it."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return f"{where}: {first['msg']}"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -16,7 +16,7 @@ from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from nlpcl.errors import UsageError, fold, suggest
+from nlpcl.errors import Impossible, UsageError, fold, suggest
 
 Scenario = Literal["til", "dil", "cil"]
 Regime = Literal["continual", "isolated", "joint"]
@@ -31,7 +31,8 @@ class StrategyEntry:
 
     `protocol` says how it is driven: `continual` trains on one experience after another and is
     tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains
-    once on the whole stream and fills the last row. `defaults` gives values to options whose class
+    once on the whole stream and fills the last row. `ddp` says whether it trains in several processes
+    what it trains in one, `ddp_reason` why not. `defaults` gives values to options whose class
     has none; `presets` are `(condition, values)` pairs, see `nlpcl.presets`; `aliases` find it, too.
     """
 
@@ -45,6 +46,7 @@ class StrategyEntry:
     protocol: Regime = "continual"
     replay: bool = False
     ddp: bool = False
+    ddp_reason: str = ""
     engine: bool = True
     reason: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -128,9 +130,10 @@ class Registry(Generic[E]):
 
         :raises UsageError: no such name; the nearest ones are offered.
         """
-        for module, load in self._modules().items():
-            if fold(module) == fold(name.partition("/")[0]):
-                load()
+        if fold(name) not in self._entries:  # a look at what is installed takes milliseconds, which a sweep multiplies
+            for module, load in self._modules().items():
+                if fold(module) == fold(name.partition("/")[0]):
+                    load()
         if fold(name) not in self._entries:
             self._load_all()
         if fold(name) not in self._entries:
@@ -202,7 +205,8 @@ def check_combination(
 ) -> None:
     """Refuse at once what cannot work.
 
-    :raises UsageError: with the reason and what does work.
+    :raises Impossible: with the reason and what does work.
+    :raises UsageError: there is no such scenario.
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
@@ -212,25 +216,35 @@ def check_combination(
         if scenario not in allowed:
             works = " and ".join(f"--scenario {s} ({SCENARIOS[s]})" for s in allowed)
             because = f": {what.reason}" if what.reason else ""
-            raise UsageError(f"{what.name} does not run {SCENARIOS[scenario]}{because}. It runs with {works}.")
+            raise Impossible(f"{what.name} does not run {SCENARIOS[scenario]}{because}. It runs with {works}.")
     if backbone.modality != benchmark.modality:
         fitting = [entry.name for entry in backbones.entries() if entry.modality == benchmark.modality]
         usable = [name for name in fitting if strategy.backbones is None or name in strategy.backbones]
         offer = f"use --backbone {' or '.join(usable)}" if usable else f"{strategy.name} has no backbone for it"
-        raise UsageError(
+        raise Impossible(
             f"{benchmark.name} holds {benchmark.modality}s and backbone {backbone.name} takes {backbone.modality}s: "
             f"{offer}."
         )
     if strategy.backbones is not None and backbone.name not in strategy.backbones:
         fitting = [name for name in strategy.backbones if backbones.get(name).modality == benchmark.modality]
         if not fitting:
-            raise UsageError(
+            raise Impossible(
                 f"{strategy.name} does not run on {benchmark.modality}s: it needs backbone "
                 f"{' or '.join(strategy.backbones)}."
             )
-        raise UsageError(
+        raise Impossible(
             f"{strategy.name} does not run on backbone {backbone.name}: it needs {' or '.join(fitting)} (--backbone)."
         )
+
+
+def check_processes(strategy: StrategyEntry, processes: int) -> None:
+    """Refuse a number of processes that a strategy cannot train in together.
+
+    :raises UsageError: with the reason.
+    """
+    if processes > 1 and not strategy.ddp:
+        reason = strategy.ddp_reason or "it does not say that it trains there what it trains in one"
+        raise UsageError(f"{strategy.name} does not run in {processes} processes: {reason}. Start it without torchrun.")
 
 
 def default_backbone(benchmark: str) -> str:

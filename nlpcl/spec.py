@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nlpcl.errors import UsageError, suggest
 from nlpcl.options import Option, check_options, options_of
-from nlpcl.presets import preset_for
+from nlpcl.presets import Preset, preset_for
 from nlpcl.registry import (
     BackboneEntry,
     BenchmarkEntry,
@@ -124,9 +124,10 @@ class RunSpec(BaseModel):
             raise UsageError(f"a complete spec needs {' and '.join(missing)}.")
         return spec
 
-    def filled(self) -> RunSpec:
+    def filled(self, presets: Iterable[Preset] = ()) -> RunSpec:
         """The complete spec: canonical names, presets and option defaults written out.
 
+        :param presets: more of them, which win over the package's own.
         :raises UsageError: a name is unknown, an option wrong or the combination impossible.
         """
         if self.spec_version is not None:
@@ -137,7 +138,9 @@ class RunSpec(BaseModel):
         given = self.model_dump(exclude_unset=True)
         given |= {"strategy": strategy.name, "benchmark": benchmark.name, "backbone": backbone.name}
         given["model"] = self._model(benchmark, backbone)
-        preset = preset_for({**self.model_dump(), **given, "modality": benchmark.modality}, strategy.presets)
+        preset = preset_for(
+            {**self.model_dump(), **given, "modality": benchmark.modality}, (*strategy.presets, *presets)
+        )
         values = {**{name: getattr(self, name) for name in RunSpec.model_fields}, **preset, **given}
         own: tuple[tuple[str, Any, Any], ...] = (
             ("options", strategy, strategy.defaults),

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nlpcl"
 PLAIN = {"__future__", "numpy", "pandas", "pydantic", "nlpcl.errors", "nlpcl.metrics", "nlpcl.records", "nlpcl.spec",
-         "nlpcl.registry", "nlpcl.options", "nlpcl.presets"}  # fmt: skip
+         "nlpcl.registry", "nlpcl.options", "nlpcl.presets", "nlpcl.request", "tomli"}  # fmt: skip
 FORBIDDEN = {
     "models": ("nlpcl.strategies", "nlpcl.benchmarks", "nlpcl.records", "nlpcl.cli", "nlpcl.experiment", "nlpcl.spec"),
     "benchmarks": ("nlpcl.models", "nlpcl.strategies", "nlpcl.records", "nlpcl.cli", "nlpcl.experiment", "nlpcl.spec"),
@@ -38,7 +38,9 @@ def under(name: str, roots: tuple[str, ...]) -> bool:
     return any(name == root or name.startswith(root + ".") for root in roots)
 
 
-@pytest.mark.parametrize("name", ["metrics", "records", "spec", "registry", "errors", "options", "presets"])
+@pytest.mark.parametrize(
+    "name", ["metrics", "records", "spec", "registry", "errors", "launch", "options", "presets", "request", "grid"]
+)
 def test_the_core_imports_nothing_heavy(name: str) -> None:
     import sys
 
@@ -71,6 +73,12 @@ def test_only_the_run_joins_the_parts() -> None:
         if file.stem not in ("experiment", "state", "checkpoint", "__init__"):
             for module in imports(file, top_level=True):
                 assert not under(module, ("nlpcl.models", "nlpcl.strategies", "nlpcl.benchmarks")), file
+
+
+@pytest.mark.parametrize("name", ["sweep", "cluster", "display", "cli/sweep", "cli/tune"])
+def test_a_sweep_starts_without_what_its_runs_need(name: str) -> None:
+    for module in imports(PACKAGE / f"{name}.py", top_level=True):
+        assert not under(module, ("torch", "avalanche", "transformers", "ray", "optuna", "nlpcl.experiment")), module
 
 
 def test_files_stay_readable() -> None:

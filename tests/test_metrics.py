@@ -41,3 +41,18 @@ def test_isolated_and_joint_training() -> None:
     assert metrics.average([[None]]) is None
     assert metrics.forgetting_rate(JOINT) is None
     assert metrics.bwt([[0.5]]) is None and metrics.forgetting([[0.5]]) is None
+
+
+def test_forgetting_of_each_task_averages_to_forgetting() -> None:
+    m = [[0.5, None, None], [0.9, 0.7, None], [0.6, 0.65, 0.5]]
+    lost = metrics.forgetting_by_task(m)
+    assert lost == pytest.approx([0.9 - 0.6, 0.7 - 0.65])
+    assert metrics.forgetting(m) == pytest.approx(sum(x for x in lost if x is not None) / 2)
+    assert metrics.forgetting_by_task(DIAGONAL) == [None, None] and metrics.forgetting_by_task([[0.5]]) == []
+
+
+def test_average_over_time_counts_the_tasks_learnt_so_far() -> None:
+    full = [[0.9, 0.6, 0.5], [0.8, 0.7, 0.4], [0.85, 0.6, 0.5]]
+    for m in (M, full):
+        assert metrics.average_over_time(m) == pytest.approx([0.9, (0.8 + 0.7) / 2, (0.85 + 0.6 + 0.5) / 3])
+    assert metrics.average_over_time(DIAGONAL) == [0.9, None, None]

@@ -6,8 +6,8 @@ The stream has 19 tasks with the same texts, those of ASC's laptop domain, so th
 but t. Each strategy is measured in a process of its own: first alone, through all tasks, for its memory and its growth;
 then at the last task in turns with NCL, a bare loop and Avalanche's Naive. Times are medians over steps. On a CPU with
 one thread they are processor time, which other programs on the machine disturb least; otherwise they are wall time.
-`--padding fixed` pads all texts to 128, as the original toolkit does; `--encoder random-bert-base` takes an encoder of
-that shape with random weights.
+`--padding fixed` pads all texts to `--max-length`, as the original toolkit does; `--encoder random-bert-base` takes an
+encoder of that shape with random weights.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def stream(arguments: argparse.Namespace, encoder: str) -> Any:
 
     parts = [frame("train", arguments.steps * arguments.batch), frame("valid", 8), frame("test", TEST)]
     tasks = [TextTask(f"task {t}", asc.LABELS, *parts) for t in range(arguments.tasks)]
-    return text_benchmark_from_tasks(tasks, name="same", scenario="til", tokenizer=encoder, max_length=128)
+    return text_benchmark_from_tasks(
+        tasks, name="same", scenario="til", tokenizer=encoder, max_length=arguments.max_length
+    )
 
 
 class Bench:
@@ -243,6 +245,7 @@ def main() -> None:
     parser.add_argument("--strategies", default="ncl,ewc,derpp,hat,bcl,classic,ctr")
     parser.add_argument("--adapter-size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--padding", default="dynamic", choices=("dynamic", "fixed"))
     parser.add_argument("--tasks", type=int, default=19)
     parser.add_argument("--steps", type=int, default=8)

@@ -1,4 +1,4 @@
-"""The command line: `nlpcl run`, `list`, `info`, `data`, `compare` and `leaderboard`."""
+"""The command line: `nlpcl run`, `sweep`, `tune`, `list`, `info`, `data`, `compare` and `leaderboard`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import typer
 
-from nlpcl.cli import compare, data, leaderboard, run, show  # noqa: F401 - each adds its commands
+from nlpcl.cli import compare, data, leaderboard, run, show, sweep, tune  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
 from nlpcl.errors import UsageError, printable
+from nlpcl.launch import is_first, local_rank
 
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
 ParserError: Any = typer.BadParameter.__base__
@@ -23,12 +24,12 @@ def main(argv: list[str] | None = None) -> int:
         outcome = app(args=argv, prog_name="nlpcl", standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
     except UsageError as error:
-        message = str(error)
+        message = str(error) if error.of_one_process or local_rank() == 0 else ""  # each machine has a terminal
     except ParserError as error:  # without a message where the help was shown instead
-        message = error.format_message()
+        message = error.format_message() if local_rank() == 0 else ""
     except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer make the code of it themselves
         code = 130
-    if code == 130:
+    if code == 130 and is_first():
         print("nlpcl: interrupted", file=sys.stderr)
     elif message:
         print(f"nlpcl: error: {printable(message)}", file=sys.stderr)

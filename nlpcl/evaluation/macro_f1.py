@@ -9,6 +9,8 @@ from avalanche.evaluation import GenericPluginMetric, Metric, PluginMetric
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
+from nlpcl import distributed
+
 
 def macro_f1(predictions: Tensor, targets: Tensor) -> float:
     """Unweighted mean of the per-class F1, over the classes that occur in `predictions` or `targets`.
@@ -36,10 +38,10 @@ class MacroF1(Metric[float]):
         self._targets.append(targets)
 
     def result(self) -> float:
-        """Macro-F1 of all that was added; 0 if nothing was."""
-        if not self._targets:
+        """Macro-F1 of all that was added, by all processes that evaluate together; 0 if nothing was."""
+        if not distributed.largest(len(self._targets)):
             return 0.0
-        return macro_f1(torch.cat(self._predictions), torch.cat(self._targets))
+        return macro_f1(distributed.joined(self._predictions), distributed.joined(self._targets))
 
     def reset(self) -> None:
         """Forget what was added."""

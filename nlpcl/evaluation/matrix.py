@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from avalanche.evaluation import PluginMetric
 from torch import Tensor
 
+from nlpcl import distributed
 from nlpcl.evaluation.macro_f1 import macro_f1
 
 Matrix = list[list[float | None]]
@@ -44,7 +44,7 @@ class MatrixMetric(PluginMetric[Matrix]):
         self._targets.append(strategy.mb_y)
 
     def after_eval_exp(self, strategy: Any) -> None:
-        predictions, targets = torch.cat(self._predictions), torch.cat(self._targets)
+        predictions, targets = distributed.joined(self._predictions), distributed.joined(self._targets)
         accuracy = float((predictions == targets).double().mean())
         column = strategy.experience.current_experience
         if self.row is None:

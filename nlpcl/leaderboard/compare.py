@@ -121,7 +121,7 @@ def compare(
         raise UsageError(f"alpha must be between 0 and 1, not {alpha}.")
     higher = HIGHER_IS_BETTER[metric]
     _check_allowed(allow, [run for runs in found.values() for run in runs])
-    methods = [_method(label, runs, allow) for label, runs in found.items()]
+    methods = [method_of(label, runs, allow) for label, runs in found.items()]
     common = set.intersection(*(set(method.runs) for method in methods))
     _check_protocol(methods, common, allow)
     if not common:
@@ -137,14 +137,14 @@ def compare(
 
 
 def _check_allowed(allow: Sequence[str], runs: Sequence[Run]) -> None:
-    known = {name for run in runs for name in {**run.spec, **_facts(run)}}
+    known = {name for run in runs for name in {**run.spec, **facts(run)}}
     known |= {name.partition(".")[0] for name in known}
     for name in allow:
         if name not in known:
             raise UsageError(f"--allow: there is no field {name!r}. {suggest(name, known)}")
 
 
-def _method(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
+def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
     """One method's runs, checked to be of one setting."""
     done = [run for run in runs if run.record.status == "ok"]
     if not done:
@@ -162,7 +162,7 @@ def _method(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
     return Method(label, by_block, failed=len(runs) - len(done))
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def facts(run: Run) -> dict[str, Any]:
     """All that a protocol fixes: the spec without the method, and the data that were really read."""
     spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *BLOCK))}
     return {**spec, **{f"data.{name}": run.record.data.get(name) for name in DATA}}
@@ -178,7 +178,7 @@ def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequen
             pairs = [(next(iter(first.runs.values())), next(iter(method.runs.values())))]
             ignored = (*allow, "data.files", "data.tasks")
         for mine, other in pairs:
-            different = differing(_facts(mine), _facts(other), ignored)
+            different = differing(facts(mine), facts(other), ignored)
             if different:
                 told = "; ".join(f"{name}: {short(one)} and {short(two)}" for name, one, two in different)
                 flags = " ".join(f"--allow {name}" for name, *_ in different)

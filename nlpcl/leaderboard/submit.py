@@ -34,6 +34,9 @@ class Sizes(BaseModel):
     test: int = Field(ge=1)
 
 
+TASKS = TypeAdapter(list[Sizes])
+
+
 def add(path: Path, results: Path, *, replace: bool = False) -> tuple[Path, bool]:
     """Check a record and file it; the file itself stays where it is.
 
@@ -91,12 +94,7 @@ def checked(path: Path) -> Record:
 
     :raises UsageError: naming the file and what is wrong with it.
     """
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UsageError(f"cannot read {path} ({error.strerror}).") from error
-    if size > MOST_BYTES:
-        raise UsageError(f"{path} is larger than {MOST_BYTES // 2**20} MiB: the results take no such record.")
+    check_size(path)
     record = Record.load(path)
     try:
         if record.status != "ok":
@@ -111,6 +109,16 @@ def checked(path: Path) -> Record:
     except UsageError as error:
         raise UsageError(f"{path} is refused: {error}") from error
     return record
+
+
+def check_size(path: Path) -> None:
+    """:raises UsageError: the file cannot be read, or is larger than `MOST_BYTES`."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UsageError(f"cannot read {path} ({error.strerror}).") from error
+    if size > MOST_BYTES:
+        raise UsageError(f"{path} is larger than {MOST_BYTES // 2**20} MiB: the results take no such record.")
 
 
 def _strings(content: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -149,9 +157,13 @@ def _check_names(spec: RunSpec) -> Regime:
     return strategy.protocol
 
 
-def _check_tasks(spec: RunSpec, record: Record) -> None:
+def tasks_of(record: Record) -> list[Sizes]:
+    """The record's tasks, in the order they were learnt.
+
+    :raises UsageError: they are not described, or not one for each row of the matrices.
+    """
     try:
-        tasks = TypeAdapter(list[Sizes]).validate_python(record.data.get("tasks"))
+        tasks = TASKS.validate_python(record.data.get("tasks"))
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{'.'.join(map(str, ('data.tasks', *first['loc'])))}: {first['msg']}.") from error
@@ -160,6 +172,12 @@ def _check_tasks(spec: RunSpec, record: Record) -> None:
         raise UsageError(
             f"data.tasks must name each of the {len(record.matrices.accuracy)} tasks once, not {short(str(names))}."
         )
+    return tasks
+
+
+def _check_tasks(spec: RunSpec, record: Record) -> None:
+    tasks = tasks_of(record)
+    names = [task.name for task in tasks]
     wanted = spec.tasks if isinstance(spec.tasks, list) else names
     if set(wanted) != set(names) or (isinstance(spec.tasks, int) and spec.tasks != len(names)):
         raise UsageError(f"its spec asks for tasks {short(str(spec.tasks))}, its data are of {short(str(names))}.")

@@ -1,9 +1,10 @@
-"""Bytes that a model needs to keep after so many tasks."""
+"""How large a model is, and the bytes that it needs to keep after so many tasks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,3 +35,20 @@ def model_bytes(model: nn.Module, tasks: int) -> dict[str, int]:
             per_task |= {id(p) for p in module.parameters()}
     found["parameters"] = tensor_bytes(p for p in model.parameters() if id(p) not in per_task)
     return found
+
+
+def sizes_of(strategy: Any) -> dict[str, Any]:
+    """Numbers of parameters of a trained strategy's model, and what its masks and its choice of epochs came to."""
+    parameters = list(strategy.model.parameters())
+    sizes: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in parameters),
+        "parameters_frozen_at_end": sum(p.numel() for p in parameters if not p.requires_grad),
+    }
+    selection = getattr(strategy, "selection", None)
+    if selection is not None and selection.active:
+        sizes["best_epochs"] = list(selection.best_epochs)
+    masks = getattr(strategy, "masks", None)
+    if masks is not None:
+        sizes["undecided_gates"] = [round(share, 6) for share in masks.undecided]
+        sizes["units_used"] = round(float(masks.gates.used.mean()), 6)
+    return sizes

@@ -28,26 +28,31 @@ class LengthGroupedBatches(Sampler[list[int]]):
     :param lengths: real tokens of each example; all the same where there are no texts.
     :param batch_size: examples in a batch; the last one may be smaller.
     :param shuffle: random batches, from torch's default generator; all of an epoch's order is drawn at once.
+    :param share: (r, N): of the examples in their order only those at r, r + N, ..., which may be none.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, shuffle: bool) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, shuffle: bool, share: tuple[int, int] = (0, 1)) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.share = share
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return -(-len(range(self.share[0], len(self.lengths), self.share[1])) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        first, step = self.share
         if not self.shuffle:
-            return iter(self._sorted(torch.arange(len(self.lengths))))
-        pools = torch.randperm(len(self.lengths)).split(POOL * self.batch_size)
-        batches = [batch for pool in pools for batch in self._sorted(pool)]
+            return iter(self._cut(self._sorted(torch.arange(len(self.lengths)))[first::step]))
+        pools = torch.randperm(len(self.lengths))[first::step].split(POOL * self.batch_size)
+        batches = [batch for pool in pools for batch in self._cut(self._sorted(pool))]
         return iter([batches[i] for i in torch.randperm(len(batches)).tolist()])
 
-    def _sorted(self, pool: torch.Tensor) -> list[list[int]]:
-        pool = pool[self.lengths[pool].argsort(descending=True, stable=True)]
-        return [batch.tolist() for batch in pool.split(self.batch_size)]
+    def _sorted(self, pool: Tensor) -> Tensor:
+        return pool[self.lengths[pool].argsort(descending=True, stable=True)]
+
+    def _cut(self, rows: Tensor) -> list[list[int]]:
+        return [batch.tolist() for batch in rows.split(self.batch_size) if len(batch)]
 
 
 class WholeBatches:
@@ -118,9 +123,11 @@ def _column(attribute: DataAttribute[Any]) -> Tensor:
     return torch.stack(listed) if isinstance(listed[0], Tensor) else torch.tensor(listed)
 
 
-def batch_rows(data: Any, batch_size: int, *, shuffle: bool = False) -> LengthGroupedBatches:
-    """Batches of a dataset's examples: of like length where they are texts, which have `lengths`."""
-    return LengthGroupedBatches(getattr(data, "lengths", [0] * len(data)), batch_size, shuffle)
+def batch_rows(
+    data: Any, batch_size: int, *, shuffle: bool = False, share: tuple[int, int] = (0, 1)
+) -> LengthGroupedBatches:
+    """Batches of a dataset's examples, or of a `share`: of like length where they are texts, which have `lengths`."""
+    return LengthGroupedBatches(getattr(data, "lengths", [0] * len(data)), batch_size, shuffle, share)
 
 
 def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> WholeBatches | DataLoader[Any]:
@@ -138,7 +145,9 @@ def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> W
     return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pin, generator=torch.Generator())
 
 
-def numbered_batches(data: Any, batch_size: int) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """All data in mini-batches of like length, each with the indices of its examples."""
-    batches = list(batch_rows(data, batch_size))
+def numbered_batches(
+    data: Any, batch_size: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """All data, or a `share`, in mini-batches of like length, each with the indices of its examples."""
+    batches = list(batch_rows(data, batch_size, share=share))
     yield from zip(batches, loader_of(data, batches), strict=True)

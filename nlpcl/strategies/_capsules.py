@@ -16,7 +16,7 @@ from nlpcl.strategies.base import continual_model
 Routing = DynamicRouting | TransferRouting
 
 
-class CapsulePlugin(MaskPlugin):
+class CapsulePlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """HAT's masks on the plug-ins; routing goes on training, and maps of tasks to come do not move."""
 
     @property

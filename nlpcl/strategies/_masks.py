@@ -83,7 +83,7 @@ def gate_group(gates: Gates, learning_rate: float | None) -> dict[str, Any]:
     return group if learning_rate is None else group | {"lr": learning_rate}
 
 
-class MaskPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+class MaskPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Hard attention to the task on every site of a `ContinualModel`.
 
     In task-incremental learning a sample's task label chooses its mask; in domain-incremental learning,

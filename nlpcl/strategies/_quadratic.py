@@ -93,7 +93,7 @@ class MergedQuadratic:
         }
 
 
-class QuadraticPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+class QuadraticPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Adds share * lambda * sum F (theta - mu)^2 to the loss from the second task on; methods fill `quadratic`.
 
     Heads of other tasks are left out of the sum: they are where their anchors are, and with a gradient, if only of 0,

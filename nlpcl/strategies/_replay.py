@@ -205,7 +205,7 @@ def set_gradients(parameters: Sequence[nn.Parameter], flat: Tensor, in_reference
             p.grad = part.view_as(p)
 
 
-class MemoryPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+class MemoryPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Holds a memory that is filled once after each task; works with any Avalanche strategy.
 
     The memory's generator starts from the seed that torch was last given.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nlpcl import distributed
 from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
 from nlpcl.strategies._batches import batch_rows, loader_of
@@ -101,7 +102,7 @@ def validation_loss(strategy: Any) -> float:
     data = reduce(lambda left, right: left.concat(right), found)
     total = torch.zeros((), device=strategy.device)
     with mode(strategy.model, training=False):
-        for x, y, *_, tasks in loader_of(data, batch_rows(data, strategy.eval_mb_size)):
+        for x, y, *_, tasks in loader_of(data, batch_rows(data, strategy.eval_mb_size, share=distributed.share())):
             logits = logits_of(strategy, on_device(strategy, x), single_task(tasks))
             total += len(y) * strategy._criterion(logits, y.to(strategy.device))
-    return float(total) / len(data)
+    return float(distributed.total(total)) / len(data)

@@ -208,6 +208,7 @@ def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | Shared
     url="https://arxiv.org/abs/2003.09553",
     backbones=("cnn", "mlp"),
     replay=True,
+    ddp_reason="its discriminator takes steps of its own on the features of the whole mini-batch",
 )
 class ACL(ReplayStrategy):
     """Adversarial continual learning; further arguments as in `ReplayStrategy` and `ContinualStrategy`.

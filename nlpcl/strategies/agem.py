@@ -42,7 +42,7 @@ def project_agem(gradient: Tensor, reference: Tensor) -> Tensor:
     return gradient - torch.where(product < 0, product / (reference @ reference), 0.0) * reference
 
 
-class AGEMPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class AGEMPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Projects the gradient of every mini-batch; arguments as in `MemoryPlugin`."""
 
     def after_backward(self, strategy: Any, **kwargs: Any) -> None:
@@ -60,6 +60,7 @@ class AGEMPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[call
     paper="Chaudhry, Ranzato, Rohrbach, Elhoseiny: Efficient Lifelong Learning with A-GEM, ICLR 2019",
     url="https://arxiv.org/abs/1812.00420",
     replay=True,
+    ddp=True,
 )
 class AGEM(ReplayStrategy):
     """Averaged gradient episodic memory; arguments as in `ReplayStrategy` and `ContinualStrategy`."""

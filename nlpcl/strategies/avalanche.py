@@ -363,9 +363,17 @@ ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
     training.JointTraining: {"protocol": "joint", "aliases": ("avalanche/Joint",)},
 }
 
+WHOLE = "Avalanche's own classes neither share out every mini-batch nor sum what each process finds"
+
 for _target, _facts in ENTRIES.items():
     _name = _target.__name__
     register_strategy(
         f"avalanche/{_name}",
-        **{"title": f"Avalanche's {_name}", "url": "https://avalanche.continualai.org", "engine": False, **_facts},
+        **{
+            "title": f"Avalanche's {_name}",
+            "url": "https://avalanche.continualai.org",
+            "engine": False,
+            "ddp_reason": WHOLE,
+            **_facts,
+        },
     )(_target)

@@ -15,10 +15,11 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nlpcl import distributed
 from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.sizes import model_bytes
-from nlpcl.strategies._batches import batch_rows, loader_of
+from nlpcl.strategies._batches import LengthGroupedBatches, batch_rows, loader_of
 from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.strategies._selection import Selection
 from nlpcl.strategies._watch import Watch
@@ -33,6 +34,11 @@ def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
     dtype = DTYPES[getattr(strategy, "precision", "fp32")]
     with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
         return avalanche_forward(strategy.model, x, task_labels).float()
+
+
+def minibatch_rows(strategy: Any) -> int:
+    """Rows of the mini-batch in training, of all processes together; also of Avalanche's own strategies'."""
+    return getattr(strategy, "mb_rows", 0) or len(strategy.mb_y)
 
 
 def on_device(strategy: Any, x: Tensor) -> Tensor:
@@ -74,6 +80,9 @@ class ContinualStrategy(SupervisedTemplate):
     LayerNorms. A plugin with a method `parameter_group(strategy) -> dict` gives its parameters a group of their own,
     which is never clipped.
 
+    Where several processes train together (`nlpcl.distributed`), the loss while a plugin sees it is that of the
+    process's own rows; after the backward pass gradients and loss are those of the whole mini-batch, of `mb_rows` rows.
+
     :param model: called as `model(x, task_labels)`.
     :param optimizer: template of the optimizer of every experience.
     :param criterion: loss of the logits (B, C) and the labels (B,).
@@ -92,7 +101,9 @@ class ContinualStrategy(SupervisedTemplate):
         without bias correction, the gradient clipped tensor by tensor, pooler frozen, operators that see padding.
     """
 
-    transient: tuple[str, ...] = ("watch", "_template", "_tasks", "_unpacked")
+    mbatch: Any
+    loss: Tensor
+    transient: tuple[str, ...] = ("watch", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_common")
     of_task: tuple[str, ...] = ("optimizer", "optimized_param_id", "_scheduler", "_clipped", "_bad_step")
 
     def __init__(
@@ -148,17 +159,21 @@ class ContinualStrategy(SupervisedTemplate):
         self._tasks: Tensor | int = 0
         self._unpacked: Tensor | None = None
         self._bad_step = torch.tensor(-1)
+        self.mb_rows = 0
+        self._alike = True
+        self._common: distributed.Noise | None = None
 
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
-        self._make_dataloader(self.train_mb_size, shuffle, num_workers)
+        batches = batch_rows(self.adapted_dataset, self.train_mb_size, shuffle=shuffle)
+        self._make_dataloader(batches, num_workers)
 
     def make_eval_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
-        """Batches of the experience to test; texts come sorted by length."""
-        self._make_dataloader(self.eval_mb_size, shuffle, num_workers)
+        """Batches of this process's share of the experience to test; texts come sorted by length."""
+        batches = batch_rows(self.adapted_dataset, self.eval_mb_size, shuffle=shuffle, share=distributed.share())
+        self._make_dataloader(batches, num_workers)
 
-    def _make_dataloader(self, batch_size: int, shuffle: bool, workers: int) -> None:
-        batches = batch_rows(self.adapted_dataset, batch_size, shuffle=shuffle)
+    def _make_dataloader(self, batches: LengthGroupedBatches, workers: int) -> None:
         self.dataloader = loader_of(self.adapted_dataset, batches, workers, pin=self.device.type == "cuda")
 
     def make_optimizer(self, **kwargs: Any) -> None:
@@ -170,6 +185,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         self._bad_step = torch.tensor(-1, device=self.device)
+        distributed.same_everywhere(self.model)
         super()._before_training_exp(**kwargs)
         total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
         betas = self.optimizer.defaults.get("betas")
@@ -231,10 +247,18 @@ class ContinualStrategy(SupervisedTemplate):
         # Looked at before the copy to the device, where it would have to wait for it.
         assert self.mbatch is not None
         self._tasks = single_task(self.mbatch[-1])
+        if self.is_training:
+            self.mb_rows, self._alike = len(self.mbatch[1]), isinstance(self._tasks, int)
+            self.mbatch = [distributed.own(column) for column in self.mbatch]
+            self._tasks = self._tasks if self._alike else single_task(self.mbatch[-1])
         if isinstance(self.model, ContinualModel):
             self.mbatch[0] = self.model.backbone.trimmed(self.mbatch[0])
         super()._unpack_minibatch()
         self._unpacked = self.mbatch[-1]
+
+    def _before_forward(self, **kwargs: Any) -> None:
+        super()._before_forward(**kwargs)
+        self._common = distributed.own_noise(self.device, self.clock.train_iterations)
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch, in float32."""
@@ -247,8 +271,13 @@ class ContinualStrategy(SupervisedTemplate):
         return self._tasks if self.mbatch[-1] is self._unpacked else self.mb_task_id
 
     def backward(self) -> None:
-        """Backward pass; afterwards gradients are unscaled, so that plugins see the true ones."""
+        """Backward pass; afterwards gradients are unscaled and the whole mini-batch's, so plugins see the true ones."""
+        self.loss = distributed.weighted(self.loss, self.mb_rows)
         self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
+        if distributed.world_size() > 1:
+            distributed.common_noise(self._common, self.device)
+            parameters = (p for group in self.optimizer.param_groups for p in group["params"])
+            self.loss = distributed.sum_gradients(parameters, self.loss, self._alike)
         self.scaler.unscale_(self.optimizer)
 
     def optimizer_step(self) -> None:

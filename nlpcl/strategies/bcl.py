@@ -37,6 +37,7 @@ from nlpcl.strategies._capsules import CapsuleStrategy
     backbones=("bert_adapter",),
     reason="its routing is over the tasks up to the one in hand, so it must know which that is",
     presets=(({"model": "minilm"}, {"options": {"routing_learning_rate": 5e-4}}),),
+    ddp=True,
 )
 class BCL(CapsuleStrategy):
     """Capsules with dynamic routing; arguments as in `CapsuleStrategy`, `MaskStrategy` and `ContinualStrategy`."""

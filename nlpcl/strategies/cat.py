@@ -49,6 +49,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
+from nlpcl import distributed
 from nlpcl.models.base import ContinualModel
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.task_transfer import TransferModel, readout_logits, train_readouts
@@ -79,7 +80,7 @@ def batches(data: Any, strategy: Any) -> Iterator[tuple[list[int], Tensor, Tenso
         yield rows, on_device(strategy, x), y.to(strategy.device)
 
 
-class TrainsOn(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+class TrainsOn(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Puts other training data in the place of the experience's."""
 
     def __init__(self, data: Any) -> None:
@@ -90,7 +91,7 @@ class TrainsOn(SupervisedPlugin[Any], supports_distributed=False):  # type: igno
         strategy.adapted_dataset = self.data
 
 
-class CATPlugin(MaskPlugin):
+class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Hard attention to the task, lifted between similar tasks, with a second head that attends to those.
 
     :param model: the model that the strategy trains.
@@ -165,8 +166,8 @@ class CATPlugin(MaskPlugin):
 
         Numbers of right answers are compared, not quotients: few examples make many ties, which rounding would break.
         """
-        reference = self.reference_right(strategy, task)
-        found = self.readouts_right(strategy, task, previous).tolist()
+        right = [self.reference_right(strategy, task), *self.readouts_right(strategy, task, previous).tolist()]
+        reference, *found = distributed.from_first(right)  # all processes must come to the same tasks
         return [k for k, right in zip(previous, found, strict=True) if right > reference]
 
     def reference_right(self, strategy: Any, task: int) -> int:
@@ -229,7 +230,7 @@ class CATPlugin(MaskPlugin):
             with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not torch.float32):
                 right += (torch.stack(self.model.both(x, task)).argmax(-1) == y).sum(dim=1)
         self.model.train()
-        return (right / len(valid)).tolist()
+        return [n / len(valid) for n in distributed.from_first(right.long().tolist())]
 
 
 def copied(model: ContinualModel) -> ContinualModel:
@@ -243,6 +244,7 @@ def copied(model: ContinualModel) -> ContinualModel:
     paper="Ke, Liu, Huang: Continual Learning of a Mixed Sequence of Similar and Dissimilar Tasks, NeurIPS 2020",
     url="https://arxiv.org/abs/2112.10017",
     presets=MASK_PRESETS,
+    ddp=True,
 )
 class CAT(MaskInference):
     """Masks and transfer; further arguments as in `MaskInference`, `MaskStrategy` and `ContinualStrategy`.

@@ -34,6 +34,7 @@ from avalanche.benchmarks.utils.data_attribute import DataAttribute
 from torch import Tensor
 from torch.nn import functional as F
 
+from nlpcl import distributed
 from nlpcl.models.contrast import TaskAttentions, contrastive_loss
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import numbered_batches
@@ -50,6 +51,7 @@ from nlpcl.strategies.base import DTYPES, mode, on_device
     url="https://aclanthology.org/2021.emnlp-main.550",
     backbones=("bert_adapter",),
     reason="it contrasts the features that the masks of a frozen encoder's adapters give",
+    ddp=True,
 )
 class CLASSIC(MaskInference):
     """Masks and contrast; further arguments as in `MaskInference`, `MaskStrategy` and `ContinualStrategy`.
@@ -91,9 +93,10 @@ class CLASSIC(MaskInference):
             self.adapted_dataset = self._with_previous(self.adapted_dataset)  # type: ignore[has-type]
 
     def _with_previous(self, data: Any) -> Any:
-        features = torch.empty(len(data), len(self.previous), self.backbone.width)
-        for rows, (x, *_) in numbered_batches(data, self.eval_mb_size):
+        features = torch.zeros(len(data), len(self.previous), self.backbone.width)
+        for rows, (x, *_) in numbered_batches(data, self.eval_mb_size, distributed.share()):
             features[rows] = self.previous_features(on_device(self, x)).cpu()
+        distributed.total(features)  # of each example one process has them
         # A list: of a tensor, Avalanche would make nested lists of numbers.
         attribute = DataAttribute(list(features), "previous", use_in_getitem=True)
         return data.update_data_attribute("previous", attribute)
@@ -119,7 +122,7 @@ class CLASSIC(MaskInference):
         if self.is_training and self.previous and not self.parity:
             *batch, previous = self.mbatch  # type: ignore[has-type]
             self.mbatch = batch  # ends with the task labels again, where everything else looks for them
-            self.mb_previous = previous.to(self.device, non_blocking=True)
+            self.mb_previous = distributed.own(previous).to(self.device, non_blocking=True)
         super()._unpack_minibatch()
 
     def forward(self) -> Tensor:
@@ -143,23 +146,24 @@ class CLASSIC(MaskInference):
 
     def own_contrast(self) -> Tensor:
         """CSC of the mini-batch: between two draws of the dropout, by class."""
-        return self._contrast_with(self.backbone.dropout(self.mb_pooled), self.mb_y)
+        return self._contrast_with(self.backbone.dropout(self.mb_pooled), by_class=True)
 
     def shared_knowledge(self) -> Tensor:
         """CKS of the mini-batch: what the attention over all tasks' features makes is classified, and contrasted."""
         stacked = torch.cat([self.mb_previous, self.mb_pooled.unsqueeze(1)], dim=1).transpose(1, 2)
         mixed = self.backbone.dropout(self.attentions(stacked).sum(dim=-1))
         classified = self._criterion(self.model.heads(mixed, self.tasks), self.mb_y)
-        return classified + self._contrast_with(mixed, self.mb_y)
+        return classified + self._contrast_with(mixed, by_class=True)
 
     def distilled(self) -> Tensor:
         """CED of the mini-batch: with the features under each previous mask, sample by sample; mean over the masks."""
-        samples = torch.arange(len(self.mb_y), device=self.mb_y.device)
-        return self._contrast_with(self.mb_previous.transpose(0, 1), samples)
+        return self._contrast_with(self.mb_previous, by_class=False)
 
-    def _contrast_with(self, other: Tensor, labels: Tensor) -> Tensor:
-        """Contrast between the mini-batch's features and `other`, (..., B, F)."""
-        z, others = F.normalize(self.mb_features, dim=-1), F.normalize(other, dim=-1)
+    def _contrast_with(self, other: Tensor, *, by_class: bool) -> Tensor:
+        """Contrast between the features of all processes' rows and their `other`, (B, F) or (B, t, F)."""
+        z, others = (distributed.whole(F.normalize(x, dim=-1), self.mb_rows) for x in (self.mb_features, other))
+        others = others.movedim(0, -2)
+        labels = distributed.whole(self.mb_y, self.mb_rows) if by_class else torch.arange(len(z), device=z.device)
         return contrastive_loss(torch.stack([z.expand_as(others), others], dim=-3), labels, self.temperature)
 
     def _train_cleanup(self) -> None:

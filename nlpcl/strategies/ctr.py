@@ -38,6 +38,7 @@ from nlpcl.strategies._capsules import CapsuleStrategy
     reason="its routing starts from the task in hand, so it must know which that is",
     # What is shared and unprotected moves ten times slower than what the masks protect: docs/presets.md.
     presets=(({"model": "minilm"}, {"options": {"routing_learning_rate": 5e-4}}),),
+    ddp=True,
 )
 class CTR(CapsuleStrategy):
     """Capsules and transfer routing; arguments as in `CapsuleStrategy`, `MaskStrategy` and `ContinualStrategy`."""

@@ -43,7 +43,7 @@ def own_mse(logits: Tensor, stored: Tensor) -> Tensor:
     return (squares.sum(dim=1) / own.sum(dim=1)).mean()
 
 
-class DERPPPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class DERPPPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Adds the two replay terms to the loss of every mini-batch.
 
     :param alpha: weight of the term on stored logits.
@@ -91,6 +91,7 @@ class DERPPPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[cal
     "Simple Baseline, NeurIPS 2020",
     url="https://arxiv.org/abs/2004.07211",
     replay=True,
+    ddp=True,
 )
 class DERPP(ReplayStrategy):
     """Dark experience replay; further arguments as in `ReplayStrategy` and `ContinualStrategy`.

@@ -55,7 +55,7 @@ def squared_gradients(losses: Iterable[tuple[Tensor, float]], parameters: Mappin
     return found
 
 
-class EWCPlugin(QuadraticPlugin):
+class EWCPlugin(QuadraticPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Elastic weight consolidation for any Avalanche strategy.
 
     The Fisher information is computed in float32, once a task, after it. It loops over samples, each of which costs a
@@ -125,6 +125,7 @@ class EWCPlugin(QuadraticPlugin):
     title="elastic weight consolidation",
     paper="Kirkpatrick, Pascanu, Rabinowitz et al.: Overcoming catastrophic forgetting in neural networks, PNAS 2017",
     url="https://arxiv.org/abs/1612.00796",
+    ddp=True,
 )
 class EWC(ContinualStrategy):
     """Elastic weight consolidation; further arguments as in `ContinualStrategy`.

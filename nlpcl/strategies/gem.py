@@ -53,7 +53,7 @@ def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: floa
     return quadprog.solve_qp(gram / size + eps * identity, -products / size, identity, np.full(len(gram), margin))[0]
 
 
-class GEMPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class GEMPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Corrects the gradient of every mini-batch.
 
     :param margin: least v of a corrected step, at least 0.
@@ -98,6 +98,7 @@ class GEMPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[call-
     paper="Lopez-Paz, Ranzato: Gradient Episodic Memory for Continual Learning, NeurIPS 2017",
     url="https://arxiv.org/abs/1706.08840",
     replay=True,
+    ddp=True,
 )
 class GEM(ReplayStrategy):
     """Gradient episodic memory; further arguments as in `ReplayStrategy` and `ContinualStrategy`.

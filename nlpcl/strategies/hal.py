@@ -295,6 +295,7 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
     "AAAI 2021",
     url="https://arxiv.org/abs/2002.08165",
     replay=True,
+    ddp_reason="it differentiates through a step on the whole mini-batch, whose gradient no process has by itself",
 )
 class HAL(ReplayStrategy):
     """Hindsight anchor learning; further arguments as in `ReplayStrategy` and `ContinualStrategy`.

@@ -32,6 +32,7 @@ HATPlugin = MaskPlugin
     "ICML 2018",
     url="https://arxiv.org/abs/1801.01423",
     presets=MASK_PRESETS,
+    ddp=True,
 )
 class HAT(MaskInference):
     """Hard attention to the task; further arguments as in `MaskStrategy` and `ContinualStrategy`."""

@@ -103,7 +103,7 @@ def accessible_factors(gru: nn.GRU, access: Tensor) -> dict[nn.Parameter, Tensor
     return {gru.get_parameter(name): factor for name, factor in factors.items()}
 
 
-class KANPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+class KANPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Puts a `KANNet` on the backbone's token vectors.
 
     The first training on a task t > 0 is its accessibility phase, the next its main phase. `KAN` goes through both;
@@ -199,6 +199,7 @@ class KANPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
     presets=tuple(
         ({"backbone": name}, {"backbone_options": {"net": "gru", "dropout": 0.0}}) for name in ("bert_frozen", "w2v*")
     ),
+    ddp=True,
 )
 class KAN(ContinualStrategy):
     """Knowledge accessibility network; further arguments as in `ContinualStrategy`.

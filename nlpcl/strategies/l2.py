@@ -20,7 +20,7 @@ from nlpcl.strategies._quadratic import QuadraticPlugin
 from nlpcl.strategies.base import ContinualStrategy
 
 
-class L2Plugin(QuadraticPlugin):
+class L2Plugin(QuadraticPlugin, supports_distributed=True):  # type: ignore[call-arg]
     """Adds lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2 to the loss of any Avalanche strategy.
 
     :param lamb: lambda, at least 0.
@@ -42,6 +42,7 @@ class L2Plugin(QuadraticPlugin):
     paper="Hsu, Liu, Ramasamy, Kira: Re-evaluating Continual Learning Scenarios: A Categorization and Case for Strong "
     "Baselines, NeurIPS Continual Learning Workshop 2018",
     url="https://arxiv.org/abs/1810.12488",
+    ddp=True,
 )
 class L2(ContinualStrategy):
     """L2 penalty towards the weights of earlier tasks; further arguments as in `ContinualStrategy`.

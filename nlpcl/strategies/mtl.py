@@ -15,7 +15,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies.base import ContinualStrategy
 
 
-@register_strategy("mtl", title="all tasks at once (multi-task learning)", protocol="joint")
+@register_strategy("mtl", title="all tasks at once (multi-task learning)", protocol="joint", ddp=True)
 class MTL(ContinualStrategy, JointTraining):  # type: ignore[misc]
     """Trains once on the whole stream: `train(benchmark.train_stream)`; arguments of `ContinualStrategy`."""
 

@@ -9,6 +9,6 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies.base import ContinualStrategy
 
 
-@register_strategy("ncl", title="naive continual learning (fine-tuning in sequence)")
+@register_strategy("ncl", title="naive continual learning (fine-tuning in sequence)", ddp=True)
 class NCL(ContinualStrategy):
     """Naive continual learning; takes the arguments of `ContinualStrategy`."""

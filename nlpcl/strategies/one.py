@@ -17,7 +17,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies.base import ContinualStrategy
 
 
-@register_strategy("one", title="each task alone, from the initial model", protocol="isolated")
+@register_strategy("one", title="each task alone, from the initial model", protocol="isolated", ddp=True)
 class ONE(ContinualStrategy):
     """Starts every experience from the initial model; takes the arguments of `ContinualStrategy`."""
 

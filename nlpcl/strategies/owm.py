@@ -34,6 +34,7 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nlpcl import distributed
 from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, Site, single_task, unprotected
 from nlpcl.models.projection import Projector, batch_inputs, example_means
@@ -55,7 +56,7 @@ def final_alphas(sites: list[Site]) -> list[float]:
     return [final(site) for site in sites]
 
 
-class OWMPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+class OWMPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Projects the steps of a `ContinualModel`'s layers away from the inputs of earlier tasks.
 
     :param model: its trainable sites are protected.
@@ -63,7 +64,7 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
     :param owm_samples: means of examples that P takes of each task; at least 1.
     :param parity: at every step P takes the mini-batch's mean input, with the original's alphas, and projects the
         gradient.
-    :raises UsageError: `alpha` or `owm_samples` out of range.
+    :raises UsageError: `alpha` or `owm_samples` out of range, or `parity` in several processes.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         super().__init__()
         if alpha <= 0 or owm_samples < 1:
             raise UsageError(f"owm needs alpha above 0 and owm_samples of at least 1, not {alpha} and {owm_samples}.")
+        if parity and distributed.world_size() > 1:
+            raise UsageError("owm with parity=True feeds P from each mini-batch as a whole, so it runs in one process.")
         self.backbone = model.backbone
         sites = sites_of(model, "owm")
         self.finals = {site.name: final for site, final in zip(sites, final_alphas(sites), strict=True)}
@@ -133,13 +136,13 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         group_of = torch.arange(count) * groups // count
         sums = [projector.p.new_zeros(groups, len(projector.p)) for projector in self.projectors]
         with mode(strategy.model, training=False):
-            for indices, (x, *_, tasks) in numbered_batches(data, size):
+            for indices, (x, *_, tasks) in numbered_batches(data, size, distributed.share()):
                 members = F.one_hot(group_of[indices], groups).to(strategy.device)
                 self._watch(partial(self._add_means, sums, members))
                 logits_of(strategy, on_device(strategy, x), single_task(tasks))
                 self._unwatch()
         sizes = group_of.bincount().to(strategy.device)
-        return [total / sizes.unsqueeze(1) for total in sums]
+        return [distributed.total(found) / sizes.unsqueeze(1) for found in sums]
 
     def _add_means(self, sums: list[Tensor], members: Tensor, site: int, module: nn.Module, args: Any) -> None:
         means = example_means(module, args[0], self.backbone.context.mask).to(sums[site])
@@ -176,6 +179,7 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
     presets=tuple(
         ({"backbone": name}, {"backbone_options": {"layers": 2, "hidden": 300}}) for name in ("bert_frozen", "w2v*")
     ),
+    ddp=True,
 )
 class OWM(ContinualStrategy):
     """Orthogonal weights modification; further arguments as in `ContinualStrategy`.

@@ -44,12 +44,13 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from nlpcl import distributed
 from nlpcl.models.base import ContinualModel, Site
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.text_gru import last_state
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._recurrent import recurrent_backbone
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.strategies.base import ContinualStrategy, minibatch_rows
 
 CEILING = 0.9
 SLOPE = 0.001
@@ -168,14 +169,14 @@ class Controls(NamedTuple):
 
 @torch.no_grad()
 def control_sums(x: Tensor, states: Tensor, candidates: Tensor, mask: Tensor) -> Controls:
-    """|sum| over mini-batch and real tokens of inputs x, of the states h before each token, and of r h_n.
+    """The sum over mini-batch and real tokens of inputs x, of the states h before each token, and of r h_n.
 
     :param x: (B, L, C); states and candidates: (B, L, H), as `squeezed_states` gives them; mask: (B, L).
     """
     real = mask.to(states.dtype)
 
     def total(values: Tensor, weight: Tensor) -> Tensor:
-        return torch.einsum("bln,bl->n", values.to(weight.dtype), weight).abs()
+        return torch.einsum("bln,bl->n", values.to(weight.dtype), weight)
 
     # Before the first token the state is 0, before any other it is that after the one before.
     return Controls(total(x, real), total(states[:, :-1], real[:, 1:]), total(candidates, real))
@@ -253,7 +254,7 @@ def keeper_factors(keeper: SqueezedGRU, sums: Sequence[Tensor], share: float) ->
     return {keeper.get_parameter(name): factor for name, factor in factors.items()}
 
 
-class SRKPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+class SRKPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Puts an `SRKNet` on the backbone's token vectors, adds its nets' losses and holds net K's steps back.
 
     :param model: its backbone's net is a `TextGRU`, which is replaced by nets of the same width.
@@ -281,7 +282,7 @@ class SRKPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
         losses = [strategy._criterion(self.heads(h, task), strategy.mb_y) for h in features]
         self._both = losses[0] + losses[1]
         for total, new in zip(self.net.sums, sums, strict=True):
-            total += new
+            total += distributed.of_rows(new, minibatch_rows(strategy)).abs()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         strategy.loss = strategy.loss + self._both
@@ -313,6 +314,7 @@ class SRKPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
     presets=tuple(
         ({"backbone": name}, {"backbone_options": {"net": "gru", "dropout": 0.0}}) for name in ("bert_frozen", "w2v*")
     ),
+    ddp=True,
 )
 class SRK(ContinualStrategy):
     """Shared knowledge from a sequence of domains; arguments as in `ContinualStrategy`."""

@@ -40,7 +40,7 @@ from nlpcl.models.base import ContinualModel, Site, replace_layer, unprotected
 from nlpcl.models.bayesian import Bayesian, make_bayesian
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
-from nlpcl.strategies.base import ContinualStrategy, continual_model, sites_of
+from nlpcl.strategies.base import ContinualStrategy, continual_model, minibatch_rows, sites_of
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def ucl_penalty(
     return torch.stack(penalties).sum()
 
 
-class UCLPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+class UCLPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Makes every site of a `ContinualModel` Bayesian and regularises it.
 
     Under a strategy of Avalanche's own rho has the learning rate and weight decay of the others.
@@ -183,7 +183,7 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         penalty = ucl_penalty(self.sites, self.starts, alpha=self.alpha, beta=self.beta, first=self.first)
         if self.parity:
-            strategy.loss = (strategy.loss + penalty) / len(strategy.mb_y)
+            strategy.loss = (strategy.loss + penalty) / minibatch_rows(strategy)
         else:
             strategy.loss = strategy.loss + penalty / self.examples
 
@@ -201,6 +201,7 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=False):  # type: ign
     title="uncertainty-regularised continual learning",
     paper="Ahn, Cha, Lee, Moon: Uncertainty-based Continual Learning with Adaptive Regularization, NeurIPS 2019",
     url="https://arxiv.org/abs/1905.11614",
+    ddp=True,
 )
 class UCL(ContinualStrategy):
     """Uncertainty-regularised continual learning; further arguments as in `ContinualStrategy`.

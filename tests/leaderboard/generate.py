@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from nlpcl.leaderboard.submit import place_of
 from nlpcl.records import Record
 from nlpcl.spec import RunSpec
 
@@ -57,3 +61,44 @@ def record_of(
         "measured": {},
     }
     return Record.model_validate({**content, **parts})
+
+
+def learning(tasks: int, final: float, lost: float, rng: random.Random) -> Matrix:
+    """A lower triangle of a run that ends near `final` and forgets about `lost` of each task."""
+    best = [min(1.0, max(0.0, final + lost + rng.gauss(0, 0.03))) for _ in range(tasks)]
+    rows = []
+    for i in range(tasks):
+        decay = [lost * (i - j) / max(1, tasks - 1 - j) for j in range(i + 1)]
+        rows.append([min(1.0, max(0.0, best[j] - decay[j] + rng.gauss(0, 0.01))) for j in range(i + 1)])
+    return triangle(*rows)
+
+
+def file_many(
+    results: Path,
+    strategies: Sequence[str],
+    protocols: Sequence[dict[str, Any]],
+    *,
+    orders: int,
+    seeds: int,
+    tasks: int = 5,
+) -> int:
+    """File plausible records of every strategy under every protocol; return their number.
+
+    :param protocols: fields of the spec.
+    """
+    rng = random.Random(0)
+    described = [
+        {"name": f"domain {i}", "labels": ["-", "+"], "train": 20, "valid": 9, "test": 50} for i in range(tasks)
+    ]
+    host = {"cpu": "a processor", "cores": 2, "gpu": None}
+    for protocol, (i, strategy) in itertools.product(protocols, enumerate(strategies)):
+        for order, seed in itertools.product(range(orders), range(seeds)):
+            scores = learning(tasks, 0.6 + 0.25 * i / len(strategies), 0.3 * (1 - i / len(strategies)), rng)
+            train = [rng.uniform(1, 2) * (i + 1) for _ in range(tasks)]
+            record = record_of(
+                strategy, order, seed, scores, spec={"tasks": tasks, **protocol},
+                data={"tasks": described, "files": {}, "encoder": {"name": "minilm"}},
+                measured={"seconds": {"train": train, "total": sum(train)}, "host": host, "device": "cpu"},
+            )  # fmt: skip
+            record.save(results / place_of(record))
+    return len(protocols) * len(strategies) * orders * seeds

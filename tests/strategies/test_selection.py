@@ -105,7 +105,9 @@ def test_joint_training_looks_at_all_validation_data(
 ) -> None:
     sizes: list[int] = []
     rows = _selection.batch_rows
-    monkeypatch.setattr(_selection, "batch_rows", lambda data, size: sizes.append(len(data)) or rows(data, size))
+    monkeypatch.setattr(
+        _selection, "batch_rows", lambda data, size, **kw: sizes.append(len(data)) or rows(data, size, **kw)
+    )
     benchmark = benchmark_of()
     trained(MTL, benchmark, tiny, best_epoch=True)
     assert sizes == [sum(len(experience.dataset) for experience in benchmark.valid_stream)]

@@ -1,0 +1,125 @@
+"""`nlpcl sweep`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from nlpcl.cli.app import NAMES, DataRoot, app, console
+from nlpcl.cli.options import (
+    CheckpointMinutes,
+    Compile,
+    Device,
+    EvalBatchSize,
+    GradientCheckpointing,
+    Out,
+    asks_for_a_run,
+)
+from nlpcl.errors import UsageError, printable
+from nlpcl.request import Request
+
+if TYPE_CHECKING:
+    from nlpcl.sweep import Execution, Plan
+
+
+@app.command(context_settings=NAMES)
+@asks_for_a_run
+def sweep(
+    asked: Request,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Grids in TOML; options given beside it win over the file's.")
+    ] = None,
+    skip_impossible: Annotated[
+        bool, typer.Option("--skip-impossible", help="Leave combinations out that cannot run.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, with an estimate of time.")] = False,
+    print_: Annotated[bool, typer.Option("--print", help="One `nlpcl run ...` a line, for job arrays.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Runs at a time. Default: one for each GPU, or one.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", help="Run on a Ray cluster: auto, local or its host:port.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="With --ray: cores for a run. Default: 1.")] = None,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="With --ray: GPUs for a run. Default: 1 if the cluster has any.")
+    ] = None,
+    memory: Annotated[float | None, typer.Option(min=0, help="With --ray: GiB for a run.")] = None,
+    retries: Annotated[
+        int | None, typer.Option(min=0, help="With --ray: new tries after a process or node died. Default: 3.")
+    ] = None,
+    data_root: DataRoot = None,
+    out: Out = Path("runs"),
+    device: Device = "auto",
+    eval_batch_size: EvalBatchSize = 128,
+    checkpoint_minutes: CheckpointMinutes = 10,
+    compiled: Compile = False,
+    gradient_checkpointing: GradientCheckpointing = False,
+) -> None:
+    """Do many runs: each option may have several values, as --strategy ncl,hat --order 0-4. What is done is skipped."""
+    from nlpcl.grid import Grid
+    from nlpcl.sweep import Execution, plan
+
+    needs = {"cpus": cpus, "gpus": gpus, "memory": memory, "retries": retries}
+    needs = {name: value for name, value in needs.items() if value is not None}
+    if needs and ray is None:
+        raise UsageError(f"--{min(needs)} is for --ray: leave it out.")
+    if jobs is not None and ray is not None:
+        raise UsageError("--jobs does not go with --ray, which fills the cluster: leave it out.")
+    given = Grid.asked(asked)
+    grids = [given] if file is None else [grid.with_more(given) for grid in Grid.read(file)]
+    requests = (request for grid in grids for request in grid.requests())
+    found = plan(requests, out, asked.presets, skip_impossible=skip_impossible)
+    for reason in found.left_out:
+        print(f"left out: {printable(reason)}", file=sys.stderr)
+    execution = Execution(out, data_root, device, eval_batch_size, checkpoint_minutes, compiled, gradient_checkpointing)
+    if print_:
+        for cell in found.to_run:
+            print(shlex.join(["nlpcl", *cell.argv(execution)]))
+    elif dry_run:
+        _show(found, jobs or 1)
+    else:
+        _execute(found, execution, jobs, ray, needs)
+
+
+def _execute(found: Plan, execution: Execution, jobs: int | None, ray: str | None, needs: dict[str, Any]) -> None:
+    from nlpcl.cluster import Needs, run_on_ray
+    from nlpcl.display import SweepReporter
+    from nlpcl.records import check_out
+    from nlpcl.sweep import run_local
+
+    check_out(execution.out)
+    with SweepReporter(len(found.to_run), execution) as watch:
+        if ray is None:
+            run_local(found.to_run, jobs, execution, watch)
+        else:
+            run_on_ray(found.to_run, ray, Needs(**needs), execution, watch)
+    print(f"{len(found.cells)} runs: {len(found.done)} were done, {watch.done - len(watch.failed)} are new")
+    for outcome in watch.failed:
+        print(f"failed: {outcome.cell.label}: {printable(outcome.error or '')} ({outcome.cell.log(execution)})")
+    if watch.failed:
+        raise typer.Exit(1)
+
+
+def _show(found: Plan, jobs: int) -> None:
+    from nlpcl.display import duration
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "run", "time"):
+        table.add_column(column, no_wrap=column != "run", justify="right" if column == "time" else "left")
+    for cell in found.cells:
+        seconds = found.seconds[cell.id]
+        about = "unknown" if seconds is None else f"about {duration(seconds)}"
+        table.add_row(cell.id, cell.label, "done" if cell.id in found.done else about)
+    console.print(table)
+    known = [seconds for cell in found.to_run if (seconds := found.seconds[cell.id]) is not None]
+    print(f"{len(found.cells)} runs: {len(found.done)} done, {len(found.to_run)} to run")
+    if known:
+        print(f"about {duration(sum(known) / jobs)} for {len(known)} of them, {jobs} at a time")
+    if len(known) < len(found.to_run):
+        print(f"unknown for {len(found.to_run) - len(known)}: no record in --out tells")

@@ -1,0 +1,68 @@
+"""`nlpcl tune`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from nlpcl.cli.app import NAMES, DataRoot, app, quiet
+from nlpcl.cli.options import Device, EvalBatchSize, asks_for_a_run
+from nlpcl.errors import printable
+from nlpcl.request import Request
+
+if TYPE_CHECKING:
+    from nlpcl.tune import Search, Trial
+
+
+@app.command(context_settings=NAMES)
+@asks_for_a_run
+def tune(
+    asked: Request,
+    on: Annotated[
+        Literal["first-task", "stream"],
+        typer.Option("--on", help="Accuracy on the first task once it is trained, or on all in the end."),
+    ] = "first-task",
+    trials: Annotated[int, typer.Option(min=1, help="In all, those of earlier calls included.")] = 20,
+    study: Annotated[Path, typer.Option("--study", help="An SQLite file; the same search in it goes on.")] = Path(
+        "study.db"
+    ),
+    out: Annotated[Path, typer.Option("--out", help="The preset to write, for --preset.")] = Path("preset.json"),
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    eval_batch_size: EvalBatchSize = 128,
+) -> None:
+    """Choose settings on validation data: --set lamb=0.1..10:log, --set net=cnn,gru; else the learning rate."""
+    from nlpcl.records import check_out
+    from nlpcl.tune import Search
+    from nlpcl.tune import tune as search_on
+
+    quiet()
+    check_out(out.parent)
+    search = Search.asked(asked, on)
+    best = search_on(
+        search,
+        study,
+        trials,
+        lambda trial: print(_told(search, trial, trials), file=sys.stderr),
+        data_root=data_root,
+        device=device,
+        eval_batch_size=eval_batch_size,
+    )
+    command = shlex.join(["nlpcl", "tune", *asked.argv(), "--on", on, "--trials", str(trials)])
+    accuracy = f"{100 * best.accuracy:.1f} % on validation data"
+    search.preset(best.texts, f"{command}: {accuracy}, the best of {best.trials}").save(out)
+    print(f"{_setting(search, best.texts)}: {accuracy}, the best of {best.trials}")
+    print(f"preset: {out}")
+
+
+def _told(search: Search, trial: Trial, trials: int) -> str:
+    result = f"failed: {printable(trial.error or '')}" if trial.accuracy is None else f"{100 * trial.accuracy:.1f} %"
+    return f"trial {trial.number} of {trials}, {_setting(search, trial.texts)}: {result}"
+
+
+def _setting(search: Search, texts: tuple[str, ...]) -> str:
+    return ", ".join(f"{axis.name} {text}" for axis, text in zip(search.axes, texts, strict=True))

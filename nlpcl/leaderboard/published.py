@@ -1,0 +1,100 @@
+"""Published figures, to stand beside ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nlpcl.errors import UsageError
+from nlpcl.leaderboard.rows import Row
+
+
+class Published(BaseModel):
+    """A line of `leaderboard/published.csv`.
+
+    :param model: the encoder; empty where there was none.
+    :param train_size: training examples a task; None where all were used.
+    :param value: of `metric`, in percent.
+    :param data: in words, where the data are not those of our benchmark.
+    :param source: where the figure was published.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    benchmark: str
+    scenario: str
+    backbone: str
+    strategy: str
+    model: str
+    tasks: int
+    train_size: int | None
+    metric: str
+    value: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+    data: str
+    source: str = Field(min_length=1)
+
+
+Figures = dict[tuple[str, str, str, str, str], list[Published]]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A published figure beside a row of ours.
+
+    :param value: as a fraction; `difference` is ours minus it, None where ours is missing.
+    :param unlike: in what the two protocols are known to differ, in words; nothing means that none is known.
+    """
+
+    value: float
+    difference: float | None
+    unlike: tuple[str, ...]
+    source: str
+
+
+def read_published(path: Path) -> Figures:
+    """The published figures by benchmark, scenario, backbone, strategy and metric.
+
+    :raises UsageError: the file cannot be read, or a line of it is not a published figure.
+    """
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the published figures in {path} ({error}).") from error
+    found: Figures = {}
+    for number, line in enumerate(frame.to_dict("records"), start=2):
+        try:
+            figure = Published.model_validate({**line, "train_size": line.get("train_size") or None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        key = (figure.benchmark, figure.scenario, figure.backbone, figure.strategy, figure.metric)
+        found.setdefault(key, []).append(figure)
+    return found
+
+
+def beside(row: Row, published: Figures, metric: str) -> Beside | None:
+    """The published figure of the same benchmark, scenario, backbone and strategy whose protocol is nearest."""
+    benchmark, scenario, backbone = (row.protocol[name] for name in ("benchmark", "scenario", "backbone"))
+    fitting = published.get((benchmark, scenario, backbone, row.strategy, metric))
+    if not fitting:
+        return None
+    best = min(fitting, key=lambda p: len(_unlike(row, p)))
+    ours = row.scores[metric]
+    difference = None if ours is None else ours.mean - best.value / 100
+    return Beside(best.value / 100, difference, _unlike(row, best), best.source)
+
+
+def _unlike(row: Row, published: Published) -> tuple[str, ...]:
+    size = published.train_size
+    theirs = {"encoder": published.model, "tasks": str(published.tasks), "training examples a task": str(size or "all")}
+    model = row.protocol["model"].rpartition("/")[2]
+    ours = {"encoder": model, "tasks": str(row.tasks), "training examples a task": row.protocol["train_size"] or "all"}
+    told = [
+        f"{name} {theirs[name] or 'none'}, here {ours[name] or 'none'}" for name in theirs if theirs[name] != ours[name]
+    ]
+    return (*told, *([published.data] if published.data else []))

@@ -1,0 +1,73 @@
+"""The leaderboard as Markdown, between two marks of a README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nlpcl.errors import UsageError, printable
+from nlpcl.leaderboard.cells import marked, named, protocol_words, signed, spread
+from nlpcl.leaderboard.published import Figures, beside
+from nlpcl.leaderboard.rows import RANKED, Protocol, Row, by_protocol
+from nlpcl.records import write_atomically
+
+BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
+MARKED = str.maketrans({c: f"\\{c}" for c in "\\|*_`[]~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+COLUMNS = ("method", "runs", "accuracy", "macro-F1", "forgetting", "average rank", "published", "difference")
+
+
+def update_readme(readme: Path, rows: Sequence[Row], published: Figures) -> bool:
+    """Put the tables between the marks; return whether that changes the file.
+
+    :raises UsageError: the file cannot be read or written, or has not one pair of marks.
+    """
+    try:
+        text = readme.read_text(encoding="utf-8")
+        if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+            raise UsageError(f"{readme} needs one line {BEGIN} and, after it, one line {END}.")
+        before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+        changed = f"{before}{BEGIN}\n{tables(rows, published)}\n{after}"
+        if changed != text:
+            write_atomically(readme, changed.encode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot update {readme} ({error}).") from error
+    return changed != text
+
+
+def tables(rows: Sequence[Row], published: Figures) -> str:
+    """A table for each protocol; all figures in percent, differences in percentage points."""
+    if not rows:
+        return "No records yet."
+    return "\n\n".join(_table(members[0].protocol, members, published) for members in by_protocol(rows))
+
+
+def _table(protocol: Protocol, rows: Sequence[Row], published: Figures) -> str:
+    head = protocol_words(protocol)
+    caption = f"**{_plain(head['benchmark'])}** {_plain(head['rest'])}: {_plain(head['budget'])}"
+    cells = [_cells(row, published) for row in rows]
+    used = [i for i in range(len(COLUMNS)) if any(line[i] for line in cells)]
+    lines = [
+        [COLUMNS[i] for i in used],
+        ["---", *["---:"] * (len(used) - 1)],
+        *([line[i] for i in used] for line in cells),
+    ]
+    notes = sorted({note for row in rows if (found := beside(row, published, RANKED)) for note in found.unlike})
+    below = f"\n\n† published under another protocol: {_plain(printable('; '.join(notes)))}." if notes else ""
+    return f"{caption}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + below
+
+
+def _cells(row: Row, published: Figures) -> list[str]:
+    scores, found = row.scores, beside(row, published, RANKED)
+    mark = marked(found) if found else ""
+    return [
+        _plain(named(row)),
+        str(len(row.runs)),
+        *(spread(scores[name]) for name in (RANKED, "macro_f1", "forgetting")),
+        f"{row.rank.value:.2f}" if row.rank else "",
+        f"{100 * found.value:.2f}{mark}" if found else "",
+        f"{signed(found.difference)}{mark}" if found and found.difference is not None else "",
+    ]
+
+
+def _plain(words: str) -> str:
+    return words.translate(MARKED)

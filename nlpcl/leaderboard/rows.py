@@ -1,0 +1,253 @@
+"""Records gathered into rows of the leaderboard: one method in one setting under one protocol (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nlpcl.errors import UsageError
+from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, facts, method_of
+from nlpcl.leaderboard.files import FILE, Block, Run, as_text, under
+from nlpcl.leaderboard.statistics import average_ranks
+from nlpcl.leaderboard.submit import check_size, tasks_of
+
+RANKED = "average_accuracy"
+READ = ("data.files", "data.tasks")  # of each order its own
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean and standard deviation (n - 1 below the line; None for one run) over orders and seeds, as fractions."""
+
+    mean: float
+    sd: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Score | None:
+        """None where a run lacks the value."""
+        known = [value for value in values if value is not None]
+        if not known or len(known) < len(values):
+            return None
+        return cls(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Average rank by accuracy (1 is best) among so many `methods` over the `blocks` that all of them have."""
+
+    value: float
+    methods: int
+    blocks: int
+
+
+@dataclass(eq=False)
+class Protocol:
+    """What the rows of one table share; its rows may be averaged and ranked, those of two protocols never.
+
+    :param facts: by dotted name, see `compare.facts`, without what each order has its own.
+    :param edition: counts up where runs of equal facts read different data.
+    :param budget: in a few words what benchmark, scenario, backbone and encoder do not say.
+    """
+
+    facts: dict[str, Any]
+    edition: int = 0
+    budget: str = ""
+    files: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[Block, Any] = field(default_factory=dict)
+
+    def admits(self, run: Run) -> bool:
+        """Whether the run read what those before it did; it then counts as one of them.
+
+        Files of one name must be alike, and so must the tasks of one order and seed.
+        """
+        files, tasks = run.record.data.get("files", {}), run.record.data["tasks"]
+        if any(self.files.get(name, digest) != digest for name, digest in files.items()):
+            return False
+        if self.tasks.get(run.block, tasks) != tasks:
+            return False
+        self.files |= files
+        self.tasks[run.block] = tasks
+        return True
+
+    def __getitem__(self, name: str) -> str:
+        """A field as text; empty where there is none."""
+        value = self.facts.get(name)
+        return "" if value is None else as_text(value)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one setting under one protocol.
+
+    :param id: the same as long as method and protocol are.
+    :param setting: what tells it from other rows of the same strategy and protocol; mostly nothing.
+    :param runs: by order and seed.
+    :param scores: by name of the metric (`HIGHER_IS_BETTER`).
+    :param seconds: of training, all tasks.
+    """
+
+    id: str
+    protocol: Protocol
+    strategy: str
+    runs: dict[Block, Run]
+    values: dict[Block, dict[str, float | None]]
+    seconds: Score | None
+    setting: str = ""
+    rank: Rank | None = None
+
+    @cached_property
+    def scores(self) -> dict[str, Score | None]:
+        return {name: Score.of([values[name] for values in self.values.values()]) for name in HIGHER_IS_BETTER}
+
+    @property
+    def tasks(self) -> int:
+        return int(self.protocol.facts["number_of_tasks"])
+
+
+def load(folder: Path) -> tuple[list[Run], int]:
+    """All finished runs below a folder, and how many failed.
+
+    :raises UsageError: there is no such folder, or a file there is no record that could be filed.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}.")
+    done, failed = [], 0
+    for path in sorted(folder.rglob("*.json")):
+        if FILE.fullmatch(path.name):
+            check_size(path)
+            run = Run.load(path)
+            if run.record.status == "ok":
+                _check_data(run)
+                done.append(run)
+            else:
+                failed += 1
+    return done, failed
+
+
+def _check_data(run: Run) -> None:
+    try:
+        tasks_of(run.record)
+        if not isinstance(run.record.data.get("files", {}), dict):
+            raise UsageError("data.files must name each file's SHA-256.")
+    except UsageError as error:
+        raise UsageError(f"{run.path} is refused: {error}") from error
+
+
+def by_protocol(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows of each protocol, in the order in which the protocols come."""
+    groups: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[id(row.protocol)].append(row)
+    return list(groups.values())
+
+
+def gather(runs: Iterable[Run]) -> list[Row]:
+    """Rows of all methods, by benchmark and protocol, the most accurate first.
+
+    :raises UsageError: two records are of one method, order and seed but differ.
+    """
+    variants_of: dict[str, list[tuple[Protocol, list[Run]]]] = defaultdict(list)
+    for run in runs:
+        shared = {name: value for name, value in facts(run).items() if not under(name, READ)}
+        shared["number_of_tasks"] = len(run.record.matrices.accuracy)
+        variants = variants_of[as_text(shared)]
+        for protocol, members in variants:
+            if protocol.admits(run):
+                members.append(run)
+                break
+        else:
+            protocol = Protocol(shared, edition=len(variants))
+            protocol.admits(run)
+            variants.append((protocol, [run]))
+    groups = [group for key in sorted(variants_of) for group in variants_of[key]]
+    _name_budgets([(protocol, members[0]) for protocol, members in groups])
+    found = [_rows(protocol, members) for protocol, members in groups]
+    return [row for rows in sorted(found, key=_place) for row in rows]
+
+
+def _place(rows: Sequence[Row]) -> tuple[str, ...]:
+    protocol = rows[0].protocol
+    return (protocol["benchmark"], protocol["scenario"], protocol["backbone"], protocol["model"], protocol.budget)
+
+
+def _rows(protocol: Protocol, runs: Sequence[Run]) -> list[Row]:
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[as_text(_setting(run))].append(run)
+    rows = []
+    for key, members in groups.items():
+        strategy = members[0].spec["strategy"]
+        by_block = method_of(strategy, members, ()).runs
+        ordered = {block: by_block[block] for block in sorted(by_block)}
+        identity = as_text([protocol.facts, protocol.edition, key])
+        name = hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:12]
+        values = {block: run.record.derived() for block, run in ordered.items()}
+        seconds = Score.of([sum(run.record.measured.seconds.train) or None for run in ordered.values()])
+        rows.append(Row(name, protocol, strategy, ordered, values, seconds))
+    return sorted(_ranked(_told_apart(rows)), key=lambda row: (-_accuracy(row), row.strategy, row.setting))
+
+
+def _setting(run: Run) -> dict[str, Any]:
+    return {name: value for name, value in run.spec.items() if under(name, METHOD)}
+
+
+def _accuracy(row: Row) -> float:
+    score = row.scores[RANKED]
+    return -1.0 if score is None else score.mean
+
+
+def _ranked(rows: Sequence[Row]) -> list[Row]:
+    """Average ranks over the blocks in which every row has an accuracy; none where there is no such block."""
+    having = [{block for block, values in row.values.items() if values[RANKED] is not None} for row in rows]
+    blocks = sorted(set.intersection(*having))
+    if len(rows) < 2 or not blocks:
+        return list(rows)
+    values = np.array([[row.values[block][RANKED] for row in rows] for block in blocks], dtype=float)
+    ranks = average_ranks(values, HIGHER_IS_BETTER[RANKED])
+    return [replace(row, rank=Rank(float(r), len(rows), len(blocks))) for row, r in zip(rows, ranks, strict=True)]
+
+
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
+    """Each row with the fields in which rows of the same strategy differ."""
+    settings = [_setting(next(iter(row.runs.values()))) for row in rows]
+    told = []
+    for row, mine in zip(rows, settings, strict=True):
+        others = [other for other in settings if other["strategy"] == mine["strategy"]]
+        told.append(replace(row, setting=_differing_fields(mine, others)))
+    return told
+
+
+def _differing_fields(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    names = sorted({name for other in others for name in other})
+    different = [name for name in names if any(other.get(name) != mine.get(name) for other in others)]
+    return ", ".join(f"{name.removeprefix('options.')}={as_text(mine.get(name))}" for name in different)
+
+
+def _name_budgets(protocols: Sequence[tuple[Protocol, Run]]) -> None:
+    alike: dict[tuple[str, ...], list[Protocol]] = defaultdict(list)
+    for protocol, run in protocols:
+        protocol.budget = _budget(protocol, run)
+        shown = [protocol[name] for name in ("benchmark", "scenario", "backbone", "model")]
+        alike[(*shown, protocol.budget)].append(protocol)
+    for group in alike.values():
+        if len(group) > 1:
+            told = [_differing_fields(protocol.facts, [other.facts for other in group]) for protocol in group]
+            for protocol, differences in zip(group, told, strict=True):
+                edition = f"other data {protocol.edition}" if protocol.edition else ""
+                protocol.budget = ", ".join(filter(None, [protocol.budget, differences, edition]))
+
+
+def _budget(protocol: Protocol, run: Run) -> str:
+    size, epochs = protocol["train_size"], run.spec.get("epochs")
+    tasks = protocol["number_of_tasks"]
+    parts = [f"{tasks} task{'' if tasks == '1' else 's'}", f"{size} examples each" if size else "all examples"]
+    parts += ["epochs by task" if epochs is None else f"{epochs} epoch{'' if epochs == 1 else 's'}"]
+    parts += [f"batch {protocol['train_batch_size']}", protocol["precision"]]
+    return ", ".join(parts)

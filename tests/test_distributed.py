@@ -1,0 +1,270 @@
+"""Two processes train what one trains, and end together."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import functional as F
+
+from nlpcl import distributed, experiment
+from nlpcl.checkpoint import Keeper
+from nlpcl.cli import main
+from nlpcl.errors import UsageError
+from nlpcl.launch import VARIABLES
+from nlpcl.models.task_transfer import TaskTransfer
+from nlpcl.records import Record
+from nlpcl.registry import check_processes, strategies
+from nlpcl.spec import RunSpec
+from nlpcl.strategies.base import ContinualStrategy
+from tests.test_contract import MEMORY, REPLAY, SMALL
+from tests.test_resume import first_backbone
+
+TOGETHER = [entry.name for entry in strategies.entries() if entry.ddp]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ncl, best epoch": {"best_epoch": True, "schedule": "plateau", "patience": 1, "epochs": 3},
+    "ncl, clipped": {"clip_norm": 0.1, "schedule": "linear"},
+    "ucl, parity": {"options": {"parity": True}, "learning_rate": 1e-3},
+    "classic, domains": {"scenario": "dil"},
+}
+TESTED = 32
+"""Examples in each test set of the `folders`."""
+
+
+def spec_of(name: str, encoder: str) -> RunSpec:
+    """20 steps of a method, 10 on either task: shares of 2 and of 1 example, and in the end of 1 and of none."""
+    entry = strategies.get(name.partition(",")[0])
+    backbone = first_backbone(entry)
+    options = {**SMALL[backbone]["backbone_options"], "dropout": 0.0}
+    content = {"strategy": entry.name, "backbone": backbone, "scenario": entry.scenarios[0], "benchmark": "folder"}
+    content |= {"model": encoder, "max_length": 32, "train_size": 28, "train_batch_size": 3, "epochs": 1}
+    # UCL's L1 norm has no derivative where a weight has not moved: there rounding decides on a step, so it is small.
+    content |= {"learning_rate": 1e-3 if name == "ucl" else 1e-2, "backbone_options": options}
+    return RunSpec.parse({**content, **(MEMORY if name in REPLAY else {}), **VARIANTS.get(name, {})})
+
+
+def without_noise(logits: Tensor, tau: float = 1.0, hard: bool = False) -> Tensor:
+    """Straight-through softmax, in the place of `gumbel_softmax`."""
+    soft = logits.softmax(dim=-1)
+    return F.one_hot(soft.argmax(dim=-1), soft.shape[-1]) + soft - soft.detach()
+
+
+def run_all(names: list[str], encoder: str, roots: dict[str, Path], out: Path) -> None:
+    """Parameters that were trained and matrices of each method, without dropout and sampling noise."""
+    transfer = patch.object(TaskTransfer.__init__, "__defaults__", (0.0,))
+    noise = patch.object(torch, "randn_like", torch.zeros_like), patch.object(F, "gumbel_softmax", without_noise)
+    built: list[Any] = []
+    losses: list[float] = []
+    build, iterated = experiment.build_strategy, ContinualStrategy._after_training_iteration
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        built.append(build(*args, **kwargs))
+        return built[-1]
+
+    def note(strategy: ContinualStrategy, **kwargs: Any) -> None:
+        losses.append(float(strategy.loss.detach()))
+        iterated(strategy, **kwargs)
+
+    spies = (
+        patch.object(experiment, "build_strategy", spy),
+        patch.object(ContinualStrategy, "_after_training_iteration", note),
+    )
+    with transfer, noise[0], noise[1], spies[0], spies[1], warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            losses.clear()
+            spec = spec_of(name, encoder)
+            record = experiment.run(spec, data_root=roots[spec.scenario], out=None, device="cpu", eval_batch_size=8)
+            model: nn.Module = built.pop().model
+            save_file({n: p.detach().clone() for n, p in model.named_parameters()}, out / f"{name}.safetensors")
+            found = {"accuracy": record.matrices.accuracy, "macro_f1": record.matrices.macro_f1, "losses": losses}
+            (out / f"{name}.json").write_text(json.dumps(found))
+
+
+def as_one_of(rank: int, processes: int, port: int, names: list[str], encoder: str, roots: Any, out: Path) -> None:
+    torch.set_num_threads(1)
+    store = dist.TCPStore("localhost", port, processes, is_master=rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=processes)
+    run_all(names, encoder, roots, out / str(rank))
+    dist.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return int(s.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Makes processes that have loaded what a run needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.test_distributed"])
+    return context
+
+
+@pytest.fixture(scope="module")
+def trained(processes: Any, tiny: str, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every method that says `ddp` trains in one process (`alone`) and in two (`0` and `1`)."""
+    out = tmp_path_factory.mktemp("trained")
+    encoder = out / "encoder"
+    shutil.copytree(tiny, encoder)
+    config = json.loads((encoder / "config.json").read_text())
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (encoder / "config.json").write_text(json.dumps({**config, **off}))
+    for folder in ("alone", "0", "1"):
+        (out / folder).mkdir()
+    names, port = [*TOGETHER, *VARIANTS], free_port()
+    both = [
+        processes.Process(target=as_one_of, args=(rank, 2, port, names, str(encoder), folders, out)) for rank in (0, 1)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(300)
+    assert [process.exitcode for process in both] == [0, 0]
+    run_all(names, str(encoder), folders, out / "alone")
+    return out
+
+
+@pytest.mark.parametrize("name", [*TOGETHER, *VARIANTS])
+def test_two_processes_train_what_one_trains(name: str, trained: Path) -> None:
+    alone, first, second = (load_file(trained / folder / f"{name}.safetensors") for folder in ("alone", "0", "1"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    for key, p in alone.items():
+        torch.testing.assert_close(first[key], p, atol=1e-4, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+    found = [json.loads((trained / folder / f"{name}.json").read_text()) for folder in ("alone", "0", "1")]
+    assert found[1] == found[2]
+    assert found[1]["losses"] == pytest.approx(found[0]["losses"], abs=1e-4)
+    for one, two in zip(found[0]["accuracy"], found[1]["accuracy"], strict=True):
+        for a, b in zip(one, two, strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or abs(a - b) <= 1.001 / TESTED
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in strategies.entries() if not entry.ddp])
+def test_others_are_refused_with_the_reason(name: str) -> None:
+    entry = strategies.get(name)
+    check_processes(entry, 1)
+    with pytest.raises(UsageError, match="does not run in 2 processes") as refused:
+        check_processes(entry, 2)
+    assert entry.ddp_reason and entry.ddp_reason in str(refused.value)
+
+
+def start(rank: int, port: int, argv: list[str], said: Path, dies: tuple[int, int] | None) -> None:
+    """The command line as torchrun starts it; `dies`: it gets that signal at its n-th step."""
+    torch.set_num_threads(1)
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
+    steps, stepped = 0, Keeper.stepped
+
+    def counted(keeper: Keeper, strategy: Any) -> None:
+        nonlocal steps
+        steps += 1
+        if dies and steps == dies[0]:
+            os.kill(os.getpid(), dies[1])
+        stepped(keeper, strategy)
+
+    with (
+        said.open("w") as file,
+        redirect_stdout(file),
+        redirect_stderr(file),
+        patch.object(Keeper, "stepped", counted),
+    ):
+        code = main(argv)
+    raise SystemExit(code)
+
+
+def run_two(processes: Any, argv: list[list[str]], said: Path, dies: Any = (None, None)) -> tuple[list[Any], list[str]]:
+    """Exit codes of two processes, and what they said."""
+    port = free_port()
+    files = [said / f"said{rank}" for rank in (0, 1)]
+    both = [processes.Process(target=start, args=(r, port, argv[r], files[r], dies[r])) for r in (0, 1)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    codes = [process.exitcode for process in both]
+    for process in both:
+        process.kill()
+    return codes, [file.read_text() for file in files]
+
+
+def test_stopped_and_killed_runs_go_on_to_the_same_record(
+    processes: Any, tiny: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """With dropout: a process is killed, then another one asked to stop; in the end it is as if neither had been."""
+    line = ["run", "--benchmark", "folder", "--data-root", str(folders["til"]), "--model", tiny, "--max-length", "32"]
+    line += ["--strategy", "derpp", "--train-size", "24", "--train-batch-size", "8", "--epochs", "2"]
+    line += ["--set", "adapter_size=8", "--set", "memory_share=0.25", "--device", "cpu", "--checkpoint-minutes", "1e-9"]
+
+    def run(out: str, dies: Any = (None, None)) -> tuple[list[Any], list[str]]:
+        return run_two(processes, [[*line, "--out", str(tmp_path / out)]] * 2, tmp_path, dies)
+
+    codes, said = run("whole")
+    assert codes == [0, 0]
+    assert said[0].count("record: ") == 1 and said[1] == ""
+    codes, said = run("killed", ((4, signal.SIGKILL), None))
+    assert codes == [-signal.SIGKILL, 2]
+    codes, said = run("killed", (None, (5, signal.SIGTERM)))
+    assert codes == [130, 130]
+    assert "going on from a checkpoint: 0 task(s) done, epoch 1, step 3" in said[0]
+    assert "the same command goes on from here" in said[0] and said[1] == ""
+    assert run("killed")[0] == [0, 0]
+    whole, killed = (list((tmp_path / out).rglob("*.*")) for out in ("whole", "killed"))
+    assert [path.name for path in whole] == [path.name for path in killed] == ["record.json"]
+    first, second = Record.load(whole[0]), Record.load(killed[0])
+    assert first.model_dump(exclude={"measured"}) == second.model_dump(exclude={"measured"})
+    assert (first.measured.processes, second.measured.processes, second.measured.resumed) == (2, 2, 2)
+
+
+def test_what_stops_one_stops_all_and_is_said_once(
+    processes: Any, tiny: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    line = ["run", "--benchmark", "folder", "--model", tiny, "--device", "cpu", "--out", str(tmp_path / "runs")]
+    roots = [["--data-root", str(folders["til"])], ["--data-root", str(tmp_path / "nowhere")]]
+    codes, said = run_two(processes, [line + root for root in roots], tmp_path)
+    assert codes == [2, 2]
+    assert said[0].startswith("nlpcl: error: ") and "nowhere" in said[0] and said[0].count("\n") == 1 and said[1] == ""
+    codes, said = run_two(processes, [[*line, *roots[0], "--strategy", "hal"]] * 2, tmp_path)
+    assert codes == [2, 2]
+    assert said[0].startswith("nlpcl: error: hal does not run in 2 processes") and said[1] == ""
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("device", "message"), [("cuda:0", "a GPU of its own"), ("cuda", "need 999 GPUs")])
+def test_each_process_has_a_gpu_or_is_refused(device: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "999")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "999")
+    with pytest.raises(UsageError, match=message), distributed.processes(device):
+        pass
+
+
+def test_torchrun(tiny: str, tmp_path: Path) -> None:
+    line = "--benchmark demo --strategy hat --tasks 2 --train-size 16 --epochs 1 --device cpu --set adapter_size=8"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    command = [*torchrun, "-m", "nlpcl", "run", *line.split(), "--model", tiny, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.rglob("*.json")
+    assert done.stdout.count(f"record: {path}") == 1
+    assert done.stderr.count("epoch 1/1") == 2  # of either task
+    assert Record.load(path).measured.processes == 2

@@ -1,0 +1,366 @@
+"""Sweeps: what a grid means, what is left to do, and runs that fail, are killed or interrupted."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlpcl import sweep
+from nlpcl.cli import main
+from nlpcl.display import SweepReporter, duration
+from nlpcl.errors import UsageError
+from nlpcl.grid import Grid, values_of
+from nlpcl.records import Record
+from nlpcl.request import Request
+from nlpcl.sweep import Cell, Execution, Outcome, estimates, plan, run_local
+from tests.leaderboard.generate import record_of
+
+SMALL = {"tasks": "2", "train_size": "16", "epochs": "1"}
+ASSIGN = ("adapter_size=8",)
+
+
+class Told:
+    """A watch that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.stopped = 0
+
+    def running(self, cells: Sequence[Cell]) -> None:
+        pass
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def stopping(self, runs: int) -> None:
+        self.stopped = runs
+
+
+def requests(tiny: str, *more: dict[str, str], **fields: str) -> list[Request]:
+    return [Request({**SMALL, "model": tiny, **fields, **one}, ASSIGN) for one in more or ({},)]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "values"),
+    [
+        ("strategy", "ncl, hat", ["ncl", "hat"]),
+        ("order", "0-2,7", ["0", "1", "2", "7"]),
+        ("order", "seed:3-4", ["seed:3", "seed:4"]),
+        ("order", "laptop,hotel", ["laptop,hotel"]),
+        ("order", ["laptop,hotel", "1-2"], ["laptop,hotel", "1", "2"]),
+        ("tasks", "2,5", ["2", "5"]),
+        ("epochs", "laptop=10,*=30", ["laptop=10,*=30"]),
+        ("learning_rate", "1e-3,5e-3", ["1e-3", "5e-3"]),
+        ("model", "3-4", ["3-4"]),
+        ("lamb", [0.5, 1], ["0.5", "1"]),
+        ("parity", [True, False], ["true", "false"]),
+        ("tiers", "[1,2]", ["[1,2]"]),
+    ],
+)
+def test_the_values_of_an_option(name: str, given: Any, values: list[str]) -> None:
+    assert values_of(name, given) == values
+
+
+def test_a_grid_is_every_value_with_every_other() -> None:
+    grid = Grid({"seed": "0-2", "strategy": "ncl,hat", "order": "1,seed:4"}, {"adapter_size": "8,16"})
+    loops = [
+        ({"strategy": strategy, "order": order, "seed": str(seed)}, (f"adapter_size={size}",))
+        for strategy in ("ncl", "hat")
+        for order in ("1", "seed:4")
+        for seed in range(3)
+        for size in (8, 16)
+    ]
+    assert [(dict(request.fields), request.assign) for request in grid.requests()] == loops
+
+
+def test_printed_commands_ask_for_the_runs_of_the_grid(tiny: str, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "with blank"
+    sets = {"adapter_size": (8, 16), "warmup": (0.0, 0.2)}
+    argv = ["--strategy", "ncl,hat", "--order", "3,seed:2", "--epochs", "laptop=2,*=3", "--tasks", "2", "--model", tiny]
+    argv += ["--set", "adapter_size=8,16", "--set", "warmup=0.0,0.2", "--out", str(out)]
+    assert main(["sweep", *argv, "--print"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    expected = {
+        json.dumps([strategy, order, *values])
+        for strategy, order, *values in itertools.product(("ncl", "hat"), (3, "seed:2"), *sets.values())
+    }
+    found, ids = [], set()
+    for line in lines:
+        command = shlex.split(line)
+        assert command[:2] == ["nlpcl", "run"]
+        assert main([*command[1:], "--dry-run", "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        spec = answer["spec"]
+        assert spec["epochs"] == {"laptop": 2, "*": 3} and answer["record"].startswith(str(out))
+        found.append(
+            json.dumps([spec["strategy"], spec["order"], spec["backbone_options"]["adapter_size"], spec["warmup"]])
+        )
+        ids.add(answer["id"])
+    assert set(found) == expected and len(ids) == len(lines) == len(expected)
+    assert main(["sweep", *argv, "--dry-run"]) == 0
+    assert ids == {word for word in capsys.readouterr().out.split() if word in ids}
+
+
+def test_grids_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "grid.toml"
+    file.write_text(
+        """
+        train-size = 20
+        order = "0-1"
+        [[grid]]
+        strategy = ["ncl", "hat"]
+        set.adapter_size = [8, 16]
+        [[grid]]
+        strategy = "one"
+        order = 5
+        """
+    )
+    given = Grid({"train_size": "30"}, {"warmup": "0.1"})
+    found = [r for grid in Grid.read(file) for r in grid.with_more(given).requests()]
+    loops = [(s, str(order), f"adapter_size={size}") for s in ("ncl", "hat") for order in (0, 1) for size in (8, 16)]
+    assert [(r.fields["strategy"], r.fields["order"], r.assign[0]) for r in found[:-1]] == loops
+    assert found[-1] == Request({"train_size": "30", "order": "5", "strategy": "one"}, ("warmup=0.1",))
+    assert all(r.fields["train_size"] == "30" and r.assign[-1] == "warmup=0.1" for r in found)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--strategy ncl,hatt", "Did you mean hat"),
+        ("--strategy hatt,ncl --skip-impossible", "Did you mean hat"),
+        ("--set lamb", "name=value"),
+        ("--strategy ncl,hat --set lamb=1", "ncl, bert_adapter, demo, training: no option 'lamb'"),
+        ("--seed 5-2", "seed cannot range over 5-2"),
+        ("--seed 0-9999999", "at most 100,000 numbers"),
+        ("--seed 0-999 --order 0-999", "at most 100,000 runs"),
+        ("--strategy ncl,ctr --scenario til,dil", "1 of 4 runs cannot be"),
+        ("--strategy ctr --scenario dil --skip-impossible", "1 of 1 runs cannot be"),
+        ("--file nowhere.toml", "cannot read nowhere.toml"),
+        ("--jobs 10000 --strategy ncl", "more than the"),
+        ("--cpus 2", "--cpus is for --ray"),
+        ("--ray local --jobs 2", "--jobs does not go with --ray"),
+        ("--preset nowhere.json", "cannot read nowhere.json"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_anything_runs(line: str, message: str, capsys: Any, tmp_path: Path) -> None:
+    assert main(["sweep", *line.split(), "--out", str(tmp_path / "runs")]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == 1
+    assert message in shown.err and shown.err.startswith("nlpcl: error: ")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stratgy = 'ncl'", "Did you mean strategy"),
+        ("[grid]\nseed = 1", "in two brackets"),
+        ("set = 3", "set holds options by name"),
+        ("order = [['a', 'b']]", "order takes a value or a list of values"),
+        ("seed = []", "seed has no value"),
+        ("seed =", "is not TOML"),
+    ],
+)
+def test_a_file_that_is_no_grid(text: str, message: str, capsys: Any, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(text)
+    assert main(["sweep", "--file", str(tmp_path / "grid.toml"), "--dry-run"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_impossible_runs_can_be_left_out(capsys: Any, tmp_path: Path) -> None:
+    argv = ["--strategy", "ncl,ctr", "--scenario", "til,dil", "--out", str(tmp_path), "--print", "--skip-impossible"]
+    assert main(["sweep", *argv]) == 0
+    shown = capsys.readouterr()
+    chosen = [(line.split()[3], line.split()[5]) for line in shown.out.splitlines()]
+    assert chosen == [("ncl", "til"), ("ncl", "dil"), ("ctr", "til")]
+    assert shown.err.count("left out") == 1 and "ctr does not run domain-incremental" in shown.err
+
+
+def test_only_a_good_record_in_its_place_is_done(tmp_path: Path) -> None:
+    asked = [Request({"tasks": "3", "train_size": "20", "strategy": "ncl", "seed": str(seed)}) for seed in range(5)]
+    cells = plan([*asked, asked[0]], tmp_path).cells
+    assert len({cell.id for cell in cells}) == len(cells) == 5  # a run that is asked for twice is one run
+    good, failed, damaged, misplaced, _ = (tmp_path / cell.id / "record.json" for cell in cells)
+    records = [record_of("ncl", seed=seed) for seed in range(5)]
+    assert [record.id for record in records] == [cell.id for cell in cells]
+    records[0].save(good)
+    records[1].model_copy(update={"status": "failed", "error": "why"}).save(failed)
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    records[4].save(misplaced)
+    found = plan(asked, tmp_path)
+    assert found.done == {cells[0].id} and [cell.id for cell in found.to_run] == [cell.id for cell in cells[1:]]
+    assert [cell.label for cell in found.cells] == [f"seed {seed}" for seed in range(5)]
+
+
+def test_time_is_estimated_from_the_nearest_runs_of_the_same_work(tmp_path: Path) -> None:
+    def took(seconds: float, strategy: str = "ewc", **spec: Any) -> Record:
+        return record_of(strategy, spec=spec, measured={"seconds": {"total": seconds}})
+
+    def cell(**fields: str) -> Cell:
+        return plan([Request({"tasks": "3", "train_size": "20", **fields})], tmp_path).cells[0]
+
+    same, other = cell(strategy="ewc", seed="7", order="2"), cell(strategy="ewc", learning_rate="0.5")
+    unknown = [cell(strategy="ncl"), cell(strategy="ewc", train_size="21"), cell(strategy="ewc", epochs="1")]
+    near = [took(10, seed=1), took(20, order=3), took(70, weight_decay=0.5), took(300, epochs=300)]
+    found = estimates([same, other, *unknown], near)
+    assert found[same.id] == pytest.approx((10 + 20) / 2)  # the third differs in a setting, the last in the work
+    assert found[other.id] == pytest.approx((10 + 20) / 2)  # one setting away; from the third it is two
+    assert [found[cell.id] for cell in unknown] == [None, None, None]
+    assert estimates([same], [took(70, weight_decay=0.5), record_of("ewc")]) == {same.id: 70}
+
+
+def test_how_runs_are_computed_goes_to_each(tmp_path: Path, capsys: Any) -> None:
+    line = (
+        "--device cpu --eval-batch-size 7 --checkpoint-minutes 2.5 --compile --gradient-checkpointing --data-root data"
+    )
+    assert main(["sweep", "--strategy", "ncl", *line.split(), "--out", str(tmp_path), "--print"]) == 0
+    (command,) = capsys.readouterr().out.splitlines()
+    before, after = shlex.split(command), ["nlpcl", "run", "--strategy", "ncl", "--out", str(tmp_path), *line.split()]
+    assert before[:6] == after[:6] and sorted(before) == sorted(after)
+    assert main([*before[1:], "--dry-run"]) == 0
+
+
+def test_the_sweep_of_the_published_table(tmp_path: Path) -> None:
+    """All its runs can be; the methods that the table has on each backbone are those of the original toolkit there."""
+    grids = Grid.read(Path(__file__).resolve().parents[1] / "leaderboard" / "headline.toml")
+    cells = plan((request for grid in grids for request in grid.requests()), tmp_path).cells
+    common = {"ncl", "one", "l2", "ewc", "agem", "derpp", "ucl", "owm", "hat"}
+    methods = {
+        "bert": {"ncl", "one", "mtl"},
+        "bert_adapter": common | {"bcl", "ctr"},
+        "bert_frozen": common | {"cat", "kan", "srk"},
+        "w2v": common | {"cat", "kan", "srk"},
+    }
+    table = {
+        (benchmark, backbone, strategy, order, None)
+        for benchmark in ("asc", "dsc", "newsgroups")
+        for backbone, strategies in methods.items()
+        for strategy in strategies
+        for order in range(5)
+    } | {("dsc", "bert_adapter", strategy, order, 200) for strategy in ("bcl", "ctr") for order in range(5)}
+    specs = [cell.spec for cell in cells]
+    assert {(s.benchmark, s.backbone, s.strategy, s.order, s.train_size) for s in specs} == table
+    assert len(specs) == len(table)
+    assert {s.model for s in specs if s.backbone != "w2v"} == {"bert-base-uncased"}
+
+
+def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(tiny: str, tmp_path: Path, capsys: Any) -> None:
+    argv = ["sweep", "--strategy", "ncl", "--model", tiny, "--tasks", "1", "--train-size", "16", "--epochs", "1"]
+    argv += ["--set", "adapter_size=8", "--out", str(tmp_path), "--device", "cpu"]
+    assert main([*argv, "--order", "99,0"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.count("failed: ") == 1 and "failed: order 99: --order must be 0 to 4" in shown.out
+    assert "2 runs: 0 were done, 1 are new" in shown.out and "2/2 order 0: done" in shown.err
+    (path,) = tmp_path.glob("*/record.json")
+    record = path.read_bytes()
+    assert main([*argv, "--order", "0"]) == 0
+    assert "1 runs: 1 were done, 0 are new" in capsys.readouterr().out
+    assert path.read_bytes() == record
+
+
+def fake_python(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of a run, a shell script."""
+    file = folder / "python"
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    monkeypatch.setattr(sweep.sys, "executable", str(file))
+
+
+def test_a_killed_run_and_one_without_a_word_are_told(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = plan(requests(tiny, {"seed": "0"}, {"seed": "1"}, {"seed": "2"}), tmp_path).cells
+    script = 'case "$*" in *"--seed 0"*) kill -9 $$;; *"--seed 1"*) exit 7;; *) echo "nlpcl: error: why"; exit 2;; esac'
+    fake_python(tmp_path, script, monkeypatch)
+    told = Told()
+    run_local(cells, 1, Execution(tmp_path, device="cpu"), told)
+    errors = {outcome.cell.label: outcome.error for outcome in told.outcomes}
+    killed = "killed by SIGKILL, perhaps for want of memory"
+    assert errors == {"seed 0": killed, "seed 1": "exit code 7", "seed 2": "why"}
+
+
+def test_gpus_and_threads_are_dealt_out(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three jobs on six cores and two GPUs: each job has its GPU and its threads."""
+    cells = plan(requests(tiny, *({"seed": str(seed)} for seed in range(3))), tmp_path).cells
+    fake_python(tmp_path, 'echo "gpu $CUDA_VISIBLE_DEVICES threads $OMP_NUM_THREADS"; sleep 1', monkeypatch)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(sweep, "visible_gpus", lambda device: ["3", "5"])
+    monkeypatch.setattr(sweep, "cores", lambda: 6)
+    told = Told()
+    run_local(cells, 3, Execution(tmp_path), told)
+    assert [outcome.error for outcome in sorted(told.outcomes, key=lambda o: o.cell.label)] == [
+        "gpu 3 threads 2",
+        "gpu 5 threads 2",
+        "gpu 3 threads 2",
+    ]
+    with pytest.raises(UsageError, match="--jobs 7 is more than the 6"):
+        run_local(cells, 7, Execution(tmp_path), told)
+
+
+def test_gpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7a")
+    assert sweep.visible_gpus("auto") == ["4", "GPU-7a"] and sweep.visible_gpus("cuda:1") == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert sweep.visible_gpus("cuda") == ["0", "1"] and sweep.visible_gpus("cpu") == []
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_a_sweep_shows(terminal: bool, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1" if terminal else "0")
+    execution = Execution(tmp_path)
+    ncl, hat = plan([Request({"strategy": name}) for name in ("ncl", "hat")], tmp_path).cells
+    ncl.log(execution).parent.mkdir()
+    ncl.log(execution).write_text("task 1/5 [laptop], epoch 1/7, loss 0.693\n\n")
+    with SweepReporter(2, execution) as watch:
+        watch.running([ncl])
+        time.sleep(0.3)  # a terminal is written to four times a second
+        watch.ended(Outcome(ncl, None))
+        watch.ended(Outcome(hat, "out of\nmemory"))
+    shown = capsys.readouterr().err
+    assert ("task 1/5 [laptop], epoch 1/7" in shown) == ("0 of 2 runs" in shown) == terminal
+    assert "1/2 strategy ncl: done" in shown and "2/2 strategy hat: failed: out of memory" in shown
+    assert watch.failed == [Outcome(hat, "out of\nmemory")]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=[pytest.mark.full])])
+def test_an_interrupted_sweep_goes_on(number: signal.Signals, tiny: str, tmp_path: Path) -> None:
+    argv = ["sweep", "--strategy", "ncl", "--model", tiny, "--tasks", "2", "--train-size", "64", "--epochs", "30"]
+    argv += ["--set", "adapter_size=8", "--out", str(tmp_path), "--device", "cpu"]
+    command = [sys.executable, "-m", "nlpcl", *argv]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    wait_for(lambda: any("epoch 3/30" in log.read_text() for log in tmp_path.glob("*/log.txt")), process)
+    os.kill(process.pid, number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"1 run(s) save a checkpoint and stop" in error
+    (run,) = tmp_path.iterdir()
+    assert not (run / "record.json").exists() and list((run / "checkpoints").iterdir())
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 runs: 0 were done, 1 are new" in done.stdout
+    assert Record.load(run / "record.json").measured.resumed == 1

@@ -1,0 +1,228 @@
+"""Tuning: what is searched, that test data are never seen, studies that go on, presets in files."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nlpcl import experiment, tune
+from nlpcl.cli import main
+from nlpcl.errors import UsageError
+from nlpcl.metrics import average
+from nlpcl.registry import benchmarks
+from nlpcl.request import PresetFile, Request
+from nlpcl.spec import RunSpec
+from nlpcl.tune import Axis, Search, Trial
+
+FIELDS = {"tasks": "2", "train_size": "16", "epochs": "1"}
+
+
+def search_of(tiny: str, *assign: str, on: tune.On = "first-task", **fields: str) -> Search:
+    return Search.asked(
+        Request({**FIELDS, "model": tiny, "strategy": "hat", **fields}, ("adapter_size=8", *assign)), on
+    )
+
+
+def test_what_is_searched(tiny: str) -> None:
+    search = search_of(tiny, "lamb=0.1..10:log", "smax=100..400", "pooling=mean,cls", "adapter_size=4..64:log")
+    assert search.fixed.assign == ("adapter_size=8",)
+    lamb, smax, pooling, size = search.axes
+    assert lamb == Axis("lamb", 0.1, 10.0, log=True) and smax == Axis("smax", 100.0, 400.0)
+    assert isinstance(smax.low, float) and isinstance(size.low, int)  # whole numbers where the option holds them
+    assert pooling == Axis("pooling", choices=("mean", "cls"))
+    spec = search.request(["0.5", "200.0", "cls", "5"]).spec()
+    assert spec.options is not None and (spec.options["lamb"], spec.options["smax"]) == (0.5, 200.0)
+    assert spec.backbone_options is not None and spec.backbone_options["adapter_size"] == 5
+
+
+def test_without_a_range_the_learning_rate_is_searched_around_its_preset(tiny: str) -> None:
+    usual = search_of(tiny).fixed.spec().learning_rate
+    assert usual is not None
+    (axis,) = search_of(tiny).axes
+    assert axis.name == "learning_rate" and axis.log
+    assert (axis.low, axis.high) == pytest.approx((usual / 10, usual * 10))
+    assert search_of(tiny).usual() == {"learning_rate": usual}
+
+
+@pytest.mark.parametrize(
+    ("assign", "message"),
+    [
+        ("lamda=0.1..1", "Did you mean lamb"),
+        ("lamb=1..0.1", "low < high"),
+        ("lamb=0..1:log", "low > 0 with :log"),
+        ("lamb=a..b", "takes float"),
+        ("inference=last..entropy", "is no number"),
+        ("warmup=0.5..2", "warmup cannot be 2.0"),
+        ("learning_rate=0.1", "nothing is left to search"),
+    ],
+)
+def test_a_search_that_is_none_is_refused(assign: str, message: str, capsys: Any, tmp_path: Path) -> None:
+    argv = ["tune", "--strategy", "hat", "--set", assign, "--out", str(tmp_path / "p"), "--study", str(tmp_path / "s")]
+    assert main(argv) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and shown.err.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+class Forbidden:
+    """A stream that may not be touched."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError("test data were touched")
+
+    def __len__(self) -> int:
+        raise AssertionError("test data were touched")
+
+    def __iter__(self) -> Any:
+        raise AssertionError("test data were touched")
+
+    def __getitem__(self, index: Any) -> Any:
+        raise AssertionError("test data were touched")
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark `folder`, in which neither the test stream nor an example of it can be read."""
+    entry = benchmarks.get("folder")
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        benchmark = entry.target(*args, **kwargs)
+        for experience in benchmark.test_stream:
+            experience._dataset = Forbidden()
+        benchmark.test_stream = benchmark._streams["test"] = Forbidden()
+        return benchmark
+
+    monkeypatch.setitem(benchmarks._entries, "folder", replace(entry, target=make))
+
+
+@pytest.mark.parametrize("on", ["first-task", "stream"])
+@pytest.mark.parametrize("strategy", ["ncl", "one", "mtl", "ctr", "derpp", "avalanche/Replay"])
+@pytest.mark.usefixtures("guarded")
+def test_test_data_are_never_touched(strategy: str, on: Any, tiny: str, folders: dict[str, Path]) -> None:
+    request = Request({"benchmark": "folder", "strategy": strategy, "model": tiny, "epochs": "1"}, ("adapter_size=8",))
+    spec = request.spec()
+    if spec.options is not None and "memory_share" in spec.options:
+        spec = replace(request, assign=("adapter_size=8", "memory_share=0.25")).spec()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        accuracy = tune.score(spec, on, data_root=str(folders["til"]), device="cpu")
+    assert 0 <= accuracy <= 1
+    benchmark, _ = experiment.prepare(spec, data_root=folders["til"], device=experiment.runtime.choose_device("cpu"))
+    with pytest.raises(AssertionError, match="test data were touched"):
+        len(benchmark.test_stream)  # type: ignore[attr-defined]
+
+
+def test_the_score_is_that_of_a_run_on_validation_data(tiny: str) -> None:
+    """Of the first task after it, and of all in the end, with another driver: by hand, over the whole benchmark."""
+    spec = Request({**FIELDS, "epochs": "2", "model": tiny, "strategy": "ncl"}, ("adapter_size=8",)).spec()
+    device = experiment.runtime.choose_device("cpu")
+    benchmark, strategy = experiment.prepare(spec, device=device, eval_mb_size=128)
+    matrix = experiment.fit(strategy, benchmark, eval="seen", stream="valid", epochs=[2, 2]).accuracy
+    assert tune.score(spec, "first-task", device="cpu") == matrix[0][0]
+    assert tune.score(spec, "stream", device="cpu") == average(matrix)
+
+
+def peak(spec: RunSpec, on: str, **where: Any) -> float:
+    """A score without a run: best at lamb = 1; too large a lamb fails."""
+    assert spec.options is not None
+    if spec.options["lamb"] > 5:
+        raise UsageError("the loss is not finite.")
+    return 1 - abs(spec.options["lamb"] - 1) / 10
+
+
+def test_a_study_goes_on_and_finds_the_peak(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "score", peak)
+    search, told = search_of(tiny, "lamb=0.1..10:log"), list[Trial]()
+    file = tmp_path / "study.db"
+    tune.tune(search, file, 5, told.append)
+    best = tune.tune(search, file, 30, told.append)
+    assert [trial.number for trial in told] == list(range(1, 31))
+    assert len({trial.texts for trial in told}) == 30  # a study that goes on does not draw the same again
+    assert told[0].texts == ("0.75",)  # the first trial is what a run has without a search
+    failed = [trial for trial in told if trial.accuracy is None]
+    assert failed and all(float(trial.texts[0]) > 5 and trial.error == "the loss is not finite." for trial in failed)
+    good = {trial.texts: trial.accuracy for trial in told if trial.accuracy is not None}
+    assert (good[best.texts], best.accuracy, best.trials) == (max(good.values()), max(good.values()), len(good))
+    assert best.accuracy > 1 - abs(0.75 - 1) / 10
+    again = tune.tune(search, file, 30, told.append)
+    assert again == best and len(told) == 30
+    other = search_of(tiny, "lamb=0.1..9:log")
+    assert other.name != search.name and search_of(tiny, "lamb=0.1..10:log", on="stream").name != search.name
+    tune.tune(other, file, 2, told.append)
+    assert [trial.number for trial in told[30:]] == [1, 2]
+
+
+def test_a_trial_in_which_the_process_died_is_made_up_for(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*args: Any, **where: Any) -> float:
+        raise KeyboardInterrupt
+
+    search, told = search_of(tiny, "lamb=0.1..4"), list[Trial]()
+    monkeypatch.setattr(tune, "score", dies)
+    with pytest.raises(KeyboardInterrupt):
+        tune.tune(search, tmp_path / "study.db", 3, told.append)
+    monkeypatch.setattr(tune, "score", peak)
+    assert tune.tune(search, tmp_path / "study.db", 3, told.append).trials == 3
+    assert [trial.number for trial in told] == [1, 2, 3]
+
+
+def test_studies_that_are_of_no_use(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "score", peak)
+    with pytest.raises(UsageError, match="every trial failed, the last because: the loss is not finite"):
+        tune.tune(search_of(tiny, "lamb=6..10"), tmp_path / "study.db", 2, lambda trial: None)
+    (tmp_path / "text").write_text("no database, " * 1000)
+    for file in (tmp_path / "text", tmp_path / "nowhere" / "study.db"):
+        with pytest.raises(UsageError, match="choose another --study"):
+            tune.tune(search_of(tiny, "lamb=0.1..1"), file, 2, lambda trial: None)
+
+
+def test_from_tuning_to_runs(tiny: str, tmp_path: Path, capsys: Any) -> None:
+    """The preset that is written goes to the run, the method and the sweep that it fits, and to no other."""
+    fields = ["--model", tiny, "--tasks", "2", "--train-size", "16", "--epochs", "1"]
+    preset = tmp_path / "preset.json"
+    argv = [*fields, "--strategy", "hat", "--set", "lamb=0.1..2:log", "--set", "adapter_size=8,16", "--trials", "3"]
+    argv += ["--study", str(tmp_path / "study.db"), "--out", str(preset), "--on", "stream", "--device", "cpu"]
+    assert main(["tune", *argv]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1] == f"preset: {preset}" and shown.err.count("trial ") == 3
+    values = PresetFile.load(preset).values
+
+    def spec_of(*argv: str) -> dict[str, Any]:
+        assert main(["run", *fields, *argv, "--preset", str(preset), "--dry-run", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["spec"]
+
+    spec = spec_of("--strategy", "hat", "--seed", "3")
+    assert spec["options"]["lamb"] == values["options"]["lamb"]
+    assert spec["backbone_options"]["adapter_size"] == values["backbone_options"]["adapter_size"]
+    assert spec_of("--strategy", "hat", "--set", "lamb=7")["options"]["lamb"] == 7  # what is given wins
+    assert main(["run", *fields, "--strategy", "ncl", "--preset", str(preset)]) == 2
+    assert "it is for strategy hat, not ncl" in capsys.readouterr().err
+    assert main(["sweep", *fields, "--strategy", "ncl,hat", "--preset", str(preset), "--print"]) == 0
+    ncl, hat = capsys.readouterr().out.splitlines()
+    assert "--preset" not in ncl and f"--preset {preset}" in hat
+    assert main(["sweep", *fields, "--strategy", "ncl", "--preset", str(preset), "--print"]) == 2
+    assert "fits no run of this sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not a preset"),
+        ({"values": {"epochs": 3}}, "when: Field required"),
+        ({"when": {}, "values": {}}, "values: Dictionary should have at least 1 item"),
+        ({"when": {"strategi": "hat"}, "values": {"epochs": 3}}, "Did you mean strategy"),
+        ({"when": {}, "values": {"epoch": 3}}, "Did you mean epochs"),
+        ({"when": {}, "values": {"epochs": "three"}}, "epochs cannot be 'three'"),
+        ({"when": {}, "values": {"options": {"lamda": 3}}}, "Did you mean lamb"),
+    ],
+)
+def test_a_file_that_is_no_preset(content: Any, message: str, capsys: Any, tmp_path: Path) -> None:
+    file = tmp_path / "preset.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert main(["run", "--strategy", "hat", "--preset", str(file), "--dry-run"]) == 2
+    assert message in capsys.readouterr().err
