@@ -70,9 +70,9 @@ READERS: dict[str, Callable[[str], Any]] = {
 class PresetFile(BaseModel):
     """Settings in a file, as `nlpcl tune` writes them and `--preset` reads them: one more entry of `nlpcl.presets`.
 
-    :param when: by field of the spec, or `modality`, a pattern of its value; all must hold.
-    :param values: fields of the spec; what the command line gives wins over them.
-    :param source: where they come from, for the reader.
+    :ivar when: by field of the spec, or `modality`, a pattern of its value; all must hold.
+    :ivar values: fields of the spec; what the command line gives wins over them.
+    :ivar source: where they come from, for the reader.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -15,11 +15,11 @@ from nlpcl.leaderboard.rows import Row
 class Published(BaseModel):
     """A line of `leaderboard/published.csv`.
 
-    :param model: the encoder; empty where there was none.
-    :param train_size: training examples a task; None where all were used.
-    :param value: of `metric`, in percent.
-    :param data: in words, where the data are not those of our benchmark.
-    :param source: where the figure was published.
+    :ivar model: the encoder; empty where there was none.
+    :ivar train_size: training examples a task; None where all were used.
+    :ivar value: of `metric`, in percent.
+    :ivar data: in words, where the data are not those of our benchmark.
+    :ivar source: where the figure was published.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -89,7 +89,6 @@ class Row:
     :param id: the same as long as method and protocol are.
     :param setting: what tells it from other rows of the same strategy and protocol; mostly nothing.
     :param runs: by order and seed.
-    :param scores: by name of the metric (`HIGHER_IS_BETTER`).
     :param seconds: of training, all tasks.
     """
 
@@ -104,6 +103,7 @@ class Row:
 
     @cached_property
     def scores(self) -> dict[str, Score | None]:
+        """By name of the metric (`HIGHER_IS_BETTER`)."""
         return {name: Score.of([values[name] for values in self.values.values()]) for name in HIGHER_IS_BETTER}
 
     @property
