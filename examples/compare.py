@@ -24,7 +24,8 @@ def main(encoder: str, out: Path) -> None:
         if not (out / spec.id / "record.json").exists():
             accuracy = run(spec, out=out).derived()["average_accuracy"]
             print(f"{strategy}, order {order}: {accuracy:.1%}")
-    # On the command line: nlpcl compare ncl hat --results OUT
+    # On the command line: nlpcl sweep --strategy ncl,hat --order seed:0-1 ... --out OUT
+    # and then: nlpcl compare ncl hat --results OUT
     print(markdown(compare(select(METHODS, read(out)))))
 
 
