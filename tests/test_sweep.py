@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -354,7 +355,9 @@ def test_an_interrupted_sweep_goes_on(number: signal.Signals, tiny: str, tmp_pat
     argv = ["sweep", "--strategy", "ncl", "--model", tiny, "--tasks", "2", "--train-size", "64", "--epochs", "30"]
     argv += ["--set", "adapter_size=8", "--out", str(tmp_path), "--device", "cpu"]
     command = [sys.executable, "-m", "nlpcl", *argv]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    # What a shell starts in the background ignores SIGINT, and so does all that it starts.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heeds)
     wait_for(lambda: any("epoch 3/30" in log.read_text() for log in tmp_path.glob("*/log.txt")), process)
     os.kill(process.pid, number)
     _, error = process.communicate(timeout=60)
