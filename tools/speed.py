@@ -132,7 +132,7 @@ class Bench:
 
     def bare(self) -> Callable[[], list[float]]:
         """The least that trains the same model on the same batches with the same optimizer and schedule."""
-        model = self.model().to(self.device)
+        model = self.model().to(self.device).train()
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
