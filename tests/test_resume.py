@@ -24,8 +24,8 @@ from tests.test_contract import MEMORY, REPLAY, SLOW, SMALL, TEXT
 ENTRIES = strategies.entries()
 OURS = [entry.name for entry in ENTRIES if entry.engine]
 THEIRS = [pytest.param(e.name, marks=[pytest.mark.full] if e.name in SLOW else []) for e in ENTRIES if not e.engine]
-# Logits of its own beside the examples; an iterator over a loader; one training with nothing between tasks.
-START_OVER = {"avalanche/AGEM", "avalanche/DER", "avalanche/JointTraining"}
+# Iterators over a loader; logits beside the examples; one training with nothing between tasks.
+START_OVER = {"avalanche/AGEM", "avalanche/MIR", "avalanche/DER", "avalanche/JointTraining"}
 EPOCHS = 2
 
 
@@ -62,6 +62,8 @@ def spec_of(name: str, models: dict[str, str]) -> tuple[RunSpec, str]:
         content |= {"benchmark": "folder", "model": models[backbone], "max_length": 32, "train_size": 24}
     else:
         content |= {"benchmark": "femnist", "backbone_options": {"hidden": 64}}
+    if name == "avalanche/RWalk":
+        content |= {"options": {"delta_t": 2}}  # at least once in the few steps there are
     content |= {**SMALL.get(backbone, {}), **(MEMORY if name in REPLAY else {})}
     with FEMNIST:
         return RunSpec.parse(content).filled(), scenario
