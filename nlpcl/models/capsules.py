@@ -129,7 +129,8 @@ class MaxConvolution(nn.Module):
         for kernel, convolution in zip(KERNELS, self.convolutions, strict=True):
             out = convolution(u)
             outside = torch.arange(out.shape[2], device=u.device) >= lengths + kernel - 3
-            best.append(out.masked_fill(outside.unsqueeze(1), float("-inf")).amax(dim=2))
+            # Not amax, which holds all of its input for the backward pass.
+            best.append(out.masked_fill(outside.unsqueeze(1), float("-inf")).max(dim=2).values)
         return torch.cat(best, dim=1)
 
 
