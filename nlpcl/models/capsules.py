@@ -130,7 +130,7 @@ class MaxConvolution(nn.Module):
             out = convolution(u)
             outside = torch.arange(out.shape[2], device=u.device) >= lengths + kernel - 3
             # Not amax, which holds all of its input for the backward pass.
-            best.append(out.masked_fill(outside.unsqueeze(1), float("-inf")).max(dim=2).values)
+            best.append(out.masked_fill_(outside.unsqueeze(1), float("-inf")).max(dim=2).values)
         return torch.cat(best, dim=1)
 
 

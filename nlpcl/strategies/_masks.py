@@ -39,7 +39,7 @@ class BlockedWeights:
 
     def __init__(self) -> None:
         self._factors: dict[nn.Parameter, Tensor] = {}
-        self._kept: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[nn.Parameter, Tensor] = {}
         self._hooked: set[nn.Parameter] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -48,8 +48,8 @@ class BlockedWeights:
 
     def set(self, factors: Mapping[nn.Parameter, Tensor]) -> None:
         """Block by `factors`, each broadcastable to its parameter, until the next call."""
-        self._factors = {p: f for p, f in factors.items() if bool((f < 1).any())}
-        self._kept = {p: (f == 0, p.detach().clone()) for p, f in self._factors.items()}
+        self._factors = {p: self._smallest(p, f) for p, f in factors.items() if bool((f < 1).any())}
+        self._kept = {p: p.detach().clone() for p in self._factors}
         for p in factors:
             if p not in self._hooked:
                 p.register_hook(partial(self._block, p))
@@ -58,12 +58,18 @@ class BlockedWeights:
     @torch.no_grad()
     def restore(self) -> None:
         """Put the blocked entries back."""
-        for p, (blocked, kept) in self._kept.items():
-            p.copy_(torch.where(blocked, kept, p))
+        for p, kept in self._kept.items():
+            p.copy_(torch.where(self._factors[p].bool(), p, kept))
 
     def _block(self, p: nn.Parameter, grad: Tensor) -> Tensor:
         factor = self._factors.get(p)
-        return grad if factor is None else grad * factor.to(grad.dtype)
+        return grad if factor is None else grad * factor
+
+    @staticmethod
+    def _smallest(p: nn.Parameter, factor: Tensor) -> Tensor:
+        """A factor of zeros and ones as booleans, which are a quarter of it."""
+        nonzero = factor != 0
+        return nonzero if torch.equal(nonzero.to(factor.dtype), factor) else factor.to(p.dtype)
 
 
 def site_factors(sites: list[Site], used: Mapping[str, Tensor]) -> dict[nn.Parameter, Tensor]:
