@@ -2,7 +2,8 @@
 
 `capture` walks objects by their attributes, so a method's own attributes are saved without code of its own, and
 `restore` writes them into objects that were built the same way. Two class attributes say what is left out:
-`transient`, what is rebuilt or means nothing later, and `of_task`, what only lives while a task trains.
+`transient`, what is rebuilt or means nothing later, and `of_task`, what only lives while a task trains. A module that
+grows makes its layers in `set_extra_state`, as for torch's `load_state_dict`.
 
 A node of the tree is a list that begins with its kind. What is seen twice is stored once and shared again afterwards.
 """
@@ -46,6 +47,7 @@ TEMPLATE = {
 DATA = (CLExperience, CLScenario, CLStream, Dataset)
 OF_STREAMS = {"targets", "targets_task_labels", "lengths"}
 WITH_STATE_DICT = (LRScheduler, torch.amp.GradScaler)
+EXTRA = "get_extra_state()"
 MISSING: Any = object()
 
 
@@ -170,13 +172,15 @@ class Capture:
         if isinstance(value, (list, tuple, set, frozenset, deque)):
             items = [self.node(item, f"{path}.{i}") for i, item in enumerate(value)]
             return ["items", type(value).__name__, items]
-        if isinstance(value, (*CONSTANT, *DATA)) or (callable(value) and not isinstance(value, nn.Module)):
+        if isinstance(value, (*CONSTANT, *DATA)) or inspect.isroutine(value):
             return ["constant", name_of(value)]
         if isinstance(value, torch.device):
             return ["device", value.type]
         if not hasattr(value, "__dict__"):
             raise NoState(f"{path}: a {type(value).__name__} cannot be stored")
         held = {name: self.node(v, f"{path}.{name}") for name, v in attributes(value, self.within_task)}
+        if isinstance(value, nn.Module) and type(value).get_extra_state is not nn.Module.get_extra_state:
+            held = {EXTRA: self.node(value.get_extra_state(), f"{path}.{EXTRA}"), **held}
         return ["object", f"{type(value).__module__}:{type(value).__qualname__}", held]
 
 
@@ -325,11 +329,20 @@ class Restore:
         if isinstance(new, nn.Module):
             self._modules.setdefault(type(new), new)
         for attribute, value in held.items():
+            if attribute == EXTRA:
+                self._extra(value, new, path)
+                continue
             before = vars(new).get(attribute, MISSING)
             after = self.value(value, before, f"{path}.{attribute}")
             if after is not before:
                 vars(new)[attribute] = after
         return new
+
+    def _extra(self, node: Node, module: nn.Module, path: str) -> None:
+        """As torch's `load_state_dict`, by which a module makes layers that it had when it was stored."""
+        state = self.value(node, MISSING, f"{path}.{EXTRA}")
+        if not torch.equal(module.get_extra_state(), state):
+            module.set_extra_state(state)
 
     def _made(self, name: str, path: str) -> Any:
         """A new object of a class that is loaded already; a module as a copy of another of its class."""
@@ -338,6 +351,8 @@ class Restore:
             raise NoState(f"{path}: there is no {name}")
         if cls in self._modules:
             return copy.deepcopy(self._modules[cls])
+        if issubclass(cls, nn.Module) and cls.__module__.startswith("torch."):
+            raise NoState(f"{path}: a {cls.__name__} is made while a task trains")
         made: Any = cls.__new__(cls)
         if isinstance(made, nn.Module):
             nn.Module.__init__(made)

@@ -124,17 +124,27 @@ def benchmark_of(tiny: str) -> Any:
     return build
 
 
+def written(tasks: list[TextTask], root: Path) -> Path:
+    """A folder with the files of tasks."""
+    for task in tasks:
+        (root / task.name).mkdir()
+        for split in ("train", "valid", "test"):
+            getattr(task, split).to_csv(root / task.name / f"{split}.csv", index=False)
+    return root
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two tiny tasks as files; in task-incremental learning the second turns the words' meaning round."""
-    roots = {}
-    for scenario in ("til", "dil"):
-        roots[scenario] = tmp_path_factory.mktemp(scenario)
-        for task in make_tasks((2, 2), flip=scenario == "til"):
-            (roots[scenario] / task.name).mkdir()
-            for split in ("train", "valid", "test"):
-                getattr(task, split).to_csv(roots[scenario] / task.name / f"{split}.csv", index=False)
-    return roots
+    return {s: written(make_tasks((2, 2), flip=s == "til"), tmp_path_factory.mktemp(s)) for s in ("til", "dil")}
+
+
+@pytest.fixture(scope="session")
+def three_tasks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three that are tinier still."""
+    return {
+        s: written(make_tasks((2, 2, 2), n=24, flip=s == "til"), tmp_path_factory.mktemp(s)) for s in ("til", "dil")
+    }
 
 
 @pytest.fixture(scope="session")

@@ -34,25 +34,27 @@ Started = tuple[RunSpec, Path, Record]
 
 
 @pytest.fixture(scope="module")
-def interrupted(models: dict[str, str], folders: dict[str, Path], tmp_path_factory: Any) -> Started:
+def interrupted(models: dict[str, str], three_tasks: dict[str, Path], tmp_path_factory: Any) -> Started:
     """A spec, the folder of its run, which ended within the second task, and the record it should end with."""
     spec, scenario = spec_of("ncl", models)
     root = tmp_path_factory.mktemp("interrupted")
-    whole = run(spec, folders[scenario], root / "whole")
+    whole = run(spec, three_tasks[scenario], root / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        killed_at(11, patch)  # 6 steps and the end of a task are 7
+        killed_at((1, 4, "after"), patch)  # the 11th checkpoint: 6 steps and the end of a task are 7
         with pytest.raises(Killed):
-            run(spec, folders[scenario], root / "killed")
+            run(spec, three_tasks[scenario], root / "killed")
     return spec, root / "killed" / spec.id, whole
 
 
-def goes_on(spec: RunSpec, place: Path, folders: dict[str, Path], tmp: Path, change: Callable[[Path], None]) -> Record:
+def goes_on(
+    spec: RunSpec, place: Path, three_tasks: dict[str, Path], tmp: Path, change: Callable[[Path], None]
+) -> Record:
     """The record of the run that goes on from `place` once its checkpoints have been changed."""
     out = tmp / "again"
     shutil.copytree(place, out / spec.id, symlinks=True)
     change(out / spec.id / "checkpoints")
     try:
-        return run(spec, folders["til"], out)
+        return run(spec, three_tasks["til"], out)
     finally:
         shutil.rmtree(out)
 
@@ -92,7 +94,7 @@ def test_damaged_bytes_are_never_loaded(data: st.DataObject, interrupted: Starte
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_whose_checkpoint_is_damaged_ends_all_the_same(
-    seed: int, interrupted: Started, folders: dict[str, Path], tmp_path: Path
+    seed: int, interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path
 ) -> None:
     """From the checkpoint before, or, where both are damaged, from the start."""
     spec, place, whole = interrupted
@@ -103,7 +105,7 @@ def test_a_run_whose_checkpoint_is_damaged_ends_all_the_same(
             file = rng.choice(sorted((checkpoints / number).iterdir()))
             damaged(file, rng.choice([None, rng.randrange(1 << 20)]), rng.randrange(1 << 23))
 
-    again = goes_on(spec, place, folders, tmp_path, change)
+    again = goes_on(spec, place, three_tasks, tmp_path, change)
     assert content(again) == content(whole)
     assert again.measured.resumed == (1 if seed % 2 else 0)
 
@@ -130,7 +132,7 @@ def rewrite(path: Path, name: str, raw: bytes) -> None:
         (path / "sums.json").write_text(json.dumps(sums))
 
 
-def test_foreign_and_newer_checkpoints(interrupted: Started, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_foreign_and_newer_checkpoints(interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path) -> None:
     """One of another spec is stepped past, one of a newer version is refused and left alone."""
     spec, place, whole = interrupted
 
@@ -142,21 +144,21 @@ def test_foreign_and_newer_checkpoints(interrupted: Started, folders: dict[str, 
 
         return apply
 
-    again = goes_on(spec, place, folders, tmp_path, with_head(spec="0" * 16))
+    again = goes_on(spec, place, three_tasks, tmp_path, with_head(spec="0" * 16))
     assert content(again) == content(whole) and again.measured.resumed == 0
     with pytest.raises(UsageError, match=r"11 was written by a newer version.*--fresh"):
-        goes_on(spec, place, folders, tmp_path, with_head(format=99))
+        goes_on(spec, place, three_tasks, tmp_path, with_head(format=99))
 
 
-def test_fresh_starts_over(interrupted: Started, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_fresh_starts_over(interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path) -> None:
     spec, place, whole = interrupted
     shutil.copytree(place, tmp_path / spec.id)
-    record = experiment.run(spec, data_root=folders["til"], out=tmp_path, device="cpu", fresh=True)
+    record = experiment.run(spec, data_root=three_tasks["til"], out=tmp_path, device="cpu", fresh=True)
     assert record.measured.resumed == 0 and content(record) == content(whole)
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(
-    interrupted: Started, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk fills up while the fifth checkpoint is written and stays full; the run says so and goes on."""
     spec, _, whole = interrupted
@@ -174,14 +176,14 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
 
     monkeypatch.setattr(checkpoint, "_sync", sync)
     monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
-    record = run(spec, folders["til"], tmp_path)
+    record = run(spec, three_tasks["til"], tmp_path)
     assert content(record) == content(whole)
     assert "a checkpoint could not be written (No space left on device); the last good one is kept" in said
     assert len(seen) > 1 and all(len(names) == 2 and names == seen[0] for names in seen)
 
 
 def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
-    interrupted: Started, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And nothing of it is saved."""
     spec, _, _ = interrupted
@@ -195,7 +197,7 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
     monkeypatch.setattr(ContinualStrategy, "backward", poisoned)
     place = tmp_path / spec.id
     with pytest.raises(UsageError, match=r"step 5 of task task1.*checkpoint is .*checkpoints/11\."):
-        run(spec, folders["til"], tmp_path)
+        run(spec, three_tasks["til"], tmp_path)
     failed = Record.load(place / "failed.json")
     assert failed.status == "failed" and failed.error is not None and "step 5" in failed.error
     folder = checkpoint.Folder(place / "checkpoints", spec.id)
@@ -213,7 +215,7 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
 def test_out_of_memory_says_the_batch_and_what_helps(
     error: Exception,
     interrupted: Started,
-    folders: dict[str, Path],
+    three_tasks: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -224,7 +226,7 @@ def test_out_of_memory_says_the_batch_and_what_helps(
     with pytest.raises(
         UsageError, match=r"--train-batch-size 8: try a smaller one, --gradient-checkpointing or --precision bf16"
     ):
-        run(interrupted[0], folders["til"], tmp_path)
+        run(interrupted[0], three_tasks["til"], tmp_path)
 
 
 def test_a_tensor_in_the_place_of_a_frozen_one_is_stored(benchmark_of: Any) -> None:
@@ -238,27 +240,11 @@ def test_a_tensor_in_the_place_of_a_frozen_one_is_stored(benchmark_of: Any) -> N
 class Process:
     """`nlpcl run` in a process of its own."""
 
-    def __init__(self, spec: RunSpec, root: Path, out: Path) -> None:
-        options = {f"{name}={value}" for name, value in (spec.backbone_options or {}).items()}
-        flags = {
-            "benchmark": spec.benchmark,
-            "strategy": spec.strategy,
-            "model": spec.model,
-            "max-length": spec.max_length,
-            "train-batch-size": spec.train_batch_size,
-            "train-size": spec.train_size,
-            "epochs": spec.epochs,
-            "learning-rate": spec.learning_rate,
-            "data-root": root,
-            "out": out,
-            "device": "cpu",
-            "checkpoint-minutes": 1e-4,
-        }
-        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        words += [word for option in options for word in ("--set", option)]
-        self.checkpoints = out / spec.id / "checkpoints"
+    def __init__(self, record: Path, spec_id: str, root: Path, out: Path) -> None:
+        words = ["--data-root", str(root), "--out", str(out), "--device", "cpu", "--checkpoint-minutes", "1e-4"]
+        self.checkpoints = out / spec_id / "checkpoints"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nlpcl", "run", *words],
+            [sys.executable, "-m", "nlpcl", "run", "--from", str(record), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -283,20 +269,21 @@ class Process:
 
 
 def test_a_process_killed_and_stopped_ends_with_the_same_record(
-    models: dict[str, str], folders: dict[str, Path], tmp_path: Path
+    models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path
 ) -> None:
     """SIGKILL, SIGTERM and SIGINT one after another, each in a process that went on from the one before."""
     spec, scenario = spec_of("hat", models)
     spec = spec.model_copy(update={"epochs": 12, "learning_rate": 0.01})
-    whole = run(spec, folders[scenario], tmp_path / "whole")
+    whole = run(spec, three_tasks[scenario], tmp_path / "whole")
+    file = tmp_path / "whole" / spec.id / "record.json"
     rng = random.Random(0)
     for number, name in ((5, "SIGKILL"), (20, "SIGTERM"), (35, "SIGINT")):
-        process = Process(spec, folders[scenario], tmp_path / "killed")
+        process = Process(file, spec.id, three_tasks[scenario], tmp_path / "killed")
         process.when_it_trains(number, rng.uniform(0, 0.02))
         process.process.send_signal(getattr(signal, name))
         said = process.ends(-9 if name == "SIGKILL" else 130)
         assert name == "SIGKILL" or "nlpcl: stopped: the same command goes on from here\nnlpcl: interrupted\n" in said
-    said = Process(spec, folders[scenario], tmp_path / "killed").ends(0)
+    said = Process(file, spec.id, three_tasks[scenario], tmp_path / "killed").ends(0)
     assert "going on from a checkpoint" in said
     record = Record.load(tmp_path / "killed" / spec.id / "record.json")
     assert content(record) == content(whole) and record.measured.resumed == 3
@@ -304,7 +291,7 @@ def test_a_process_killed_and_stopped_ends_with_the_same_record(
 
 def test_a_checkpoint_of_a_newer_version_is_one_sentence(
     interrupted: Started,
-    folders: dict[str, Path],
+    three_tasks: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -315,5 +302,5 @@ def test_a_checkpoint_of_a_newer_version_is_one_sentence(
     for path in (tmp_path / spec.id / "checkpoints").iterdir():
         head = json.loads((path / "head.json").read_text())
         rewrite(path, "head.json", json.dumps({**head, "format": 99}).encode())
-    assert main(["run", "--from", str(file), "--data-root", str(folders["til"]), "--out", str(tmp_path)]) == 2
+    assert main(["run", "--from", str(file), "--data-root", str(three_tasks["til"]), "--out", str(tmp_path)]) == 2
     assert "newer version" in capsys.readouterr().err

@@ -6,11 +6,13 @@ import multiprocessing
 import random
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from nlpcl import checkpoint, experiment
 from nlpcl.records import Record
 from nlpcl.registry import StrategyEntry, benchmarks, strategies
 from nlpcl.spec import RunSpec
+from tests.models.test_image_cnn import tiny_images as three_images
 from tests.strategies.test_avalanche import tiny_images
 from tests.test_contract import MEMORY, REPLAY, SLOW, SMALL, TEXT
 
@@ -30,12 +33,15 @@ EPOCHS = 2
 
 
 def images(scenario: str, order: Any = 0, **rest: Any) -> Any:
-    return tiny_images(scenario)
+    return tiny_images(scenario) if scenario == "cil" else three_images(scenario, (2, 2, 2))
 
 
 TINY = replace(benchmarks.get("femnist"), target=images, scenarios=("til", "dil", "cil"))
 FEMNIST = patch.dict(benchmarks._entries, {"femnist": TINY})
-"""Within it, FEMNIST is two tiny tasks."""
+"""Within it, FEMNIST is a few tiny tasks."""
+STATES: dict[str, Any] = {}
+"""Model and random states at the end of the last run here."""
+RECORD = experiment._Job._record
 
 
 def first_backbone(entry: StrategyEntry) -> str:
@@ -53,20 +59,30 @@ class Killed(BaseException):
     """The process is no more."""
 
 
-def spec_of(name: str, models: dict[str, str]) -> tuple[RunSpec, str]:
-    """The spec of a short run of a strategy, and its scenario."""
+def spec_of(name: str, models: dict[str, str], **more: Any) -> tuple[RunSpec, str]:
+    """The spec of a short run of a strategy, and its scenario. Its gradients are clipped, whatever their size."""
     entry = strategies.get(name)
-    backbone, scenario = first_backbone(entry), entry.scenarios[0]
+    backbone, scenario = first_backbone(entry), more.get("scenario", entry.scenarios[0])
     content = {"strategy": name, "backbone": backbone, "scenario": scenario, "epochs": EPOCHS, "train_batch_size": 8}
     if backbone in models:
-        content |= {"benchmark": "folder", "model": models[backbone], "max_length": 32, "train_size": 24}
+        content |= {"benchmark": "folder", "model": models[backbone], "max_length": 32}
     else:
         content |= {"benchmark": "femnist", "backbone_options": {"hidden": 64}}
+    if name == "acl":
+        content |= {"epochs": 1}  # each mini-batch is five steps
     if name == "avalanche/RWalk":
         content |= {"options": {"delta_t": 2}}  # at least once in the few steps there are
     content |= {**SMALL.get(backbone, {}), **(MEMORY if name in REPLAY else {})}
+    content |= ({"clip_norm": 0.01} if entry.engine else {}) | more
     with FEMNIST:
         return RunSpec.parse(content).filled(), scenario
+
+
+def noted(job: Any, *args: Any) -> Record:
+    """What makes the record, after a look at the strategy."""
+    model = job.strategy.model.state_dict()
+    STATES.update(model={name: value.clone() for name, value in model.items()}, random=checkpoint.random_states())
+    return RECORD(job, *args)
 
 
 def run(spec: RunSpec, root: Path, out: Path) -> Record:
@@ -79,33 +95,50 @@ def content(record: Record) -> dict[str, Any]:
     return record.model_dump(exclude={"measured"})
 
 
-def killed_at(moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Die at the `moment`-th point at which the run saves a checkpoint, before, while or after it does."""
+Moment = tuple[int, int, str]
+"""Tasks that are done, the checkpoint since (0: the one between tasks), and whether death comes `before` it is written,
+`amid`, so that it is damaged, or `after`."""
+
+
+def killed_at(moment: Moment, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, number, when = moment
     count = 0
     write = checkpoint.Folder.write
 
-    def dying(self: Any, *args: Any, **kwargs: Any) -> Path:
+    def dying(self: Any, part: str, tree: Any, tensors: Any, facts: Any, older: Any) -> Path:
         nonlocal count
-        count += 1
-        if count == moment:
-            if moment % 3 == 0:
-                raise Killed
-            path = write(self, *args, **kwargs)
-            if moment % 3 == 1:
-                (path / "sums.json").write_text("{")
+        count = count + 1 if part == checkpoint.NOW else 0
+        now = (facts["rows"], count) == (done, number)
+        if now and when == "before":
             raise Killed
-        return write(self, *args, **kwargs)
+        path = write(self, part, tree, tensors, facts, older)
+        if now and when == "amid":
+            (path / "sums.json").write_text("{")
+        if now:
+            raise Killed
+        return path
 
     monkeypatch.setattr(checkpoint.Folder, "write", dying)
 
 
-def check(name: str, moments: list[int], models: Any, folders: Any, tmp: Path, monkeypatch: Any) -> int:
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees of states hold the same bits."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    return bool(np.array_equal(a, b))
+
+
+def check(spec: RunSpec, root: Path, moments: Sequence[Moment], tmp: Path, monkeypatch: Any) -> int:
     """Kill a run at the moments, one after another, and compare its end; how often it went on from a checkpoint."""
     said: list[str] = []
     monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
-    spec, scenario = spec_of(name, models)
-    root = folders.get(scenario, tmp)
+    monkeypatch.setattr(experiment._Job, "_record", noted)
     whole = run(spec, root, tmp / "whole")
+    states = dict(STATES)
     for moment in moments:
         with monkeypatch.context() as dying:
             killed_at(moment, dying)
@@ -113,27 +146,58 @@ def check(name: str, moments: list[int], models: Any, folders: Any, tmp: Path, m
                 run(spec, root, tmp / "killed")
     again = run(spec, root, tmp / "killed")
     assert content(again) == content(whole)
+    differ = [name for name, value in states["model"].items() if not same(value, STATES["model"][name])]
+    assert not differ
+    assert same(states["random"], STATES["random"])
     assert [path.name for path in (tmp / "killed" / spec.id).iterdir()] == ["record.json"]
     assert not [sentence for sentence in said if "does not fit" in sentence]
     return again.measured.resumed
 
 
-@pytest.mark.parametrize("name", some(OURS, "ctr", "derpp", "mtl"))
+MOMENTS: tuple[Moment, ...] = ((0, 3, "amid"), (1, 0, "after"), (1, 3, "after"), (2, 0, "after"), (2, 2, "before"))
+JOINT: tuple[Moment, ...] = ((0, 5, "after"), (0, 4, "amid"), (0, 2, "before"))
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_a_killed_run_ends_as_one_never_killed(
-    name: str, models: dict[str, str], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the first task and again in the second; of the 14 checkpoints of a run on texts, 7 are of each."""
-    rng = random.Random(name)
-    moments = [rng.randrange(2, 6), rng.randrange(6, 9)] if name != "mtl" else [5, 2]
-    assert check(name, moments, models, folders, tmp_path, monkeypatch) >= 1
+    """Killed within each task and between each two, always in the run that has gone on after the last death."""
+    spec, scenario = spec_of(name, models)
+    moments = JOINT if strategies.get(name).protocol == "joint" else MOMENTS
+    assert check(spec, three_tasks.get(scenario, tmp_path), moments, tmp_path, monkeypatch) == len(moments)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("hat", {"options": {"parity": True}, "schedule": "linear"}),
+        ("classic", {"scenario": "dil", "precision": "bf16"}),
+        ("ewc", {"precision": "fp16", "eval": "full"}),
+        ("derpp", {"best_epoch": True, "eval": "final"}),
+        ("kan", {"schedule": "plateau", "patience": 1}),
+    ],
+)
+def test_a_killed_run_of_other_settings_does_so_too(
+    name: str,
+    more: dict[str, Any],
+    models: dict[str, str],
+    three_tasks: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec, scenario = spec_of(name, models, **more)
+    assert check(spec, three_tasks.get(scenario, tmp_path), MOMENTS, tmp_path, monkeypatch) == len(MOMENTS)
 
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_avalanches_own_go_on_from_the_last_task(
-    name: str, models: dict[str, str], folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resumed = check(name, [2] if name not in START_OVER else [], models, folders, tmp_path, monkeypatch)
-    assert resumed == (0 if name in START_OVER else 1)
+    spec, scenario = spec_of(name, models)
+    moments: Sequence[Moment] = () if name in START_OVER else ((1, 0, "after"),)
+    resumed = check(spec, three_tasks.get(scenario, tmp_path), moments, tmp_path, monkeypatch)
+    assert resumed == len(moments)
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +215,11 @@ def in_a_process(spec: RunSpec, root: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("name", some(OURS, *(name for name in OURS if name != "acl")))
 def test_killed_by_sigkill_at_random_moments(
-    name: str, processes: Any, models: dict[str, str], folders: dict[str, Path], tmp_path: Path
+    name: str, processes: Any, models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path
 ) -> None:
     """Three processes are killed at random moments of what the whole run takes, then one may end."""
     spec, scenario = spec_of(name, models)
-    root = folders.get(scenario, tmp_path)
+    root = three_tasks.get(scenario, tmp_path)
     rng = random.Random(name)
 
     def process(out: str, kill_after: float | None) -> tuple[int | None, float]:

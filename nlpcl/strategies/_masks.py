@@ -37,6 +37,8 @@ class BlockedWeights:
     a used optimizer cannot move it either.
     """
 
+    transient = ("_hooked",)  # hooks belong to a process
+
     def __init__(self) -> None:
         self._factors: dict[nn.Parameter, Tensor] = {}
         self._kept: dict[nn.Parameter, Tensor] = {}

@@ -81,6 +81,8 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
     :raises UsageError: a number out of range.
     """
 
+    of_task = ("discriminator", "_optimizer", "_real")
+
     def __init__(
         self,
         model: ContinualModel,
