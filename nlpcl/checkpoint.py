@@ -29,6 +29,7 @@ from torch import Tensor
 
 from nlpcl import distributed
 from nlpcl.errors import UsageError
+from nlpcl.failures import all_finite
 from nlpcl.state import Capture, NoState, Restore, Streams
 from nlpcl.strategies._watch import Remainder
 
@@ -38,29 +39,26 @@ KEPT = 2
 START, NOW, SUMS = "start", "now", "sums.json"
 
 
-def random_states() -> dict[str, Any]:
-    """The states of Python's, NumPy's and torch's global generators."""
+def random_states(device: torch.device) -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's global generators, of GPUs that of the run's."""
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": [version, list(words), gauss],
         "numpy": [name, keys, *rest],
         "torch": torch.get_rng_state(),
-        "cuda": devices,
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
 
-def set_random_states(states: dict[str, Any]) -> None:
+def set_random_states(states: dict[str, Any], device: torch.device) -> None:
     """Take them back."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
     np.random.set_state(tuple(states["numpy"]))
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and distributed.world_size() > 1:
-        torch.cuda.set_rng_state(states["cuda"][0])  # the first process saved them, and its GPU is the first
-    elif states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 class Folder:
@@ -157,7 +155,8 @@ class Folder:
             head = json.loads((path / "head.json").read_text())
             part = START if head["position"] is None else NOW
             whole = {"head.json", f"{part}.json", f"{part}.safetensors"} <= set(sums)
-            return head if whole and {"format", "spec", "rows", "facts"} <= set(head) else None
+            known = {"format", "spec", "rows", "facts"} <= set(head) and isinstance(head["format"], int)
+            return head if whole and known else None
         except (OSError, ValueError, AttributeError, TypeError, KeyError):  # cut short, no JSON, or of another shape
             return None
 
@@ -305,15 +304,11 @@ class Keeper:
         raise KeyboardInterrupt
 
     def _roots(self) -> dict[str, Any]:
-        return {"model": self.strategy.model, "strategy": self.strategy, "random": random_states()}
+        return {"model": self.strategy.model, "strategy": self.strategy, "random": random_states(self.strategy.device)}
 
     def _save(self, part: str, position: dict[str, int] | None) -> None:
         self._saved = time.monotonic()
-        if (
-            not distributed.is_first()
-            or not self._able
-            or not all(bool(p.isfinite().all()) for p in self.strategy.model.parameters())
-        ):
+        if not distributed.is_first() or not self._able or not all_finite(self.strategy.model):
             return
         capture = Capture(part == NOW, self._untouched, self._streams)
         facts = {"rows": self._rows, "position": position, "facts": self.facts()}
@@ -330,7 +325,7 @@ class Keeper:
 
     def _put(self, tree: Any, tensors: dict[str, Tensor]) -> None:
         restored = Restore(tensors, self.strategy.device, self._streams).value(tree, self._roots(), "run")
-        set_random_states(restored["random"])
+        set_random_states(restored["random"], self.strategy.device)
 
 
 @contextmanager

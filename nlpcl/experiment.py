@@ -20,6 +20,7 @@ from nlpcl.checkpoint import Folder, Keeper, stopped_by_signals
 from nlpcl.encoders import encoder_facts
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
+from nlpcl.failures import Failed, of_memory, out_of_memory
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.models.sizes import model_bytes, sizes_of
 from nlpcl.progress import Progress, ProgressPlugin, Silent
@@ -214,7 +215,7 @@ def run(
     """
     spec = spec.filled()
     more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
-    with distributed.processes(device) as there:
+    with distributed.processes(device) as there, runtime.matrix_products(tf32=spec.precision == "tf32"):
         check_processes(strategies.get(spec.strategy), distributed.world_size())
         job = _Job(spec, there, progress, compiled, gradient_checkpointing)
         if out is None:
@@ -240,14 +241,6 @@ def run(
         return record
 
 
-class Failed(UsageError):
-    """A run that ended before its end; `record` says how far it came."""
-
-    def __init__(self, message: str, record: Record) -> None:
-        super().__init__(message)
-        self.record = record
-
-
 class _Job:
     """One execution of a complete spec, and what is measured of it."""
 
@@ -270,14 +263,19 @@ class _Job:
         self.started = datetime.now(timezone.utc)
         self.seconds, self.resumed, self.spent = Seconds(), 0, 0.0
         self.kept: list[dict[str, int]] = []
-        with distributed.together(), distributed.first_on_node():
-            self.benchmark, self.strategy = prepare(
-                spec,
-                device=self.device,
-                encoded=progress.encoded,
-                plugins=[ProgressPlugin(progress)],
-                **more,
-            )
+        try:
+            with stopped_by_signals(None), distributed.together(), distributed.first_on_node():
+                self.benchmark, self.strategy = prepare(
+                    spec,
+                    device=self.device,
+                    encoded=progress.encoded,
+                    plugins=[ProgressPlugin(progress)],
+                    **more,
+                )
+        except (RuntimeError, MemoryError) as error:
+            if not of_memory(error):
+                raise
+            raise UsageError(out_of_memory(None, spec)) from error
         if self.recompute:
             self.strategy.model.backbone.recompute_activations()
         if self.compiled:
@@ -291,7 +289,7 @@ class _Job:
             keeper = Keeper(folder, self.strategy, self.benchmark, minutes, self._facts, self.tell)
             start = self._resume(keeper)
         try:
-            with stopped_by_signals(keeper), runtime.matrix_products(tf32=spec.precision == "tf32"):
+            with stopped_by_signals(keeper):
                 fit(
                     self.strategy,
                     self.benchmark,
@@ -307,12 +305,9 @@ class _Job:
             kept = "" if keeper is None or keeper.latest is None else f" The last good checkpoint is {keeper.latest}."
             raise Failed(f"{error}{kept}", self._record("failed", str(error))) from error
         except (RuntimeError, MemoryError) as error:
-            if not _of_memory(error):
+            if not of_memory(error):
                 raise
-            message = (
-                f"out of memory with --train-batch-size {spec.train_batch_size}: try a smaller one, "
-                "--gradient-checkpointing or --precision bf16."
-            )
+            message = out_of_memory(self.strategy, spec)
             failed = Failed(message, self._record("failed", message))
             failed.of_one_process = True
             raise failed from error
@@ -340,7 +335,13 @@ class _Job:
             "seconds": seconds,
             "spent": spent,
             "resumed": self.resumed,
+            "computed": self._computed(),
         }
+
+    def _computed(self) -> dict[str, str]:
+        """What may change the last bits of a result."""
+        here = {"device": str(self.device), "processes": str(distributed.world_size()), "compiled": str(self.compiled)}
+        return {**runtime.versions(), **here}
 
     def _resume(self, keeper: Keeper) -> int:
         """Take up the newest checkpoint, if there is one; the number of tasks that are done."""
@@ -349,6 +350,9 @@ class _Job:
             self.matrix.load(facts["matrices"])
             self.kept, self.seconds = facts["kept"], Seconds(**facts["seconds"])
             self.spent, self.resumed = facts["spent"], facts["resumed"] + 1
+            then, now = facts.get("computed", {}), self._computed()
+            if other := [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]:
+                self.tell(f"begun with {'; '.join(other)}: the record may differ from one made in one go")
         return rows
 
     def _record(self, status: Literal["ok", "failed"], error: str | None = None) -> Record:
@@ -386,8 +390,3 @@ class _Job:
     def _elapsed(self) -> float:
         before, self.last = self.last, time.monotonic()
         return round(self.last - before, 3)
-
-
-def _of_memory(error: Exception) -> bool:
-    """Whether an error is the lack of memory; the CPU's has no class of its own."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

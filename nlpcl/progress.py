@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Protocol
 
 from avalanche.core import SupervisedPlugin
+
+from nlpcl.failures import not_finite
 
 
 class Progress(Protocol):
@@ -47,5 +50,7 @@ class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type:
         now = time.monotonic()
         if step == steps or now - self._last >= self.every:
             self._last = now
-            task = strategy.experience.current_experience
-            self.progress.epoch(task, clock.train_exp_epochs, float(strategy.loss.detach()), step, steps)
+            loss = float(strategy.loss.detach())
+            if not math.isfinite(loss) and not hasattr(strategy, "check_losses"):  # Avalanche's own look at none
+                raise not_finite(strategy, "loss", f"in step {clock.train_exp_iterations + 1}")
+            self.progress.epoch(strategy.experience.current_experience, clock.train_exp_epochs, loss, step, steps)

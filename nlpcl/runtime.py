@@ -34,13 +34,15 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def matrix_products(tf32: bool) -> Iterator[None]:
-    """Within it, products of float32 matrices use TF32 where the GPU has it, or do not."""
-    before = torch.get_float32_matmul_precision()
+    """Within it, products of float32 matrices and convolutions use TF32 where the GPU has it, or do not."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def choose_device(name: str) -> torch.device:

@@ -21,9 +21,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlpcl import checkpoint, experiment
+from nlpcl import checkpoint, experiment, runtime
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
+from nlpcl.evaluation import MatrixMetric
 from nlpcl.records import Record
 from nlpcl.spec import RunSpec
 from nlpcl.state import Capture, Streams
@@ -227,6 +228,53 @@ def test_out_of_memory_says_the_batch_and_what_helps(
         UsageError, match=r"--train-batch-size 8: try a smaller one, --gradient-checkpointing or --precision bf16"
     ):
         run(interrupted[0], three_tasks["til"], tmp_path)
+
+
+def test_out_of_memory_at_test_and_before_the_training(
+    interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise MemoryError
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UsageError, match=r"at test: try an --eval-batch-size below 128"),
+    ):
+        patch.setattr(MatrixMetric, "after_eval_iteration", full)
+        run(interrupted[0], three_tasks["til"], tmp_path)
+    monkeypatch.setattr(experiment, "build_model", full)
+    with pytest.raises(UsageError, match="out of memory before the training"):
+        run(interrupted[0], three_tasks["til"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ncl", "avalanche/Naive"])
+def test_a_training_gone_astray_ends_the_run(
+    name: str, models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also where the loss of the last step was still finite, as after the only step of NCL here."""
+    size = {"train_size": 8, "epochs": 1} if name == "ncl" else {}
+    spec, scenario = spec_of(name, models, tasks=1, learning_rate=1e30, **size)
+    with pytest.raises(UsageError, match=r"no longer finite, .* of task task0: try a lower --learning-rate\."):
+        run(spec, three_tasks[scenario], tmp_path)
+
+
+def test_a_signal_before_the_training_ends_the_run(
+    interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "build_model", lambda *args, **kwargs: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted[0], three_tasks["til"], tmp_path)
+
+
+def test_going_on_elsewhere_is_told(
+    interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    versions = runtime.versions()
+    monkeypatch.setattr(runtime, "versions", lambda: {**versions, "threads": "64"})
+    monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
+    goes_on(interrupted[0], interrupted[1], three_tasks, tmp_path, lambda checkpoints: None)
+    assert any(f"begun with threads {versions['threads']}, now 64: the record may differ" in line for line in said)
 
 
 def test_a_tensor_in_the_place_of_a_frozen_one_is_stored(benchmark_of: Any) -> None:

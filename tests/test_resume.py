@@ -81,7 +81,8 @@ def spec_of(name: str, models: dict[str, str], **more: Any) -> tuple[RunSpec, st
 def noted(job: Any, *args: Any) -> Record:
     """What makes the record, after a look at the strategy."""
     model = job.strategy.model.state_dict()
-    STATES.update(model={name: value.clone() for name, value in model.items()}, random=checkpoint.random_states())
+    STATES["model"] = {name: value.clone() for name, value in model.items()}
+    STATES["random"] = checkpoint.random_states(job.device)
     return RECORD(job, *args)
 
 

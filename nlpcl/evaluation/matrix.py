@@ -9,12 +9,15 @@ from torch import Tensor
 
 from nlpcl import distributed
 from nlpcl.evaluation.macro_f1 import macro_f1
+from nlpcl.failures import not_finite
 
 Matrix = list[list[float | None]]
 
 
 class MatrixMetric(PluginMetric[Matrix]):
     """Accuracy and macro-F1 of every evaluated experience, by what had been trained before.
+
+    After a test some of whose outputs are NaN it raises a UsageError.
 
     :param n_tasks: T.
     """
@@ -40,11 +43,14 @@ class MatrixMetric(PluginMetric[Matrix]):
         self._predictions, self._targets = [], []
 
     def after_eval_iteration(self, strategy: Any) -> None:
-        self._predictions.append(strategy.mb_output.argmax(dim=1))
+        unknown = strategy.mb_output.isnan().any(dim=1)
+        self._predictions.append(strategy.mb_output.argmax(dim=1).masked_fill(unknown, -1))
         self._targets.append(strategy.mb_y)
 
     def after_eval_exp(self, strategy: Any) -> None:
         predictions, targets = distributed.joined(self._predictions), distributed.joined(self._targets)
+        if bool((predictions < 0).any()):
+            raise not_finite(strategy, "outputs", "in the test")
         accuracy = float((predictions == targets).double().mean())
         column = strategy.experience.current_experience
         if self.row is None:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from nlpcl import distributed
 from nlpcl.errors import UsageError
+from nlpcl.failures import not_finite
 from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.sizes import model_bytes
 from nlpcl.strategies._batches import LengthGroupedBatches, batch_rows, loader_of
@@ -220,6 +221,7 @@ class ContinualStrategy(SupervisedTemplate):
             self._after_training_epoch(**kwargs)
             if self.selection.active and self.selection.after_epoch(self, epoch, self._template.defaults["lr"]):
                 break
+            self._follow_schedule()
         if self.selection.active:
             self.selection.finish(self)
 
@@ -237,11 +239,12 @@ class ContinualStrategy(SupervisedTemplate):
         """
         step = int(self._bad_step)
         if step >= 0:
-            task = getattr(self.experience, "task_name", None) or self.clock.train_exp_counter
-            raise UsageError(
-                f"the loss of {type(self).__name__} is no longer finite, first in step {step + 1} of task {task}: "
-                "try a lower --learning-rate, or --precision fp32."
-            )
+            raise not_finite(self, "loss", f"first in step {step + 1}")
+
+    def eval_epoch(self, **kwargs: Any) -> None:
+        """Avalanche's loop over the batches of an experience to test, in inference mode."""
+        with torch.inference_mode():
+            super().eval_epoch(**kwargs)
 
     def _unpack_minibatch(self) -> None:
         # Looked at before the copy to the device, where it would have to wait for it.
@@ -285,10 +288,19 @@ class ContinualStrategy(SupervisedTemplate):
         if self.clip_norm is not None:
             for together in [[p] for p in self._clipped] if self.parity else [self._clipped]:
                 nn.utils.clip_grad_norm_(together, self.clip_norm)
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self._scheduler is not None:  # none yet in a step made by hand
+        overflown = self.scaler.get_scale() < scale  # the scaler has left the step out
+        if self._scheduler is not None and not overflown:  # none yet in a step made by hand
             self._scheduler.step()
+
+    def _follow_schedule(self) -> None:
+        """Let a rate that was lowered between two epochs hold for the next step already."""
+        if self._scheduler is not None and self.selection.plateau:
+            factor = self._scheduler.lr_lambdas[0](self._scheduler.last_epoch)
+            for group, rate in zip(self.optimizer.param_groups, self._scheduler.base_lrs, strict=True):
+                group["lr"] = rate * factor
 
     def kept_bytes(self, tasks: int) -> dict[str, int]:
         """Bytes that must be kept once `tasks` tasks are trained, by kind: the model's and what plugins hold.

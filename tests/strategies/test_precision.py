@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from nlpcl.models import build_model
 from nlpcl.registry import strategies
+from nlpcl.runtime import matrix_products
+from nlpcl.strategies.ncl import NCL
 from tests.test_contract import own_model
 
 ENGINE = [entry for entry in strategies.entries() if entry.engine and entry.protocol != "joint"]
@@ -34,3 +37,33 @@ def test_half_precision(entry: Any, precision: str, benchmark_of: Any, tiny: str
     # Gradients of a net from random weights may be too large for the first scale; then it is halved.
     skips = benchmark.modality == "image"
     assert precision == "bf16" or strategy.scaler.get_scale() == 65536.0 or skips
+
+
+def test_a_step_left_out_does_not_move_the_schedule(benchmark_of: Any, tiny: str) -> None:
+    """With a first scale that overflows, the scaler leaves steps out until it has come down."""
+    model = build_model(benchmark_of(), "bert_adapter", tiny, adapter_size=16)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    strategy = NCL(model=model, optimizer=optimizer, train_mb_size=8, precision="fp16", schedule="linear")
+    strategy.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)
+    strategy.train(benchmark_of().train_stream[0], eval_streams=[])
+    taken = {int(state["step"]) for state in strategy.optimizer.state.values() if "step" in state}
+    assert strategy._scheduler is not None
+    assert taken == {strategy._scheduler.last_epoch} and max(taken) < 8
+
+
+def test_tests_run_in_inference_mode(benchmark_of: Any, tiny: str) -> None:
+    seen: list[bool] = []
+    model = build_model(benchmark_of(), "bert_adapter", tiny, adapter_size=16)
+    model.register_forward_hook(lambda *_: seen.append(torch.is_inference_mode_enabled()))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    NCL(model=model, optimizer=optimizer).eval(benchmark_of().test_stream)
+    assert seen and all(seen)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_a_matter_of_products_and_convolutions(tf32: bool) -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    with matrix_products(tf32):
+        assert torch.backends.cudnn.allow_tf32 is tf32
+        assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+    assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before
