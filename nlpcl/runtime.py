@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nlpcl.errors import UsageError
 
@@ -58,6 +59,13 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} cannot be used here: try --device cpu or --device auto.") from error
     return device
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """x on a device; to a GPU through page-locked memory, so that the host does not wait for the copy."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.contiguous().pin_memory()
+    return x.to(device, non_blocking=True)
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nlpcl.errors import UsageError
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import PerTask
+from nlpcl.runtime import sent
 
 TaskLabels = Tensor | int
 _MISSING: Any = object()
@@ -225,7 +226,7 @@ class ContinualModel(MultiTaskModule):
         if task_labels is None:
             return {task: self.forward_single_task(x, task) for task in sorted(self.known_train_tasks_labels)}
         task = single_task(task_labels)
-        there = task if isinstance(task, int) else task.to(x.device, non_blocking=True)
+        there = task if isinstance(task, int) else sent(task, x.device)
         features = self.backbone.features(x, there).float()
         # Heads and loss stay in float32 whatever the precision of the backbone.
         with torch.autocast(x.device.type, enabled=False):

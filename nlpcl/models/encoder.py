@@ -15,6 +15,8 @@ from nlpcl.models.base import Backbone, TaskLabels
 
 Pooling = Literal["mean", "cls", "pooler"]
 Padding = Literal["dynamic", "fixed"]
+# Of these every layer attends to all of a text, so the mask may be given to it as it is.
+FULL_ATTENTION = ("bert", "roberta", "distilbert", "electra", "xlm-roberta", "camembert")
 
 
 def trim(x: Tensor) -> Tensor:
@@ -27,6 +29,11 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
     """Mean of (B, L, H) over real positions, (B, H); `mask` is (B, L), True on real tokens."""
     weight = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+
+
+def broadcast_mask(mask: Tensor) -> Tensor:
+    """A mask (B, L) as fused attention takes it: (B, 1, 1, L), True on real tokens."""
+    return mask.bool()[:, None, None, :]
 
 
 def load_encoder(name: str) -> PreTrainedModel:
@@ -91,7 +98,7 @@ class TextEncoder(PackedEncoder):
         """Last hidden states (B, L', H), the pooler's output (B, H) if there is one, mask (B, L')."""
         ids, mask, segments = x[:, :3].unbind(dim=1)
         extra = {"token_type_ids": segments} if self.segments else {}
-        out = self.model(input_ids=ids, attention_mask=mask, **extra)
+        out = self.model(input_ids=ids, attention_mask=self._attended(mask), **extra)
         return out.last_hidden_state, out.get("pooler_output"), mask.bool()
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,8 +115,17 @@ class TextEncoder(PackedEncoder):
 
     def forward_embedded(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Last hidden states (B, L', H) and the pooler's output (B, H) if there is one; see `embed`."""
-        out = self.model(inputs_embeds=embedded, attention_mask=mask.long())
+        out = self.model(inputs_embeds=embedded, attention_mask=self._attended(mask.long()))
         return out.last_hidden_state, out.get("pooler_output")
+
+    def _attended(self, mask: Tensor) -> Tensor:
+        """The mask (B, L') as the model takes it.
+
+        Of one of two axes the model looks whether any position is padding, for which the host would wait.
+        """
+        config = self.model.config
+        fused = config.model_type in FULL_ATTENTION and config._attn_implementation == "sdpa"
+        return broadcast_mask(mask) if fused and mask.device.type != "cpu" else mask
 
     def pool(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor) -> Tensor:
         """Feature (B, H) of each text."""

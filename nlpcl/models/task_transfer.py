@@ -13,6 +13,7 @@ from nlpcl.models.base import _MISSING, Backbone, ContinualModel, TaskLabels, si
 from nlpcl.models.gates import Gates
 from nlpcl.models.heads import ABSENT, TaskHeads
 from nlpcl.models.sizes import PerTask, tensor_bytes
+from nlpcl.runtime import sent
 
 
 class MaskViews:
@@ -35,7 +36,7 @@ class MaskViews:
     def __call__(self, x: Tensor, tasks: Sequence[int]) -> Tensor:
         """Features (n, B, F) of inputs `x` under the masks of n tasks."""
         gates = cast(Gates, self.backbone.gates)
-        labels = torch.tensor(tasks).repeat_interleave(len(x)).to(x.device, non_blocking=True)
+        labels = sent(torch.tensor(tasks).repeat_interleave(len(x)), x.device)
         chosen, gates.override = gates.override, None
         self.copies = len(tasks)
         try:

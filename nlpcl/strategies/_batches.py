@@ -61,15 +61,13 @@ class WholeBatches:
     :param data: an Avalanche dataset of parts that have `gather(rows) -> (x, y)`, in any concatenation and choice, and
         without transformations.
     :param batches: lists of indices.
-    :param pin: put batches in page-locked memory.
     :raises TypeError: `data` is not of that kind.
     """
 
-    def __init__(self, data: Any, batches: Sampler[list[int]] | Sequence[list[int]], pin: bool = False) -> None:
+    def __init__(self, data: Any, batches: Sampler[list[int]] | Sequence[list[int]]) -> None:
         if not isinstance(data, AvalancheDataset):
             raise TypeError(f"a {type(data).__name__} is no Avalanche dataset")
         self.batches = batches
-        self.pin = pin
         self.parts: list[Any] = []
         self.part_of = torch.empty(len(data), dtype=torch.long)
         self.row_of = torch.empty(len(data), dtype=torch.long)
@@ -99,8 +97,7 @@ class WholeBatches:
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         for batch in self.batches:
-            columns = self.take(torch.as_tensor(batch))
-            yield [column.pin_memory() for column in columns] if self.pin else columns
+            yield self.take(torch.as_tensor(batch))
 
     def take(self, batch: Tensor) -> list[Tensor]:
         """Inputs, labels and attributes of the examples at these indices."""
@@ -134,11 +131,11 @@ def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> W
     """The mini-batches [x, y, ..., task labels] of an Avalanche dataset at these lists of indices.
 
     :param workers: processes that make examples; above 0 they come from a `DataLoader` whatever the data.
-    :param pin: put batches in page-locked memory.
+    :param pin: let that one put its batches in page-locked memory.
     """
     try:
         if workers == 0:
-            return WholeBatches(data, batches, pin)
+            return WholeBatches(data, batches)
     except TypeError:
         pass  # made one by one
     # A generator of its own, since a loader draws a number that only its workers need.

@@ -16,6 +16,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import TaskLabels, single_task
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.runtime import sent
 from nlpcl.strategies._batches import loader_of
 from nlpcl.strategies.base import ContinualStrategy, logits_of, on_device
 
@@ -48,8 +49,8 @@ class Replayed:
 
     def on_device(self, strategy: Any) -> Replayed:
         """The same as the strategy's model takes them; the task labels stay on the host."""
-        logits = None if self.logits is None else self.logits.to(strategy.device, non_blocking=True)
-        y = self.y.to(strategy.device, non_blocking=True)
+        logits = None if self.logits is None else sent(self.logits, strategy.device)
+        y = sent(self.y, strategy.device)
         return Replayed(on_device(strategy, self.x), y, self.task_labels, logits)
 
 

@@ -39,6 +39,7 @@ from nlpcl.models.base import Backbone, ContinualModel
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
+from nlpcl.runtime import sent
 from nlpcl.strategies._features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._optimizers import new_optimizer
 from nlpcl.strategies._replay import ReplayStrategy
@@ -150,14 +151,14 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         slots = self.memory.indices(self.replay_batch_size)
         replayed = self.memory.at(slots).on_device(strategy)
         labels = replayed.task_labels
-        there = labels if isinstance(labels, int) else labels.to(strategy.device, non_blocking=True)
+        there = labels if isinstance(labels, int) else sent(labels, strategy.device)
         if self.kept_private is None:
             private, shared = encode(strategy, self.backbone, replayed.x, there).split(self.half, dim=1)
         else:
-            private = self.kept_private[slots].to(strategy.device, non_blocking=True)
+            private = sent(self.kept_private[slots], strategy.device)
             shared = encode(strategy, self.backbone.shared, replayed.x, there)
         logits = strategy.model.heads(torch.cat([private, shared], dim=1), labels)
-        tasks = self.memory.tasks[slots].to(strategy.device, non_blocking=True)
+        tasks = sent(self.memory.tasks[slots], strategy.device)
         return F.cross_entropy(logits, replayed.y), private, shared, tasks
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:

@@ -20,6 +20,7 @@ from nlpcl.errors import UsageError
 from nlpcl.failures import not_finite
 from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.sizes import model_bytes
+from nlpcl.runtime import sent
 from nlpcl.strategies._batches import LengthGroupedBatches, batch_rows, loader_of
 from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.strategies._selection import Selection
@@ -46,7 +47,7 @@ def on_device(strategy: Any, x: Tensor) -> Tensor:
     """Inputs from the host as the strategy's model takes them: trimmed where they are texts, and copied."""
     if isinstance(strategy.model, ContinualModel):
         x = strategy.model.backbone.trimmed(x)
-    return x.to(strategy.device, non_blocking=True)
+    return sent(x, strategy.device)
 
 
 @contextmanager
@@ -256,6 +257,7 @@ class ContinualStrategy(SupervisedTemplate):
             self._tasks = self._tasks if self._alike else single_task(self.mbatch[-1])
         if isinstance(self.model, ContinualModel):
             self.mbatch[0] = self.model.backbone.trimmed(self.mbatch[0])
+        self.mbatch = [sent(column, self.device) for column in self.mbatch]
         super()._unpack_minibatch()
         self._unpacked = self.mbatch[-1]
 

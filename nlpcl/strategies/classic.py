@@ -37,6 +37,7 @@ from torch.nn import functional as F
 from nlpcl import distributed
 from nlpcl.models.contrast import TaskAttentions, contrastive_loss
 from nlpcl.registry import register_strategy
+from nlpcl.runtime import sent
 from nlpcl.strategies._batches import numbered_batches
 from nlpcl.strategies._capsules import adapter_backbone
 from nlpcl.strategies._masks import MaskInference
@@ -122,7 +123,7 @@ class CLASSIC(MaskInference):
         if self.is_training and self.previous and not self.parity:
             *batch, previous = self.mbatch  # type: ignore[has-type]
             self.mbatch = batch  # ends with the task labels again, where everything else looks for them
-            self.mb_previous = distributed.own(previous).to(self.device, non_blocking=True)
+            self.mb_previous = sent(distributed.own(previous), self.device)
         super()._unpack_minibatch()
 
     def forward(self) -> Tensor:

@@ -45,6 +45,7 @@ from nlpcl.models.base import ContinualModel, TaskLabels, single_task
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import register_strategy
+from nlpcl.runtime import sent
 from nlpcl.strategies._features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._replay import ReplayStrategy, replay_logits
 from nlpcl.strategies.base import continual_model, mode, on_device
@@ -113,7 +114,7 @@ class FromEmbedded(nn.Module):
     def forward(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
         """As in `ContinualModel`, with task labels on the host."""
         task = single_task(task_labels)
-        there = task if isinstance(task, int) else task.to(embedded.device, non_blocking=True)
+        there = task if isinstance(task, int) else sent(task, embedded.device)
         features = self.model.backbone.features_of(embedded, mask, there)
         return self.model.heads(features, task), features
 
