@@ -39,8 +39,10 @@ from nlpcl.benchmarks.download import data_bytes
 from nlpcl.encoders import encoder_path
 from nlpcl.experiment import build_strategy
 from nlpcl.models import build_model
+from nlpcl.runtime import sent
 from nlpcl.spec import RunSpec
 from nlpcl.strategies._batches import batch_rows, loader_of
+from nlpcl.strategies.base import DTYPES
 
 DOMAIN = "XuSemEval14_laptop"
 TEST = 64
@@ -112,12 +114,14 @@ class Bench:
         clock = Clock(self.now)
         spec = RunSpec.parse(given).filled()
         strategy = build_strategy(spec, self.model(), self.device, plugins=[clock], eval_mb_size=128)
+        if self.arguments.gradient_checkpointing:
+            strategy.model.backbone.recompute_activations()
         if self.arguments.compile:
             strategy.model.backbone.compile_encoder()
         return strategy, clock
 
     def naive(self) -> tuple[Any, Clock]:
-        """Avalanche's own training loop, and its own loader."""
+        """Avalanche's own training loop and loader, in float32; on a GPU it pads to the longest text of all."""
         model, clock = self.model(), Clock(self.now)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
         size = self.arguments.batch
@@ -132,9 +136,15 @@ class Bench:
 
     def bare(self) -> Callable[[], list[float]]:
         """The least that trains the same model on the same batches with the same optimizer and schedule."""
-        model = self.model().to(self.device).train()
+        model, device = self.model().to(self.device).train(), self.device
+        if self.arguments.gradient_checkpointing:
+            model.backbone.recompute_activations()
+        if self.arguments.compile:
+            model.backbone.compile_encoder()
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6)
+        optimizer = torch.optim.AdamW(parameters, lr=1e-4, eps=1e-6, fused=True if device.type == "cuda" else None)
+        half = DTYPES[self.arguments.precision]
+        scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
         data = self.benchmark.train_stream[0].dataset
 
@@ -143,11 +153,15 @@ class Bench:
             loader = loader_of(data, batch_rows(data, self.arguments.batch, shuffle=True))
             times = [self.now()]
             for x, y, _ in loader:
+                x, y = sent(model.backbone.trimmed(x), device), sent(y, device)
                 optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(model(x.to(self.device), 0), y.to(self.device))
-                loss.backward()
+                with torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
+                    logits = model(x, 0)
+                scaler.scale(nn.functional.cross_entropy(logits, y)).backward()
+                scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(parameters, 1.0)
-                optimizer.step()
+                scaler.step(optimizer)
+                scaler.update()
                 schedule.step()
                 times.append(self.now())
             return [after - before for before, after in pairwise(times)]
@@ -254,8 +268,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="fp32", choices=tuple(DTYPES))
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with encoder_folder(arguments.encoder) as encoder:
