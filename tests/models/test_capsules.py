@@ -12,6 +12,7 @@ from nlpcl.models.capsules import (
     KERNELS,
     CapsuleAdapter,
     DynamicRouting,
+    MaxConvolution,
     TaskCapsules,
     TransferRouting,
     squash,
@@ -85,6 +86,29 @@ def test_transfer_routing_equals_the_equations(routing: TransferRouting, task: i
             expected = loop_routing(routing, p[row], task, length)
             torch.testing.assert_close(out[row, :length], expected, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(mixed[row, :length], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_largest_of_a_convolution_is_conv1d_and_max() -> None:
+    """Values, with and without gradients, and the gradients themselves, of texts of several lengths."""
+    torch.manual_seed(0)
+    module = MaxConvolution(9, 7).double()
+    u, lengths = torch.randn(6, 11, 9, dtype=torch.double, requires_grad=True), torch.tensor([11, 3, 1, 8, 10, 2])
+    mask, direction = torch.arange(11) < lengths[:, None], torch.randn(6, 21, dtype=torch.double)
+    wanted = torch.stack(
+        [
+            torch.cat([c(text[None, :n].mT).amax(2)[0] for c in module.convolutions])  # type: ignore[arg-type]
+            for text, n in zip(u, lengths.tolist(), strict=True)
+        ]
+    )
+    inputs = [u, *module.parameters()]
+    found = module(u, mask)
+    torch.testing.assert_close(found, wanted)
+    with torch.no_grad():
+        torch.testing.assert_close(module(u, mask), wanted)
+    for ours, theirs in zip(
+        *(torch.autograd.grad((v * direction).sum(), inputs) for v in (found, wanted)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_each_decision_occurs(routing: TransferRouting) -> None:
