@@ -12,7 +12,7 @@ from typing import Any
 from nlpcl import __version__
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard import figures
-from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, ranked, shown, spread, summary
+from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, ranked, settings_of, shown, spread, summary
 from nlpcl.leaderboard.files import Block, Run, as_text
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Row, by_protocol
@@ -58,7 +58,10 @@ def _contents(rows: Sequence[Row], published: Figures) -> Iterator[tuple[str, by
         shard_of |= {row.id: name for row in shard}
         yield name, _script(f"leaderboard.shards[{json.dumps(name)}]", _details(shard, peers, published))
     columns = [{"name": name, "title": title, "best": best} for name, title, best in COLUMNS]
-    table = [{**summary(row, published), "shard": shard_of[row.id]} for row in rows]
+    settings = settings_of(rows)
+    table = [
+        {**summary(row, settings[row.strategy, row.setting], published), "shard": shard_of[row.id]} for row in rows
+    ]
     yield "rows.js", _script("var leaderboard", {"columns": columns, "rows": table, "shards": {}})
     yield "index.html", _page(rows, table).encode(errors="replace")
 
@@ -115,16 +118,17 @@ def overview(rows: Sequence[Row]) -> dict[str, Any]:
     """
     columns = by_protocol([row for row in rows if row.scores[RANKED] is not None])
     most = sorted(columns, key=len, reverse=True)[:MOST_COLUMNS]
-    methods: dict[str, dict[int, dict[str, Any]]] = {}
+    settings = settings_of(rows)
+    methods: dict[tuple[str, str], tuple[str, dict[int, dict[str, Any]]]] = {}
     for number, members in enumerate(most):
         means = [score.mean for row in members if (score := row.scores[RANKED])]
         low, high = min(means), max(means)
         for row, mean in zip(members, means, strict=True):
             share = (mean - low) / (high - low) if high > low else 1.0
             cell = {"id": row.id, "text": spread(row.scores[RANKED]), "share": round(share, 3), "best": mean == high}
-            methods.setdefault(named(row), {})[number] = cell
+            methods.setdefault((row.strategy, row.setting), (named(row, settings), {}))[1][number] = cell
     heads = [protocol_words(members[0].protocol) for members in most]
-    lines = [(name, [cells.get(i) for i in range(len(most))]) for name, cells in methods.items()]
+    lines = [(name, [cells.get(i) for i in range(len(most))]) for name, cells in methods.values()]
     return {"heads": heads, "lines": lines, "protocols": len(columns)}
 
 

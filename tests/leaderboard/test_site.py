@@ -18,7 +18,7 @@ from nlpcl.cli import main
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard import figures
 from nlpcl.leaderboard.published import read_published
-from nlpcl.leaderboard.readme import BEGIN, END, update_readme
+from nlpcl.leaderboard.readme import BEGIN, END, tables, update_readme
 from nlpcl.leaderboard.rows import Row, gather, load
 from nlpcl.leaderboard.site import build, overview
 from nlpcl.leaderboard.submit import place_of
@@ -240,6 +240,19 @@ def test_at_a_glance_has_the_protocols_with_most_methods(tmp_path: Path) -> None
     column = [cells[name][0] for name in cells]
     assert sorted((cell["share"], cell["best"]) for cell in column)[0] == (0, False)
     assert [cell["text"] for cell in column if cell["best"]] == [cells["hat"][0]["text"]]
+
+
+def test_settings_that_differ_behind_the_cut_are_lines_of_their_own(tmp_path: Path) -> None:
+    for rate, score in ((0.01, 0.4), (0.02, 0.6), (0.03, 0.5)):
+        record = record_of("ewc", matrix=score, spec={"weight_decay": rate, "options": {"a": f"{'x' * 200}{rate}"}})
+        record.save(tmp_path / place_of(record))
+    rows = all_rows(tmp_path)
+    glance = overview(rows)
+    names, cells = zip(*glance["lines"], strict=True)
+    assert len(set(names)) == 3 and sorted(cell[0]["text"] for cell in cells) == ["40.0", "50.0", "60.0"]
+    lines = [line for line in tables(rows, {}).splitlines() if line.startswith("| ewc ")]
+    assert len({line.split(" | ")[0] for line in lines}) == 3
+    assert len({row["setting"] for row in site(tmp_path, tmp_path / "site")["rows"]}) == 3
 
 
 def test_the_readme_holds_the_tables_between_its_marks(tmp_path: Path) -> None:
