@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.leaderboard.files import ABSENT, Block, Run, differing, short, under
+from nlpcl.leaderboard.files import ABSENT, Block, Run, aligned, differing, short, under
 from nlpcl.leaderboard.statistics import (
     average_ranks,
     blocks_needed,
@@ -120,8 +120,9 @@ def compare(
     if not 0 < alpha < 1:
         raise UsageError(f"alpha must be between 0 and 1, not {alpha}.")
     higher = HIGHER_IS_BETTER[metric]
-    _check_allowed(allow, [run for runs in found.values() for run in runs])
-    methods = [method_of(label, runs, allow) for label, runs in found.items()]
+    every = [run for runs in found.values() for run in runs]
+    _check_allowed(allow, every)
+    methods = [method_of(label, aligned(runs, every), allow) for label, runs in found.items()]
     common = set.intersection(*(set(method.runs) for method in methods))
     _check_protocol(methods, common, allow)
     if not common:
@@ -157,7 +158,7 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
                 f"choose with --where {name}={short(other if one == ABSENT else one)}."
             )
         known = by_block.setdefault(run.block, run)
-        if (known.record.id, known.record.matrices) != (run.record.id, run.record.matrices):
+        if known.record.matrices != run.record.matrices:
             raise UsageError(f"{known.path} and {run.path} are of one order and seed but differ: keep one of them.")
     return Method(label, by_block, failed=len(runs) - len(done))
 
