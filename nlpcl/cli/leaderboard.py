@@ -27,13 +27,12 @@ def leaderboard_add(
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a record of the same spec.")] = False,
 ) -> None:
     """Check records and file them; docs/protocol.md says what is checked."""
-    from nlpcl.leaderboard.submit import add, checked
+    from nlpcl.leaderboard.submit import add_all, checked
 
-    for path in records:  # all or none
+    for path in records:
         if (checked(path).measured.git or {}).get("dirty"):
             print(f"note: {path} was made from a source tree with changes that no commit holds", file=sys.stderr)
-    for path in records:
-        target, new = add(path, results, replace=replace)
+    for target, new in add_all(records, results, replace=replace):
         print(f"filed: {target}" if new else f"already there: {target}")
 
 

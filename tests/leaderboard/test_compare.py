@@ -18,9 +18,10 @@ from nlpcl.errors import UsageError
 from nlpcl.leaderboard import report
 from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, Comparison, compare
 from nlpcl.leaderboard.files import Run, differing, flattened, read, select
+from nlpcl.leaderboard.rows import gather
 from nlpcl.metrics import derive
 from nlpcl.spec import RunSpec
-from tests.leaderboard.generate import flat, record_of, triangle
+from tests.leaderboard.generate import TASKS, flat, record_of, triangle
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = [(order, seed) for order in range(3) for seed in range(3)]
@@ -175,7 +176,8 @@ def test_what_does_not_count_is_told(tmp_path: Path) -> None:
         file(tmp_path, "ncl", order, 0, 0.5)
         if order != 3:
             file(tmp_path, "ewc", order, 0, 0.6)
-    file(tmp_path, "ewc", 3, 0, status="failed", error="out of memory")
+    failed = record_of("ewc", 3, 0, status="failed", error="out of memory")
+    failed.save(tmp_path / failed.id / "failed.json")
     found = compared(tmp_path, "ncl", "ewc")
     assert found.blocks == [(str(order), 0) for order in (0, 1, 2, 4, 5, 6)]
     assert found.notes == [
@@ -215,6 +217,22 @@ def test_nothing_in_common(tmp_path: Path) -> None:
     file(tmp_path, "hat", 1, spec={"train_size": 7})
     with pytest.raises(UsageError, match="train_size"):
         compared(tmp_path, "ncl", "hat")
+
+
+def test_an_order_by_its_number_and_by_its_names_is_one(tmp_path: Path) -> None:
+    """One run of each method, whoever asked for it how."""
+    file(tmp_path, "ncl", 0, 0, 0.5)
+    file(tmp_path, "ncl", list(TASKS), 0, 0.5)
+    file(tmp_path, "ewc", list(TASKS), 0, 0.6)
+    file(tmp_path, "hat", "seed:3", 0, 0.6, data=record_of(order=list(reversed(TASKS))).data)
+    file(tmp_path, "derpp", list(reversed(TASKS)), 0, 0.6)
+    assert compared(tmp_path, "ncl", "ewc").blocks == [("0", 0)]
+    assert len(compared(tmp_path, "hat", "derpp").blocks) == 1
+    (row,) = [row for row in gather(read(tmp_path)) if row.strategy == "ncl"]
+    assert list(row.runs) == [("0", 0)]
+    file(tmp_path, "ncl", ["phone", *TASKS], 0, 0.7)
+    with pytest.raises(UsageError, match="of one order and seed but differ"):
+        compared(tmp_path, "ncl", "ewc")
 
 
 def test_a_method_is_one_setting(tmp_path: Path) -> None:
@@ -257,9 +275,12 @@ def test_how_methods_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "runs" / "study.json").write_text("{}")
     pool = read(tmp_path / "runs")
     assert len(pool) == 3
-    found = select(["DER++@bert_adapter", "mine", str(one), "ncl", "derpp"], pool)
-    assert [len(runs) for runs in found.values()] == [1, 1, 1, 1, 2]
-    assert found["mine"][0].path.samefile(one)
+    found = select(["DER++@bert_adapter", "mine", "ncl", "derpp"], pool)
+    assert [len(runs) for runs in found.values()] == [1, 1, 1, 2]
+    assert found["mine"][0].path.samefile(one) and select([str(one), "ncl"], pool)[str(one)][0].path == one
+    for same in (["ncl", "NCL"], ["ncl", "ncl@bert_adapter"], ["mine", str(one)]):
+        with pytest.raises(UsageError, match="are the same records"):
+            select(same, pool)
     with pytest.raises(UsageError, match="Did you mean derpp"):
         select(["derp", "ncl"], pool)
     with pytest.raises(UsageError, match="no such file"):

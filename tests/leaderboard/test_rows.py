@@ -122,7 +122,7 @@ def test_two_records_of_one_run_that_differ_are_refused(tmp_path: Path) -> None:
 
 def test_failed_runs_are_counted_and_not_shown(tmp_path: Path) -> None:
     record_of("ncl").save(tmp_path / "a" / "record.json")
-    record_of("ewc", status="failed", error="out of memory").save(tmp_path / "b" / "record.json")
+    record_of("ewc", status="failed", error="out of memory").save(tmp_path / "b" / "failed.json")
     runs, failed = load(tmp_path)
     assert ([run.spec["strategy"] for run in runs], failed) == (["ncl"], 1)
 
