@@ -28,6 +28,7 @@ BLOCK = ("order", "seed")
 # A method brings its own optimization; every other field of the spec is protocol, and so is one added later.
 METHOD = ("strategy", "options", "learning_rate", "weight_decay", "schedule", "warmup", "clip_norm")
 DATA = ("encoder", "files", "tasks")
+LEAST_ALPHA = 1e-6  # far below, the studentized range has no quantile in double precision
 HIGHER_IS_BETTER = {
     "average_accuracy": True,
     "learning_accuracy": True,
@@ -112,13 +113,13 @@ def compare(
     :param found: the runs of each method by its label, as `files.select` gives them; two methods or more.
     :param metric: one of `HIGHER_IS_BETTER`.
     :param allow: fields in which the protocol may differ.
-    :param alpha: level of significance, in (0, 1).
+    :param alpha: level of significance, in [`LEAST_ALPHA`, 1).
     :raises UsageError: the protocols differ, a method is not one, the metric is missing, or no block is common.
     """
     if metric not in HIGHER_IS_BETTER:
         raise UsageError(f"there is no metric {metric!r}. {suggest(metric, HIGHER_IS_BETTER)}")
-    if not 0 < alpha < 1:
-        raise UsageError(f"alpha must be between 0 and 1, not {alpha}.")
+    if not LEAST_ALPHA <= alpha < 1:
+        raise UsageError(f"alpha must be at least {LEAST_ALPHA:g} and less than 1, not {alpha:g}.")
     higher = HIGHER_IS_BETTER[metric]
     every = [run for runs in found.values() for run in runs]
     _check_allowed(allow, every)

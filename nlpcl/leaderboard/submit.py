@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -259,6 +260,8 @@ def _check_order(spec: RunSpec, names: list[str]) -> None:
     benchmark = benchmarks.get(spec.benchmark)
     if isinstance(spec.order, int) and not 0 <= spec.order < benchmark.orders:
         raise UsageError(f"{benchmark.name} has orders 0 to {benchmark.orders - 1}, not {short(str(spec.order))}.")
+    if isinstance(spec.order, str) and not re.fullmatch(r"seed:\d+", spec.order) and names != [spec.order]:
+        raise UsageError(f"its spec asks for the order {short(spec.order)!r}, its data are {short(str(names))}.")
     published = [orders for key, orders in _published().items() if key.partition("_")[0] == benchmark.name]
     fitting = [orders for orders in published if set(names) <= set(orders[0])]
     if published and not fitting and benchmark.modality == "text":

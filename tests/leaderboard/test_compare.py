@@ -311,7 +311,8 @@ def test_different_backbones_on_purpose(tmp_path: Path) -> None:
     [
         ({"metric": "accuracy"}, "no metric"),
         ({"metric": "fwt_gem"}, "has no fwt_gem"),
-        ({"alpha": 1.5}, "between 0 and 1"),
+        ({"alpha": 1.5}, "less than 1, not 1.5"),
+        ({"alpha": 1e-300}, "at least 1e-06"),
     ],
 )
 def test_questions_without_an_answer(tmp_path: Path, more: dict[str, Any], told: str) -> None:
@@ -377,7 +378,15 @@ def test_the_command(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch)
         assert sign in capsys.readouterr().out
     assert main([*argv, "--where", "order=1"]) == 0
     assert "3 run(s) of each method are too few" in " ".join(capsys.readouterr().out.split())
-    for wrong in (["--where", "order"], ["--results", str(folder / "absent")], ["--metric", "x"], ["--format", "html"]):
+    assert main([*argv, "--json", "--alpha", "1e-6"]) == 0
+    assert "Infinity" not in capsys.readouterr().out
+    for wrong in (
+        ["--where", "order"],
+        ["x" * 5000],
+        ["--results", str(folder / "absent")],
+        ["--metric", "x"],
+        ["--format", "html"],
+    ):
         assert main([*argv, *wrong]) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
@@ -388,6 +397,8 @@ def test_the_diagram(folder: Path, tmp_path: Path, capsys: Any) -> None:
     for name, start in (("cd.png", b"\x89PNG"), ("new/cd.svg", b"<?xml")):
         assert main([*argv, str(tmp_path / name)]) == 0
         assert (tmp_path / name).read_bytes().startswith(start)
+    runs = select(["ncl", "ewc", "hat"], read(folder))
+    report.plot_ranks(compare({"ncl": runs["ncl"], "ewc": runs["ewc"], r"a $\x$": runs["hat"]}), tmp_path / "no.pdf")
     assert main([*argv, str(tmp_path / "cd.txt")]) == 2
     (tmp_path / "file").write_text("x")
     assert main([*argv, str(tmp_path / "file" / "cd.png")]) == 2

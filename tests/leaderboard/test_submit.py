@@ -146,6 +146,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("asks for the order", {"order": ["camera", "laptop", "restaurant"], "data": record_of().data}),
     ("order cannot be '0': .*without quotes", {"order": "0"}),
     ("order cannot be", {"order": " -1"}),
+    ("asks for the order '../x'", {"order": "../x"}),
     ("demo has orders 0 to 4, not 77", {"order": 77}),
     ("demo has orders 0 to 4, not -5", {"order": -5}),
     ("asc has no tasks", {"spec": {"benchmark": "asc"}}),
