@@ -111,7 +111,7 @@ class Record(BaseModel):
 
     :ivar status: `ok`, or `failed` with the reason in `error`; only `ok` counts as done.
     :ivar spec: the complete spec, as it was hashed into the record's id.
-    :ivar data: hashes of the files, sizes of the tasks, the encoder's weights.
+    :ivar data: hashes of the files, sizes of the tasks, the encoder's weights, tokenizer and commit.
     :ivar sizes: numbers of parameters, shares of units, and after each task the bytes to keep, by kind.
     :ivar versions: of Python and of the packages that can change a result.
     :ivar measured: seconds, rates, memory, host, git.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.leaderboard.files import ABSENT, Block, Run, aligned, differing, short, under
+from nlpcl.leaderboard.files import ABSENT, Block, Run, aligned, differing, flattened, short, under
 from nlpcl.leaderboard.statistics import (
     average_ranks,
     blocks_needed,
@@ -28,6 +28,8 @@ BLOCK = ("order", "seed")
 # A method brings its own optimization; every other field of the spec is protocol, and so is one added later.
 METHOD = ("strategy", "options", "learning_rate", "weight_decay", "schedule", "warmup", "clip_norm")
 DATA = ("encoder", "files", "tasks")
+# Older records do not tell these, so one without them differs from none in them.
+UNTOLD = ("data.encoder.revision", "data.encoder.tokenizer")
 LEAST_ALPHA = 1e-6  # far below, the studentized range has no quantile in double precision
 HIGHER_IS_BETTER = {
     "average_accuracy": True,
@@ -167,7 +169,19 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
 def facts(run: Run) -> dict[str, Any]:
     """All that a protocol fixes: the spec without the method, and the data that were really read."""
     spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *BLOCK))}
-    return {**spec, **{f"data.{name}": run.record.data.get(name) for name in DATA}}
+    data = {f"data.{name}": run.record.data.get(name) for name in DATA}
+    encoder = data["data.encoder"]
+    if isinstance(encoder, dict):
+        told = {name: value for name, value in encoder.items() if f"data.encoder.{name}" in UNTOLD}
+        data["data.encoder"] = {name: value for name, value in encoder.items() if name not in told}
+        data |= flattened(told, "data.encoder")
+    return {**spec, **data}
+
+
+def apart(a: Run, b: Run, ignore: Iterable[str]) -> list[tuple[str, str, str]]:
+    """In what two runs' protocols differ: name, and both values as text."""
+    different = differing(facts(a), facts(b), ignore)
+    return [field for field in different if not (ABSENT in field[1:] and under(field[0], UNTOLD))]
 
 
 def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequence[str]) -> None:
@@ -180,7 +194,7 @@ def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequen
             pairs = [(next(iter(first.runs.values())), next(iter(method.runs.values())))]
             ignored = (*allow, "data.files", "data.tasks")
         for mine, other in pairs:
-            different = differing(facts(mine), facts(other), ignored)
+            different = apart(mine, other, ignored)
             if different:
                 told = "; ".join(f"{name}: {short(one)} and {short(two)}" for name, one, two in different)
                 flags = " ".join(f"--allow {name}" for name, *_ in different)

@@ -154,6 +154,26 @@ def test_other_data_are_another_protocol(tmp_path: Path, name: str, value: Any) 
     assert compared(tmp_path, "ncl", "ewc", allow=[f"data.{name}"]).blocks == [("0", 0)]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "other"),
+    [("revision", "aa", "bb"), ("tokenizer", {"vocab.txt": "aa"}, {"vocab.txt": "bb", "tokenizer.json": "cc"})],
+)
+def test_what_of_the_encoder_both_tell_must_agree(tmp_path: Path, field: str, value: Any, other: Any) -> None:
+    def data(told: Any) -> dict[str, Any]:
+        facts = record_of().data
+        return {**facts, "encoder": {**facts["encoder"], **({field: told} if told else {})}}
+
+    for strategy, told in (("ncl", value), ("ewc", value), ("hat", other), ("ctr", None)):
+        file(tmp_path, strategy, data=data(told))
+    assert compared(tmp_path, "ncl", "ewc").blocks == compared(tmp_path, "hat", "ctr").blocks == [("0", 0)]
+    with pytest.raises(UsageError, match=rf"differ in data\.encoder\.{field}\S*: aa and bb\..*--allow data\.encoder\."):
+        compared(tmp_path, "ncl", "hat")
+    assert compared(tmp_path, "ncl", "hat", allow=["data.encoder"]).blocks == [("0", 0)]
+    rows = {row.strategy: row.protocol for row in gather(read(tmp_path))}
+    assert rows["ncl"] is rows["ewc"] is rows["ctr"] is not rows["hat"]
+    assert rows["hat"].budget.endswith("other data 1")
+
+
 def test_a_methods_own_settings_may_differ(tmp_path: Path) -> None:
     own = {"learning_rate": 0.1, "weight_decay": 0.5, "schedule": "constant", "warmup": 0.0, "clip_norm": None}
     file(tmp_path, "ncl")
