@@ -50,6 +50,11 @@ def signed(fraction: float) -> str:
     return f"{100 * fraction:+.1f}".replace("-", "−")
 
 
+def duration(seconds: float) -> str:
+    """Seconds with three digits, of more than a hundred all."""
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
+
+
 def marked(found: Beside) -> str:
     """A dagger where the published figure is of another protocol."""
     return "†" if found.unlike else ""
@@ -105,7 +110,7 @@ def summary(row: Row, setting: str, published: Figures) -> dict[str, Any]:
         cells[name] = _figure(name, score.mean if score else None, spread(score))
     rank, seconds = row.rank, row.seconds.mean if row.seconds else None
     cells["rank"] = _figure("rank", rank.value if rank else None, f"{rank.value:.2f}" if rank else "", ranked(row))
-    cells["seconds"] = _figure("seconds", seconds, f"{seconds:.3g}" if seconds else "")
+    cells["seconds"] = _figure("seconds", seconds, duration(seconds) if seconds else "")
     return {**cells, **_published(found)}
 
 

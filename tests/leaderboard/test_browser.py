@@ -52,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built(folder: Path) -> Path:
-    build(gather(load(folder / "results")[0]), read_published(PUBLISHED), folder / "site")
+    build(gather(load(folder / "results")[0]), read_published(PUBLISHED), folder / "site", folder / "results")
     return folder / "site" / "index.html"
 
 
@@ -148,6 +148,7 @@ def test_a_row_opens_its_runs(page: Any, site: Path) -> None:
         assert page.locator(f"#{name} svg.main-svg").first.is_visible(), name
     assert page.locator("#matrix .heatmaplayer image, #matrix .heatmaplayer .hm").count() > 0
     assert page.locator("#forgotten .bars .point").count() == 4
+    assert "a processor, 2 cores" in page.locator("#machines").inner_text()
     assert page.locator("#cost .points .point, #cost .points path").count() == len(METHODS)
     assert page.locator("#environment").inner_text().count("a processor, 2 cores") == 1
     assert "learning_rate" in page.locator("#settings").inner_text()
