@@ -91,13 +91,6 @@ class RunSpec(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     spec_version: Count | None = None
 
-    @field_validator("order")
-    @classmethod
-    def _number(cls, order: int | str | list[str]) -> int | str | list[str]:
-        if isinstance(order, str) and order.strip().lstrip("+-").isdigit():
-            raise ValueError("a number stands without quotes, so that one run has one id")
-        return order
-
     @field_validator("options", "backbone_options", "benchmark_options")
     @classmethod
     def _finite(cls, options: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -65,10 +65,13 @@ def add_all(paths: Sequence[Path], results: Path, *, replace: bool = False) -> l
         if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(results)):
             raise UsageError(f"{target} lies outside {results}, where a link leads: remove the link.")
         if target in places:
-            _check_same(places[target].record, run.record, path, f"{places[target].path} is of the same spec: keep one")
+            told = f"{path} and {places[target].path} are of one spec, with different content"
+            _check_same(places[target].record, run.record, told, "Keep one of them")
         there = target.exists() and not replace
         if there:
-            _check_same(Record.load(target), run.record, target, "Overwrite it with --replace")
+            _check_same(
+                Record.load(target), run.record, f"{target} is there with other content", "Overwrite it with --replace"
+            )
         found.append((target, not there and target not in places))
         places[target] = run
     around = {near for target in places for near in target.parent.glob("*.json")} - set(places)
@@ -81,12 +84,12 @@ def add_all(paths: Sequence[Path], results: Path, *, replace: bool = False) -> l
     return found
 
 
-def _check_same(known: Record, record: Record, place: Path, advice: str) -> None:
+def _check_same(known: Record, record: Record, told: str, advice: str) -> None:
     different = differing(flattened(known.model_dump(mode="json")), flattened(record.model_dump(mode="json")))
     if different:
         name, there, here = different[0]
         raise UsageError(
-            f"{place} is there with other content: {name} is {short(there)} and would be {short(here)}"
+            f"{told}: {name} is {short(there)} and would be {short(here)}"
             f"{f' ({len(different)} fields differ)' if len(different) > 1 else ''}. {advice}."
         )
 
@@ -245,8 +248,6 @@ def _check_tasks(spec: RunSpec, record: Record) -> None:
     if set(wanted) != set(names) or (isinstance(spec.tasks, int) and spec.tasks != len(names)):
         raise UsageError(f"its spec asks for tasks {short(str(spec.tasks))}, its data are of {short(str(names))}.")
     _check_order(spec, names)
-    if isinstance(spec.order, list) and [name for name in spec.order if name in names] != names:
-        raise UsageError(f"its spec asks for the order {short(str(spec.order))}, its data are {short(str(names))}.")
     for task in tasks:
         spec.epochs_for(task.name)
         if spec.train_size is not None and task.train > spec.train_size:
@@ -256,20 +257,27 @@ def _check_tasks(spec: RunSpec, record: Record) -> None:
 
 
 def _check_order(spec: RunSpec, names: list[str]) -> None:
-    """The tasks are in the published order of that number, and those of text are the benchmark's own."""
+    """The tasks come as the order says: by its names, or by its number in the orders that were published."""
     benchmark = benchmarks.get(spec.benchmark)
     if isinstance(spec.order, int) and not 0 <= spec.order < benchmark.orders:
         raise UsageError(f"{benchmark.name} has orders 0 to {benchmark.orders - 1}, not {short(str(spec.order))}.")
-    if isinstance(spec.order, str) and not re.fullmatch(r"seed:\d+", spec.order) and names != [spec.order]:
-        raise UsageError(f"its spec asks for the order {short(spec.order)!r}, its data are {short(str(names))}.")
     published = [orders for key, orders in _published().items() if key.partition("_")[0] == benchmark.name]
     fitting = [orders for orders in published if set(names) <= set(orders[0])]
     if published and not fitting and benchmark.modality == "text":
         raise UsageError(f"{benchmark.name} has no tasks {short(str(names))}.")
-    if fitting and isinstance(spec.order, int):
-        told = [[name for name in orders[spec.order] if name in names] for orders in fitting]
-        if names not in told:
-            raise UsageError(f"tasks of order {spec.order} come as {short(str(told[0]))}, not {short(str(names))}.")
+    if isinstance(spec.order, int):
+        wanted = [_chosen(orders[spec.order], spec.tasks) for orders in fitting]
+    elif isinstance(spec.order, str) and re.fullmatch(r"seed:\d+", spec.order):
+        wanted = []
+    else:
+        wanted = [_chosen([spec.order] if isinstance(spec.order, str) else spec.order, spec.tasks)]
+    if wanted and names not in wanted:
+        asked = f"{short(as_text(spec.order))}, with tasks {short(str(wanted[0]))}"
+        raise UsageError(f"its spec asks for the order {asked}; its data are of {short(str(names))}.")
+
+
+def _chosen(order: list[str], tasks: int | list[str] | None) -> list[str]:
+    return order[:tasks] if not isinstance(tasks, list) else [name for name in order if name in tasks]
 
 
 @cache
