@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.options import MISSING, Option, check_options, options_of
+from nlpcl.options import Option, check_options, options_of
 from nlpcl.presets import Preset, preset_for
 from nlpcl.registry import (
     BackboneEntry,
@@ -23,7 +23,6 @@ from nlpcl.registry import (
 )
 
 SPEC_VERSION = 1
-SHOWN = 100  # characters of a value in a sentence
 Count = Annotated[int, Field(ge=1)]
 # What a complete spec cannot leave open. A field added later has a default instead.
 NEEDED = (
@@ -166,9 +165,10 @@ class RunSpec(BaseModel):
         again = RunSpec.parse(self.model_dump(exclude={"spec_version"})).filled()
         mine, other = _parts(self.model_dump(mode="json")), _parts(again.model_dump(mode="json"))
         for name in {**mine, **other}:
-            here, there = (str(parts.get(name, "absent"))[:SHOWN] for parts in (mine, other))
-            if mine.get(name, MISSING) != other.get(name, MISSING):
-                raise UsageError(f"its spec cannot be repeated here: {name} is {here} and would be {there}.")
+            here, there = (parts.get(name, "(absent)") for parts in (mine, other))
+            if here != there:
+                told = f"{name} is {str(here)[:100]} and would be {str(there)[:100]}"
+                raise UsageError(f"its spec cannot be repeated here: {told}.")
 
     def _model(self, benchmark: BenchmarkEntry, backbone: BackboneEntry) -> str | None:
         if backbone.words:

@@ -18,10 +18,9 @@ from nlpcl.errors import UsageError
 from nlpcl.leaderboard import report
 from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, Comparison, compare
 from nlpcl.leaderboard.files import Run, differing, flattened, read, select
-from nlpcl.leaderboard.rows import gather
 from nlpcl.metrics import derive
 from nlpcl.spec import RunSpec
-from tests.leaderboard.generate import TASKS, flat, record_of, triangle
+from tests.leaderboard.generate import flat, record_of, triangle
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = [(order, seed) for order in range(3) for seed in range(3)]
@@ -154,26 +153,6 @@ def test_other_data_are_another_protocol(tmp_path: Path, name: str, value: Any) 
     assert compared(tmp_path, "ncl", "ewc", allow=[f"data.{name}"]).blocks == [("0", 0)]
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "other"),
-    [("revision", "aa", "bb"), ("tokenizer", {"vocab.txt": "aa"}, {"vocab.txt": "bb", "tokenizer.json": "cc"})],
-)
-def test_what_of_the_encoder_both_tell_must_agree(tmp_path: Path, field: str, value: Any, other: Any) -> None:
-    def data(told: Any) -> dict[str, Any]:
-        facts = record_of().data
-        return {**facts, "encoder": {**facts["encoder"], **({field: told} if told else {})}}
-
-    for strategy, told in (("ncl", value), ("ewc", value), ("hat", other), ("ctr", None)):
-        file(tmp_path, strategy, data=data(told))
-    assert compared(tmp_path, "ncl", "ewc").blocks == compared(tmp_path, "hat", "ctr").blocks == [("0", 0)]
-    with pytest.raises(UsageError, match=rf"differ in data\.encoder\.{field}\S*: aa and bb\..*--allow data\.encoder\."):
-        compared(tmp_path, "ncl", "hat")
-    assert compared(tmp_path, "ncl", "hat", allow=["data.encoder"]).blocks == [("0", 0)]
-    rows = {row.strategy: row.protocol for row in gather(read(tmp_path))}
-    assert rows["ncl"] is rows["ewc"] is rows["ctr"] is not rows["hat"]
-    assert rows["hat"].budget.endswith("other data 1")
-
-
 def test_a_methods_own_settings_may_differ(tmp_path: Path) -> None:
     own = {"learning_rate": 0.1, "weight_decay": 0.5, "schedule": "constant", "warmup": 0.0, "clip_norm": None}
     file(tmp_path, "ncl")
@@ -239,22 +218,6 @@ def test_nothing_in_common(tmp_path: Path) -> None:
         compared(tmp_path, "ncl", "hat")
 
 
-def test_an_order_by_its_number_and_by_its_names_is_one(tmp_path: Path) -> None:
-    """One run of each method, whoever asked for it how."""
-    file(tmp_path, "ncl", 0, 0, 0.5)
-    file(tmp_path, "ncl", list(TASKS), 0, 0.5)
-    file(tmp_path, "ewc", list(TASKS), 0, 0.6)
-    file(tmp_path, "hat", "seed:3", 0, 0.6, data=record_of(order=list(reversed(TASKS))).data)
-    file(tmp_path, "derpp", list(reversed(TASKS)), 0, 0.6)
-    assert compared(tmp_path, "ncl", "ewc").blocks == [("0", 0)]
-    assert len(compared(tmp_path, "hat", "derpp").blocks) == 1
-    (row,) = [row for row in gather(read(tmp_path)) if row.strategy == "ncl"]
-    assert list(row.runs) == [("0", 0)]
-    file(tmp_path, "ncl", [*TASKS, "hotel"], 0, 0.7)
-    with pytest.raises(UsageError, match="of one order and seed but differ"):
-        compared(tmp_path, "ncl", "ewc")
-
-
 def test_a_method_is_one_setting(tmp_path: Path) -> None:
     file(tmp_path, "ncl")
     file(tmp_path, "ewc")
@@ -274,16 +237,6 @@ def test_a_method_is_one_setting(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no record of ncl"):
         compared(tmp_path, "ncl", "ewc", where={name: "none such"})
     assert value != "none such"
-
-
-def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path: Path) -> None:
-    file(tmp_path, "ncl")
-    file(tmp_path, "ewc")
-    record_of("ewc").save(tmp_path / "again" / "record.json")
-    assert compared(tmp_path, "ncl", "ewc").blocks == [("0", 0)]
-    record_of("ewc", matrix=0.6).save(tmp_path / "other" / "record.json")
-    with pytest.raises(UsageError, match="of one order and seed but differ"):
-        compared(tmp_path, "ncl", "ewc")
 
 
 def test_how_methods_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
