@@ -146,7 +146,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("asks for the order", {"order": ["camera", "laptop", "restaurant"], "data": record_of().data}),
     ("asks for the order", {"order": ["hotel", *TASKS], "data": record_of().data}),
     ("order", {"order": "0"}),
-    ("order", {"order": " -1"}),
     ("asks for the order|unknown task", {"order": "../x"}),
     ("orders? .*0 to 4.*, not 77", {"order": 77}),
     ("orders? .*0 to 4.*, not -5", {"order": -5}),
