@@ -8,11 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from nlpcl.errors import UsageError
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-WEIGHTS = ("*.safetensors", "*.bin")
+WEIGHTS = ("*.safetensors", "*.bin")  # files of the first kind there is are loaded
+TOKENIZER = ("tokenizer*.json", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
 
 
 def sha256(path: Path) -> str:
@@ -47,14 +50,31 @@ def encoder_path(name: str) -> str:
     return str(_minilm_folder()) if name.lower() == MINILM else name
 
 
-def encoder_fingerprint(name: str) -> dict[str, str]:
-    """Name and, where the weights are in a folder of this machine, their SHA-256 by file name."""
+def encoder_fingerprint(name: str) -> dict[str, Any]:
+    """Name, of the model hub's the commit as `revision`, and SHA-256 by file name: of the weights and, as `tokenizer`,
+    of the tokenizer's files.
+    """
     folder = Path(encoder_path(name))
+    found: dict[str, Any] = {"name": name if name.lower() == MINILM else folder.name}
     if not folder.is_dir():
-        return {"name": name}
-    files = sorted(file for pattern in WEIGHTS for file in folder.glob(pattern))
-    short = name if name.lower() == MINILM else folder.name
-    return {"name": short, **{file.name: sha256(file) for file in files}}
+        config = try_to_load_from_cache(name, "config.json")
+        if not isinstance(config, str):
+            return {"name": name}
+        folder = Path(config).parent  # .../snapshots/<commit>
+        found = {"name": name, "revision": folder.name}
+    weights = next((kind for pattern in WEIGHTS if (kind := _hashes(folder, pattern))), {})
+    return {**found, **weights, "tokenizer": _hashes(folder, *TOKENIZER)}
+
+
+def _hashes(folder: Path, *patterns: str) -> dict[str, str]:
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    return {file.name: _known_sha256(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+
+
+@functools.cache
+def _known_sha256(path: Path, size: int, changed: int) -> str:
+    """Of a file of that size and time of change: runs one after another in a process read an encoder's once."""
+    return sha256(path)
 
 
 def encoder_facts(model: str | None, vectors: Any) -> dict[str, Any] | None:

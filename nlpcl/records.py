@@ -23,6 +23,7 @@ DIGITS = 6
 MOST_TASKS = 1000
 MOST_BYTES = 32 * 2**20
 Positive = Annotated[float, Field(ge=0)]
+Span = Annotated[float, Field(ge=0, le=1e9)]  # seconds: their sum is finite, too
 
 
 class Matrices(BaseModel):
@@ -69,10 +70,10 @@ class Seconds(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    total: Positive | None = None
-    setup: Positive | None = None
-    train: list[Positive] = []
-    evaluate: list[Positive] = []
+    total: Span | None = None
+    setup: Span | None = None
+    train: Annotated[list[Span], Field(max_length=MOST_TASKS)] = []
+    evaluate: Annotated[list[Span], Field(max_length=MOST_TASKS + 1)] = []
 
 
 class Measured(BaseModel):
@@ -110,7 +111,7 @@ class Record(BaseModel):
 
     :ivar status: `ok`, or `failed` with the reason in `error`; only `ok` counts as done.
     :ivar spec: the complete spec, as it was hashed into the record's id.
-    :ivar data: hashes of the files, sizes of the tasks, the encoder's weights.
+    :ivar data: hashes of the files, sizes of the tasks, the encoder's weights, tokenizer and commit.
     :ivar sizes: numbers of parameters, shares of units, and after each task the bytes to keep, by kind.
     :ivar versions: of Python and of the packages that can change a result.
     :ivar measured: seconds, rates, memory, host, git.
@@ -128,6 +129,15 @@ class Record(BaseModel):
     versions: dict[str, str]
     matrices: Matrices
     measured: Measured
+
+    @field_validator("spec", "data", "sizes")
+    @classmethod
+    def _json(cls, content: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(content, allow_nan=False, default=str)
+        except ValueError as error:
+            raise ValueError("a number in it is not finite, or too long") from error
+        return content
 
     @model_validator(mode="after")
     def _failed_with_a_reason(self) -> Record:
@@ -155,16 +165,19 @@ class Record(BaseModel):
         m = self.matrices
         return derive(m.accuracy, m.macro_f1, m.initial)
 
+    def content(self) -> bytes:
+        """What a record's file holds; of one record always the same."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode()
+
     def save(self, path: str | Path) -> None:
         """Write to a temporary name in the same folder, then rename; on failure nothing is left.
 
         :raises UsageError: the file cannot be written.
         """
         path = Path(path)
-        content = self.model_dump(mode="json")
-        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            write_atomically(path, text.encode())
+            write_atomically(path, self.content())
         except OSError as error:
             raise UsageError(f"could not write {path} ({error.strerror or error}); choose another --out.") from error
 

@@ -88,7 +88,7 @@ class RunSpec(BaseModel):
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None
     eval: Literal["seen", "full", "final"] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    spec_version: int | None = None
+    spec_version: Count | None = None
 
     @field_validator("options", "backbone_options", "benchmark_options")
     @classmethod
@@ -157,6 +157,19 @@ class RunSpec(BaseModel):
         values = {n: v for n, v in values.items() if n not in later or v != RunSpec.model_fields[n].default}
         return RunSpec.parse({**values, "spec_version": SPEC_VERSION})
 
+    def check(self) -> None:
+        """Refuse a complete spec that was not made by `filled`, or not with what is installed here.
+
+        :raises UsageError: filled once more it would be another, or could not be.
+        """
+        again = RunSpec.parse(self.model_dump(exclude={"spec_version"})).filled()
+        mine, other = _parts(self.model_dump(mode="json")), _parts(again.model_dump(mode="json"))
+        for name in {**mine, **other}:
+            here, there = (parts.get(name, "(absent)") for parts in (mine, other))
+            if here != there:
+                told = f"{name} is {str(here)[:100]} and would be {str(there)[:100]}"
+                raise UsageError(f"its spec cannot be repeated here: {told}.")
+
     def _model(self, benchmark: BenchmarkEntry, backbone: BackboneEntry) -> str | None:
         if backbone.words:
             if (self.model or "").lower() == "minilm":
@@ -196,6 +209,14 @@ def training_settings() -> dict[str, Option]:
     """The settings of training, as options that a text can set."""
     hints = get_type_hints(RunSpec)
     return {name: Option(name, hints[name], RunSpec.model_fields[name].default, "") for name in SETTINGS}
+
+
+def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a spec, of its options each by itself."""
+    parts: dict[str, Any] = {}
+    for name, value in content.items():
+        parts |= {f"{name}.{key}": own for key, own in value.items()} if isinstance(value, dict) else {name: value}
+    return parts
 
 
 def spec_id(stored: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from nlpcl import checkpoint, experiment, runtime
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
+from nlpcl.leaderboard.files import read
 from nlpcl.records import Record
 from nlpcl.spec import RunSpec
 from nlpcl.state import Capture, Streams
@@ -201,6 +202,7 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
         run(spec, three_tasks["til"], tmp_path)
     failed = Record.load(place / "failed.json")
     assert failed.status == "failed" and failed.error is not None and "step 5" in failed.error
+    assert [found.record.error for found in read(tmp_path)] == [failed.error], "a comparison tells of it"
     folder = checkpoint.Folder(place / "checkpoints", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "11"

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from nlpcl.errors import UsageError
 from nlpcl.records import Record, check_out, collect
 from nlpcl.spec import RunSpec
+from nlpcl.sweep import finished
 
 
 def make(**changes: Any) -> Record:
@@ -99,11 +100,33 @@ def test_a_failed_run_says_why() -> None:
 
 @pytest.mark.parametrize(
     "measured",
-    [{"peak_memory_mb": -1}, {"seconds": {"train": [float("inf")]}}, {"processes": 0}, {"user": "someone"}],
+    [
+        {"peak_memory_mb": -1},
+        {"seconds": {"train": [float("inf")]}},
+        {"seconds": {"train": [1e308] * 3}},
+        {"seconds": {"evaluate": [1.0] * 1002}},
+        {"processes": 0},
+        {"user": "someone"},
+    ],
 )
 def test_what_cannot_have_been_measured_is_refused(measured: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         make(measured=measured)
+
+
+@pytest.mark.parametrize("part", ["spec", "data", "sizes"])
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "9" * 5000])
+def test_numbers_that_no_record_can_hold_are_damage(tmp_path: Path, part: str, number: str) -> None:
+    """To what reads many, as a sweep does, such a file is no record."""
+    path = tmp_path / make().id / "record.json"
+    make(**{part: {"a": "number"}}).save(path)
+    path.write_text(path.read_text().replace('"number"', number, 1))
+    with pytest.raises(UsageError, match="is not a record") as caught:
+        Record.load(path)
+    assert len(str(caught.value)) < 300
+    assert finished(path) is None
+    with pytest.raises(UsageError, match="is not a record"):
+        collect(tmp_path)
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

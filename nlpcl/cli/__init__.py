@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -25,6 +26,12 @@ def main(argv: list[str] | None = None) -> int:
         code = outcome if isinstance(outcome, int) else 0
     except UsageError as error:
         message = str(error) if error.of_one_process or local_rank() == 0 else ""  # each machine has a terminal
+    except OSError as error:  # whatever looks first whether there is such a file
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        message = (
+            f"a name of {len(str(error.filename))} characters is too long for a file: {str(error.filename)[:60]}..."
+        )
     except ParserError as error:  # without a message where the help was shown instead
         message = error.format_message() if local_rank() == 0 else ""
     except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer make the code of it themselves

@@ -12,7 +12,6 @@ from nlpcl.cli.app import NAMES, app
 from nlpcl.errors import UsageError, printable
 
 RESULTS = Path("leaderboard/results")
-PUBLISHED = Path("leaderboard/published.csv")
 SITE = Path("build/leaderboard")
 leaderboard = typer.Typer(
     help="File records for the leaderboard and build its page.", no_args_is_help=True, context_settings=NAMES
@@ -27,13 +26,12 @@ def leaderboard_add(
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a record of the same spec.")] = False,
 ) -> None:
     """Check records and file them; docs/protocol.md says what is checked."""
-    from nlpcl.leaderboard.submit import add, checked
+    from nlpcl.leaderboard.submit import add_all, checked
 
-    for path in records:  # all or none
+    for path in records:
         if (checked(path).measured.git or {}).get("dirty"):
             print(f"note: {path} was made from a source tree with changes that no commit holds", file=sys.stderr)
-    for path in records:
-        target, new = add(path, results, replace=replace)
+    for target, new in add_all(records, results, replace=replace):
         print(f"filed: {target}" if new else f"already there: {target}")
 
 
@@ -54,18 +52,20 @@ def leaderboard_check(folder: Annotated[Path, typer.Argument(help="The folder of
 def leaderboard_build(
     out: Annotated[Path, typer.Option("--out", help="Folder of the site; open its index.html.")] = SITE,
     results: Annotated[Path, typer.Option("--results", help="The folder of results.")] = RESULTS,
-    published: Annotated[Path, typer.Option("--published", help="Published figures, CSV.")] = PUBLISHED,
+    published: Annotated[
+        Path | None, typer.Option("--published", help="Published figures, CSV. Default: the package's own.")
+    ] = None,
     readme: Annotated[Path | None, typer.Option("--readme", help="Also update the tables in this file.")] = None,
 ) -> None:
     """Build the page from the folder of results; it needs neither server nor network."""
-    from nlpcl.leaderboard.published import read_published
+    from nlpcl.leaderboard.published import OURS, read_published
     from nlpcl.leaderboard.readme import update_readme
     from nlpcl.leaderboard.rows import gather, load
     from nlpcl.leaderboard.site import build
 
     runs, failed = load(results)
-    rows, figures = gather(runs), read_published(published)
-    build(rows, figures, out)
+    rows, figures = gather(runs), read_published(published or OURS)
+    build(rows, figures, out, results)
     print(f"{out / 'index.html'}: {len(rows)} result(s) of {len(runs)} run(s)")
     if failed:
         print(f"note: {failed} failed run(s) not shown", file=sys.stderr)

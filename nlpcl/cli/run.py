@@ -95,7 +95,12 @@ def _spec_of(source: Path, asked: Request) -> RunSpec:
         raise UsageError(f"--from repeats a run exactly, so it does not go with {', '.join(changed)}.")
     from nlpcl.records import Record
 
-    return Record.load(source).run_spec()
+    spec = Record.load(source).run_spec()
+    try:
+        spec.check()
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
+    return spec
 
 
 def _show_spec(spec: RunSpec, path: Path, as_json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlpcl.errors import printable
@@ -48,14 +50,31 @@ def signed(fraction: float) -> str:
     return f"{100 * fraction:+.1f}".replace("-", "−")
 
 
+def duration(seconds: float) -> str:
+    """Seconds with three digits, of more than a hundred all."""
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
+
+
 def marked(found: Beside) -> str:
     """A dagger where the published figure is of another protocol."""
     return "†" if found.unlike else ""
 
 
-def named(row: Row) -> str:
-    """The method, and its setting where there are several."""
-    return shown(" ".join(filter(None, (row.strategy, row.setting))))
+def settings_of(rows: Sequence[Row]) -> Mapping[tuple[str, str], str]:
+    """By strategy and setting what is shown of the setting; those that read alike, as they were cut, are numbered."""
+    found: dict[tuple[str, str], str] = {}
+    alike: Counter[tuple[str, str]] = Counter()
+    for strategy, setting in dict.fromkeys((row.strategy, row.setting) for row in rows):
+        words = (shown(strategy), shown(setting))
+        alike[words] += 1
+        number = f" ({alike[words]})" if alike[words] > 1 else ""
+        found[strategy, setting] = f"{words[1]}{number}".strip()
+    return found
+
+
+def named(row: Row, settings: Mapping[tuple[str, str], str]) -> str:
+    """The method, and its setting, as `settings_of` gives it, where there are several."""
+    return " ".join(filter(None, (shown(row.strategy), settings[row.strategy, row.setting])))
 
 
 def ranked(row: Row) -> str:
@@ -71,14 +90,14 @@ def protocol_words(protocol: Protocol) -> dict[str, str]:
     return {"benchmark": shown(protocol["benchmark"]), "rest": rest, "budget": shown(protocol.budget)}
 
 
-def summary(row: Row, published: Figures) -> dict[str, Any]:
-    """A row of the page's table: texts, and figures as a text, a number to sort by and a hint."""
+def summary(row: Row, setting: str, published: Figures) -> dict[str, Any]:
+    """A row of the page's table: texts, and figures as a text, a number to sort by and a hint; `setting` as shown."""
     protocol, scores, found = row.protocol, row.scores, beside(row, published, RANKED)
     orders, seeds = len({order for order, _ in row.runs}), len({seed for _, seed in row.runs})
     cells: dict[str, Any] = {
         "id": row.id,
         "method": shown(row.strategy),
-        "setting": shown(row.setting),
+        "setting": setting,
         "benchmark": shown(protocol["benchmark"]),
         "scenario": shown(protocol["scenario"]),
         "backbone": shown(protocol["backbone"]),
@@ -91,7 +110,7 @@ def summary(row: Row, published: Figures) -> dict[str, Any]:
         cells[name] = _figure(name, score.mean if score else None, spread(score))
     rank, seconds = row.rank, row.seconds.mean if row.seconds else None
     cells["rank"] = _figure("rank", rank.value if rank else None, f"{rank.value:.2f}" if rank else "", ranked(row))
-    cells["seconds"] = _figure("seconds", seconds, f"{seconds:.3g}" if seconds else "")
+    cells["seconds"] = _figure("seconds", seconds, duration(seconds) if seconds else "")
     return {**cells, **_published(found)}
 
 

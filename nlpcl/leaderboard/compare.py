@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.leaderboard.files import ABSENT, Block, Run, differing, short, under
+from nlpcl.leaderboard.files import ABSENT, Block, Run, aligned, differing, flattened, short, under
 from nlpcl.leaderboard.statistics import (
     average_ranks,
     blocks_needed,
@@ -28,6 +28,9 @@ BLOCK = ("order", "seed")
 # A method brings its own optimization; every other field of the spec is protocol, and so is one added later.
 METHOD = ("strategy", "options", "learning_rate", "weight_decay", "schedule", "warmup", "clip_norm")
 DATA = ("encoder", "files", "tasks")
+# Older records do not tell these, so one without them differs from none in them.
+UNTOLD = ("data.encoder.revision", "data.encoder.tokenizer")
+LEAST_ALPHA = 1e-6  # far below, the studentized range has no quantile in double precision
 HIGHER_IS_BETTER = {
     "average_accuracy": True,
     "learning_accuracy": True,
@@ -112,16 +115,17 @@ def compare(
     :param found: the runs of each method by its label, as `files.select` gives them; two methods or more.
     :param metric: one of `HIGHER_IS_BETTER`.
     :param allow: fields in which the protocol may differ.
-    :param alpha: level of significance, in (0, 1).
+    :param alpha: level of significance, in [`LEAST_ALPHA`, 1).
     :raises UsageError: the protocols differ, a method is not one, the metric is missing, or no block is common.
     """
     if metric not in HIGHER_IS_BETTER:
         raise UsageError(f"there is no metric {metric!r}. {suggest(metric, HIGHER_IS_BETTER)}")
-    if not 0 < alpha < 1:
-        raise UsageError(f"alpha must be between 0 and 1, not {alpha}.")
+    if not LEAST_ALPHA <= alpha < 1:
+        raise UsageError(f"alpha must be at least {LEAST_ALPHA:g} and less than 1, not {alpha:g}.")
     higher = HIGHER_IS_BETTER[metric]
-    _check_allowed(allow, [run for runs in found.values() for run in runs])
-    methods = [method_of(label, runs, allow) for label, runs in found.items()]
+    every = [run for runs in found.values() for run in runs]
+    _check_allowed(allow, every)
+    methods = [method_of(label, aligned(runs, every), allow) for label, runs in found.items()]
     common = set.intersection(*(set(method.runs) for method in methods))
     _check_protocol(methods, common, allow)
     if not common:
@@ -157,7 +161,7 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
                 f"choose with --where {name}={short(other if one == ABSENT else one)}."
             )
         known = by_block.setdefault(run.block, run)
-        if (known.record.id, known.record.matrices) != (run.record.id, run.record.matrices):
+        if known.record.matrices != run.record.matrices:
             raise UsageError(f"{known.path} and {run.path} are of one order and seed but differ: keep one of them.")
     return Method(label, by_block, failed=len(runs) - len(done))
 
@@ -165,7 +169,19 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
 def facts(run: Run) -> dict[str, Any]:
     """All that a protocol fixes: the spec without the method, and the data that were really read."""
     spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *BLOCK))}
-    return {**spec, **{f"data.{name}": run.record.data.get(name) for name in DATA}}
+    data = {f"data.{name}": run.record.data.get(name) for name in DATA}
+    encoder = data["data.encoder"]
+    if isinstance(encoder, dict):
+        told = {name: value for name, value in encoder.items() if f"data.encoder.{name}" in UNTOLD}
+        data["data.encoder"] = {name: value for name, value in encoder.items() if name not in told}
+        data |= flattened(told, "data.encoder")
+    return {**spec, **data}
+
+
+def apart(a: Run, b: Run, ignore: Iterable[str]) -> list[tuple[str, str, str]]:
+    """In what two runs' protocols differ: name, and both values as text."""
+    different = differing(facts(a), facts(b), ignore)
+    return [field for field in different if not (ABSENT in field[1:] and under(field[0], UNTOLD))]
 
 
 def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequence[str]) -> None:
@@ -178,7 +194,7 @@ def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequen
             pairs = [(next(iter(first.runs.values())), next(iter(method.runs.values())))]
             ignored = (*allow, "data.files", "data.tasks")
         for mine, other in pairs:
-            different = differing(facts(mine), facts(other), ignored)
+            different = apart(mine, other, ignored)
             if different:
                 told = "; ".join(f"{name}: {short(one)} and {short(two)}" for name, one, two in different)
                 flags = " ".join(f"--allow {name}" for name, *_ in different)

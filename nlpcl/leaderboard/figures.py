@@ -123,15 +123,20 @@ def _points(name: str, rows: Sequence[Row]) -> Figure:
         "text": [text(row.strategy) for row in rows],
         "ids": [row.id for row in rows],
         "textposition": "top center",
-        "hovertemplate": "%{text}<br>%{y:.1f} %<br>%{x:.3g} s<extra></extra>",
+        "hovertemplate": "%{text}<br>%{y:.1f} %<br>%{x:,.4~r} s<extra></extra>",
     }
 
 
 def machine(run: Run) -> str:
     """What a run computed on, in words."""
-    host = run.record.measured.host
-    gpu, cpu = host.get("gpu"), host.get("cpu") or host.get("machine") or "unknown machine"
-    return str(gpu) if gpu else f"{cpu}, {host['cores']} cores" if host.get("cores") else str(cpu)
+    host, threads = run.record.measured.host, run.record.versions.get("threads")
+    cpu = host.get("cpu") or host.get("machine") or "unknown machine"
+    if host.get("gpu"):
+        return str(host["gpu"])
+    cores = f"{host['cores']} cores" if host.get("cores") else ""
+    return ", ".join(
+        filter(None, (str(cpu), cores, f"{threads} thread{'' if threads == '1' else 's'}" if threads else ""))
+    )
 
 
 def named(block: Block) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nlpcl.errors import UsageError, fold, suggest
 from nlpcl.records import Record
 
-FILE = re.compile(r"record\.json|[0-9a-f]{16}\.json")
+FILE = re.compile(r"record\.json|failed\.json|[0-9a-f]{16}\.json")
 ABSENT = "(absent)"
 WIDTH = 100
 
@@ -31,7 +31,11 @@ class Run:
     @classmethod
     def load(cls, path: Path) -> Run:
         """:raises UsageError: the file is not a record that can be repeated."""
-        record = Record.load(path)
+        return cls.of(path, Record.load(path))
+
+    @classmethod
+    def of(cls, path: Path, record: Record) -> Run:
+        """:raises UsageError: the record, which lies there, cannot be repeated."""
         try:
             spec = record.run_spec()
         except UsageError as error:
@@ -39,9 +43,33 @@ class Run:
         flat = flattened(spec.model_dump(mode="json", exclude={"spec_version"}))
         return cls(path, record, flat, (as_text(spec.order), spec.seed))
 
+    @property
+    def stream(self) -> tuple[str, ...]:
+        """The benchmark and its tasks as they were learnt; nothing where the record does not say."""
+        tasks = self.record.data.get("tasks")
+        names = [task.get("name") for task in tasks if isinstance(task, dict)] if isinstance(tasks, list) else []
+        return (self.spec["benchmark"], *map(str, names)) if names else ()
+
+
+def aligned(runs: Iterable[Run], every: Iterable[Run]) -> list[Run]:
+    """The runs with one name for each order, however it was asked for: its published number, if one of all has it.
+
+    :param every: all runs that are to be paired.
+    """
+    found = sorted(every, key=lambda run: (not isinstance(run.spec["order"], int), run.block))
+    names: dict[tuple[str, ...], str] = {}
+    for run in found:
+        names.setdefault(run.stream, run.block[0])
+    return [
+        replace(run, block=(names[run.stream], run.block[1]))
+        if run.stream and not isinstance(run.spec["order"], int)
+        else run
+        for run in runs
+    ]
+
 
 def read(folder: Path) -> list[Run]:
-    """All records below a folder, whether named `record.json` or after their id; in order of path.
+    """All records below a folder, named `record.json`, `failed.json` or after their id; in order of path.
 
     :raises UsageError: such a file is not a record.
     """
@@ -54,17 +82,20 @@ def select(names: Sequence[str], pool: Sequence[Run], where: Mapping[str, str] |
     :param names: `strategy`, `strategy@backbone`, a record or a folder of records.
     :param pool: where strategies are looked up.
     :param where: keep only runs with these values, by field of the spec (`options.name` for an option).
-    :raises UsageError: a name means nothing, or there are fewer than two.
+    :raises UsageError: a name means nothing, two mean the same, or there are fewer than two.
     """
     if len(set(names)) < max(len(names), 2):
         raise UsageError("compare needs two or more different methods.")
     wanted = where or {}
-    found = {}
+    found: dict[str, list[Run]] = {}
     for name in names:
         runs = [run for run in _named(name, pool) if all(_has(run, *field) for field in wanted.items())]
         if not runs:
             fields = " and ".join(f"{field}={value}" for field, value in wanted.items())
             raise UsageError(f"no record of {name} has {fields}." if fields else f"{name} holds no record.")
+        for other, known in found.items():
+            if {run.path.resolve() for run in known} == {run.path.resolve() for run in runs}:
+                raise UsageError(f"{other} and {name} are the same records: compare different methods.")
         found[name] = runs
     return found
 

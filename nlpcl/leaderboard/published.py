@@ -11,13 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard.rows import Row
 
+OURS = Path(__file__).with_name("published.csv")
+
 
 class Published(BaseModel):
-    """A line of `leaderboard/published.csv`.
+    """A line of `published.csv`.
 
     :ivar model: the encoder; empty where there was none.
     :ivar train_size: training examples a task; None where all were used.
-    :ivar value: of `metric`, in percent.
+    :ivar value: of `metric`, in percent; less than 0 where what was published is a rate of forgetting.
     :ivar data: in words, where the data are not those of our benchmark.
     :ivar source: where the figure was published.
     """
@@ -32,7 +34,7 @@ class Published(BaseModel):
     tasks: int
     train_size: int | None
     metric: str
-    value: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+    value: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
     data: str
     source: str = Field(min_length=1)
 
@@ -54,9 +56,10 @@ class Beside:
     source: str
 
 
-def read_published(path: Path) -> Figures:
+def read_published(path: Path = OURS) -> Figures:
     """The published figures by benchmark, scenario, backbone, strategy and metric.
 
+    :param path: a CSV file like the package's own.
     :raises UsageError: the file cannot be read, or a line of it is not a published figure.
     """
     import pandas as pd

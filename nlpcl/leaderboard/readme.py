@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nlpcl.errors import UsageError, printable
-from nlpcl.leaderboard.cells import marked, named, protocol_words, signed, spread
+from nlpcl.leaderboard.cells import marked, named, protocol_words, settings_of, signed, spread
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, by_protocol
 from nlpcl.records import write_atomically
@@ -38,13 +38,14 @@ def tables(rows: Sequence[Row], published: Figures) -> str:
     """A table for each protocol; all figures in percent, differences in percentage points."""
     if not rows:
         return "No records yet."
-    return "\n\n".join(_table(members[0].protocol, members, published) for members in by_protocol(rows))
+    settings = settings_of(rows)
+    return "\n\n".join(_table(members[0].protocol, members, settings, published) for members in by_protocol(rows))
 
 
-def _table(protocol: Protocol, rows: Sequence[Row], published: Figures) -> str:
+def _table(protocol: Protocol, rows: Sequence[Row], settings: Mapping[tuple[str, str], str], published: Figures) -> str:
     head = protocol_words(protocol)
     caption = f"**{_plain(head['benchmark'])}** {_plain(head['rest'])}: {_plain(head['budget'])}"
-    cells = [_cells(row, published) for row in rows]
+    cells = [_cells(row, named(row, settings), published) for row in rows]
     used = [i for i in range(len(COLUMNS)) if any(line[i] for line in cells)]
     lines = [
         [COLUMNS[i] for i in used],
@@ -56,11 +57,11 @@ def _table(protocol: Protocol, rows: Sequence[Row], published: Figures) -> str:
     return f"{caption}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + below
 
 
-def _cells(row: Row, published: Figures) -> list[str]:
+def _cells(row: Row, name: str, published: Figures) -> list[str]:
     scores, found = row.scores, beside(row, published, RANKED)
     mark = marked(found) if found else ""
     return [
-        _plain(named(row)),
+        _plain(name),
         str(len(row.runs)),
         *(spread(scores[name]) for name in (RANKED, "macro_f1", "forgetting")),
         f"{row.rank.value:.2f}" if row.rank else "",

@@ -165,12 +165,13 @@ def plot_ranks(comparison: Comparison, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    labels = [label.replace("$", r"\$") for label in c.labels]  # else what is between two is read as a formula
     figure = Figure(figsize=(8, 1.6 + 0.2 * len(c.labels)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     critical_difference_diagram(
-        pd.Series(c.ranking.ranks, c.labels),
-        pd.DataFrame(np.asarray(c.ranking.nemenyi), c.labels, c.labels),
+        pd.Series(c.ranking.ranks, labels),
+        pd.DataFrame(np.asarray(c.ranking.nemenyi), labels, labels),
         alpha=c.alpha,
         ax=axes,
         label_fmt_left="{label} ({rank:.2f})",

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from nlpcl.errors import UsageError
-from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, facts, method_of
-from nlpcl.leaderboard.files import FILE, Block, Run, as_text, under
+from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, UNTOLD, facts, method_of
+from nlpcl.leaderboard.files import FILE, Block, Run, aligned, as_text, under
 from nlpcl.leaderboard.statistics import average_ranks
-from nlpcl.leaderboard.submit import check_size, tasks_of
+from nlpcl.leaderboard.submit import check_data, check_size
 
 RANKED = "average_accuracy"
-READ = ("data.files", "data.tasks")  # of each order its own
+READ = ("data.files", "data.tasks", *UNTOLD)  # of each order its own, or not told by each
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Rank:
 class Protocol:
     """What the rows of one table share; its rows may be averaged and ranked, those of two protocols never.
 
-    :param facts: by dotted name, see `compare.facts`, without what each order has its own.
+    :param facts: by dotted name, see `compare.facts`, without what each order has its own or not each record tells.
     :param edition: counts up where runs of equal facts read different data.
     :param budget: in a few words what benchmark, scenario, backbone and encoder do not say.
     """
@@ -65,9 +65,10 @@ class Protocol:
     def admits(self, run: Run) -> bool:
         """Whether the run read what those before it did; it then counts as one of them.
 
-        Files of one name must be alike, and so must the tasks of one order and seed.
+        Files of one name must be alike, the encoder's as far as told, and the tasks of one order and seed.
         """
-        files, tasks = run.record.data.get("files", {}), run.record.data["tasks"]
+        told = {name: value for name, value in facts(run).items() if under(name, UNTOLD)}
+        files, tasks = {**run.record.data.get("files", {}), **told}, run.record.data["tasks"]
         if any(self.files.get(name, digest) != digest for name, digest in files.items()):
             return False
         if self.tasks.get(run.block, tasks) != tasks:
@@ -124,20 +125,14 @@ def load(folder: Path) -> tuple[list[Run], int]:
             check_size(path)
             run = Run.load(path)
             if run.record.status == "ok":
-                _check_data(run)
+                try:
+                    check_data(run.record)
+                except UsageError as error:
+                    raise UsageError(f"{path} is refused: {error}") from error
                 done.append(run)
             else:
                 failed += 1
     return done, failed
-
-
-def _check_data(run: Run) -> None:
-    try:
-        tasks_of(run.record)
-        if not isinstance(run.record.data.get("files", {}), dict):
-            raise UsageError("data.files must name each file's SHA-256.")
-    except UsageError as error:
-        raise UsageError(f"{run.path} is refused: {error}") from error
 
 
 def by_protocol(rows: Iterable[Row]) -> list[list[Row]]:
@@ -154,7 +149,8 @@ def gather(runs: Iterable[Run]) -> list[Row]:
     :raises UsageError: two records are of one method, order and seed but differ.
     """
     variants_of: dict[str, list[tuple[Protocol, list[Run]]]] = defaultdict(list)
-    for run in runs:
+    every = list(runs)
+    for run in aligned(every, every):
         shared = {name: value for name, value in facts(run).items() if not under(name, READ)}
         shared["number_of_tasks"] = len(run.record.matrices.accuracy)
         variants = variants_of[as_text(shared)]

@@ -12,7 +12,7 @@ from typing import Any
 from nlpcl import __version__
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard import figures
-from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, ranked, shown, spread, summary
+from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, ranked, settings_of, shown, spread, summary
 from nlpcl.leaderboard.files import Block, Run, as_text
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Row, by_protocol
@@ -24,11 +24,13 @@ MOST_COLUMNS = 8
 FILTERS = ("benchmark", "scenario", "backbone", "encoder")
 
 
-def build(rows: Sequence[Row], published: Figures, out: Path) -> None:
+def build(rows: Sequence[Row], published: Figures, out: Path, results: Path) -> None:
     """Write the site; a file is replaced as a whole or not at all.
 
     :param rows: as `rows.gather` gives them.
     :param out: its `index.html` is the page; made where it is not there.
+    :param results: the folder the rows were read from. The page shows it as it was given; of an absolute path, which no
+        reader has, the last two parts, as `leaderboard/results`.
     :raises UsageError: the folder holds another page, it cannot be written, or plotly or itables is missing.
     """
     index = out / "index.html"
@@ -36,7 +38,7 @@ def build(rows: Sequence[Row], published: Figures, out: Path) -> None:
         if index.exists() and GENERATOR not in index.read_text(encoding="utf-8", errors="replace"):
             raise UsageError(f"{index} is another page: choose another --out.")
         written = set()
-        for name, content in _contents(rows, published):
+        for name, content in _contents(rows, published, results):
             write_atomically(out / name, content)
             written.add(out / name)
         for stale in (out / "details").glob("[0-9]*.js"):
@@ -46,7 +48,7 @@ def build(rows: Sequence[Row], published: Figures, out: Path) -> None:
         raise UsageError(f"could not write the site to {out} ({error.strerror or error}).") from error
 
 
-def _contents(rows: Sequence[Row], published: Figures) -> Iterator[tuple[str, bytes]]:
+def _contents(rows: Sequence[Row], published: Figures, results: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of every file, the page last."""
     yield from _libraries()
     page = files("nlpcl.leaderboard") / "page"
@@ -56,9 +58,12 @@ def _contents(rows: Sequence[Row], published: Figures) -> Iterator[tuple[str, by
     for number, (shard, peers) in enumerate(_shards(rows)):
         name = f"details/{number:04}.js"
         shard_of |= {row.id: name for row in shard}
-        yield name, _script(f"leaderboard.shards[{json.dumps(name)}]", _details(shard, peers, published))
+        yield name, _script(f"leaderboard.shards[{json.dumps(name)}]", _details(shard, peers, published, results))
     columns = [{"name": name, "title": title, "best": best} for name, title, best in COLUMNS]
-    table = [{**summary(row, published), "shard": shard_of[row.id]} for row in rows]
+    settings = settings_of(rows)
+    table = [
+        {**summary(row, settings[row.strategy, row.setting], published), "shard": shard_of[row.id]} for row in rows
+    ]
     yield "rows.js", _script("var leaderboard", {"columns": columns, "rows": table, "shards": {}})
     yield "index.html", _page(rows, table).encode(errors="replace")
 
@@ -115,33 +120,41 @@ def overview(rows: Sequence[Row]) -> dict[str, Any]:
     """
     columns = by_protocol([row for row in rows if row.scores[RANKED] is not None])
     most = sorted(columns, key=len, reverse=True)[:MOST_COLUMNS]
-    methods: dict[str, dict[int, dict[str, Any]]] = {}
+    settings = settings_of(rows)
+    methods: dict[tuple[str, str], tuple[str, dict[int, dict[str, Any]]]] = {}
     for number, members in enumerate(most):
         means = [score.mean for row in members if (score := row.scores[RANKED])]
         low, high = min(means), max(means)
         for row, mean in zip(members, means, strict=True):
             share = (mean - low) / (high - low) if high > low else 1.0
             cell = {"id": row.id, "text": spread(row.scores[RANKED]), "share": round(share, 3), "best": mean == high}
-            methods.setdefault(named(row), {})[number] = cell
+            methods.setdefault((row.strategy, row.setting), (named(row, settings), {}))[1][number] = cell
     heads = [protocol_words(members[0].protocol) for members in most]
-    lines = [(name, [cells.get(i) for i in range(len(most))]) for name, cells in methods.items()]
+    lines = [(name, [cells.get(i) for i in range(len(most))]) for name, cells in methods.values()]
     return {"heads": heads, "lines": lines, "protocols": len(columns)}
 
 
-def _details(rows: Iterable[Row], peers: Sequence[Row], published: Figures) -> dict[str, Any]:
-    return {"cost": figures.cost(peers), "rows": {row.id: _detail(row, published) for row in rows}}
+def _details(rows: Iterable[Row], peers: Sequence[Row], published: Figures, results: Path) -> dict[str, Any]:
+    machines = sorted({shown(figures.machine(run)) for row in peers for run in row.runs.values()})
+    found = {row.id: _detail(row, published, results) for row in rows}
+    return {"cost": figures.cost(peers), "machines": machines, "rows": found}
 
 
-def _detail(row: Row, published: Figures) -> dict[str, Any]:
+def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
     tiles = [[f"{name.replace('_', ' ')}, %", spread(score)] for name, score in row.scores.items() if score is not None]
     notes = []
     if row.rank:
         tiles.append(["average rank", f"{row.rank.value:.2f}"])
         notes.append(f"Average rank {ranked(row)}.")
-    for metric in (RANKED, "macro_f1"):
+    for metric in row.scores:
         found = beside(row, published, metric)
         if found is not None:
-            tiles.append([f"published {metric.replace('_', ' ')}, %", f"{100 * found.value:.2f}{marked(found)}"])
+            tiles.append(
+                [
+                    f"published {metric.replace('_', ' ')}, %",
+                    f"{100 * found.value:.2f}{marked(found)}".replace("-", "−"),
+                ]
+            )
             notes.append(f"Published: {found.source}.")
             notes.append(f"† Of another protocol: {'; '.join(found.unlike)}." if found.unlike else "")
     spec = next(iter(row.runs.values())).spec
@@ -151,14 +164,16 @@ def _detail(row: Row, published: Figures) -> dict[str, Any]:
         "notes": [printable(note) for note in dict.fromkeys(notes) if note],
         "settings": [pair for pair in settings if pair[0] not in ("order", "seed")],
         "over_time": figures.over_time(row.runs),
-        "runs": [_run(block, run) for block, run in row.runs.items()],
+        "runs": [_run(block, run, results) for block, run in row.runs.items()],
     }
 
 
-def _run(block: Block, run: Run) -> dict[str, Any]:
+def _run(block: Block, run: Run, results: Path) -> dict[str, Any]:
+    root = Path(*results.parts[1:][-2:]) if results.is_absolute() else results
+    path = (root / run.path.relative_to(results)).as_posix()
     return {
         "name": shown(figures.named(block)),
-        "command": f"nlpcl run --from {shlex.quote(printable(run.path.as_posix()))}",
+        "command": f"nlpcl run --from {shlex.quote(printable(path))}",
         "environment": [[shown(name), shown(value)] for name, value in environment(run)],
         "matrix": figures.matrix(run),
         "forgotten": figures.forgotten(run),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from nlpcl.errors import UsageError
-from nlpcl.leaderboard.files import differing, flattened, short
+from nlpcl.leaderboard.files import FILE, Run, aligned, as_text, differing, flattened, short
 from nlpcl.records import Record
-from nlpcl.registry import Regime, backbones, benchmarks, check_combination, strategies
+from nlpcl.registry import Regime, benchmarks, strategies
 from nlpcl.spec import RunSpec
 
 MOST_BYTES = 4 * 2**20
@@ -45,20 +51,69 @@ def add(path: Path, results: Path, *, replace: bool = False) -> tuple[Path, bool
     :return: where it lies, and whether that is new.
     :raises UsageError: the record is refused; nothing was written.
     """
-    record = checked(path)
-    target = results / place_of(record)
-    if target.exists() and not replace:
-        known = Record.load(target)
-        different = differing(flattened(known.model_dump(mode="json")), flattened(record.model_dump(mode="json")))
-        if different:
-            name, there, here = different[0]
-            raise UsageError(
-                f"{target} is there with other content: {name} is {short(there)} and would be {short(here)}"
-                f"{f' ({len(different)} fields differ)' if len(different) > 1 else ''}. Overwrite it with --replace."
+    (filed,) = add_all([path], results, replace=replace)
+    return filed
+
+
+def add_all(paths: Sequence[Path], results: Path, *, replace: bool = False) -> list[tuple[Path, bool]]:
+    """Check records and file all of them, or none where one is refused; see `add`."""
+    places: dict[Path, Run] = {}
+    found = []
+    for path in paths:
+        run = Run.of(path, checked(path))
+        target = results / place_of(run.record)
+        if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(results)):
+            raise UsageError(f"{target} lies outside {results}, where a link leads: remove the link.")
+        if target in places:
+            told = f"{path} and {places[target].path} are of one spec, with different content"
+            _check_same(places[target].record, run.record, told, "Keep one of them")
+        there = target.exists() and not replace
+        if there:
+            _check_same(
+                Record.load(target), run.record, f"{target} is there with other content", "Overwrite it with --replace"
             )
-        return target, False
-    record.save(target)
-    return target, True
+        found.append((target, not there and target not in places))
+        places[target] = run
+    around = {near for target in places for near in target.parent.glob("*.json")} - set(places)
+    for one, other in _twins([*_readable(around), *places.values()]):
+        if other.path in paths:
+            raise UsageError(f"{other.path} is refused: {_told_twice(one)}")
+    for target, new in found:
+        if new:
+            places[target].record.save(target)
+    return found
+
+
+def _check_same(known: Record, record: Record, told: str, advice: str) -> None:
+    different = differing(flattened(known.model_dump(mode="json")), flattened(record.model_dump(mode="json")))
+    if different:
+        name, there, here = different[0]
+        raise UsageError(
+            f"{told}: {name} is {short(there)} and would be {short(here)}"
+            f"{f' ({len(different)} fields differ)' if len(different) > 1 else ''}. {advice}."
+        )
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[Run]:
+    """The runs of those files that are records; what else lies in the folder is for `check` to tell."""
+    for path in sorted(paths):
+        if FILE.fullmatch(path.name):
+            with suppress(UsageError):
+                yield Run.load(path)
+
+
+def _twins(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
+    """Pairs of records of one run under two ids: their specs say the same in other words."""
+    known: dict[str, Run] = {}
+    for run in aligned(runs, runs):
+        spec = {name: value for name, value in run.spec.items() if name != "order"}
+        one = known.setdefault(as_text([spec, run.block]), run)
+        if one.record.id != run.record.id:
+            yield one, run
+
+
+def _told_twice(run: Run) -> str:
+    return f"{run.path} is the same run, asked for in other words: keep one of them."
 
 
 def check(results: Path) -> tuple[int, list[str]]:
@@ -69,18 +124,24 @@ def check(results: Path) -> tuple[int, list[str]]:
     """
     if not results.is_dir():
         raise UsageError(f"there is no folder {results}.")
-    files = sorted(path for path in results.rglob("*") if not path.is_dir() and path.name != ".gitkeep")
-    problems = []
-    for path in files:
+    found = (path for path in results.rglob("*") if path.is_symlink() or not path.is_dir())
+    paths = sorted(path for path in found if path.name != ".gitkeep")
+    problems, sound = [], []
+    for path in paths:
         try:
             if path.is_symlink() or path.suffix != ".json":
                 raise UsageError(f"{path} is not a record's file: remove it.")
-            place = place_of(checked(path))
+            record = checked(path)
+            place = place_of(record)
             if path.relative_to(results) != place:
                 raise UsageError(f"{path} must lie at {results / place}, as its spec says.")
+            if path.read_bytes() != record.content():
+                raise UsageError(f"{path} is not as nlpcl writes it: remove it and file the record once more.")
+            sound.append(Run.of(path, record))
         except UsageError as error:
             problems.append(str(error))
-    return len(files), problems
+    problems += [f"{other.path}: {_told_twice(one)}" for one, other in _twins(sound)]
+    return len(paths), problems
 
 
 def place_of(record: Record) -> Path:
@@ -103,9 +164,12 @@ def checked(path: Path) -> Record:
         spec = record.run_spec()
         if spec.id != record.id:
             raise UsageError("its spec does not repeat to the same id: it was not written by nlpcl run.")
-        regime = _check_names(spec)
+        spec.check()
+        check_data(record)
         _check_tasks(spec, record)
-        _check_measured_cells(spec, regime, record)
+        _check_measured_cells(spec, strategies.get(spec.strategy).protocol, record)
+        if len(record.content()) > MOST_BYTES:
+            raise UsageError(f"filed it would be larger than {MOST_BYTES // 2**20} MiB.")
     except UsageError as error:
         raise UsageError(f"{path} is refused: {error}") from error
     return record
@@ -146,15 +210,17 @@ def _check_text(record: Record) -> None:
         raise UsageError(f"its model {short(model)!r} is a folder of one machine: use a name that others can load.")
 
 
-def _check_names(spec: RunSpec) -> Regime:
-    """All names are those of the package, as it writes them; so they are safe as names of folders."""
-    strategy, benchmark = strategies.get(spec.strategy), benchmarks.get(spec.benchmark)
-    backbone = backbones.get(str(spec.backbone))
-    for entry, name in ((strategy, spec.strategy), (benchmark, spec.benchmark), (backbone, spec.backbone)):
-        if entry.name != name:
-            raise UsageError(f"{name} is called {entry.name}.")
-    check_combination(strategy, benchmark, backbone, spec.scenario)
-    return strategy.protocol
+def check_data(record: Record) -> None:
+    """Check what a record says of the data that were read, as whatever compares runs relies on it.
+
+    :raises UsageError: tasks, files or encoder are not described as a run describes them.
+    """
+    tasks_of(record)
+    hashes = record.data.get("files", {})
+    if not isinstance(hashes, dict) or not all(isinstance(digest, str) for digest in hashes.values()):
+        raise UsageError("data.files must name each file's SHA-256.")
+    if not isinstance(record.data.get("encoder"), dict | None):
+        raise UsageError("data.encoder must name the encoder and each file's SHA-256.")
 
 
 def tasks_of(record: Record) -> list[Sizes]:
@@ -181,8 +247,7 @@ def _check_tasks(spec: RunSpec, record: Record) -> None:
     wanted = spec.tasks if isinstance(spec.tasks, list) else names
     if set(wanted) != set(names) or (isinstance(spec.tasks, int) and spec.tasks != len(names)):
         raise UsageError(f"its spec asks for tasks {short(str(spec.tasks))}, its data are of {short(str(names))}.")
-    if isinstance(spec.order, list) and [name for name in spec.order if name in names] != names:
-        raise UsageError(f"its spec asks for the order {short(str(spec.order))}, its data are {short(str(names))}.")
+    _check_order(spec, names)
     for task in tasks:
         spec.epochs_for(task.name)
         if spec.train_size is not None and task.train > spec.train_size:
@@ -191,9 +256,41 @@ def _check_tasks(spec: RunSpec, record: Record) -> None:
             )
 
 
+def _check_order(spec: RunSpec, names: list[str]) -> None:
+    """The tasks come as the order says: by its names, or by its number in the orders that were published."""
+    benchmark = benchmarks.get(spec.benchmark)
+    if isinstance(spec.order, int) and not 0 <= spec.order < benchmark.orders:
+        raise UsageError(f"{benchmark.name} has orders 0 to {benchmark.orders - 1}, not {short(str(spec.order))}.")
+    published = [orders for key, orders in _published().items() if key.partition("_")[0] == benchmark.name]
+    fitting = [orders for orders in published if set(names) <= set(orders[0])]
+    if published and not fitting and benchmark.modality == "text":
+        raise UsageError(f"{benchmark.name} has no tasks {short(str(names))}.")
+    if isinstance(spec.order, int):
+        wanted = [_chosen(orders[spec.order], spec.tasks) for orders in fitting]
+    elif isinstance(spec.order, str) and re.fullmatch(r"seed:\d+", spec.order):
+        wanted = []
+    else:
+        wanted = [_chosen([spec.order] if isinstance(spec.order, str) else spec.order, spec.tasks)]
+    if wanted and names not in wanted:
+        asked = f"{short(as_text(spec.order))}, with tasks {short(str(wanted[0]))}"
+        raise UsageError(f"its spec asks for the order {asked}; its data are of {short(str(names))}.")
+
+
+def _chosen(order: list[str], tasks: int | list[str] | None) -> list[str]:
+    return order[:tasks] if not isinstance(tasks, list) else [name for name in order if name in tasks]
+
+
+@cache
+def _published() -> dict[str, list[list[str]]]:
+    orders: dict[str, list[list[str]]] = json.loads((files("nlpcl.benchmarks") / "orders.json").read_text("utf-8"))
+    return orders
+
+
 def _check_measured_cells(spec: RunSpec, regime: Regime, record: Record) -> None:
     """The matrices hold a score in every cell that such a run measures, and in no other."""
-    n, matrices = len(record.matrices.accuracy), record.matrices
+    n, matrices, seconds = len(record.matrices.accuracy), record.matrices, record.measured.seconds
+    if len(seconds.train) > n or len(seconds.evaluate) > n + 1:
+        raise UsageError(f"it tells the seconds of more than {n} tasks.")
     for name in ("accuracy", "macro_f1"):
         for i, row in enumerate(getattr(matrices, name)):
             for j, cell in enumerate(row):

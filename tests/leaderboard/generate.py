@@ -49,7 +49,8 @@ def record_of(
     """
     scores = flat(matrix) if isinstance(matrix, float) else matrix
     fields = _complete(strategy).model_dump(mode="json", exclude_unset=True)
-    tasks = [{"name": name, "labels": ["good", "bad"], "train": 20, "valid": 40, "test": 120} for name in TASKS]
+    names = [name for name in order if name in TASKS] if isinstance(order, list) else TASKS
+    tasks = [{"name": name, "labels": ["good", "bad"], "train": 20, "valid": 40, "test": 120} for name in names]
     content: dict[str, Any] = {
         "status": "ok",
         "spec": {**fields, "order": order, "seed": seed, **(spec or {})},

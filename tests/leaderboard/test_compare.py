@@ -175,7 +175,8 @@ def test_what_does_not_count_is_told(tmp_path: Path) -> None:
         file(tmp_path, "ncl", order, 0, 0.5)
         if order != 3:
             file(tmp_path, "ewc", order, 0, 0.6)
-    file(tmp_path, "ewc", 3, 0, status="failed", error="out of memory")
+    failed = record_of("ewc", 3, 0, status="failed", error="out of memory")
+    failed.save(tmp_path / failed.id / "failed.json")
     found = compared(tmp_path, "ncl", "ewc")
     assert found.blocks == [(str(order), 0) for order in (0, 1, 2, 4, 5, 6)]
     assert found.notes == [
@@ -238,16 +239,6 @@ def test_a_method_is_one_setting(tmp_path: Path) -> None:
     assert value != "none such"
 
 
-def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path: Path) -> None:
-    file(tmp_path, "ncl")
-    file(tmp_path, "ewc")
-    record_of("ewc").save(tmp_path / "again" / "record.json")
-    assert compared(tmp_path, "ncl", "ewc").blocks == [("0", 0)]
-    record_of("ewc", matrix=0.6).save(tmp_path / "other" / "record.json")
-    with pytest.raises(UsageError, match="of one order and seed but differ"):
-        compared(tmp_path, "ncl", "ewc")
-
-
 def test_how_methods_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     one = file(tmp_path / "mine", "derpp", matrix=0.6)
@@ -257,9 +248,12 @@ def test_how_methods_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "runs" / "study.json").write_text("{}")
     pool = read(tmp_path / "runs")
     assert len(pool) == 3
-    found = select(["DER++@bert_adapter", "mine", str(one), "ncl", "derpp"], pool)
-    assert [len(runs) for runs in found.values()] == [1, 1, 1, 1, 2]
-    assert found["mine"][0].path.samefile(one)
+    found = select(["DER++@bert_adapter", "mine", "ncl", "derpp"], pool)
+    assert [len(runs) for runs in found.values()] == [1, 1, 1, 2]
+    assert found["mine"][0].path.samefile(one) and select([str(one), "ncl"], pool)[str(one)][0].path == one
+    for same in (["ncl", "NCL"], ["ncl", "ncl@bert_adapter"], ["mine", str(one)]):
+        with pytest.raises(UsageError, match="are the same records"):
+            select(same, pool)
     with pytest.raises(UsageError, match="Did you mean derpp"):
         select(["derp", "ncl"], pool)
     with pytest.raises(UsageError, match="no such file"):
@@ -290,7 +284,8 @@ def test_different_backbones_on_purpose(tmp_path: Path) -> None:
     [
         ({"metric": "accuracy"}, "no metric"),
         ({"metric": "fwt_gem"}, "has no fwt_gem"),
-        ({"alpha": 1.5}, "between 0 and 1"),
+        ({"alpha": 1.5}, "less than 1, not 1.5"),
+        ({"alpha": 1e-300}, "at least 1e-06"),
     ],
 )
 def test_questions_without_an_answer(tmp_path: Path, more: dict[str, Any], told: str) -> None:
@@ -356,7 +351,15 @@ def test_the_command(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch)
         assert sign in capsys.readouterr().out
     assert main([*argv, "--where", "order=1"]) == 0
     assert "3 run(s) of each method are too few" in " ".join(capsys.readouterr().out.split())
-    for wrong in (["--where", "order"], ["--results", str(folder / "absent")], ["--metric", "x"], ["--format", "html"]):
+    assert main([*argv, "--json", "--alpha", "1e-6"]) == 0
+    assert "Infinity" not in capsys.readouterr().out
+    for wrong in (
+        ["--where", "order"],
+        ["x" * 5000],
+        ["--results", str(folder / "absent")],
+        ["--metric", "x"],
+        ["--format", "html"],
+    ):
         assert main([*argv, *wrong]) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
@@ -367,6 +370,8 @@ def test_the_diagram(folder: Path, tmp_path: Path, capsys: Any) -> None:
     for name, start in (("cd.png", b"\x89PNG"), ("new/cd.svg", b"<?xml")):
         assert main([*argv, str(tmp_path / name)]) == 0
         assert (tmp_path / name).read_bytes().startswith(start)
+    runs = select(["ncl", "ewc", "hat"], read(folder))
+    report.plot_ranks(compare({"ncl": runs["ncl"], "ewc": runs["ewc"], r"a $\x$": runs["hat"]}), tmp_path / "no.pdf")
     assert main([*argv, str(tmp_path / "cd.txt")]) == 2
     (tmp_path / "file").write_text("x")
     assert main([*argv, str(tmp_path / "file" / "cd.png")]) == 2

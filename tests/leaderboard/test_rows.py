@@ -10,13 +10,13 @@ import pytest
 
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard.cells import spread
-from nlpcl.leaderboard.published import beside, read_published
+from nlpcl.leaderboard.published import OURS, beside, read_published
 from nlpcl.leaderboard.rows import Row, gather, load
 from nlpcl.leaderboard.submit import MOST_BYTES, place_of
 from nlpcl.records import Record
 from tests.leaderboard.generate import TASKS, file_many, record_of, triangle
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "leaderboard" / "published.csv"
+NAMED = Path(__file__).resolve().parents[2] / "leaderboard" / "published.csv"
 FACTS = record_of().data
 
 
@@ -122,7 +122,7 @@ def test_two_records_of_one_run_that_differ_are_refused(tmp_path: Path) -> None:
 
 def test_failed_runs_are_counted_and_not_shown(tmp_path: Path) -> None:
     record_of("ncl").save(tmp_path / "a" / "record.json")
-    record_of("ewc", status="failed", error="out of memory").save(tmp_path / "b" / "record.json")
+    record_of("ewc", status="failed", error="out of memory").save(tmp_path / "b" / "failed.json")
     runs, failed = load(tmp_path)
     assert ([run.spec["strategy"] for run in runs], failed) == (["ncl"], 1)
 
@@ -163,9 +163,10 @@ def test_a_huge_matrix_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_published_figures_are_read() -> None:
-    published = [figure for figures in read_published(PUBLISHED).values() for figure in figures]
-    assert {p.metric for p in published} == {"average_accuracy", "macro_f1"}
+    published = [figure for figures in read_published().values() for figure in figures]
+    assert {p.metric for p in published} == {"average_accuracy", "macro_f1", "bwt"} and NAMED.samefile(OURS)
     assert all(p.source and p.tasks > 1 for p in published)
+    assert [p.strategy for p in published if p.value < 0] == [p.strategy for p in published if p.metric == "bwt"]
 
 
 def test_a_published_figure_stands_beside_ours_with_what_differs(tmp_path: Path) -> None:

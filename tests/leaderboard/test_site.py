@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import pytest
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard import figures
-from nlpcl.leaderboard.published import read_published
-from nlpcl.leaderboard.readme import BEGIN, END, update_readme
+from nlpcl.leaderboard.cells import duration
+from nlpcl.leaderboard.published import OURS, read_published
+from nlpcl.leaderboard.readme import BEGIN, END, tables, update_readme
 from nlpcl.leaderboard.rows import Row, gather, load
 from nlpcl.leaderboard.site import build, overview
 from nlpcl.leaderboard.submit import place_of
@@ -26,7 +28,7 @@ from nlpcl.records import Record
 from tests.leaderboard.generate import TASKS, file_many, record_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PUBLISHED = ROOT / "leaderboard" / "published.csv"
+PUBLISHED = OURS
 EVIL = "<script>hurt()</script><img src=x onerror=hurt()>\u202e|`*[x](javascript:hurt())%{z}\"'&"
 OTHERS = ["page.css", "page.js", "plotly.js", "rows.js"]
 HAND = [[0.9, None, None], [0.8, 0.7, None], [0.85, 0.6, 0.5]]
@@ -48,7 +50,7 @@ def site(results: Path, out: Path, *records: Record) -> dict[str, Any]:
     """Build a site of some records; return what its scripts hold."""
     for record in records:
         record.save(results / place_of(record))
-    build(gather(load(results)[0]), read_published(PUBLISHED), out)
+    build(gather(load(results)[0]), read_published(PUBLISHED), out, results)
     return content_of(out)
 
 
@@ -101,8 +103,8 @@ def test_every_row_has_its_details_in_the_shard_it_names(tmp_path: Path) -> None
         assert points == same and row["id"] in points
         for run in detail["runs"]:
             command, path = run["command"].rsplit(" ", 1)
-            stored = Record.load(path)
-            assert command == "nlpcl run --from"
+            stored = Record.load(tmp_path.parent / path)
+            assert command == "nlpcl run --from" and path.startswith(f"{tmp_path.name}/results/")
             assert run["name"] == f"order {stored.spec['order']}, seed {stored.spec['seed']}"
             assert stored.spec["strategy"] == row["method"]
     assert runs == number
@@ -129,11 +131,12 @@ def test_the_same_records_make_the_same_bytes(tmp_path: Path) -> None:
 
 def test_figures_are_those_of_the_matrix_and_plotly_takes_them(tmp_path: Path) -> None:
     matrices = {"accuracy": HAND, "macro_f1": HAND}
-    measured = {"seconds": {"train": [1.0, 2.0, 4.0]}, "host": {"cpu": "a processor", "cores": 2}}
+    measured = {"seconds": {"train": [100.0, 200.0, 950.0]}, "host": {"cpu": "a processor", "cores": 2}}
+    versions = {"nlpcl": "0.1.0", "threads": "2"}
     content = site(
         tmp_path / "results",
         tmp_path / "site",
-        *(record_of("ncl", order, matrices=matrices, measured=measured) for order in (0, 1)),
+        *(record_of("ncl", order, matrices=matrices, measured=measured, versions=versions) for order in (0, 1)),
     )
     (shard,) = content["shards"].values()
     (detail,) = shard["rows"].values()
@@ -145,10 +148,12 @@ def test_figures_are_those_of_the_matrix_and_plotly_takes_them(tmp_path: Path) -
     assert [curve["name"] for curve in curves] == ["order 0, seed 0", "order 1, seed 0", "mean"]
     assert all(curve["y"] == pytest.approx([90, 75, 65]) for curve in curves)
     (points,) = shard["cost"]["data"]
-    assert (points["name"], points["x"], points["y"]) == ("a processor, 2 cores", [7.0], [65.0])
+    assert (points["name"], points["x"], points["y"]) == ("a processor, 2 cores, 2 threads", [1250.0], [65.0])
     for figure in (run["matrix"], run["forgotten"], detail["over_time"], shard["cost"]):
         go.Figure(figure)  # raises where plotly knows a name or value not
-    assert dict(run["environment"])["machine"] == "a processor, 2 cores"
+    assert [dict(run["environment"])["machine"]] == shard["machines"] == ["a processor, 2 cores, 2 threads"]
+    assert [row["seconds"]["text"] for row in content["rows"]] == ["1,250"]
+    assert (duration(99.96), duration(7), duration(0.12345)) == ("100", "7", "0.123")
 
 
 def test_what_was_not_measured_has_no_figure(tmp_path: Path) -> None:
@@ -173,8 +178,8 @@ def hostile() -> Record:
     spec = dict.fromkeys(("strategy", "benchmark", "backbone", "model"), EVIL)
     return record_of(
         "ncl", EVIL, 0, 0.5, spec={**spec, "options": {EVIL: EVIL}, "tasks": None},
-        data={"tasks": tasks, "files": {EVIL: EVIL}, "encoder": {"name": EVIL, "x": float("nan")}},
-        sizes={"parameters": float("nan")}, versions={EVIL: EVIL},
+        data={"tasks": tasks, "files": {EVIL: EVIL}, "encoder": {"name": EVIL}},
+        sizes={"parameters": EVIL}, versions={EVIL: EVIL},
         measured={"host": {"cpu": EVIL}, "device": EVIL, "git": {"commit": EVIL}, "started": EVIL},
     )  # fmt: skip
 
@@ -183,7 +188,7 @@ def test_what_a_record_says_is_shown_and_never_obeyed(tmp_path: Path) -> None:
     record = hostile()
     plain = tmp_path / "results" / "a $(touch x) b" / f"{record.id}.json"
     plain.parent.mkdir(parents=True)
-    plain.write_text(record.model_dump_json(), encoding="utf-8")  # NaN becomes null
+    plain.write_text(record.model_dump_json(), encoding="utf-8")
     content = site(tmp_path / "results", tmp_path / "site")
     page = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     tags = Tags(page).found
@@ -222,11 +227,11 @@ def test_another_page_is_not_overwritten_and_an_old_one_leaves_nothing(tmp_path:
     assert len(list((out / "details").iterdir())) == 2
     (out / "details" / "notes.js").write_text("mine")
     (tmp_path / "results" / place_of(record_of())).unlink()
-    build(all_rows(tmp_path / "results"), {}, out)
+    build(all_rows(tmp_path / "results"), {}, out, tmp_path / "results")
     assert sorted(path.name for path in (out / "details").iterdir()) == ["0000.js", "notes.js"]
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="could not write"):
-        build([], {}, tmp_path / "file" / "site")
+        build([], {}, tmp_path / "file" / "site", tmp_path)
 
 
 def test_at_a_glance_has_the_protocols_with_most_methods(tmp_path: Path) -> None:
@@ -240,6 +245,19 @@ def test_at_a_glance_has_the_protocols_with_most_methods(tmp_path: Path) -> None
     column = [cells[name][0] for name in cells]
     assert sorted((cell["share"], cell["best"]) for cell in column)[0] == (0, False)
     assert [cell["text"] for cell in column if cell["best"]] == [cells["hat"][0]["text"]]
+
+
+def test_settings_that_differ_behind_the_cut_are_lines_of_their_own(tmp_path: Path) -> None:
+    for rate, score in ((0.01, 0.4), (0.02, 0.6), (0.03, 0.5)):
+        record = record_of("ewc", matrix=score, spec={"weight_decay": rate, "options": {"a": f"{'x' * 200}{rate}"}})
+        record.save(tmp_path / place_of(record))
+    rows = all_rows(tmp_path)
+    glance = overview(rows)
+    names, cells = zip(*glance["lines"], strict=True)
+    assert len(set(names)) == 3 and sorted(cell[0]["text"] for cell in cells) == ["40.0", "50.0", "60.0"]
+    lines = [line for line in tables(rows, {}).splitlines() if line.startswith("| ewc ")]
+    assert len({line.split(" | ")[0] for line in lines}) == 3
+    assert len({row["setting"] for row in site(tmp_path, tmp_path / "site")["rows"]}) == 3
 
 
 def test_the_readme_holds_the_tables_between_its_marks(tmp_path: Path) -> None:
@@ -293,6 +311,24 @@ def test_the_command_builds_the_page_and_loads_no_torch(tmp_path: Path, capsys: 
         assert main(["leaderboard", "build", *flags, "--readme", str(tmp_path / "README.md")]) == 0
         assert capsys.readouterr().out.endswith(f"README.md: {told}\n")
     assert main(["leaderboard", "build", "--results", str(tmp_path / "none")]) == 2
+
+
+def test_the_scripts_find_their_results_from_anywhere(tmp_path: Path) -> None:
+    """And the page names them as they lie in the repository."""
+
+    def script(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, str(ROOT / "leaderboard" / name), *flags]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, env=environment)
+
+    assert script("build.py", "--out", "site").returncode == 0
+    content = content_of(tmp_path / "site")
+    commands = [text for text in strings(content) if text.startswith("nlpcl run --from ")]
+    assert len(commands) == 21
+    assert all((ROOT / command.split()[-1]).is_file() for command in commands)
+    assert str(ROOT) not in "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.js"))
+    assert any(row["published"]["text"] for row in content["rows"])
+    assert "ncl" in script("compare.py", "ncl", "hat", "--format", "csv").stdout
 
 
 def test_an_empty_leaderboard_says_so(tmp_path: Path) -> None:

@@ -104,6 +104,12 @@ def test_what_a_real_run_writes_is_accepted(tmp_path: Path, tiny: str, strategy:
     assert place_of(checked(path)) == Path("demo/til/bert_adapter", strategy, f"{named.id}.json")
 
 
+def of_asc() -> dict[str, Any]:
+    names = ("XuSemEval14_laptop", "XuSemEval14_rest", "Bing9domains_HitachiRouter")  # of order 0
+    tasks = record_of().data["tasks"]
+    return {"tasks": [{**task, "name": name} for task, name in zip(tasks, names, strict=True)], "files": {}}
+
+
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("the run failed", {"status": "failed", "error": "out of memory"}),
     ("not complete", {"spec": {"spec_version": None}}),
@@ -112,7 +118,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("newer than", {"spec": {"spec_version": 99}}),
     ("does not repeat to the same id", {"spec": {"learning_rate": "0.005"}}),
     ("unknown strategy", {"spec": {"strategy": "toyy"}}),
-    ("is called derpp", {"spec": {"strategy": "DER++"}}),
+    ("strategy is DER\\+\\+ and would be derpp", {"spec": {"strategy": "DER++"}}),
     ("unknown strategy", {"spec": {"strategy": "../../ncl"}}),
     ("unknown benchmark", {"spec": {"benchmark": "/etc"}}),
     ("unknown backbone", {"spec": {"backbone": ".."}}),
@@ -136,8 +142,33 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     (r"data\.tasks: .*list", {"data": {"tasks": "abc"}}),
     (r"data\.tasks: .*list", {"data": {"tasks": 3}}),
     ("asks for tasks 2", {"spec": {"tasks": 2}}),
-    ("asks for tasks", {"spec": {"tasks": ["laptop", "restaurant", "phone"]}}),
-    ("asks for the order", {"order": ["camera", "laptop", "restaurant"]}),
+    ("asks for tasks", {"spec": {"tasks": ["laptop", "restaurant", "hotel"]}}),
+    ("asks for the order", {"order": ["camera", "laptop", "restaurant"], "data": record_of().data}),
+    ("asks for the order", {"order": ["hotel", *TASKS], "data": record_of().data}),
+    ("order", {"order": "0"}),
+    ("asks for the order|unknown task", {"order": "../x"}),
+    ("orders? .*0 to 4.*, not 77", {"order": 77}),
+    ("orders? .*0 to 4.*, not -5", {"order": -5}),
+    ("asc has no tasks", {"spec": {"benchmark": "asc"}}),
+    (
+        "asks for the order 1, with tasks .*Bing5domains_CanonG3",
+        {"order": 1, "spec": {"benchmark": "asc"}, "data": of_asc()},
+    ),
+    ("spec_version cannot be 0", {"spec": {"spec_version": 0}}),
+    ("spec_version cannot be -1", {"spec": {"spec_version": -1}}),
+    ("ncl has no option 'evil'", {"spec": {"options": {"evil": 1}}}),
+    (r"options\.\w+ is \(absent\) and would be", {"spec": {"strategy": "ewc", "options": {}}}),
+    ("bert_adapter has no option 'nope'", {"spec": {"backbone_options": {"adapter_size": 4, "nope": [1, 2]}}}),
+    (
+        "adapter_size takes",
+        {"spec": {"backbone_options": {**record_of().spec["backbone_options"], "adapter_size": "four"}}},
+    ),
+    (r"data\.files", {"data": {**record_of().data, "files": "abc"}}),
+    (r"data\.files", {"data": {**record_of().data, "files": None}}),
+    (r"data\.files", {"data": {**record_of().data, "files": {"a.csv": 1}}}),
+    (r"data\.encoder", {"data": {**record_of().data, "encoder": "minilm"}}),
+    ("seconds of more than 3 tasks", {"measured": {"seconds": {"train": [1.0] * 4}}}),
+    ("seconds of more than 3 tasks", {"measured": {"seconds": {"evaluate": [1.0] * 5}}}),
     ("allows 19 training examples", {"spec": {"train_size": 19}}),
     ("no entry for task 'camera'", {"spec": {"epochs": {"laptop": 1, "restaurant": 2}}}),
     ("is missing", {"matrix": triangle([0.5], [0.5], [0.5, 0.5, 0.5])}),
@@ -155,12 +186,24 @@ def test_what_is_refused_is_not_filed(tmp_path: Path, capsys: Any, told: str, ch
     assert [*tmp_path.iterdir()] == [path]
 
 
+@pytest.mark.parametrize(
+    "spec", [{"options": {"evil": 1}}, {"backbone_options": {"nope": [1, 2]}}, {"strategy": "EWC"}]
+)
+def test_what_cannot_be_repeated_is_not_run(tmp_path: Path, capsys: Any, spec: dict[str, Any]) -> None:
+    path = saved(tmp_path, spec=spec)
+    assert main(["run", "--from", str(path), "--out", str(tmp_path / "runs"), "--device", "cpu"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"nlpcl: error: {path}: ") and shown.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 def test_explicit_tasks_and_orders_are_accepted(tmp_path: Path) -> None:
     for changes in (
+        {"spec": {"benchmark": "asc"}, "data": of_asc()},
         {"order": list(TASKS)},
         {"spec": {"tasks": list(reversed(TASKS))}},
         {"spec": {"tasks": None, "epochs": {"camera": 3, "*": 1}}},
-        {"order": ["phone", *TASKS], "spec": {"tasks": 3}},
+        {"order": [*TASKS, "hotel"], "spec": {"tasks": 3}},
     ):
         assert checked(saved(tmp_path, **changes))
 
@@ -232,6 +275,64 @@ def test_of_several_records_all_or_none_are_filed(tmp_path: Path, capsys: Any) -
     out, err = capsys.readouterr()
     shown = out.splitlines()
     assert "note" not in err and shown[-2].startswith("filed: ") and shown[-1].startswith("already there: ")
+
+
+def test_where_two_of_several_do_not_go_together_none_is_filed(tmp_path: Path, capsys: Any) -> None:
+    results = tmp_path / "results"
+    one, other = saved(tmp_path / "a", "hat"), saved(tmp_path / "b", matrix=0.5)
+    contrary, names = saved(tmp_path / "c", matrix=0.6), saved(tmp_path / "d", order=list(TASKS))
+    argv = ["leaderboard", "add", "--results", str(results)]
+    for last, told in (
+        (contrary, "are of one spec, with different"),
+        (names, "the same run, asked for in other words"),
+    ):
+        for more in ([], ["--replace"]):
+            assert main([*argv, *more, str(one), str(other), str(last)]) == 2
+            shown = capsys.readouterr().err
+            assert told in shown and str(last) in shown and not results.exists()
+    assert main([*argv, str(one), str(other), str(other)]) == 0
+    assert main([*argv, str(names)]) == 2 and check(results) == (2, [])
+    record = Record.load(names)
+    record.save(results / place_of(record))
+    (told,) = check(results)[1]
+    assert "the same run" in told
+
+
+def test_nothing_is_filed_through_a_link(tmp_path: Path) -> None:
+    results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    results.mkdir()
+    (results / "demo").symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="lies outside"):
+        add(saved(tmp_path), results)
+    assert list(elsewhere.iterdir()) == []
+    ((told,),) = check(results)[1:]
+    assert str(results / "demo") in told
+
+
+def test_what_fits_only_before_it_is_filed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")))
+    monkeypatch.setattr("nlpcl.leaderboard.submit.MOST_BYTES", path.stat().st_size)
+    with pytest.raises(UsageError, match="filed it would be larger"):
+        checked(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"status": "ok"', '"status": "failed", "status": "ok"'),
+        ("0.5", "0.5000001"),
+        ('\n "', ' "'),
+    ],
+    ids=["a key twice", "not rounded", "a line less"],
+)
+def test_a_file_that_nlpcl_would_write_otherwise_cannot_stay(tmp_path: Path, before: str, after: str) -> None:
+    target, _ = add(saved(tmp_path), tmp_path / "results")
+    target.write_text(target.read_text().replace(before, after, 1))
+    assert checked(target)
+    ((told,),) = check(tmp_path / "results")[1:]
+    assert "not as nlpcl writes it" in told
 
 
 def test_a_tree_with_changes_is_told(tmp_path: Path, capsys: Any) -> None:

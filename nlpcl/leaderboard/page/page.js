@@ -160,11 +160,12 @@ async function showRow() {
     return;
   }
   if (location.hash.slice(1) !== id) return;
-  const { rows, cost } = leaderboard.shards[row.shard];
+  const { rows, cost, machines } = leaderboard.shards[row.shard];
   shown = { id, detail: rows[id], cost };
   byId("run").replaceChildren(...rows[id].runs.map(({ name }) => element("option", name)));
   byId("scores").replaceChildren(...rows[id].scores.map(tile));
   byId("notes").replaceChildren(...rows[id].notes.map((note) => element("p", note, { className: "note" })));
+  byId("machines").textContent = machines.join("; ");
   fill("settings", rows[id].settings);
   showFigures();
   root.dataset.shown = id;
