@@ -111,6 +111,14 @@ class TextEncoder(PackedEncoder):
         out = self.model(inputs_embeds=embedded, attention_mask=mask.long())
         return out.last_hidden_state, out.get("pooler_output")
 
+    def positions(self) -> int | None:
+        """Most tokens that the model takes; None: its positions are in no table."""
+        for name, module in self.model.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                # RoBERTa and its like begin to count behind the index of padding.
+                return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        return None
+
     def pool(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor) -> Tensor:
         """Feature (B, H) of each text."""
         if self.pooling == "mean":
@@ -134,6 +142,7 @@ class EncoderBackbone(Backbone):
         super().__init__()
         self.encoder = TextEncoder(encoder, pooling, padding)
         self.width = self.encoder.width
+        self.positions = self.encoder.positions()
         self.dropout = nn.Dropout(dropout)
 
     def trimmed(self, x: Tensor) -> Tensor:

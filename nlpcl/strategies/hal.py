@@ -166,6 +166,9 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         if anchor_length < 1:
             raise UsageError(f"anchor_length must be at least 1, not {anchor_length}.")
         self.memory.quota = max(1, self.memory.capacity // model.n_tasks)
+        most = model.backbone.positions
+        if most is not None and anchor_length > most:
+            raise UsageError(f"anchor_length must be at most {most}, as many tokens as the encoder takes.")
         self.lamb = lamb
         self.beta = beta
         self.gamma = gamma
