@@ -33,7 +33,8 @@ class StrategyEntry:
     tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains
     once on the whole stream and fills the last row. `ddp` says whether it trains in several processes
     what it trains in one, `ddp_reason` why not. `defaults` gives values to options whose class
-    has none; `presets` are `(condition, values)` pairs, see `nlpcl.presets`; `aliases` find it, too.
+    has none, `types` types to those whose class has none, or one without a range; `presets` are `(condition, values)`
+    pairs, see `nlpcl.presets`; `aliases` find it, too.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StrategyEntry:
     engine: bool = True
     reason: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    types: Mapping[str, Any] = field(default_factory=dict)
     presets: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
     aliases: tuple[str, ...] = ()
 

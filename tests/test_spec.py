@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,11 +60,23 @@ def test_presets_and_precedence() -> None:
         ({"strategy": "ctr", "scenario": "dil"}, "--scenario til"),
         ({"strategy": "avalanche/DER"}, "--scenario dil"),
         ({"strategy": "hat", "options": {"lambda": 1}}, "Did you mean lamb"),
-        ({"strategy": "hat", "options": {"lamb": "much"}}, "takes float"),
+        ({"strategy": "hat", "options": {"lamb": "much"}}, "takes a number from 0 to 1e.12, not 'much'"),
         ({"strategy": "avalanche/Naive", "precision": "bf16"}, "knows no precision"),
         ({"epoch": 3}, "Did you mean epochs"),
-        ({"epochs": 0}, "epochs cannot be 0"),
-        ({"learning_rate": -1.0}, "learning_rate cannot be"),
+        ({"epochs": 0}, "epochs cannot be 0: it takes a whole number from 1 to"),
+        ({"epochs": 10**300}, "it takes a whole number from 1 to 1,000,000"),
+        ({"epochs": {"laptop": 0, "*": 1}}, "by name .each a whole number from 1 to"),
+        ({"learning_rate": -1.0}, "learning_rate cannot be -1.0: it takes a number above 0 and at most 1,000"),
+        ({"learning_rate": 1e38}, "at most 1,000"),
+        ({"weight_decay": 1e38}, "weight_decay cannot be"),
+        ({"warmup": 1.5}, "warmup cannot be 1.5: it takes a number from 0 to 1"),
+        ({"clip_norm": 0}, "clip_norm cannot be 0"),
+        ({"plateau_factor": 1}, "plateau_factor cannot be 1: it takes a number above 1"),
+        ({"min_learning_rate": float("inf")}, "min_learning_rate cannot be inf"),
+        ({"patience": 0}, "patience cannot be 0"),
+        ({"train_batch_size": 10**12}, "train_batch_size cannot be"),
+        ({"max_length": 7}, "max_length cannot be 7: it takes a whole number from 8 to 512"),
+        ({"precision": "fp64"}, "it takes one of fp32, tf32, bf16, fp16 or null"),
         ({"train_size": 0}, "train_size cannot be 0"),
         ({"spec_version": 99}, "update nlpcl"),
         ({"spec_version": 1}, "a complete spec needs options and"),
@@ -74,6 +88,15 @@ def test_mistakes_are_one_sentence(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         filled(**given)
     assert "\n" not in str(caught.value)
+
+
+def test_committed_results_keep_their_ids() -> None:
+    paths = sorted((Path(__file__).resolve().parents[1] / "leaderboard" / "results").rglob("*.json"))
+    assert len(paths) > 10
+    for path in paths:
+        spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
+        anew = {name: value for name, value in spec.items() if name != "spec_version"}
+        assert path.stem == spec_id(spec) == RunSpec.parse(spec).id == RunSpec.parse(anew).filled().id
 
 
 def test_epochs_without_an_entry_for_a_task() -> None:
