@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from nlpcl.errors import Impossible, UsageError, fold, suggest
+from nlpcl.orders import Published
 
 Scenario = Literal["til", "dil", "cil"]
 Regime = Literal["continual", "isolated", "joint"]
@@ -61,7 +62,8 @@ class BenchmarkEntry:
     """The facts of a benchmark: where its data come from and what its labels mean.
 
     `reason` says why a scenario is missing; `modality` what its examples are; `sizes` are its training,
-    validation and test examples in the first published order.
+    validation and test examples in the first published order. `published`, called with `scenario`, `order`, `tasks` and
+    the benchmark's options, gives the orders and names that `nlpcl.orders.order_tasks` takes; None: data tell them.
     """
 
     name: str
@@ -77,6 +79,7 @@ class BenchmarkEntry:
     orders: int = 1
     sizes: tuple[int, int, int] | None = None
     modality: Modality = "text"
+    published: Callable[..., Published] | None = None
 
 
 @dataclass(frozen=True)

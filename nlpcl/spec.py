@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nlpcl.errors import UsageError, suggest
 from nlpcl.options import Option, check_options, entry_options
+from nlpcl.orders import canonical_order, check_names, check_order, order_tasks
 from nlpcl.presets import Preset, preset_for
 from nlpcl.ranges import Count, LearningRate, Positive, Rate, Share, in_words
 from nlpcl.registry import (
@@ -152,6 +153,8 @@ class RunSpec(BaseModel):
         for field, entry in own.items():
             chosen = {**preset.get(field, {}), **(given.get(field) or {})}
             values[field] = check_options(entry.name, entry_options(entry), chosen)
+        values["order"] = canonical_order(values["order"])
+        _check_tasks(benchmark, values)
         if not strategy.engine:
             _only_plain(strategy.name, values)
         # A field that came later is stored only where it says something, so that older ids stay.
@@ -209,8 +212,29 @@ def spec_id(stored: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def check_epochs(epochs: Mapping[str, int], known: Sequence[str]) -> None:
+    """Refuse epochs of a task that there is not.
+
+    :raises UsageError: the first such task, with the nearest that there are.
+    """
+    check_names([name for name in epochs if name != "*"], known)
+
+
 def _types() -> dict[str, Any]:
     return get_type_hints(RunSpec, include_extras=True)
+
+
+def _check_tasks(benchmark: BenchmarkEntry, values: Mapping[str, Any]) -> None:
+    """Refuse an order, or names of tasks, that the stream is known not to have before its data are read."""
+    order, tasks, epochs = values["order"], values["tasks"], values["epochs"]
+    if benchmark.published is None:
+        check_order(order, benchmark.orders)
+        return
+    asked = {"scenario": values["scenario"], "order": order, "tasks": tasks, **values["benchmark_options"]}
+    orders, known = benchmark.published(**asked)
+    order_tasks(orders, order, tasks, known)
+    if isinstance(epochs, dict):
+        check_epochs(epochs, known or orders[0])
 
 
 def _only_plain(name: str, values: Mapping[str, Any]) -> None:
