@@ -29,7 +29,7 @@ from nlpcl.models.base import Backbone, ContinualModel, TaskLabels
 from nlpcl.models.heads import SharedHead
 from nlpcl.ranges import Count, Share, Temperature, Weight, Width
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._avalanche_types import TYPES
+from nlpcl.strategies._avalanche import AGEM, EWC, TYPES, LwF
 from nlpcl.strategies.base import accuracy_evaluator, continual_model
 
 
@@ -327,11 +327,11 @@ class ICaRL(training.ICaRL):
 # alpha and temperature are those of Li and Hoiem 2017, the others ours.
 ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
     training.Naive: {},
-    training.EWC: {"defaults": {"ewc_lambda": 1.0}},
+    EWC: {"defaults": {"ewc_lambda": 1.0}},
     training.Replay: {"replay": True, "aliases": ("avalanche/ER",)},
     training.GEM: {"replay": True, "defaults": {"patterns_per_exp": 64}},
-    training.AGEM: {"replay": True, "defaults": {"patterns_per_exp": 64}},
-    training.LwF: {"defaults": {"alpha": 1.0, "temperature": 2.0}},
+    AGEM: {"replay": True, "defaults": {"patterns_per_exp": 64}},
+    LwF: {"defaults": {"alpha": 1.0, "temperature": 2.0}},
     training.SynapticIntelligence: {"defaults": {"si_lambda": 1.0}, "aliases": ("avalanche/SI",)},
     MAS: {"types": {"lambda_reg": Weight, "alpha": Share}},
     training.DER: {
