@@ -41,14 +41,15 @@ def check_order(order: Order, published: int) -> None:
         raise UsageError("an order names at least one task, and none twice.")
 
 
-def check_names(names: Iterable[str], known: Sequence[str]) -> None:
+def check_names(names: Iterable[str], known: Sequence[str], place: str = "") -> None:
     """Refuse a task that there is not.
 
+    :param place: where the names stand, for the message.
     :raises UsageError: the first name that is not known, with the nearest that are.
     """
     for name in names:
         if name not in known:
-            raise UsageError(f"unknown task {name!r}. {suggest(name, known)}")
+            raise UsageError(f"{place}unknown task {name!r}. {suggest(name, known)}")
 
 
 def order_tasks(

@@ -217,7 +217,7 @@ def check_epochs(epochs: Mapping[str, int], known: Sequence[str]) -> None:
 
     :raises UsageError: the first such task, with the nearest that there are.
     """
-    check_names([name for name in epochs if name != "*"], known)
+    check_names([name for name in epochs if name != "*"], known, "epochs: ")
 
 
 def _types() -> dict[str, Any]:

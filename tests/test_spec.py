@@ -68,7 +68,7 @@ def test_presets_and_precedence() -> None:
         ({"epochs": 0}, "epochs cannot be 0: it takes a whole number from 1 to"),
         ({"epochs": 10**300}, "it takes a whole number from 1 to 1,000,000"),
         ({"epochs": {"laptop": 0, "*": 1}}, "by name .each a whole number from 1 to"),
-        ({"epochs": {"labtop": 3, "*": 1}}, "unknown task 'labtop'. Did you mean laptop"),
+        ({"epochs": {"labtop": 3, "*": 1}}, "epochs: unknown task 'labtop'. Did you mean laptop"),
         ({"epochs": {"toys": 3}, "benchmark": "mnist", "scenario": "dil", "strategy": "ncl"}, "unknown task 'toys'"),
         ({"learning_rate": -1.0}, "learning_rate cannot be -1.0: it takes a number above 0 and at most 1,000"),
         ({"learning_rate": 1e38}, "at most 1,000"),
