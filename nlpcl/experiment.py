@@ -26,7 +26,7 @@ from nlpcl.models.sizes import model_bytes, sizes_of
 from nlpcl.progress import Progress, ProgressPlugin, Silent
 from nlpcl.records import Matrices, Measured, Record, Seconds
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
-from nlpcl.spec import RunSpec
+from nlpcl.spec import RunSpec, check_epochs
 from nlpcl.state import NoState
 from nlpcl.strategies.base import silent_evaluator
 
@@ -176,6 +176,8 @@ def prepare(
         **(spec.benchmark_options or {}),
         **({"tokenizer": tokenizer, "max_length": spec.max_length} if text else {}),
     )
+    if isinstance(spec.epochs, dict) and spec.tasks is None and benchmarks.get(spec.benchmark).published is None:
+        check_epochs(spec.epochs, benchmark.task_names)
     if backbone.frozen and not (spec.options or {}).get("parity"):
         precompute(benchmark, str(spec.model), device=device, progress=encoded)
     padding = {"padding": spec.padding} if text else {}

@@ -7,12 +7,14 @@ import json
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from nlpcl.errors import UsageError, suggest
+from nlpcl.ranges import in_words
 
 # What every strategy, backbone or benchmark is given by whoever builds it: no option of its own.
 BUILT_IN = {
@@ -36,15 +38,13 @@ class Option:
 
     @property
     def type_name(self) -> str:
-        """The type as a reader would write it."""
-        if isinstance(self.annotation, type):
-            return self.annotation.__name__
-        return re.sub(r"(typing|collections\.abc)\.", "", str(self.annotation))
+        """The type in words, with its range."""
+        return in_words(self.annotation)
 
     def check(self, value: Any) -> Any:
         """`value` as the option's type.
 
-        :raises UsageError: it is not of that type.
+        :raises UsageError: it is not of that type, or out of its range.
         """
         try:
             return TypeAdapter(self.annotation).validate_python(value)
@@ -54,16 +54,25 @@ class Option:
     def parse(self, text: str) -> Any:
         """The value that `text`, as typed on a command line, stands for."""
         try:
-            return self.check(json.loads(text))
-        except (json.JSONDecodeError, UsageError):
+            value = json.loads(text)
+        except ValueError:  # no JSON, or a number with thousands of digits
             return self.check(text)
+        try:
+            return self.check(value)
+        except UsageError as error:
+            with suppress(UsageError):  # a text may look like a number
+                return self.check(text)
+            raise error
 
 
-def options_of(target: Any, defaults: Mapping[str, Any] | None = None) -> dict[str, Option]:
+def options_of(
+    target: Any, defaults: Mapping[str, Any] | None = None, types: Mapping[str, Any] | None = None
+) -> dict[str, Option]:
     """The options of a class or a function.
 
     :param target: a class with a typed constructor, or a typed function.
     :param defaults: values for options to which the class gives none.
+    :param types: of options to which the class gives none, or one without a range.
     """
     found: dict[str, Option] = {}
     constructors = _constructors(target)
@@ -71,13 +80,18 @@ def options_of(target: Any, defaults: Mapping[str, Any] | None = None) -> dict[s
     for owner, init in reversed(constructors):  # a class's own words win over those of its bases
         described |= _described(owner.__doc__) | _described(init.__doc__)
     for _, init in constructors:
-        hints = typing.get_type_hints(init)
+        hints = {**typing.get_type_hints(init, include_extras=True), **(types or {})}
         for name, parameter in inspect.signature(init).parameters.items():
             if name in BUILT_IN or name in found or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 continue
             default = (defaults or {}).get(name, parameter.default)
             found[name] = Option(name, hints.get(name, Any), default, described.get(name, ""))
     return found
+
+
+def entry_options(entry: Any) -> dict[str, Option]:
+    """The options of a strategy, backbone or benchmark, with what its entry in the registry says of them."""
+    return options_of(entry.target, getattr(entry, "defaults", None), getattr(entry, "types", None))
 
 
 def _constructors(target: Any) -> list[tuple[Any, Callable[..., Any]]]:

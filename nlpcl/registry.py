@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from nlpcl.errors import Impossible, UsageError, fold, suggest
+from nlpcl.orders import Published
 
 Scenario = Literal["til", "dil", "cil"]
 Regime = Literal["continual", "isolated", "joint"]
@@ -33,7 +34,8 @@ class StrategyEntry:
     tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains
     once on the whole stream and fills the last row. `ddp` says whether it trains in several processes
     what it trains in one, `ddp_reason` why not. `defaults` gives values to options whose class
-    has none; `presets` are `(condition, values)` pairs, see `nlpcl.presets`; `aliases` find it, too.
+    has none, `types` types to those whose class has none, or one without a range; `presets` are `(condition, values)`
+    pairs, see `nlpcl.presets`; `aliases` find it, too.
     """
 
     name: str
@@ -50,6 +52,7 @@ class StrategyEntry:
     engine: bool = True
     reason: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    types: Mapping[str, Any] = field(default_factory=dict)
     presets: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
     aliases: tuple[str, ...] = ()
 
@@ -59,7 +62,8 @@ class BenchmarkEntry:
     """The facts of a benchmark: where its data come from and what its labels mean.
 
     `reason` says why a scenario is missing; `modality` what its examples are; `sizes` are its training,
-    validation and test examples in the first published order.
+    validation and test examples in the first published order. `published`, called with `scenario`, `order`, `tasks` and
+    the benchmark's options, gives the orders and names that `nlpcl.orders.order_tasks` takes; None: data tell them.
     """
 
     name: str
@@ -75,6 +79,7 @@ class BenchmarkEntry:
     orders: int = 1
     sizes: tuple[int, int, int] | None = None
     modality: Modality = "text"
+    published: Callable[..., Published] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.options import Option, options_of, parse_options
+from nlpcl.options import Option, entry_options, parse_options
 from nlpcl.records import fault, write_atomically
 from nlpcl.registry import SCENARIOS, backbones, benchmarks, default_backbone, strategies
 from nlpcl.spec import RunSpec, training_settings
@@ -160,9 +160,9 @@ class Request:
         method, stream = strategies.get(named.strategy), benchmarks.get(named.benchmark)
         body = backbones.get(named.backbone or default_backbone(named.benchmark))
         return {
-            method.name: options_of(method.target, method.defaults),
-            body.name: options_of(body.target),
-            stream.name: options_of(stream.target),
+            method.name: entry_options(method),
+            body.name: entry_options(body),
+            stream.name: entry_options(stream),
             "training": training_settings(),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -18,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nlpcl.errors import UsageError
+from nlpcl.errors import UsageError, suggest
 
 PACKAGES = (
     *("nlpcl", "torch", "torchvision", "avalanche-lib", "transformers", "tokenizers", "torchmetrics"),
     *("numpy", "pillow"),
 )
+DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps", "xpu")
+DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", re.ASCII)
 
 
 def seed_everything(seed: int) -> None:
@@ -49,8 +52,10 @@ def matrix_products(tf32: bool) -> Iterator[None]:
 def choose_device(name: str) -> torch.device:
     """The device called `name`; `auto` takes a GPU where there is one.
 
-    :raises UsageError: no such device here.
+    :raises UsageError: no such device, or none here.
     """
+    if not DEVICE.fullmatch(name):
+        raise UsageError(f"unknown device {name!r}. {suggest(name, DEVICES)}")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.options import Option, check_options, options_of
+from nlpcl.options import Option, check_options, entry_options
+from nlpcl.orders import canonical_order, check_names, check_order, order_tasks
 from nlpcl.presets import Preset, preset_for
+from nlpcl.ranges import Count, LearningRate, Positive, Rate, Share, in_words
 from nlpcl.registry import (
     BackboneEntry,
     BenchmarkEntry,
+    StrategyEntry,
     backbones,
     benchmarks,
     check_combination,
@@ -23,7 +26,6 @@ from nlpcl.registry import (
 )
 
 SPEC_VERSION = 1
-Count = Annotated[int, Field(ge=1)]
 # What a complete spec cannot leave open. A field added later has a default instead.
 NEEDED = (
     *("options", "backbone_options", "epochs", "train_batch_size", "learning_rate"),
@@ -36,7 +38,6 @@ SETTINGS = (
 )
 # Of these a spec has all, on text, or none; but without `model` a backbone of word vectors trains its own.
 OF_TEXT = ("model", "max_length", "padding")
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class RunSpec(BaseModel):
@@ -66,7 +67,7 @@ class RunSpec(BaseModel):
     scenario: Literal["til", "dil", "cil"] = "til"
     order: int | str | list[str] = 0
     tasks: Count | list[str] | None = None
-    train_size: Count | None = None
+    train_size: Annotated[int, Field(ge=1, le=10**9)] | None = None
     strategy: str = "ctr"
     options: dict[str, Any] | None = None
     backbone: str | None = None
@@ -76,15 +77,15 @@ class RunSpec(BaseModel):
     padding: Literal["dynamic", "fixed"] | None = None
     epochs: Count | dict[str, Count] | None = None
     train_batch_size: Count | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    learning_rate: LearningRate | None = None
+    weight_decay: Rate | None = None
     schedule: Literal["linear", "constant", "plateau"] | None = None
     warmup: Share | None = None
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: Positive | None = None
     best_epoch: bool = False
     patience: Count = 5
-    plateau_factor: Annotated[float, Field(gt=1)] = 3.0
-    min_learning_rate: Annotated[float, Field(ge=0)] = 1e-4
+    plateau_factor: Annotated[float, Field(gt=1, le=1e6)] = 3.0
+    min_learning_rate: Rate = 1e-4
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None
     eval: Literal["seen", "full", "final"] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -113,7 +114,9 @@ class RunSpec(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = str(first["loc"][0])
-            raise UsageError(f"{name} cannot be {given.get(name)!r}: {first['msg'].lower()}.") from error
+            ours = first["type"] == "value_error"
+            why = first["ctx"]["error"] if ours else f"it takes {in_words(_types()[name])}"
+            raise UsageError(f"{name} cannot be {given.get(name)!r}: {why}.") from error
         if (spec.spec_version or 0) > SPEC_VERSION:
             raise UsageError(f"this spec has version {spec.spec_version}, newer than {SPEC_VERSION}: update nlpcl.")
         text = OF_TEXT if any(getattr(spec, name) is not None for name in OF_TEXT) else ()
@@ -142,14 +145,16 @@ class RunSpec(BaseModel):
             {**self.model_dump(), **given, "modality": benchmark.modality}, (*strategy.presets, *presets)
         )
         values = {**{name: getattr(self, name) for name in RunSpec.model_fields}, **preset, **given}
-        own: tuple[tuple[str, Any, Any], ...] = (
-            ("options", strategy, strategy.defaults),
-            ("backbone_options", backbone, None),
-            ("benchmark_options", benchmark, None),
-        )
-        for field, entry, defaults in own:
+        own: dict[str, StrategyEntry | BackboneEntry | BenchmarkEntry] = {
+            "options": strategy,
+            "backbone_options": backbone,
+            "benchmark_options": benchmark,
+        }
+        for field, entry in own.items():
             chosen = {**preset.get(field, {}), **(given.get(field) or {})}
-            values[field] = check_options(entry.name, options_of(entry.target, defaults), chosen)
+            values[field] = check_options(entry.name, entry_options(entry), chosen)
+        values["order"] = canonical_order(values["order"])
+        _check_tasks(benchmark, values)
         if not strategy.engine:
             _only_plain(strategy.name, values)
         # A field that came later is stored only where it says something, so that older ids stay.
@@ -207,7 +212,7 @@ class RunSpec(BaseModel):
 
 def training_settings() -> dict[str, Option]:
     """The settings of training, as options that a text can set."""
-    hints = get_type_hints(RunSpec)
+    hints = _types()
     return {name: Option(name, hints[name], RunSpec.model_fields[name].default, "") for name in SETTINGS}
 
 
@@ -226,6 +231,31 @@ def spec_id(stored: Mapping[str, Any]) -> str:
     """
     text = json.dumps(stored, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def check_epochs(epochs: Mapping[str, int], known: Sequence[str]) -> None:
+    """Refuse epochs of a task that there is not.
+
+    :raises UsageError: the first such task, with the nearest that there are.
+    """
+    check_names([name for name in epochs if name != "*"], known, "epochs: ")
+
+
+def _types() -> dict[str, Any]:
+    return get_type_hints(RunSpec, include_extras=True)
+
+
+def _check_tasks(benchmark: BenchmarkEntry, values: Mapping[str, Any]) -> None:
+    """Refuse an order, or names of tasks, that the stream is known not to have before its data are read."""
+    order, tasks, epochs = values["order"], values["tasks"], values["epochs"]
+    if benchmark.published is None:
+        check_order(order, benchmark.orders)
+        return
+    asked = {"scenario": values["scenario"], "order": order, "tasks": tasks, **values["benchmark_options"]}
+    orders, known = benchmark.published(**asked)
+    order_tasks(orders, order, tasks, known)
+    if isinstance(epochs, dict):
+        check_epochs(epochs, known or orders[0])
 
 
 def _only_plain(name: str, values: Mapping[str, Any]) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nlpcl"
 PLAIN = {"__future__", "numpy", "pandas", "pydantic", "nlpcl.errors", "nlpcl.metrics", "nlpcl.records", "nlpcl.spec",
-         "nlpcl.registry", "nlpcl.options", "nlpcl.presets", "nlpcl.request", "tomli"}  # fmt: skip
+         "nlpcl.registry", "nlpcl.options", "nlpcl.orders", "nlpcl.presets", "nlpcl.ranges", "nlpcl.request",
+         "tomli"}  # fmt: skip
 FORBIDDEN = {
     "models": ("nlpcl.strategies", "nlpcl.benchmarks", "nlpcl.records", "nlpcl.cli", "nlpcl.experiment", "nlpcl.spec"),
     "benchmarks": ("nlpcl.models", "nlpcl.strategies", "nlpcl.records", "nlpcl.cli", "nlpcl.experiment", "nlpcl.spec"),
@@ -39,7 +40,11 @@ def under(name: str, roots: tuple[str, ...]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics", "records", "spec", "registry", "errors", "launch", "options", "presets", "request", "grid"]
+    "name",
+    [
+        *("metrics", "records", "spec", "registry", "errors", "launch"),
+        *("options", "orders", "presets", "ranges", "request", "grid"),
+    ],
 )
 def test_the_core_imports_nothing_heavy(name: str) -> None:
     import sys

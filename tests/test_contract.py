@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 import torch
 
 from nlpcl import experiment
+from nlpcl.errors import UsageError
 from nlpcl.models import build_model
-from nlpcl.options import options_of
+from nlpcl.options import entry_options
 from nlpcl.presets import preset_for
 from nlpcl.records import Record
-from nlpcl.registry import backbones, strategies
+from nlpcl.registry import backbones, benchmarks, strategies
 from nlpcl.spec import RunSpec
 from tests.models.test_image_cnn import tiny_images
 
@@ -185,8 +186,36 @@ def test_constructor(entry: Any, benchmark_of: Any, tiny: str) -> None:
 
 @pytest.mark.parametrize("entry", [e for e in strategies.entries() if e.engine], ids=lambda entry: entry.name)
 def test_every_option_is_typed_described_and_no_backbone_option(entry: Any) -> None:
-    others = {name for backbone in backbones.entries() for name in options_of(backbone.target)}
-    for option in options_of(entry.target, entry.defaults).values():
+    others = {name for backbone in backbones.entries() for name in entry_options(backbone)}
+    for option in entry_options(entry).values():
         assert option.help, option.name
         assert option.annotation is not Any, option.name
         assert option.name not in others
+
+
+def numbers_in(annotation: Any) -> list[Any]:
+    """The numbers that a type is made of, each with its range if it has one."""
+    parts = get_args(annotation)
+    if annotation in (int, float) or (get_origin(annotation) is Annotated and parts[0] in (int, float)):
+        return [annotation]
+    return [] if get_origin(annotation) is Literal else [n for part in parts for n in numbers_in(part)]
+
+
+@pytest.mark.parametrize("registry", [strategies, backbones, benchmarks], ids=lambda registry: registry.kind)
+def test_every_number_has_a_range_and_what_is_outside_is_refused(registry: Any) -> None:
+    found = [
+        (f"{entry.name} {option.name}", option, numbers_in(option.annotation))
+        for entry in registry.entries()
+        for option in entry_options(entry).values()
+    ]
+    assert [name for name, option, _ in found if option.annotation is Any] == []
+    for name, option, numbers in found:
+        assert option.check(option.default) == option.default, name
+        for number in numbers:
+            bounds = [mark for field in get_args(number)[1:] for mark in field.metadata]
+            low = [getattr(mark, side) for mark in bounds for side in ("ge", "gt") if hasattr(mark, side)]
+            high = [getattr(mark, side) for mark in bounds for side in ("le", "lt") if hasattr(mark, side)]
+            assert len(low) == len(high) == 1, f"{name} needs a range: see nlpcl.ranges"
+            for wrong in (low[0] - 1, 2 * high[0] + 1, float("nan"), float("inf"), -float("inf"), 10**400):
+                with pytest.raises(UsageError, match=f"^option {option.name} takes .*, not .*\\.$"):
+                    option.check(wrong)

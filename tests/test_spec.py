@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nlpcl.errors import UsageError
+from nlpcl.options import entry_options
 from nlpcl.presets import preset_for
+from nlpcl.registry import BenchmarkEntry, benchmarks
 from nlpcl.spec import RunSpec, spec_id
 
 
@@ -58,11 +62,44 @@ def test_presets_and_precedence() -> None:
         ({"strategy": "ctr", "scenario": "dil"}, "--scenario til"),
         ({"strategy": "avalanche/DER"}, "--scenario dil"),
         ({"strategy": "hat", "options": {"lambda": 1}}, "Did you mean lamb"),
-        ({"strategy": "hat", "options": {"lamb": "much"}}, "takes float"),
+        ({"strategy": "hat", "options": {"lamb": "much"}}, "takes a number from 0 to 1e.12, not 'much'"),
         ({"strategy": "avalanche/Naive", "precision": "bf16"}, "knows no precision"),
         ({"epoch": 3}, "Did you mean epochs"),
-        ({"epochs": 0}, "epochs cannot be 0"),
-        ({"learning_rate": -1.0}, "learning_rate cannot be"),
+        ({"epochs": 0}, "epochs cannot be 0: it takes a whole number from 1 to"),
+        ({"epochs": 10**300}, "it takes a whole number from 1 to 1,000,000"),
+        ({"epochs": {"laptop": 0, "*": 1}}, "by name .each a whole number from 1 to"),
+        ({"epochs": {"labtop": 3, "*": 1}}, "epochs: unknown task 'labtop'. Did you mean laptop"),
+        ({"epochs": {"toys": 3}, "benchmark": "mnist", "scenario": "dil", "strategy": "ncl"}, "unknown task 'toys'"),
+        ({"learning_rate": -1.0}, "learning_rate cannot be -1.0: it takes a number above 0 and at most 1,000"),
+        ({"learning_rate": 1e38}, "at most 1,000"),
+        ({"weight_decay": 1e38}, "weight_decay cannot be"),
+        ({"warmup": 1.5}, "warmup cannot be 1.5: it takes a number from 0 to 1"),
+        ({"clip_norm": 0}, "clip_norm cannot be 0"),
+        ({"plateau_factor": 1}, "plateau_factor cannot be 1: it takes a number above 1"),
+        ({"min_learning_rate": float("inf")}, "min_learning_rate cannot be inf"),
+        ({"patience": 0}, "patience cannot be 0"),
+        ({"train_batch_size": 10**12}, "train_batch_size cannot be"),
+        ({"max_length": 7}, "max_length cannot be 7: it takes a whole number from 8 to 512"),
+        ({"precision": "fp64"}, "it takes one of fp32, tf32, bf16, fp16 or null"),
+        ({"order": 5}, "--order must be 0 to 4"),
+        ({"order": "5"}, "--order must be 0 to 4"),
+        ({"order": -1}, "--order must be 0 to 4"),
+        ({"order": []}, "an order names at least one task, and none twice"),
+        ({"order": ["hotel", "hotel"]}, "none twice"),
+        ({"order": ["laptop", "hotle"]}, "unknown task 'hotle'. Did you mean hotel"),
+        ({"order": "seed:x"}, "as seed:7"),
+        ({"order": "seed:" + 5000 * "9"}, "as seed:7"),
+        ({"tasks": 6}, "--tasks must be 1 to 5"),
+        ({"tasks": ["hotle"]}, "Did you mean hotel"),
+        ({"order": ["book"], "benchmark": "dsc"}, "unknown task 'book'"),
+        ({"order": ["1+0"], "benchmark": "SplitMNIST", "strategy": "hat"}, "unknown task '1.0'. Known: 0.1, 2.3"),
+        ({"order": 20, "benchmark": "SplitCIFAR10", "strategy": "hat"}, "--order must be 0 to 19"),
+        (
+            {"order": ["session-3"], "benchmark": "CORe50", "scenario": "dil", "strategy": "ncl"},
+            "unknown task 'session-3'",
+        ),
+        ({"order": 1, "benchmark": "folder"}, "--order must be 0, seed:N"),
+        ({"order": [], "benchmark": "folder"}, "at least one task"),
         ({"train_size": 0}, "train_size cannot be 0"),
         ({"spec_version": 99}, "update nlpcl"),
         ({"spec_version": 1}, "a complete spec needs options and"),
@@ -74,6 +111,42 @@ def test_mistakes_are_one_sentence(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         filled(**given)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["0", "00", ["laptop"], "laptop", "seed:7", "seed:07", 3])
+def test_an_order_has_one_id_however_it_is_written(given: Any) -> None:
+    plain = {"0": 0, "00": 0, "laptop": ["laptop"], "seed:07": "seed:7"}.get(str(given), given)
+    spec = filled(strategy="ncl", order=given)
+    assert spec.order == plain and spec.id == filled(strategy="ncl", order=plain).id
+
+
+@pytest.mark.parametrize("entry", benchmarks.entries(), ids=lambda entry: entry.name)
+def test_names_known_before_the_data_are_those_of_every_published_order(entry: BenchmarkEntry) -> None:
+    if entry.published is None:
+        assert entry.name in ("folder", "SplitCIFAR10", "SplitCIFAR100", "SplitTinyImageNet")
+        return
+    options = {option.name: option.default for option in entry_options(entry).values()}
+    for scenario in entry.scenarios:
+        for order in (0, entry.orders - 1):
+            orders, known = entry.published(scenario=scenario, order=order, tasks=None, **options)
+            assert len(orders) == entry.orders
+            assert set(orders[order]) <= set(known or orders[0])
+
+
+def test_a_stream_of_twenty_parts_has_names_of_its_own() -> None:
+    given = {"benchmark": "mnist", "scenario": "dil", "strategy": "ncl", "epochs": {"mnist-19": 2, "*": 1}}
+    assert filled(**given, tasks=20).epochs_for("mnist-19") == 2
+    with pytest.raises(UsageError, match="unknown task 'mnist-19'"):
+        filled(**given)
+
+
+def test_committed_results_keep_their_ids() -> None:
+    paths = sorted((Path(__file__).resolve().parents[1] / "leaderboard" / "results").rglob("*.json"))
+    assert len(paths) > 10
+    for path in paths:
+        spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
+        anew = {name: value for name, value in spec.items() if name != "spec_version"}
+        assert path.stem == spec_id(spec) == RunSpec.parse(spec).id == RunSpec.parse(anew).filled().id
 
 
 def test_epochs_without_an_entry_for_a_task() -> None:

@@ -12,7 +12,7 @@ from avalanche.benchmarks import CLScenario
 
 from nlpcl.benchmarks.base import (
     TextTask,
-    order_tasks,
+    orders_of,
     published_hashes,
     published_orders,
     shuffle_cut,
@@ -20,6 +20,7 @@ from nlpcl.benchmarks.base import (
 )
 from nlpcl.benchmarks.download import data_bytes
 from nlpcl.errors import UsageError
+from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
 
 REVISION = "d02aae98f2111bb72d3f18f6a568d166d64e7ad7"
@@ -55,6 +56,7 @@ def _read(content: bytes, path: str) -> pd.DataFrame:
     labels=LABELS,
     orders=20,
     sizes=(10_241, 879, 2_344),
+    published=orders_of("asc"),
 )
 def ASC(
     scenario: str = "til",

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import order_tasks
 from nlpcl.benchmarks.download import data_root
 from nlpcl.benchmarks.image_files import digest_of
 from nlpcl.benchmarks.image_tasks import (
@@ -27,6 +26,7 @@ from nlpcl.benchmarks.image_tasks import (
 )
 from nlpcl.benchmarks.leaf import REPOSITORY, read_leaf
 from nlpcl.errors import UsageError
+from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
 
 LABELS = ("not smiling", "smiling")
@@ -61,6 +61,7 @@ def image_folder(root: str | Path | None) -> Path:
     labels=LABELS,
     orders=20,
     modality="image",
+    published=lambda order, tasks, **asked: (numbered_orders("celeba", order, tasks), None),
 )
 def CelebA(
     scenario: str = "til",

@@ -16,12 +16,12 @@ from typing import Any
 
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import order_tasks
 from nlpcl.benchmarks.download import data_root
 from nlpcl.benchmarks.image_files import SUFFIXES
 from nlpcl.benchmarks.image_tasks import COLOUR, ImageFiles, Images, image_benchmark_from_tasks, image_task
 from nlpcl.benchmarks.images import ORDERS, class_order, group_name
 from nlpcl.errors import UsageError
+from nlpcl.orders import Published, order_tasks
 from nlpcl.registry import register_benchmark
 
 KINDS = (
@@ -35,6 +35,21 @@ FOLDERS = ("core50_32x32", "core50_128x128")
 SIZE = 32
 
 
+def _dealt(scenario: str, order: object) -> dict[str, list[int]]:
+    """By name of each task its sessions (`dil`), or its objects."""
+    number = order if isinstance(order, int) and 0 <= order < ORDERS else 0
+    if scenario == "dil":
+        sessions = [TRAIN_SESSIONS[i] for i in class_order(len(TRAIN_SESSIONS), number)]
+        return {f"session-{s}": [s] for s in sessions}
+    dealt = class_order(len(LABELS), number)
+    parts = (dealt[:10], *(dealt[i : i + 5] for i in range(10, 50, 5)))
+    return {group_name([LABELS[k] for k in own]): own for own in parts}
+
+
+def _published(scenario: str, order: object, **asked: Any) -> Published:
+    return [list(_dealt(scenario, order))] * ORDERS, None
+
+
 @register_benchmark(
     "CORe50",
     title="fifty objects in eleven sessions",
@@ -45,6 +60,7 @@ SIZE = 32
     labels=LABELS,
     orders=ORDERS,
     modality="image",
+    published=_published,
 )
 def CORe50(
     scenario: str = "til",
@@ -73,21 +89,15 @@ def CORe50(
             "vlomonaco.github.io/core50 there."
         )
     found = _images(folder)
-    number = order if isinstance(order, int) and 0 <= order < ORDERS else 0
-    if scenario == "dil":
-        sessions = [TRAIN_SESSIONS[i] for i in class_order(len(TRAIN_SESSIONS), number)]
-        parts = {f"session-{s}": (_part(found, [s]), _part(found, TEST_SESSIONS), LABELS) for s in sessions}
-    else:
-        dealt, parts = class_order(len(LABELS), number), {}
-        train, test = _part(found, TRAIN_SESSIONS), _part(found, TEST_SESSIONS)
-        for own in (dealt[:10], *(dealt[i : i + 5] for i in range(10, 50, 5))):
-            labels = tuple(LABELS[k] for k in own)
-            parts[group_name(labels)] = (train.of_classes(own), test.of_classes(own), labels)
-    made = [
-        image_task(name, labels, train, test, train_size, seed)
-        for name in order_tasks([list(parts)] * ORDERS, order, tasks)
-        for train, test, labels in [parts[name]]
-    ]
+    dealt, made = _dealt(scenario, order), []
+    trains, tests = _part(found, TRAIN_SESSIONS), _part(found, TEST_SESSIONS)
+    for name in order_tasks([list(dealt)] * ORDERS, order, tasks):
+        own = dealt[name]
+        if scenario == "dil":
+            labels, train, test = LABELS, _part(found, own), tests
+        else:
+            labels, train, test = tuple(LABELS[k] for k in own), trains.of_classes(own), tests.of_classes(own)
+        made.append(image_task(name, labels, train, test, train_size, seed))
     shared = LABELS if scenario == "dil" else None
     listing = "\n".join(file.relative_to(folder).as_posix() for files in found.values() for file, _ in files)
     files = {f"{folder.name}, list of names": hashlib.sha256(listing.encode()).hexdigest()}

@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import TextTask, order_tasks, shuffle_cut, text_benchmark_from_tasks
+from nlpcl.benchmarks.base import TextTask, shuffle_cut, text_benchmark_from_tasks
+from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
 
 LABELS = ("positive", "negative")
@@ -113,6 +114,7 @@ def _orders() -> list[list[str]]:
     labels=LABELS,
     orders=5,
     sizes=(1_400, 200, 600),
+    published=lambda **asked: (_orders(), None),
 )
 def Demo(
     scenario: str = "til",

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import order_tasks, published_orders
+from nlpcl.benchmarks.base import orders_of, published_orders
 from nlpcl.benchmarks.image_tasks import GREY, Images, ImageTask, image_benchmark_from_tasks, image_task
 from nlpcl.benchmarks.leaf import REPOSITORY, read_leaf
+from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
 
 LABELS = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
@@ -30,6 +31,7 @@ LARGEST = 6200
     orders=20,
     sizes=(6_911, 762, 858),
     modality="image",
+    published=orders_of("femnist"),
 )
 def FEMNIST(
     scenario: str = "til",

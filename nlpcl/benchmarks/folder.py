@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import TextTask, order_tasks, shuffle_cut, text_benchmark_from_tasks
+from nlpcl.benchmarks.base import TextTask, shuffle_cut, text_benchmark_from_tasks
 from nlpcl.benchmarks.download import data_root
 from nlpcl.errors import UsageError
+from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
 
 SPLITS = {

@@ -17,10 +17,10 @@ from avalanche.benchmarks import CLScenario
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlpcl.benchmarks.base import order_tasks
 from nlpcl.benchmarks.image_files import CLOTHES, DIGITS, ImageSet, read_cifar, read_idx, read_tiny_imagenet
 from nlpcl.benchmarks.image_tasks import ImageTask, image_benchmark_from_tasks, image_task
 from nlpcl.errors import UsageError
+from nlpcl.orders import Published, order_tasks
 from nlpcl.registry import register_benchmark
 
 Reader = Callable[[str | Path | None], ImageSet]
@@ -82,6 +82,15 @@ def group_name(classes: Sequence[str]) -> str:
     return "+".join(classes) if len(classes) <= 2 else f"{classes[0]}+{len(classes) - 1}"
 
 
+def split_tasks(classes: Sequence[str], n_tasks: int, order: object) -> dict[str, list[int]]:
+    """By name of each task its classes, dealt out in a published order; where names are given, in the natural one."""
+    number = order if isinstance(order, int) and 0 <= order < ORDERS else 0
+    dealt = class_order(len(classes), number)
+    size = len(dealt) // n_tasks
+    parts = (dealt[i : i + size] for i in range(0, len(dealt), size))
+    return {group_name([classes[k] for k in own]): own for own in parts}
+
+
 def _register_split(
     name: str, reader: Reader, n_tasks: int, title: str, **facts: Any
 ) -> Callable[..., CLScenario[Any]]:
@@ -106,18 +115,12 @@ def _register_split(
         :param root: folder with the data; None: downloaded, unless NLPCL_DATA names one.
         :raises UsageError: unknown order or task; data missing; a scenario without a meaning.
         """
-        number = order if isinstance(order, int) and 0 <= order < ORDERS else 0
         if scenario == "dil" and not parity:
             raise UsageError(f"{name} does not run domain-incremental: {NO_MEANING}.")
-        if scenario == "dil" and number:
+        if scenario == "dil" and order in range(1, ORDERS):
             raise UsageError(f"{name} pairs even with odd digits in its natural order alone: --order 0.")
         data = reader(root)
-        dealt = class_order(len(data.classes), number)
-        size = len(dealt) // n_tasks
-        groups = {
-            group_name([data.classes[k] for k in own]): own
-            for own in (dealt[i : i + size] for i in range(0, len(dealt), size))
-        }
+        groups = split_tasks(data.classes, n_tasks, order)
         known = [list(groups)] * ORDERS
         chosen = []
         for task in order_tasks(known, order, tasks):
@@ -128,11 +131,22 @@ def _register_split(
         head = tuple(data.classes) if scenario == "cil" else None
         return image_benchmark_from_tasks(chosen, name=name, scenario=scenario, labels=head, files=data.files)
 
+    def published(order: object, **asked: Any) -> Published:
+        return [list(split_tasks(facts["labels"], n_tasks, order))] * ORDERS, None
+
     split.__name__ = split.__qualname__ = name
     scenarios = ("til", "dil", "cil") if parity else ("til", "cil")
     reason = "" if parity else NO_MEANING
     return register_benchmark(
-        name, title=title, scenarios=scenarios, reason=reason, orders=ORDERS, modality="image", language="", **facts
+        name,
+        title=title,
+        scenarios=scenarios,
+        reason=reason,
+        orders=ORDERS,
+        modality="image",
+        language="",
+        published=published if "labels" in facts else None,  # else the data name the classes
+        **facts,
     )(split)
 
 
@@ -229,6 +243,7 @@ def _register_changed(
         sizes=(train, valid, test),
         modality="image",
         language="",
+        published=lambda **asked: (orders, None),
         **facts,
     )(changed)
 

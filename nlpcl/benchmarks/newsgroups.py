@@ -14,9 +14,10 @@ from typing import Any
 import pandas as pd
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import TextTask, order_tasks, published_orders, shuffle_cut, text_benchmark_from_tasks
+from nlpcl.benchmarks.base import TextTask, orders_of, published_orders, shuffle_cut, text_benchmark_from_tasks
 from nlpcl.benchmarks.download import data_bytes, data_root, read
 from nlpcl.errors import UsageError
+from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
 
 URL = "https://ndownloader.figshare.com/files/5975967"
@@ -84,6 +85,7 @@ def _held_out(rows: Sequence[str], topic: str, seed: int) -> tuple[list[str], li
     reason="the labels of its tasks share no meaning",
     orders=20,
     sizes=(10_184, 1_130, 7_532),
+    published=orders_of("newsgroups"),
 )
 def Newsgroups(
     scenario: str = "til",

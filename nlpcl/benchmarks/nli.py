@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import TextTask, order_tasks, published_orders, shuffle_cut, text_benchmark_from_tasks
+from nlpcl.benchmarks.base import TextTask, orders_of, published_orders, shuffle_cut, text_benchmark_from_tasks
 from nlpcl.benchmarks.download import data_root, read
 from nlpcl.errors import UsageError
+from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
 
 HUB = "nyu-mll/multi_nli"
@@ -63,6 +64,7 @@ def _from_hub(split: str, used: dict[str, str]) -> pd.DataFrame:
     orders=20,
     # Of the full set, from the genres' sizes in Williams et al., table 1.
     sizes=(353_431, 39_271, 9_815),
+    published=orders_of("nli"),
 )
 def NLI(
     scenario: str = "til",

@@ -20,7 +20,6 @@ import torch
 from avalanche.benchmarks import CLScenario
 from torch import Tensor
 
-from nlpcl.benchmarks.base import order_tasks
 from nlpcl.benchmarks.image_files import ImageSet
 from nlpcl.benchmarks.image_tasks import Images, image_benchmark_from_tasks, image_task, numbered_orders
 from nlpcl.benchmarks.images import (
@@ -36,6 +35,7 @@ from nlpcl.benchmarks.images import (
     read_mnist,
 )
 from nlpcl.errors import UsageError
+from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
 
 CONCENTRATION = 0.5
@@ -154,6 +154,7 @@ def _register_partition(
         sizes=sizes,
         modality="image",
         language="",
+        published=lambda order, tasks, **asked: (numbered_orders(orders, order, tasks), None),
         **facts,
     )(partition)
 

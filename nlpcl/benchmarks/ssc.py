@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import TextTask, order_tasks, published_orders, shuffle_cut, text_benchmark_from_tasks
+from nlpcl.benchmarks.base import TextTask, orders_of, published_orders, shuffle_cut, text_benchmark_from_tasks
 from nlpcl.benchmarks.download import data_root, read
 from nlpcl.errors import UsageError
+from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
 
 LABELS = ("0", "1", "2")  # what they stand for is not documented
@@ -40,6 +41,7 @@ def _read(content: bytes, file: Path) -> pd.DataFrame:
     citation="as a stream: PyContinual (Ke et al.)",
     labels=LABELS,
     orders=20,
+    published=orders_of("ssc"),
 )
 def SSC(
     scenario: str = "til",

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import draw_rows, order_tasks, published_orders
+from nlpcl.benchmarks.base import draw_rows, orders_of, published_orders
 from nlpcl.benchmarks.download import data_root
 from nlpcl.benchmarks.image_files import SUFFIXES, digest_of
 from nlpcl.benchmarks.image_tasks import (
@@ -26,6 +26,7 @@ from nlpcl.benchmarks.image_tasks import (
     read_image,
 )
 from nlpcl.errors import UsageError
+from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
 
 LABELS = ("bird", "car", "chair", "dog", "person")
@@ -42,6 +43,7 @@ SIZE = 32
     labels=LABELS,
     orders=1,
     modality="image",
+    published=orders_of("vlcs"),
 )
 def VLCS(
     scenario: str = "dil",

@@ -64,12 +64,12 @@ def data_list() -> None:
 
 
 def _stream(name: str, model: str, max_length: int, data_root: str | None, assign: list[str] | None) -> Any:
-    from nlpcl.options import check_options, options_of, parse_options
+    from nlpcl.options import check_options, entry_options, parse_options
     from nlpcl.registry import benchmarks
 
     quiet()
     entry = benchmarks.get(name)
-    options = options_of(entry.target)
+    options = entry_options(entry)
     chosen = check_options(entry.name, options, parse_options(assign or [], {entry.name: options})[entry.name])
     text = {"tokenizer": model, "max_length": max_length} if entry.modality == "text" else {}
     return entry.target(entry.scenarios[0], 0, root=data_root, **text, **chosen)

@@ -44,7 +44,7 @@ Presets = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "--output-dir", help="Folder for records.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-EvalBatchSize = Annotated[int, typer.Option("--eval-batch-size", min=1)]
+EvalBatchSize = Annotated[int, typer.Option("--eval-batch-size", min=1, max=1_000_000)]
 CheckpointMinutes = Annotated[
     float, typer.Option(min=0, help="Save a checkpoint within a task every so many minutes; 0: never.")
 ]

@@ -64,7 +64,7 @@ def _show_matrix(as_json: bool) -> None:
 @app.command(context_settings=NAMES)
 def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or backbone.")]) -> None:
     """What is known about a strategy, benchmark or backbone, and its options."""
-    from nlpcl.options import MISSING, options_of
+    from nlpcl.options import MISSING, entry_options
     from nlpcl.registry import backbones, benchmarks, strategies
 
     known: list[str] = []
@@ -82,7 +82,7 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
     for field, value in _facts(entry).items():
         table.add_row(field, _cell(value))
     console.print(table)
-    options = options_of(entry.target, getattr(entry, "defaults", None))
+    options = entry_options(entry)
     if options:
         table = Table(title="options (--set name=value)", title_justify="left")
         for column in ("name", "type", "default", "meaning"):
@@ -94,7 +94,7 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
 
 
 def _facts(entry: Any) -> dict[str, Any]:
-    hidden = {"target", "engine", "defaults", "presets", "reason"}
+    hidden = {"target", "engine", "defaults", "types", "presets", "reason", "published"}
     found = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry) if f.name not in hidden}
     return {name: value for name, value in found.items() if value not in ("", None, ())}
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nlpcl.errors import UsageError
 from nlpcl.models.base import Site
 from nlpcl.models.encoder import EncoderBackbone, Padding, Pooling
+from nlpcl.ranges import NotAll, Width
 from nlpcl.registry import register_backbone
 
 # Modules after whose output an adapter stands: the last step of the self-attention block and of the
@@ -93,9 +94,9 @@ class BertAdapter(EncoderBackbone):
         self,
         encoder: str = "minilm",
         *,
-        adapter_size: int = 2000,
+        adapter_size: Width = 2000,
         pooling: Pooling = "mean",
-        dropout: float = 0.1,
+        dropout: NotAll = 0.1,
         padding: Padding = "dynamic",
     ) -> None:
         super().__init__(encoder, pooling, padding, dropout)

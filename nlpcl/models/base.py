@@ -124,6 +124,8 @@ class Backbone(nn.Module, ABC):
     width: int
     pretrained = False
     """Whether the layers at the sites are, or stand among, pretrained ones, so that they must not be drawn anew."""
+    positions: int | None = None
+    """Most positions that an embedded text can have; None: any number."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ import re
 from nlpcl.errors import UsageError
 from nlpcl.models.base import Site
 from nlpcl.models.encoder import EncoderBackbone, Padding, Pooling
+from nlpcl.ranges import NotAll
 from nlpcl.registry import register_backbone
 
 # The output projection of the attention, the two layers of the feed-forward block, and the module whose output is the
@@ -36,7 +37,7 @@ class Bert(EncoderBackbone):
         encoder: str = "minilm",
         *,
         pooling: Pooling = "mean",
-        dropout: float = 0.1,
+        dropout: NotAll = 0.1,
         padding: Padding = "dynamic",
     ) -> None:
         super().__init__(encoder, pooling, padding, dropout)

@@ -9,6 +9,7 @@ from torch import Tensor
 from nlpcl.models.encoder import Padding, TextEncoder
 from nlpcl.models.states import TokenStates
 from nlpcl.models.tokens import Net, TokenBackbone
+from nlpcl.ranges import Layers, NotAll, Width
 from nlpcl.registry import register_backbone
 
 
@@ -37,10 +38,10 @@ class BertFrozen(TokenBackbone):
         encoder: str = "minilm",
         *,
         net: Net = "cnn",
-        filters: int = 100,
-        layers: int = 0,
-        hidden: int | None = None,
-        dropout: float = 0.5,
+        filters: Width = 100,
+        layers: Layers = 0,
+        hidden: Width | None = None,
+        dropout: NotAll = 0.5,
         padding: Padding = "dynamic",
     ) -> None:
         words = TextEncoder(encoder, padding=padding)

@@ -127,6 +127,14 @@ class TextEncoder(PackedEncoder):
         fused = config.model_type in FULL_ATTENTION and config._attn_implementation == "sdpa"
         return broadcast_mask(mask) if fused and mask.device.type != "cpu" else mask
 
+    def positions(self) -> int | None:
+        """Most tokens that the model takes; None: its positions are in no table."""
+        for name, module in self.model.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                # RoBERTa and its like begin to count behind the index of padding.
+                return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        return None
+
     def pool(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor) -> Tensor:
         """Feature (B, H) of each text."""
         if self.pooling == "mean":
@@ -150,6 +158,7 @@ class EncoderBackbone(Backbone):
         super().__init__()
         self.encoder = TextEncoder(encoder, pooling, padding)
         self.width = self.encoder.width
+        self.positions = self.encoder.positions()
         self.dropout = nn.Dropout(dropout)
 
     def trimmed(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import Backbone, Site, TaskLabels
+from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
 
 CHANNELS = (64, 128, 256)
@@ -38,7 +39,7 @@ class ImageCNN(Backbone):
     :raises UsageError: the images are not square, or too small for three convolutions.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], *, hidden: int = 2048) -> None:
+    def __init__(self, input_shape: tuple[int, int, int], *, hidden: Width = 2048) -> None:
         super().__init__()
         channels, height, width = input_shape
         side = side_after(height)

@@ -7,6 +7,7 @@ from math import prod
 from torch import Tensor, nn
 
 from nlpcl.models.base import Backbone, Site, TaskLabels
+from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
 
 
@@ -18,7 +19,7 @@ class MLP(Backbone):
     :param hidden: width of the two layers; 2000 in the original toolkit.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], *, hidden: int = 2000) -> None:
+    def __init__(self, input_shape: tuple[int, int, int], *, hidden: Width = 2000) -> None:
         super().__init__()
         self.width = hidden
         self.pixels = prod(input_shape)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from nlpcl.models.encoder import PackedEncoder, Padding
 from nlpcl.models.tokens import Net, TokenBackbone
+from nlpcl.ranges import Layers, NotAll, Width
 from nlpcl.registry import register_backbone
 
 
@@ -50,10 +51,10 @@ class WordVectors(TokenBackbone):
         encoder: Tensor,
         *,
         net: Net = "cnn",
-        filters: int = 100,
-        layers: int = 0,
-        hidden: int = 300,
-        dropout: float = 0.5,
+        filters: Width = 100,
+        layers: Layers = 0,
+        hidden: Width = 300,
+        dropout: NotAll = 0.5,
         padding: Padding = "dynamic",
     ) -> None:
         super().__init__(WordEncoder(encoder, padding), net, filters, layers, hidden, dropout)

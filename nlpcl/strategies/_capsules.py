@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nlpcl.models.adapters import BertAdapter
 from nlpcl.models.capsules import CapsuleAdapter, DynamicRouting, TaskCapsules, TransferRouting
+from nlpcl.ranges import Few, Rate
 from nlpcl.strategies._masks import MaskPlugin, MaskStrategy
 from nlpcl.strategies.base import continual_model
 
@@ -52,9 +53,9 @@ class CapsuleStrategy(MaskStrategy):
         *,
         model: Any,
         optimizer: Any,
-        capsule_size: int = 3,
-        capsules: int = 3,
-        routing_learning_rate: float | None = None,
+        capsule_size: Few = 3,
+        capsules: Few = 3,
+        routing_learning_rate: Rate | None = None,
         parity: bool = False,
         **mask_kwargs: Any,
     ) -> None:

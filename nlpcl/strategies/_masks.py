@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nlpcl.models.base import Backbone, ContinualModel, Site, row_factor, unprotected, weight_factor
 from nlpcl.models.gates import Gates, sparsity
+from nlpcl.ranges import Mean, Rate, Scale, Spread, Weight
 from nlpcl.strategies.base import ContinualStrategy, continual_model, sites_of
 
 CLAMP = 6.0
@@ -214,11 +215,11 @@ class MaskStrategy(ContinualStrategy):
         self,
         *,
         model: Any,
-        lamb: float = 0.75,
-        smax: float = 400.0,
-        gate_learning_rate: float | None = 0.05,
-        gate_mean: float = 0.0,
-        gate_init: float = 1.0,
+        lamb: Weight = 0.75,
+        smax: Scale = 400.0,
+        gate_learning_rate: Rate | None = 0.05,
+        gate_mean: Mean = 0.0,
+        gate_init: Spread = 1.0,
         parity: bool = False,
         plugins: list[Any] | None = None,
         **base_kwargs: Any,

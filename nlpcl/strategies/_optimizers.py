@@ -22,8 +22,11 @@ def original_schedule(step: int, total: int, warmup: float) -> float:
     """The original toolkit's factor: its training loop and its optimizer each apply a linear schedule.
 
     w1(x) w2(x) with x = step / total; w1 = x / warmup, then 1 - x; w2 = x / warmup, then (1 - x) / (1 - warmup).
+    Both are 0 at the end, which is asked for after the last step; if all steps warm up, nothing falls before.
     """
     x = step / total
+    if x >= 1:
+        return 0.0
     return (x / warmup) ** 2 if x < warmup else (1 - x) ** 2 / (1 - warmup)
 
 

@@ -16,6 +16,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import TaskLabels, single_task
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.ranges import Count, SomeShare
 from nlpcl.runtime import sent
 from nlpcl.strategies._batches import loader_of
 from nlpcl.strategies.base import ContinualStrategy, logits_of, on_device
@@ -259,9 +260,9 @@ class ReplayStrategy(ContinualStrategy, ABC):
     def __init__(
         self,
         *,
-        memory_size: int = 128,
-        memory_share: float = 0.02,
-        replay_batch_size: int = 32,
+        memory_size: Count = 128,
+        memory_share: SomeShare = 0.02,
+        replay_batch_size: Count = 32,
         parity: bool = False,
         plugins: list[Any] | None = None,
         **base_kwargs: Any,

@@ -38,6 +38,7 @@ from nlpcl.models.adversarial import Discriminator, SharedPrivate, overlap, reve
 from nlpcl.models.base import Backbone, ContinualModel
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.ranges import Count, Rate, Weight, Width
 from nlpcl.registry import register_strategy
 from nlpcl.runtime import sent
 from nlpcl.strategies._features import FeaturesPlugin, joint_mean
@@ -228,11 +229,11 @@ class ACL(ReplayStrategy):
         self,
         *,
         model: Any,
-        adversarial: float = 0.05,
-        orthogonality: float = 0.1,
-        shared_steps: int = 5,
-        discriminator_learning_rate: float = 0.001,
-        private_width: int | None = None,
+        adversarial: Weight = 0.05,
+        orthogonality: Weight = 0.1,
+        shared_steps: Count = 5,
+        discriminator_learning_rate: Rate = 0.001,
+        private_width: Width | None = None,
         **replay_kwargs: Any,
     ) -> None:
         self._plugin = partial(

@@ -27,7 +27,9 @@ from torch.utils.data import DataLoader
 from nlpcl.errors import UsageError
 from nlpcl.models.base import Backbone, ContinualModel, TaskLabels
 from nlpcl.models.heads import SharedHead
+from nlpcl.ranges import Count, Share, Temperature, Weight, Width
 from nlpcl.registry import register_strategy
+from nlpcl.strategies._avalanche import AGEM, EWC, TYPES, LwF
 from nlpcl.strategies.base import accuracy_evaluator, continual_model
 
 
@@ -64,9 +66,9 @@ class RWalk(SupervisedTemplate):
     def __init__(
         self,
         *,
-        ewc_lambda: float = 0.1,
-        ewc_alpha: float = 0.9,
-        delta_t: int = 10,
+        ewc_lambda: Weight = 0.1,
+        ewc_alpha: Share = 0.9,
+        delta_t: Count = 10,
         plugins: list[Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -98,7 +100,7 @@ class FeatureModel(ContinualModel, BaseModel):
 class LFL(training.LFL):
     """Less-forgetful learning (Jung et al. 2016): features stay near those of the last model, the head as it was."""
 
-    def __init__(self, *, model: nn.Module, lambda_e: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, *, model: nn.Module, lambda_e: Weight = 1.0, **kwargs: Any) -> None:
         """As in Avalanche.
 
         :param lambda_e: factor on the mean squared distance of the features.
@@ -141,8 +143,8 @@ class GSS_greedy(SupervisedTemplate):
         self,
         *,
         model: nn.Module,
-        mem_size: int = 200,
-        mem_strength: int = 1,
+        mem_size: Count = 200,
+        mem_strength: Count = 1,
         plugins: list[Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -192,9 +194,9 @@ class MIR(SupervisedTemplate):
     def __init__(
         self,
         *,
-        mem_size: int = 200,
-        subsample: int = 50,
-        batch_size_mem: int = 10,
+        mem_size: Count = 200,
+        subsample: Count = 50,
+        batch_size_mem: Count = 10,
         plugins: list[Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -237,10 +239,10 @@ class CoPE(SupervisedTemplate):
         self,
         *,
         model: nn.Module,
-        mem_size: int = 200,
-        p_size: int = 100,
-        alpha: float = 0.99,
-        T: float = 0.1,
+        mem_size: Count = 200,
+        p_size: Width = 100,
+        alpha: Share = 0.99,
+        T: Temperature = 0.1,
         plugins: list[Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -277,7 +279,7 @@ class ICaRL(training.ICaRL):
         model: nn.Module,
         optimizer: Optimizer,
         criterion: Any = None,
-        memory_size: int = 200,
+        memory_size: Count = 200,
         fixed_memory: bool = True,
         train_mb_size: int = 1,
         train_epochs: int = 1,
@@ -325,13 +327,13 @@ class ICaRL(training.ICaRL):
 # alpha and temperature are those of Li and Hoiem 2017, the others ours.
 ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
     training.Naive: {},
-    training.EWC: {"defaults": {"ewc_lambda": 1.0}},
+    EWC: {"defaults": {"ewc_lambda": 1.0}},
     training.Replay: {"replay": True, "aliases": ("avalanche/ER",)},
     training.GEM: {"replay": True, "defaults": {"patterns_per_exp": 64}},
-    training.AGEM: {"replay": True, "defaults": {"patterns_per_exp": 64}},
-    training.LwF: {"defaults": {"alpha": 1.0, "temperature": 2.0}},
+    AGEM: {"replay": True, "defaults": {"patterns_per_exp": 64}},
+    LwF: {"defaults": {"alpha": 1.0, "temperature": 2.0}},
     training.SynapticIntelligence: {"defaults": {"si_lambda": 1.0}, "aliases": ("avalanche/SI",)},
-    MAS: {},
+    MAS: {"types": {"lambda_reg": Weight, "alpha": Share}},
     training.DER: {
         "replay": True,
         "scenarios": ("dil",),
@@ -374,6 +376,7 @@ for _target, _facts in ENTRIES.items():
             "url": "https://avalanche.continualai.org",
             "engine": False,
             "ddp_reason": WHOLE,
+            "types": TYPES.get(_target, {}),
             **_facts,
         },
     )(_target)

@@ -53,6 +53,7 @@ from nlpcl import distributed
 from nlpcl.models.base import ContinualModel
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.task_transfer import TransferModel, readout_logits, train_readouts
+from nlpcl.ranges import Count, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import numbered_batches
 from nlpcl.strategies._masks import MASK_PRESETS, MaskInference, MaskPlugin, site_factors
@@ -261,10 +262,10 @@ class CAT(MaskInference):
         self,
         *,
         model: Any,
-        model_weight: float = 1.0,
-        attention_heads: int = 5,
-        readout_steps: int = 500,
-        readout_learning_rate: float = 0.01,
+        model_weight: Weight = 1.0,
+        attention_heads: Count = 5,
+        readout_steps: Count = 500,
+        readout_learning_rate: Rate = 0.01,
         **mask_kwargs: Any,
     ) -> None:
         self.plugin = partial(

@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from nlpcl import distributed
 from nlpcl.models.contrast import TaskAttentions, contrastive_loss
+from nlpcl.ranges import Temperature, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.runtime import sent
 from nlpcl.strategies._batches import numbered_batches
@@ -67,10 +68,10 @@ class CLASSIC(MaskInference):
         self,
         *,
         model: Any,
-        distillation: float = 1.0,
-        sharing: float = 1.0,
-        contrast: float = 1.0,
-        temperature: float = 1.0,
+        distillation: Weight = 1.0,
+        sharing: Weight = 1.0,
+        contrast: Weight = 1.0,
+        temperature: Temperature = 1.0,
         **mask_kwargs: Any,
     ) -> None:
         self.backbone = adapter_backbone(model, type(self).__name__)

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
 from nlpcl.models.heads import ABSENT
+from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._replay import MemoryPlugin, ReplayStrategy, replay_logits
 from nlpcl.strategies.base import mode
@@ -100,7 +101,7 @@ class DERPP(ReplayStrategy):
     :param beta: weight of the cross-entropy of replayed examples, at least 0; 0.5 in the original toolkit.
     """
 
-    def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **replay_kwargs: Any) -> None:
+    def __init__(self, *, alpha: Weight = 0.5, beta: Weight = 0.5, **replay_kwargs: Any) -> None:
         self.alpha = alpha
         self.beta = beta
         super().__init__(**replay_kwargs)

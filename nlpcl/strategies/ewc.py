@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
+from nlpcl.ranges import Count, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import loader_of
 from nlpcl.strategies._quadratic import MergedQuadratic, QuadraticPlugin, trainable
@@ -140,8 +141,8 @@ class EWC(ContinualStrategy):
     def __init__(
         self,
         *,
-        lamb: float = 5000.0,
-        fisher_samples: int = 200,
+        lamb: Weight = 5000.0,
+        fisher_samples: Count = 200,
         parity: bool = False,
         plugins: list[Any] | None = None,
         **base_kwargs: Any,

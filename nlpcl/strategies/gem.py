@@ -25,6 +25,7 @@ import quadprog
 import torch
 
 from nlpcl.errors import UsageError
+from nlpcl.ranges import Positive, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._replay import (
     MemoryPlugin,
@@ -109,7 +110,7 @@ class GEM(ReplayStrategy):
         gradients, above 0; 1e-3, absolute, in the original toolkit.
     """
 
-    def __init__(self, *, margin: float = 0.5, eps: float = 1e-3, **replay_kwargs: Any) -> None:
+    def __init__(self, *, margin: Weight = 0.5, eps: Positive = 1e-3, **replay_kwargs: Any) -> None:
         self.margin = margin
         self.eps = eps
         super().__init__(**replay_kwargs)

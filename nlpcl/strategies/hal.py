@@ -44,6 +44,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, TaskLabels, single_task
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.runtime import sent
 from nlpcl.strategies._features import FeaturesPlugin, joint_mean
@@ -166,6 +167,9 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
             raise UsageError(f"beta must be at least 0 and below 1, not {beta}.")
         if anchor_length < 1:
             raise UsageError(f"anchor_length must be at least 1, not {anchor_length}.")
+        most = model.backbone.positions
+        if most is not None and anchor_length > most:
+            raise UsageError(f"anchor_length must be at most {most}, as many tokens as the encoder takes.")
         self.memory.quota = max(1, self.memory.capacity // model.n_tasks)
         self.lamb = lamb
         self.beta = beta
@@ -317,13 +321,13 @@ class HAL(ReplayStrategy):
         self,
         *,
         model: Any,
-        lamb: float = 0.1,
-        beta: float = 0.5,
-        gamma: float = 0.1,
-        anchor_steps: int = 100,
-        anchor_learning_rate: float = 0.05,
-        anchor_length: int = 16,
-        virtual_learning_rate: float = 0.05,
+        lamb: Weight = 0.1,
+        beta: NotAll = 0.5,
+        gamma: Weight = 0.1,
+        anchor_steps: CountOrNone = 100,
+        anchor_learning_rate: Rate = 0.05,
+        anchor_length: Length = 16,
+        virtual_learning_rate: Rate = 0.05,
         second_order: bool = True,
         **replay_kwargs: Any,
     ) -> None:

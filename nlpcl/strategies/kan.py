@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from nlpcl.models.base import Context, ContinualModel, Site
 from nlpcl.models.gates import Gates
 from nlpcl.models.text_gru import TextGRU, last_state
+from nlpcl.ranges import Mean, Rate, Scale, Spread
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._masks import CLAMP, BlockedWeights, annealed_scale, gate_group, least_entropy
 from nlpcl.strategies._recurrent import recurrent_backbone
@@ -219,10 +220,10 @@ class KAN(ContinualStrategy):
         self,
         *,
         model: Any,
-        smax: float = 400.0,
-        gate_learning_rate: float | None = 0.05,
-        gate_mean: float = 0.0,
-        gate_init: float = 1.0,
+        smax: Scale = 400.0,
+        gate_learning_rate: Rate | None = 0.05,
+        gate_mean: Mean = 0.0,
+        gate_init: Spread = 1.0,
         inference: Literal["last", "entropy"] = "last",
         parity: bool = False,
         plugins: list[Any] | None = None,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._quadratic import QuadraticPlugin
 from nlpcl.strategies.base import ContinualStrategy
@@ -53,6 +54,6 @@ class L2(ContinualStrategy):
     """
 
     def __init__(
-        self, *, lamb: float = 0.5, parity: bool = False, plugins: list[Any] | None = None, **base_kwargs: Any
+        self, *, lamb: Weight = 0.5, parity: bool = False, plugins: list[Any] | None = None, **base_kwargs: Any
     ) -> None:
         super().__init__(plugins=[*(plugins or []), L2Plugin(lamb, parity=parity)], parity=parity, **base_kwargs)

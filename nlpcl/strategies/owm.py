@@ -39,6 +39,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, Site, single_task, unprotected
 from nlpcl.models.projection import Projector, batch_inputs, example_means
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.ranges import Count, Positive
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import numbered_batches
 from nlpcl.strategies.base import ContinualStrategy, continual_model, logits_of, mode, on_device, sites_of
@@ -195,8 +196,8 @@ class OWM(ContinualStrategy):
         self,
         *,
         model: Any,
-        alpha: float = 1e-3,
-        owm_samples: int = 10,
+        alpha: Positive = 1e-3,
+        owm_samples: Count = 10,
         parity: bool = False,
         plugins: list[Any] | None = None,
         **base_kwargs: Any,

@@ -39,6 +39,7 @@ from torch import Tensor
 from nlpcl.models.base import ContinualModel, Site, replace_layer, unprotected
 from nlpcl.models.bayesian import Bayesian, make_bayesian
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.ranges import Between, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies.base import ContinualStrategy, continual_model, minibatch_rows, sites_of
 
@@ -218,10 +219,10 @@ class UCL(ContinualStrategy):
         self,
         *,
         model: Any,
-        ratio: float = 0.125,
-        alpha: float = 5.0,
-        beta: float = 0.002,
-        rho_learning_rate: float = 0.01,
+        ratio: Between = 0.125,
+        alpha: Weight = 5.0,
+        beta: Weight = 0.002,
+        rho_learning_rate: Rate = 0.01,
         parity: bool = False,
         plugins: list[Any] | None = None,
         **base_kwargs: Any,

@@ -184,7 +184,7 @@ def test_what_runs_on_what(name: str, scenario: str, body: str, tiny: str, vecto
 def test_every_named_strategy_is_avalanches_or_made_of_it() -> None:
     names = {entry.name for entry in strategies.entries() if entry.name.startswith("avalanche/")}
     assert {target.__name__ for target in ENTRIES} == {name.partition("/")[2] for name in names}
-    ours = {"MAS", "RWalk", "LFL", "GSS_greedy", "MIR", "CoPE", "ICaRL"}
+    ours = {"EWC", "AGEM", "LwF", "MAS", "RWalk", "LFL", "GSS_greedy", "MIR", "CoPE", "ICaRL"}
     assert {target.__name__ for target in ENTRIES if target is not getattr(training, target.__name__, None)} == ours
 
 
@@ -226,6 +226,20 @@ def test_the_documentation_is_the_registry() -> None:
 def test_what_needs_one_head_says_so(name: str) -> None:
     with pytest.raises(TypeError, match="one head"):
         build(name, build_model(tiny_images("til"), hidden=16))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("EWC", {"mode": "online"}, "decay_factor with mode=online"),
+        ("EWC", {"decay_factor": 0.5}, "decay_factor with mode=online"),
+        ("AGEM", {"sample_size": 1}, "sample_size=2 or more"),
+        ("LwF", {"alpha": [1.0]}, "one for each of the 2 tasks, not 1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(name, build_model(tiny_images("til"), hidden=16), **options)
 
 
 def test_what_cannot_work_is_refused_before_it_trains() -> None:

@@ -38,6 +38,15 @@ def test_schedule_rises_and_falls() -> None:
     assert all(abs(d - drops[0]) < 1e-9 for d in drops)
 
 
+@pytest.mark.parametrize("total", [1, 7])
+def test_a_schedule_may_rise_to_the_end(total: int) -> None:
+    """(step + 1) / total and (step / total)^2 with warmup=1; after the last step torch asks once more."""
+    assert [linear_schedule(step, total, 1.0) for step in range(total)] == [(i + 1) / total for i in range(total)]
+    original = [original_schedule(step, total, 1.0) for step in range(total + 1)]
+    assert original == [*((step / total) ** 2 for step in range(total)), 0.0]
+    assert original_schedule(total, total, 0.5) == 0.0
+
+
 def test_new_optimizer_groups() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
     net[1].requires_grad_(False)

@@ -377,6 +377,8 @@ def test_what_cannot_work_is_refused(tiny: str, benchmark_of: Any) -> None:
     for wrong in ({"anchor_length": 0}, {"lamb": -1.0}, {"gamma": -0.1}, {"beta": 1.0}):
         with pytest.raises(UsageError, match=next(iter(wrong))):
             build(images, **wrong)
+    with pytest.raises(UsageError, match="anchor_length must be at most 64"):  # the tiny encoder's positions
+        build(texts, "bert_adapter", encoder=tiny, anchor_length=65)
     with pytest.raises(TypeError, match="ContinualModel"):
         HAL(model=nn.Linear(2, 2), optimizer=None)
     strategy = build(texts, "bert_frozen", encoder=tiny)
