@@ -153,11 +153,13 @@ def prepare(
     data_root: str | Path | None = None,
     device: torch.device,
     encoded: Callable[[int, int], None] | None = None,
+    encode: dict[str, Any] | None = None,
     **more: Any,
 ) -> tuple[CLScenario[Any], Any]:
     """Benchmark and strategy of a complete spec, all seeds set.
 
     :param data_root: folder with the data; None: the package downloads what it needs.
+    :param encode: arguments of `precompute`: which splits and tasks a frozen encoder sees; None: all.
     :param encoded: called with the number of examples that a frozen encoder has seen, and of all.
     :param more: further arguments of the strategy.
     :raises UsageError: the spec cannot be run.
@@ -176,7 +178,7 @@ def prepare(
         **({"tokenizer": tokenizer, "max_length": spec.max_length} if text else {}),
     )
     if backbone.frozen and not (spec.options or {}).get("parity"):
-        precompute(benchmark, str(spec.model), device=device, progress=encoded)
+        precompute(benchmark, str(spec.model), device=device, progress=encoded, **(encode or {}))
     padding = {"padding": spec.padding} if text else {}
     model = build_model(benchmark, spec.backbone, spec.model, **padding, **(spec.backbone_options or {}))
     return benchmark, build_strategy(spec, model, device, **more)

@@ -248,14 +248,19 @@ def score(
 ) -> float:
     """Accuracy in [0, 1] on the validation data of the first task once it is trained, or, in the end, of all.
 
-    The strategy is driven over streams of training and validation data; the test stream is at hand nowhere.
+    The strategy is driven over streams of training and validation data; the test stream is at hand nowhere, and a
+    frozen encoder computes no states of it.
 
     :raises UsageError: the spec cannot be run, or its loss is not finite.
     """
+    n = 1 if on == "first-task" else None
     benchmark, strategy = prepare(
-        spec, data_root=data_root, device=runtime.choose_device(device), eval_mb_size=eval_batch_size
+        spec,
+        data_root=data_root,
+        device=runtime.choose_device(device),
+        encode={"splits": ("train", "valid"), "tasks": n},
+        eval_mb_size=eval_batch_size,
     )
-    n = 1 if on == "first-task" else len(benchmark.task_names)
     seen: Any = SimpleNamespace(
         train_stream=list(benchmark.train_stream)[:n], valid_stream=list(benchmark.valid_stream)[:n]
     )

@@ -86,7 +86,7 @@ class Forbidden:
 
 @pytest.fixture
 def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The benchmark `folder`, in which neither the test stream nor an example of it can be read."""
+    """The benchmark `folder`, in which neither the test stream nor an example or a tokenised text of it can be read."""
     entry = benchmarks.get("folder")
 
     def make(*args: Any, **kwargs: Any) -> Any:
@@ -94,25 +94,37 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
         for experience in benchmark.test_stream:
             experience._dataset = Forbidden()
         benchmark.test_stream = benchmark._streams["test"] = Forbidden()
+        benchmark.packed["test"] = Forbidden()
         return benchmark
 
     monkeypatch.setitem(benchmarks._entries, "folder", replace(entry, target=make))
 
 
 @pytest.mark.parametrize("on", ["first-task", "stream"])
-@pytest.mark.parametrize("strategy", ["ncl", "one", "mtl", "ctr", "derpp", "avalanche/Replay"])
+@pytest.mark.parametrize(
+    ("strategy", "backbone", "option"),
+    [
+        *((name, "bert_adapter", "adapter_size=8") for name in ("ncl", "one", "mtl", "ctr", "derpp")),
+        ("avalanche/Replay", "bert_adapter", "adapter_size=8"),
+        ("ncl", "bert_frozen", "filters=4"),
+    ],
+)
 @pytest.mark.usefixtures("guarded")
-def test_test_data_are_never_touched(strategy: str, on: Any, tiny: str, folders: dict[str, Path]) -> None:
-    request = Request({"benchmark": "folder", "strategy": strategy, "model": tiny, "epochs": "1"}, ("adapter_size=8",))
+def test_test_data_are_never_touched(
+    strategy: str, backbone: str, option: str, on: Any, tiny: str, folders: dict[str, Path]
+) -> None:
+    fields = {"benchmark": "folder", "strategy": strategy, "backbone": backbone, "model": tiny, "epochs": "1"}
+    request = Request(fields, (option,))
     spec = request.spec()
     if spec.options is not None and "memory_share" in spec.options:
-        spec = replace(request, assign=("adapter_size=8", "memory_share=0.25")).spec()
+        spec = replace(request, assign=(option, "memory_share=0.25")).spec()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         accuracy = tune.score(spec, on, data_root=str(folders["til"]), device="cpu")
     assert 0 <= accuracy <= 1
-    benchmark, _ = experiment.prepare(spec, data_root=folders["til"], device=experiment.runtime.choose_device("cpu"))
+    device = experiment.runtime.choose_device("cpu")
     with pytest.raises(AssertionError, match="test data were touched"):
+        benchmark, _ = experiment.prepare(spec, data_root=folders["til"], device=device)
         len(benchmark.test_stream)  # type: ignore[attr-defined]
 
 
