@@ -152,6 +152,14 @@ def test_grids_from_a_file(tmp_path: Path) -> None:
         ("--cpus 2", "--cpus is for --ray"),
         ("--ray local --jobs 2", "--jobs does not go with --ray"),
         ("--preset nowhere.json", "cannot read nowhere.json"),
+        ("--strategy hat --set lamb=1 --set lamb=2", "lamb is given twice"),
+        ("--learning-rate 1e-3 --set learning_rate=1e-4,1e-2", "learning_rate is given twice"),
+        ("--jobs 10000 --strategy ncl --dry-run", "more than the"),
+        ("--ray local --memory inf", "--memory takes GiB"),
+        ("--ray local --memory nan --dry-run", "--memory"),
+        ("--ray local --memory 0", "--memory takes GiB"),
+        ("--ray local --gpus 1.5", "--gpus takes a whole number"),
+        ("--ray local --gpus inf", "--gpus takes a whole number"),
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_runs(line: str, message: str, capsys: Any, tmp_path: Path) -> None:
@@ -171,12 +179,23 @@ def test_a_mistake_is_one_sentence_before_anything_runs(line: str, message: str,
         ("order = [['a', 'b']]", "order takes a value or a list of values"),
         ("seed = []", "seed has no value"),
         ("seed =", "is not TOML"),
+        ("order = 2020-01-01", "order takes a value or a list of values"),
+        ("set = {lamb = [12:00:00]}", "lamb takes a value or a list of values"),
+        pytest.param(f"seed = {'1' * 5000}", "is not TOML", id="a long number"),
+        pytest.param(f"seed = 0x{'1' * 5000}", "seed takes a value or a list of values", id="a long number in hex"),
+        pytest.param(f"seed = {'[' * 5000}", "is not TOML", id="deep"),
     ],
 )
 def test_a_file_that_is_no_grid(text: str, message: str, capsys: Any, tmp_path: Path) -> None:
     (tmp_path / "grid.toml").write_text(text)
     assert main(["sweep", "--file", str(tmp_path / "grid.toml"), "--dry-run"]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_line_break_is_no_part_of_a_job_array(capsys: Any, tmp_path: Path) -> None:
+    assert main(["sweep", "--strategy", "ncl", "--order", "0,1", "--out", f"{tmp_path}/two\nlines", "--print"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and "holds a line break" in shown.err and shown.err.count("\n") == 1
 
 
 def test_impossible_runs_can_be_left_out(capsys: Any, tmp_path: Path) -> None:
@@ -220,6 +239,24 @@ def test_time_is_estimated_from_the_nearest_runs_of_the_same_work(tmp_path: Path
     assert found[other.id] == pytest.approx((10 + 20) / 2)  # one setting away; from the third it is two
     assert [found[cell.id] for cell in unknown] == [None, None, None]
     assert estimates([same], [took(70, weight_decay=0.5), record_of("ewc")]) == {same.id: 70}
+
+
+def test_a_plan_counts_on_as_many_workers_as_the_run_has(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "visible_gpus", lambda device: ["0", "1"])
+    monkeypatch.setattr(sweep, "cores", lambda: 4)
+    record = record_of("ncl", seed=9, measured={"seconds": {"total": 60}})
+    record.save(tmp_path / record.id / "record.json")
+    argv = ["sweep", "--strategy", "ncl", "--tasks", "3", "--train-size", "20", "--out", str(tmp_path), "--dry-run"]
+    for more, expected in (
+        (["--seed", "0-3"], "about 2 min 0 s for 4 of them, 2 at a time"),
+        (["--seed", "0-3", "--jobs", "4"], "about 1 min 0 s for 4 of them, 4 at a time"),
+        (["--seed", "0", "--jobs", "4"], "about 1 min 0 s for 1 of them, 4 at a time"),
+        (["--seed", "0-3", "--ray", "auto"], "about 4 min 0 s for 4 of them, one at a time; a cluster does as many"),
+    ):
+        assert main([*argv, *more]) == 0
+        assert expected in capsys.readouterr().out
 
 
 def test_how_runs_are_computed_goes_to_each(tmp_path: Path, capsys: Any) -> None:
