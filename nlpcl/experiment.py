@@ -20,6 +20,7 @@ from nlpcl.checkpoint import Folder, Keeper, stopped_by_signals
 from nlpcl.encoders import encoder_facts
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
+from nlpcl.lock import alone
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.models.sizes import model_bytes, sizes_of
 from nlpcl.progress import Progress, ProgressPlugin, Silent
@@ -211,12 +212,12 @@ def run(
     :param fresh: start over, whatever checkpoints there are.
     :param compiled: run the encoder as code that torch compiles.
     :param gradient_checkpointing: compute the encoder's activations again in the backward pass, to save memory.
-    :raises UsageError: the spec cannot be run, or the run failed.
+    :raises UsageError: the spec cannot be run, another process is at it, or the run failed.
     :raises KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
     spec = spec.filled()
     more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
-    with distributed.processes(device) as there:
+    with distributed.processes(device) as there, alone(None if out is None else Path(out) / spec.id):
         check_processes(strategies.get(spec.strategy), distributed.world_size())
         job = _Job(spec, there, progress, compiled, gradient_checkpointing)
         if out is None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nlpcl.errors import Impossible, UsageError, printable
+from nlpcl.lock import BUSY, taken
 from nlpcl.records import Record
 from nlpcl.request import PresetFile, Request, flag
 from nlpcl.spec import RunSpec
@@ -248,9 +249,13 @@ def run_local(cells: Sequence[Cell], jobs: int | None, execution: Execution, wat
     try:
         while waiting or busy:
             while waiting and free:
+                cell = waiting.popleft()
+                if (elsewhere := _elsewhere(cell, execution)) is not None:
+                    watch.ended(elsewhere)
+                    continue
                 slot = free.pop(0)
                 gpu = gpus[slot % len(gpus)] if gpus else None
-                busy[slot] = _Worker(waiting.popleft(), execution, gpu, cores() // jobs)
+                busy[slot] = _Worker(cell, execution, gpu, cores() // jobs)
             watch.running([worker.cell for worker in busy.values()])
             time.sleep(POLL)
             for slot in [slot for slot, worker in busy.items() if worker.process.poll() is not None]:
@@ -261,6 +266,14 @@ def run_local(cells: Sequence[Cell], jobs: int | None, execution: Execution, wat
             watch.stopping(len(busy))
             _stop([worker.process for worker in busy.values()])
         signal.signal(signal.SIGTERM, before)
+
+
+def _elsewhere(cell: Cell, execution: Execution) -> Outcome | None:
+    """What has become of a run in another sweep since this one was planned; None: nothing."""
+    place = execution.out / cell.id
+    if finished(place / "record.json") is not None:
+        return Outcome(cell, None)
+    return Outcome(cell, BUSY) if taken(place) else None
 
 
 class _Worker:
