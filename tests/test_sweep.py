@@ -218,15 +218,15 @@ def test_the_sweep_of_the_published_table(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(tiny: str, tmp_path: Path, capsys: Any) -> None:
-    argv = ["sweep", "--strategy", "ncl", "--model", tiny, "--tasks", "1", "--train-size", "16", "--epochs", "1"]
+    argv = ["sweep", "--strategy", "ncl", "--tasks", "1", "--train-size", "16", "--epochs", "1"]
     argv += ["--set", "adapter_size=8", "--out", str(tmp_path), "--device", "cpu"]
-    assert main([*argv, "--order", "99,0"]) == 1
+    assert main([*argv, "--model", f"nowhere,{tiny}"]) == 1
     shown = capsys.readouterr()
-    assert shown.out.count("failed: ") == 1 and "failed: order 99: --order must be 0 to 4" in shown.out
-    assert "2 runs: 0 were done, 1 are new" in shown.out and "2/2 order 0: done" in shown.err
+    assert shown.out.count("failed: ") == 1 and "failed: model nowhere: no tokenizer for encoder" in shown.out
+    assert "2 runs: 0 were done, 1 are new" in shown.out and f"2/2 model {tiny}: done" in shown.err
     (path,) = tmp_path.glob("*/record.json")
     record = path.read_bytes()
-    assert main([*argv, "--order", "0"]) == 0
+    assert main([*argv, "--model", tiny]) == 0
     assert "1 runs: 1 were done, 0 are new" in capsys.readouterr().out
     assert path.read_bytes() == record
 
