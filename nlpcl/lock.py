@@ -45,6 +45,17 @@ def alone(place: Path | None) -> Iterator[None]:
             os.close(held)
 
 
+def locked(descriptor: int) -> bool:
+    """Lock what is open, unless another process has, for this process and those that inherit it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without such locks
+        return True
+    return True
+
+
 def taken(place: Path) -> bool:
     """Whether a process holds a run's folder."""
     try:
@@ -61,15 +72,9 @@ def _lock(place: Path, patience: float) -> int:
         held = os.open(place, os.O_RDONLY)
     except OSError as error:
         raise UsageError(f"{place} cannot be written ({error.strerror}): choose another --out.") from error
-    while True:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > end:
-                os.close(held)
-                raise UsageError(f"{BUSY}: wait for its end, or choose another --out than {place.parent}.") from error
-            time.sleep(POLL)
-        except OSError:  # a file system without such locks
-            return held
-        else:
-            return held
+    while not locked(held):
+        if time.monotonic() > end:
+            os.close(held)
+            raise UsageError(f"{BUSY}: wait for its end, or choose another --out than {place.parent}.")
+        time.sleep(POLL)
+    return held

@@ -14,10 +14,10 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from nlpcl.errors import Impossible, UsageError, printable
-from nlpcl.lock import BUSY, taken
+from nlpcl.lock import BUSY, locked, taken
 from nlpcl.records import Record
 from nlpcl.request import PresetFile, Request, flag
 from nlpcl.spec import RunSpec
@@ -250,12 +250,13 @@ def run_local(cells: Sequence[Cell], jobs: int | None, execution: Execution, wat
         while waiting or busy:
             while waiting and free:
                 cell = waiting.popleft()
-                if (elsewhere := _elsewhere(cell, execution)) is not None:
-                    watch.ended(elsewhere)
+                log = _entered(cell, execution)
+                if isinstance(log, Outcome):
+                    watch.ended(log)
                     continue
                 slot = free.pop(0)
                 gpu = gpus[slot % len(gpus)] if gpus else None
-                busy[slot] = _Worker(cell, execution, gpu, cores() // jobs)
+                busy[slot] = _Worker(cell, execution, log, gpu, cores() // jobs)
             watch.running([worker.cell for worker in busy.values()])
             time.sleep(POLL)
             for slot in [slot for slot, worker in busy.items() if worker.process.poll() is not None]:
@@ -268,26 +269,36 @@ def run_local(cells: Sequence[Cell], jobs: int | None, execution: Execution, wat
         signal.signal(signal.SIGTERM, before)
 
 
-def _elsewhere(cell: Cell, execution: Execution) -> Outcome | None:
-    """What has become of a run in another sweep since this one was planned; None: nothing."""
-    place = execution.out / cell.id
-    if finished(place / "record.json") is not None:
+def _entered(cell: Cell, execution: Execution) -> BinaryIO | Outcome:
+    """A run's log, empty, or what has become of the run elsewhere since it was planned.
+
+    The log is locked, and so stays for the process that inherits it: until that is in its folder, another sweep would
+    not know of it.
+    """
+    log = cell.log(execution)
+    if taken(log.parent):
+        return Outcome(cell, BUSY)
+    stream = log.open("ab")
+    if locked(stream.fileno()):
+        if finished(log.with_name("record.json")) is None:
+            stream.truncate(0)
+            return stream
+        stream.close()
         return Outcome(cell, None)
-    return Outcome(cell, BUSY) if taken(place) else None
+    stream.close()
+    return Outcome(cell, BUSY)
 
 
 class _Worker:
     """A run as a process. In a session of its own, since Ctrl-C would reach it beside our own signal."""
 
-    def __init__(self, cell: Cell, execution: Execution, gpu: str | None, threads: int) -> None:
+    def __init__(self, cell: Cell, execution: Execution, log: BinaryIO, gpu: str | None, threads: int) -> None:
         self.cell = cell
         self.execution = execution
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        log = cell.log(execution)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as stream:
+        with log as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "nlpcl", *cell.argv(execution)],
                 stdin=subprocess.DEVNULL,

@@ -43,8 +43,12 @@ def test_of_two_processes_at_one_run_the_second_is_refused(
         run_local([cell], 1, execution, told)
         assert told.outcomes == [Outcome(cell, lock.BUSY)] and list(place.iterdir()) == []
         holder.kill()
+    with cell.log(execution).open("ab") as log:  # as another sweep has it, whose run is not yet in the folder
+        assert lock.locked(log.fileno())
+        run_local([cell], 1, execution, told)
+        assert told.outcomes.pop() == Outcome(cell, lock.BUSY)
     assert not lock.taken(place)
-    assert main(argv) == 0 and [path.name for path in place.iterdir()] == ["record.json"]
+    assert main(argv) == 0 and {path.name for path in place.iterdir()} == {"record.json", "log.txt"}
     monkeypatch.setattr(sweep, "_Worker", None)  # what another sweep has done since the plan starts no process
     run_local([cell], 1, execution, told)
     assert told.outcomes[1] == Outcome(cell, None) and Record.load(place / "record.json").status == "ok"

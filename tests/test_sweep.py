@@ -104,6 +104,7 @@ def test_printed_commands_ask_for_the_runs_of_the_grid(tiny: str, tmp_path: Path
         ("--ray local --memory nan --dry-run", "--memory"),
         ("--ray local --memory 0", "--memory takes GiB"),
         ("--ray local --gpus 1.5", "--gpus takes a whole number"),
+        ("--ray local --retries 99999999999", "--retries"),
         ("--ray local --gpus inf", "--gpus takes a whole number"),
     ],
 )

@@ -51,7 +51,8 @@ def sweep(
     ] = None,
     memory: Annotated[float | None, typer.Option(min=0, help="With --ray: GiB for a run.")] = None,
     retries: Annotated[
-        int | None, typer.Option(min=0, help="With --ray: new tries after a process or node died. Default: 3.")
+        int | None,
+        typer.Option(min=0, max=1000, help="With --ray: new tries after a process or node died. Default: 3."),
     ] = None,
     data_root: DataRoot = None,
     out: Out = Path("runs"),
