@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ POLL = 1.0
 GIGABYTE = 2**30
 PATIENCE = 60.0
 """Seconds that runs have to save a checkpoint when the sweep is interrupted."""
+ANSWER = 5.0
+"""Seconds that a cluster has to answer: Ray itself tries for minutes."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,13 @@ class Needs:
     memory: float | None = None
     retries: int = 3
 
+    def __post_init__(self) -> None:
+        """:raises UsageError: an amount that Ray cannot deal out."""
+        if self.memory is not None and not 0 < self.memory < math.inf:
+            raise UsageError(f"--memory takes GiB, more than 0, not {self.memory:g}.")
+        if self.gpus is not None and not (0 <= self.gpus <= 1 or (self.gpus > 1 and self.gpus % 1 == 0)):
+            raise UsageError(f"--gpus takes a whole number of GPUs or a share of one, not {self.gpus:g}.")
+
 
 def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Execution, watch: Watch) -> None:
     """Run cells, each as a task in a worker process of its own.
@@ -51,6 +62,7 @@ def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Exe
         import ray
     except ImportError as error:
         raise UsageError('--ray needs Ray: pip install "nlpcl[ray]".') from error
+    _knock(address)
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -77,6 +89,22 @@ def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Exe
         signal.signal(signal.SIGTERM, before)
 
 
+def _knock(address: str) -> None:
+    """Try whether anything answers at host:port; what else Ray takes, it tries soon enough itself.
+
+    :raises UsageError: nothing does.
+    """
+    if address in ("auto", "local") or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UsageError(f"--ray takes auto, local or the host:port of a cluster, not {address!r}.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
+    except (OSError, OverflowError, UnicodeError) as error:  # of a port or a name that cannot be, the latter two
+        raise UsageError(f"--ray {address}: no Ray cluster there ({error}); --ray local starts one here.") from error
+
+
 def _files(cell: Cell, execution: Execution) -> tuple[str, str]:
     return str(execution.out / cell.id / "record.json"), str(cell.log(execution))
 
@@ -84,7 +112,7 @@ def _files(cell: Cell, execution: Execution) -> tuple[str, str]:
 def _options(needs: Needs, nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = needs.gpus if needs.gpus is not None else float(any(node.get("GPU") for node in alive))
-    wanted = {"CPU": needs.cpus, "GPU": gpus, "memory": int((needs.memory or 0) * GIGABYTE)}
+    wanted = {"CPU": needs.cpus, "GPU": gpus, "memory": math.ceil((needs.memory or 0) * GIGABYTE)}
     if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in alive):
         asked = f"{needs.cpus} core(s), {gpus:g} GPU(s)" + (f" and {needs.memory:g} GiB" if needs.memory else "")
         raise UsageError(f"no node of the cluster has {asked}: ask for less with --cpus, --gpus or --memory.")

@@ -21,6 +21,7 @@ from nlpcl.encoders import encoder_facts
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.failures import Failed, of_memory, out_of_memory
+from nlpcl.lock import alone
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.models.sizes import model_bytes, sizes_of
 from nlpcl.progress import Progress, ProgressPlugin, Silent
@@ -154,11 +155,13 @@ def prepare(
     data_root: str | Path | None = None,
     device: torch.device,
     encoded: Callable[[int, int], None] | None = None,
+    encode: dict[str, Any] | None = None,
     **more: Any,
 ) -> tuple[CLScenario[Any], Any]:
     """Benchmark and strategy of a complete spec, all seeds set.
 
     :param data_root: folder with the data; None: the package downloads what it needs.
+    :param encode: arguments of `precompute`: which splits and tasks a frozen encoder sees; None: all.
     :param encoded: called with the number of examples that a frozen encoder has seen, and of all.
     :param more: further arguments of the strategy.
     :raises UsageError: the spec cannot be run.
@@ -179,7 +182,7 @@ def prepare(
     if isinstance(spec.epochs, dict) and spec.tasks is None and benchmarks.get(spec.benchmark).published is None:
         check_epochs(spec.epochs, benchmark.task_names)
     if backbone.frozen and not (spec.options or {}).get("parity"):
-        precompute(benchmark, str(spec.model), device=device, progress=encoded)
+        precompute(benchmark, str(spec.model), device=device, progress=encoded, **(encode or {}))
     padding = {"padding": spec.padding} if text else {}
     model = build_model(benchmark, spec.backbone, spec.model, **padding, **(spec.backbone_options or {}))
     return benchmark, build_strategy(spec, model, device, **more)
@@ -212,17 +215,17 @@ def run(
     :param fresh: start over, whatever checkpoints there are.
     :param compiled: run the encoder as code that torch compiles.
     :param gradient_checkpointing: compute the encoder's activations again in the backward pass, to save memory.
-    :raises UsageError: the spec cannot be run, or the run failed.
+    :raises UsageError: the spec cannot be run, another process is at it, or the run failed.
     :raises KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
     spec = spec.filled()
     more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
-    with distributed.processes(device) as there, runtime.matrix_products(tf32=spec.precision == "tf32"):
+    tf32, place = spec.precision == "tf32", None if out is None else Path(out) / spec.id
+    with distributed.processes(device) as there, alone(place), runtime.matrix_products(tf32):
         check_processes(strategies.get(spec.strategy), distributed.world_size())
         job = _Job(spec, there, progress, compiled, gradient_checkpointing)
-        if out is None:
+        if place is None:
             return job.run(None, **more)
-        place = Path(out) / spec.id
         folder = Folder(place / "checkpoints", spec.id)
         if fresh:
             folder.clear()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.options import assignment
 from nlpcl.request import FIELDS, Request
 
 if sys.version_info >= (3, 11):
@@ -59,6 +58,11 @@ def _numbers(name: str, part: str) -> list[str]:
     return [f"{prefix}{number}" for number in range(first, last + 1)]
 
 
+def _plain(item: Any) -> bool:
+    """Whether a value of TOML can be an option's: a text, a truth value or a number, of the 64 bits that TOML has."""
+    return isinstance(item, (str, float)) or (isinstance(item, int) and abs(item) < 2**63)
+
+
 @dataclass(frozen=True)
 class Grid:
     """Every value of one option with every value of the others.
@@ -74,9 +78,9 @@ class Grid:
     def asked(cls, request: Request) -> Grid:
         """The grid of a command line whose options may have several values each.
 
-        :raises UsageError: a `--set` is not name=value.
+        :raises UsageError: a `--set` is not name=value, or one name comes twice.
         """
-        return cls(request.fields, dict(assignment(pair) for pair in request.assign))
+        return cls(request.fields, request.assigned())
 
     @classmethod
     def read(cls, path: Path) -> list[Grid]:
@@ -88,7 +92,7 @@ class Grid:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UsageError(f"cannot read {path} ({error.strerror}).") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # beside its own, those of a number that is too long
             raise UsageError(f"{path} is not TOML: {error}.") from error
         tables = content.pop("grid", [{}])
         if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
@@ -106,7 +110,7 @@ class Grid:
         if not isinstance(assign, dict):
             raise UsageError(f"{path}: set holds options by name, as set.lamb = [0.5, 1].")
         for name, given in (*fields.items(), *assign.items()):
-            if any(isinstance(item, (dict, list)) for item in (given if isinstance(given, list) else [given])):
+            if not all(_plain(item) for item in (given if isinstance(given, list) else [given])):
                 raise UsageError(f"{path}: {name} takes a value or a list of values, each as on the command line.")
         return cls(fields, assign)
 

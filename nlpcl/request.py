@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.options import Option, entry_options, parse_options
+from nlpcl.options import Option, assignment, entry_options, parse_options
 from nlpcl.records import fault, write_atomically
 from nlpcl.registry import SCENARIOS, backbones, benchmarks, default_backbone, strategies
 from nlpcl.spec import RunSpec, training_settings
@@ -165,6 +165,19 @@ class Request:
             stream.name: entry_options(stream),
             "training": training_settings(),
         }
+
+    def assigned(self) -> dict[str, str]:
+        """By name the text of each `--set`.
+
+        :raises UsageError: one is not name=value, or a name comes twice, in `fields` or here.
+        """
+        found: dict[str, str] = {}
+        for pair in self.assign:
+            name, text = assignment(pair)
+            if name in found or name in self.fields:
+                raise UsageError(f"{name} is given twice: give all its values at once, as --set {name}=a,b.")
+            found[name] = text
+        return found
 
     def argv(self) -> list[str]:
         """The arguments of `nlpcl run` that ask for the same."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -13,9 +14,10 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from nlpcl.errors import Impossible, UsageError
+from nlpcl.errors import Impossible, UsageError, printable
+from nlpcl.lock import BUSY, locked, taken
 from nlpcl.records import Record
 from nlpcl.request import PresetFile, Request, flag
 from nlpcl.spec import RunSpec
@@ -59,6 +61,16 @@ class Cell:
     def argv(self, execution: Execution) -> list[str]:
         """The arguments of `nlpcl` that run it."""
         return ["run", *self.request.argv(), *execution.argv()]
+
+    def line(self, execution: Execution) -> str:
+        """The command in one line of a shell.
+
+        :raises UsageError: a value in it holds a line break.
+        """
+        found = shlex.join(["nlpcl", *self.argv(execution)])
+        if "\n" in found:
+            raise UsageError(f"{printable(found)} holds a line break, so it is no line of a job array.")
+        return found
 
     def log(self, execution: Execution) -> Path:
         """What the run says goes to this file."""
@@ -211,50 +223,82 @@ def visible_gpus(device: str) -> list[str]:
     return named[: torch.cuda.device_count()] or [str(i) for i in range(torch.cuda.device_count())]
 
 
+def workers(jobs: int | None, device: str) -> int:
+    """How many runs this machine does at a time.
+
+    :param jobs: how many are asked for, at most one a core; None: one for each GPU, or one.
+    :raises UsageError: more jobs than cores.
+    """
+    found = jobs or len(visible_gpus(device)) or 1
+    if found > cores():
+        raise UsageError(f"--jobs {found} is more than the {cores()} processor core(s) here.")
+    return found
+
+
 def run_local(cells: Sequence[Cell], jobs: int | None, execution: Execution, watch: Watch) -> None:
     """Run cells, each as a process of its own, so that what kills one leaves the others alone.
 
-    :param jobs: how many at a time, at most one a core; None: one for each GPU, or one. More than GPUs share them.
+    :param jobs: how many at a time, as `workers` takes it. More than GPUs share them.
     :raises UsageError: more jobs than cores.
     :raises KeyboardInterrupt: as it came; the runs have saved a checkpoint and ended.
     """
-    gpus = visible_gpus(execution.device)
-    jobs = jobs or len(gpus) or 1
-    if jobs > cores():
-        raise UsageError(f"--jobs {jobs} is more than the {cores()} processor core(s) here.")
+    gpus, jobs = visible_gpus(execution.device), workers(jobs, execution.device)
     waiting, free = deque(cells), list(range(jobs))
-    workers: dict[int, _Worker] = {}
+    busy: dict[int, _Worker] = {}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
-        while waiting or workers:
+        while waiting or busy:
             while waiting and free:
+                cell = waiting.popleft()
+                log = _entered(cell, execution)
+                if isinstance(log, Outcome):
+                    watch.ended(log)
+                    continue
                 slot = free.pop(0)
                 gpu = gpus[slot % len(gpus)] if gpus else None
-                workers[slot] = _Worker(waiting.popleft(), execution, gpu, cores() // jobs)
-            watch.running([worker.cell for worker in workers.values()])
+                busy[slot] = _Worker(cell, execution, log, gpu, cores() // jobs)
+            watch.running([worker.cell for worker in busy.values()])
             time.sleep(POLL)
-            for slot in [slot for slot, worker in workers.items() if worker.process.poll() is not None]:
-                watch.ended(workers.pop(slot).outcome())
+            for slot in [slot for slot, worker in busy.items() if worker.process.poll() is not None]:
+                watch.ended(busy.pop(slot).outcome())
                 free.append(slot)
     finally:
-        if workers:
-            watch.stopping(len(workers))
-            _stop([worker.process for worker in workers.values()])
+        if busy:
+            watch.stopping(len(busy))
+            _stop([worker.process for worker in busy.values()])
         signal.signal(signal.SIGTERM, before)
+
+
+def _entered(cell: Cell, execution: Execution) -> BinaryIO | Outcome:
+    """A run's log, empty, or what has become of the run elsewhere since it was planned.
+
+    The log is locked, and so stays for the process that inherits it: until that is in its folder, another sweep would
+    not know of it.
+    """
+    log = cell.log(execution)
+    if taken(log.parent):
+        return Outcome(cell, BUSY)
+    stream = log.open("ab")
+    if locked(stream.fileno()):
+        if finished(log.with_name("record.json")) is None:
+            stream.truncate(0)
+            return stream
+        stream.close()
+        return Outcome(cell, None)
+    stream.close()
+    return Outcome(cell, BUSY)
 
 
 class _Worker:
     """A run as a process. In a session of its own, since Ctrl-C would reach it beside our own signal."""
 
-    def __init__(self, cell: Cell, execution: Execution, gpu: str | None, threads: int) -> None:
+    def __init__(self, cell: Cell, execution: Execution, log: BinaryIO, gpu: str | None, threads: int) -> None:
         self.cell = cell
         self.execution = execution
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        log = cell.log(execution)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as stream:
+        with log as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "nlpcl", *cell.argv(execution)],
                 stdin=subprocess.DEVNULL,

@@ -19,7 +19,7 @@ from nlpcl.errors import UsageError
 from nlpcl.experiment import fit, prepare
 from nlpcl.grid import values_of
 from nlpcl.metrics import average
-from nlpcl.options import assignment, find_option
+from nlpcl.options import find_option
 from nlpcl.request import OWNED, PresetFile, Request
 from nlpcl.spec import RunSpec
 
@@ -80,8 +80,7 @@ class Search:
         """
         owners = request.owners()
         axes, fixed = [], []
-        for pair in request.assign:
-            name, text = assignment(pair)
+        for name, text in request.assigned().items():
             found, choices = RANGE.fullmatch(text), values_of(name, text)
             if found is not None:
                 option = find_option(name, owners)[1]
@@ -89,10 +88,10 @@ class Search:
             elif len(choices) > 1:
                 axes.append(Axis(name, choices=tuple(choices)))
             else:
-                fixed.append(pair)
+                fixed.append(f"{name}={text}")
         rest = replace(request, assign=tuple(fixed))
         if not axes:
-            if "learning_rate" in {*request.fields, *(assignment(pair)[0] for pair in fixed)}:
+            if "learning_rate" in {*request.fields, *request.assigned()}:
                 raise UsageError("nothing is left to search: name it, as --set learning_rate=1e-5..1e-3:log.")
             usual = rest.spec().learning_rate
             assert usual is not None
@@ -117,14 +116,21 @@ class Search:
         return f"{spec.strategy}-{spec.benchmark}-{digest}"
 
     def usual(self) -> dict[str, Any]:
-        """What a run has without a search, as far as it lies in the ranges: the first trial."""
+        """What a run has without a search, as far as it lies in the ranges and among the choices: the first trial."""
         try:
             found = self._values(self.fixed.spec())
         except UsageError:  # an option without a default is among what is searched
             return {}
-        numbers = {name: value for name, value in found.items() if isinstance(value, (int, float))}
-        ranges = [axis for axis in self.axes if not axis.choices and axis.name in numbers]
-        return {axis.name: numbers[axis.name] for axis in ranges if axis.low <= numbers[axis.name] <= axis.high}
+        owners = self.fixed.owners()
+        usual: dict[str, Any] = {}
+        for axis in self.axes:
+            value, option = found[axis.name], find_option(axis.name, owners)[1]
+            same = [text for text in axis.choices if option.parse(text) == value]
+            if same:
+                usual[axis.name] = same[0]
+            elif not axis.choices and isinstance(value, (int, float)) and axis.low <= value <= axis.high:
+                usual[axis.name] = value
+        return usual
 
     def preset(self, texts: Sequence[str], source: str) -> PresetFile:
         """These values as a preset for runs of the same method on the same benchmark."""
@@ -192,7 +198,8 @@ def tune(search: Search, file: Path, trials: int, told: Callable[[Trial], None],
     :param file: an SQLite file; a study of the same search in it goes on.
     :param told: called after each trial.
     :param where: `data_root`, `device` and `eval_batch_size`.
-    :raises UsageError: Optuna is not installed, the file holds no studies, or every trial failed.
+    :raises UsageError: Optuna is not installed, the file holds no studies, no run can be prepared, or every trial
+        failed.
     """
     study = _study(search, file)
     import optuna
@@ -209,6 +216,8 @@ def tune(search: Search, file: Path, trials: int, told: Callable[[Trial], None],
         try:
             accuracy = score(search.request(texts).spec(), search.on, **where)
         except (UsageError, torch.OutOfMemoryError) as error:  # as a loss that is not finite
+            if isinstance(error, Unprepared) and not study.get_trials(states=(over.COMPLETE,)):
+                raise  # as an order that is none: other values of what is searched mend nothing
             reason = str(error)
             study.tell(drawn, state=over.FAIL)
             told(Trial(number, texts, None, reason))
@@ -238,9 +247,15 @@ def _study(search: Search, file: Path) -> Any:
         )
     except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
         raise UsageError(f"{file} cannot be read or written as studies of Optuna: choose another --study.") from error
-    if not study.trials and search.usual():
-        study.enqueue_trial(search.usual())
+    usual, over = search.usual(), optuna.trial.TrialState
+    known = study.get_trials(states=(over.WAITING, over.COMPLETE, over.FAIL))  # without one that was interrupted
+    if usual and all(trial.system_attrs.get("fixed_params") != usual for trial in known):
+        study.enqueue_trial(usual)
     return study
+
+
+class Unprepared(UsageError):
+    """A run that fails before it trains."""
 
 
 def score(
@@ -248,14 +263,23 @@ def score(
 ) -> float:
     """Accuracy in [0, 1] on the validation data of the first task once it is trained, or, in the end, of all.
 
-    The strategy is driven over streams of training and validation data; the test stream is at hand nowhere.
+    The strategy is driven over streams of training and validation data; the test stream is at hand nowhere, and a
+    frozen encoder computes no states of it.
 
-    :raises UsageError: the spec cannot be run, or its loss is not finite.
+    :raises Unprepared: the spec cannot be run.
+    :raises UsageError: its loss is not finite.
     """
-    benchmark, strategy = prepare(
-        spec, data_root=data_root, device=runtime.choose_device(device), eval_mb_size=eval_batch_size
-    )
-    n = 1 if on == "first-task" else len(benchmark.task_names)
+    n = 1 if on == "first-task" else None
+    try:
+        benchmark, strategy = prepare(
+            spec,
+            data_root=data_root,
+            device=runtime.choose_device(device),
+            encode={"splits": ("train", "valid"), "tasks": n},
+            eval_mb_size=eval_batch_size,
+        )
+    except UsageError as error:
+        raise Unprepared(str(error)) from error
     seen: Any = SimpleNamespace(
         train_stream=list(benchmark.train_stream)[:n], valid_stream=list(benchmark.valid_stream)[:n]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,5 +135,11 @@ def test_what_the_cluster_cannot_hold_is_refused(cluster: Any, tiny: str, tmp_pa
 def test_no_cluster_is_told(tiny: str, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     execution = Execution(tmp_path)
-    with pytest.raises(UsageError, match="--ray local starts one here"):
-        run_on_ray(cells_of(tiny, tmp_path, 1), "auto", Needs(), execution, Watching())
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nothing listens there
+        closed = f"127.0.0.1:{unused.getsockname()[1]}"
+        for address in ("auto", closed, "127.0.0.1:99999", f"{'a' * 70}.invalid:1"):
+            with pytest.raises(UsageError, match="--ray local starts one here"):
+                run_on_ray(cells_of(tiny, tmp_path, 1), address, Needs(), execution, Watching())
+    with pytest.raises(UsageError, match="takes auto, local or the host:port"):
+        run_on_ray([], "head", Needs(), execution, Watching())

@@ -1,4 +1,4 @@
-"""Sweeps: what a grid means, what is left to do, and runs that fail, are killed or interrupted."""
+"""Sweeps: what is left to do, and runs that fail, are killed or interrupted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nlpcl import sweep
 from nlpcl.cli import main
 from nlpcl.display import SweepReporter, duration
 from nlpcl.errors import UsageError
-from nlpcl.grid import Grid, values_of
+from nlpcl.grid import Grid
 from nlpcl.records import Record
 from nlpcl.request import Request
 from nlpcl.sweep import Cell, Execution, Outcome, estimates, plan, run_local
@@ -52,39 +52,6 @@ def requests(tiny: str, *more: dict[str, str], **fields: str) -> list[Request]:
     return [Request({**SMALL, "model": tiny, **fields, **one}, ASSIGN) for one in more or ({},)]
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "values"),
-    [
-        ("strategy", "ncl, hat", ["ncl", "hat"]),
-        ("order", "0-2,7", ["0", "1", "2", "7"]),
-        ("order", "seed:3-4", ["seed:3", "seed:4"]),
-        ("order", "laptop,hotel", ["laptop,hotel"]),
-        ("order", ["laptop,hotel", "1-2"], ["laptop,hotel", "1", "2"]),
-        ("tasks", "2,5", ["2", "5"]),
-        ("epochs", "laptop=10,*=30", ["laptop=10,*=30"]),
-        ("learning_rate", "1e-3,5e-3", ["1e-3", "5e-3"]),
-        ("model", "3-4", ["3-4"]),
-        ("lamb", [0.5, 1], ["0.5", "1"]),
-        ("parity", [True, False], ["true", "false"]),
-        ("tiers", "[1,2]", ["[1,2]"]),
-    ],
-)
-def test_the_values_of_an_option(name: str, given: Any, values: list[str]) -> None:
-    assert values_of(name, given) == values
-
-
-def test_a_grid_is_every_value_with_every_other() -> None:
-    grid = Grid({"seed": "0-2", "strategy": "ncl,hat", "order": "1,seed:4"}, {"adapter_size": "8,16"})
-    loops = [
-        ({"strategy": strategy, "order": order, "seed": str(seed)}, (f"adapter_size={size}",))
-        for strategy in ("ncl", "hat")
-        for order in ("1", "seed:4")
-        for seed in range(3)
-        for size in (8, 16)
-    ]
-    assert [(dict(request.fields), request.assign) for request in grid.requests()] == loops
-
-
 def test_printed_commands_ask_for_the_runs_of_the_grid(tiny: str, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "with blank"
     sets = {"adapter_size": (8, 16), "warmup": (0.0, 0.2)}
@@ -113,28 +80,6 @@ def test_printed_commands_ask_for_the_runs_of_the_grid(tiny: str, tmp_path: Path
     assert ids == {word for word in capsys.readouterr().out.split() if word in ids}
 
 
-def test_grids_from_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "grid.toml"
-    file.write_text(
-        """
-        train-size = 20
-        order = "0-1"
-        [[grid]]
-        strategy = ["ncl", "hat"]
-        set.adapter_size = [8, 16]
-        [[grid]]
-        strategy = "one"
-        order = 5
-        """
-    )
-    given = Grid({"train_size": "30"}, {"warmup": "0.1"})
-    found = [r for grid in Grid.read(file) for r in grid.with_more(given).requests()]
-    loops = [(s, str(order), f"adapter_size={size}") for s in ("ncl", "hat") for order in (0, 1) for size in (8, 16)]
-    assert [(r.fields["strategy"], r.fields["order"], r.assign[0]) for r in found[:-1]] == loops
-    assert found[-1] == Request({"train_size": "30", "order": "5", "strategy": "one"}, ("warmup=0.1",))
-    assert all(r.fields["train_size"] == "30" and r.assign[-1] == "warmup=0.1" for r in found)
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -152,6 +97,15 @@ def test_grids_from_a_file(tmp_path: Path) -> None:
         ("--cpus 2", "--cpus is for --ray"),
         ("--ray local --jobs 2", "--jobs does not go with --ray"),
         ("--preset nowhere.json", "cannot read nowhere.json"),
+        ("--strategy hat --set lamb=1 --set lamb=2", "lamb is given twice"),
+        ("--learning-rate 1e-3 --set learning_rate=1e-4,1e-2", "learning_rate is given twice"),
+        ("--jobs 10000 --strategy ncl --dry-run", "more than the"),
+        ("--ray local --memory inf", "--memory takes GiB"),
+        ("--ray local --memory nan --dry-run", "--memory"),
+        ("--ray local --memory 0", "--memory takes GiB"),
+        ("--ray local --gpus 1.5", "--gpus takes a whole number"),
+        ("--ray local --retries 99999999999", "--retries"),
+        ("--ray local --gpus inf", "--gpus takes a whole number"),
     ],
 )
 def test_a_mistake_is_one_sentence_before_anything_runs(line: str, message: str, capsys: Any, tmp_path: Path) -> None:
@@ -162,21 +116,10 @@ def test_a_mistake_is_one_sentence_before_anything_runs(line: str, message: str,
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("stratgy = 'ncl'", "Did you mean strategy"),
-        ("[grid]\nseed = 1", "in two brackets"),
-        ("set = 3", "set holds options by name"),
-        ("order = [['a', 'b']]", "order takes a value or a list of values"),
-        ("seed = []", "seed has no value"),
-        ("seed =", "is not TOML"),
-    ],
-)
-def test_a_file_that_is_no_grid(text: str, message: str, capsys: Any, tmp_path: Path) -> None:
-    (tmp_path / "grid.toml").write_text(text)
-    assert main(["sweep", "--file", str(tmp_path / "grid.toml"), "--dry-run"]) == 2
-    assert message in capsys.readouterr().err
+def test_a_line_break_is_no_part_of_a_job_array(capsys: Any, tmp_path: Path) -> None:
+    assert main(["sweep", "--strategy", "ncl", "--order", "0,1", "--out", f"{tmp_path}/two\nlines", "--print"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and "holds a line break" in shown.err and shown.err.count("\n") == 1
 
 
 def test_impossible_runs_can_be_left_out(capsys: Any, tmp_path: Path) -> None:
@@ -222,6 +165,24 @@ def test_time_is_estimated_from_the_nearest_runs_of_the_same_work(tmp_path: Path
     assert estimates([same], [took(70, weight_decay=0.5), record_of("ewc")]) == {same.id: 70}
 
 
+def test_a_plan_counts_on_as_many_workers_as_the_run_has(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "visible_gpus", lambda device: ["0", "1"])
+    monkeypatch.setattr(sweep, "cores", lambda: 4)
+    record = record_of("ncl", seed=9, measured={"seconds": {"total": 60}})
+    record.save(tmp_path / record.id / "record.json")
+    argv = ["sweep", "--strategy", "ncl", "--tasks", "3", "--train-size", "20", "--out", str(tmp_path), "--dry-run"]
+    for more, expected in (
+        (["--seed", "0-3"], "about 2 min 0 s for 4 of them, 2 at a time"),
+        (["--seed", "0-3", "--jobs", "4"], "about 1 min 0 s for 4 of them, 4 at a time"),
+        (["--seed", "0", "--jobs", "4"], "about 1 min 0 s for 1 of them, 4 at a time"),
+        (["--seed", "0-3", "--ray", "auto"], "about 4 min 0 s for 4 of them, one at a time; a cluster does as many"),
+    ):
+        assert main([*argv, *more]) == 0
+        assert expected in capsys.readouterr().out
+
+
 def test_how_runs_are_computed_goes_to_each(tmp_path: Path, capsys: Any) -> None:
     line = (
         "--device cpu --eval-batch-size 7 --checkpoint-minutes 2.5 --compile --gradient-checkpointing --data-root data"
@@ -258,15 +219,15 @@ def test_the_sweep_of_the_published_table(tmp_path: Path) -> None:
 
 
 def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(tiny: str, tmp_path: Path, capsys: Any) -> None:
-    argv = ["sweep", "--strategy", "ncl", "--model", tiny, "--tasks", "1", "--train-size", "16", "--epochs", "1"]
+    argv = ["sweep", "--strategy", "ncl", "--tasks", "1", "--train-size", "16", "--epochs", "1"]
     argv += ["--set", "adapter_size=8", "--out", str(tmp_path), "--device", "cpu"]
-    assert main([*argv, "--order", "99,0"]) == 1
+    assert main([*argv, "--model", f"nowhere,{tiny}"]) == 1
     shown = capsys.readouterr()
-    assert shown.out.count("failed: ") == 1 and "failed: order 99: --order must be 0 to 4" in shown.out
-    assert "2 runs: 0 were done, 1 are new" in shown.out and "2/2 order 0: done" in shown.err
+    assert shown.out.count("failed: ") == 1 and "failed: model nowhere: no tokenizer for encoder" in shown.out
+    assert "2 runs: 0 were done, 1 are new" in shown.out and f"2/2 model {tiny}: done" in shown.err
     (path,) = tmp_path.glob("*/record.json")
     record = path.read_bytes()
-    assert main([*argv, "--order", "0"]) == 0
+    assert main([*argv, "--model", tiny]) == 0
     assert "1 runs: 1 were done, 0 are new" in capsys.readouterr().out
     assert path.read_bytes() == record
 

@@ -23,14 +23,14 @@ FIELDS = {"tasks": "2", "train_size": "16", "epochs": "1"}
 
 
 def search_of(tiny: str, *assign: str, on: tune.On = "first-task", **fields: str) -> Search:
-    return Search.asked(
-        Request({**FIELDS, "model": tiny, "strategy": "hat", **fields}, ("adapter_size=8", *assign)), on
-    )
+    size = () if any(pair.startswith("adapter_size") for pair in assign) else ("adapter_size=8",)
+    return Search.asked(Request({**FIELDS, "model": tiny, "strategy": "hat", **fields}, (*size, *assign)), on)
 
 
 def test_what_is_searched(tiny: str) -> None:
-    search = search_of(tiny, "lamb=0.1..10:log", "smax=100..400", "pooling=mean,cls", "adapter_size=4..64:log")
-    assert search.fixed.assign == ("adapter_size=8",)
+    assign = ("dropout=0.2", "lamb=0.1..10:log", "smax=100..400", "pooling=mean,cls", "adapter_size=4..64:log")
+    search = search_of(tiny, *assign)
+    assert search.fixed.assign == ("dropout=0.2",)
     lamb, smax, pooling, size = search.axes
     assert lamb == Axis("lamb", 0.1, 10.0, log=True) and smax == Axis("smax", 100.0, 400.0)
     assert isinstance(smax.low, float) and isinstance(size.low, int)  # whole numbers where the option holds them
@@ -50,9 +50,25 @@ def test_without_a_range_the_learning_rate_is_searched_around_its_preset(tiny: s
 
 
 @pytest.mark.parametrize(
+    ("assign", "usual"),
+    [
+        (("lamb=0.1..10:log", "adapter_size=32,2000"), {"lamb": 0.75, "adapter_size": "2000"}),
+        (("lamb=0.1..10:log", "adapter_size=32,64"), {"lamb": 0.75}),
+        (("lamb=0.5,7.5e-1",), {"lamb": "7.5e-1"}),
+        (("lamb=1..2",), {}),
+        (("parity=true,false",), {"parity": "false"}),
+    ],
+)
+def test_what_a_run_has_without_a_search(assign: tuple[str, ...], usual: dict[str, Any], tiny: str) -> None:
+    assert search_of(tiny, *assign).usual() == usual
+
+
+@pytest.mark.parametrize(
     ("assign", "message"),
     [
         ("lamda=0.1..1", "Did you mean lamb"),
+        ("lamb=1..10 lamb=2..5", "lamb is given twice"),
+        ("lamb=1..2 lamb=7", "lamb is given twice"),
         ("lamb=1..0.1", "low < high"),
         ("lamb=0..1:log", "low > 0 with :log"),
         ("lamb=a..b", "takes float"),
@@ -62,10 +78,20 @@ def test_without_a_range_the_learning_rate_is_searched_around_its_preset(tiny: s
     ],
 )
 def test_a_search_that_is_none_is_refused(assign: str, message: str, capsys: Any, tmp_path: Path) -> None:
-    argv = ["tune", "--strategy", "hat", "--set", assign, "--out", str(tmp_path / "p"), "--study", str(tmp_path / "s")]
-    assert main(argv) == 2
+    argv = ["tune", "--strategy", "hat", "--out", str(tmp_path / "p"), "--study", str(tmp_path / "s")]
+    assert main([*argv, *(part for pair in assign.split() for part in ("--set", pair))]) == 2
     shown = capsys.readouterr()
     assert message in shown.err and shown.err.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_or_prepared_is_told_before_a_trial(capsys: Any, tmp_path: Path) -> None:
+    argv = ["tune", "--study", str(tmp_path / "study.db"), "--set", "lamb=0.1..1", "--strategy", "hat"]
+    assert main([*argv, "--out", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    argv += ["--out", str(tmp_path / "preset.json"), "--benchmark", "folder", "--data-root", str(tmp_path / "nowhere")]
+    assert main(argv) == 2
+    shown = capsys.readouterr().err
+    assert "nowhere" in shown and shown.count("\n") == 1 and "trial" not in shown
 
 
 class Forbidden:
@@ -86,7 +112,7 @@ class Forbidden:
 
 @pytest.fixture
 def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The benchmark `folder`, in which neither the test stream nor an example of it can be read."""
+    """The benchmark `folder`, in which neither the test stream nor an example or a tokenised text of it can be read."""
     entry = benchmarks.get("folder")
 
     def make(*args: Any, **kwargs: Any) -> Any:
@@ -94,25 +120,37 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
         for experience in benchmark.test_stream:
             experience._dataset = Forbidden()
         benchmark.test_stream = benchmark._streams["test"] = Forbidden()
+        benchmark.packed["test"] = Forbidden()
         return benchmark
 
     monkeypatch.setitem(benchmarks._entries, "folder", replace(entry, target=make))
 
 
 @pytest.mark.parametrize("on", ["first-task", "stream"])
-@pytest.mark.parametrize("strategy", ["ncl", "one", "mtl", "ctr", "derpp", "avalanche/Replay"])
+@pytest.mark.parametrize(
+    ("strategy", "backbone", "option"),
+    [
+        *((name, "bert_adapter", "adapter_size=8") for name in ("ncl", "one", "mtl", "ctr", "derpp")),
+        ("avalanche/Replay", "bert_adapter", "adapter_size=8"),
+        ("ncl", "bert_frozen", "filters=4"),
+    ],
+)
 @pytest.mark.usefixtures("guarded")
-def test_test_data_are_never_touched(strategy: str, on: Any, tiny: str, folders: dict[str, Path]) -> None:
-    request = Request({"benchmark": "folder", "strategy": strategy, "model": tiny, "epochs": "1"}, ("adapter_size=8",))
+def test_test_data_are_never_touched(
+    strategy: str, backbone: str, option: str, on: Any, tiny: str, folders: dict[str, Path]
+) -> None:
+    fields = {"benchmark": "folder", "strategy": strategy, "backbone": backbone, "model": tiny, "epochs": "1"}
+    request = Request(fields, (option,))
     spec = request.spec()
     if spec.options is not None and "memory_share" in spec.options:
-        spec = replace(request, assign=("adapter_size=8", "memory_share=0.25")).spec()
+        spec = replace(request, assign=(option, "memory_share=0.25")).spec()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         accuracy = tune.score(spec, on, data_root=str(folders["til"]), device="cpu")
     assert 0 <= accuracy <= 1
-    benchmark, _ = experiment.prepare(spec, data_root=folders["til"], device=experiment.runtime.choose_device("cpu"))
+    device = experiment.runtime.choose_device("cpu")
     with pytest.raises(AssertionError, match="test data were touched"):
+        benchmark, _ = experiment.prepare(spec, data_root=folders["til"], device=device)
         len(benchmark.test_stream)  # type: ignore[attr-defined]
 
 
@@ -162,13 +200,18 @@ def test_a_trial_in_which_the_process_died_is_made_up_for(
     def dies(*args: Any, **where: Any) -> float:
         raise KeyboardInterrupt
 
-    search, told = search_of(tiny, "lamb=0.1..4"), list[Trial]()
+    search, told = search_of(tiny, "lamb=0.1..4", "adapter_size=8,2000"), list[Trial]()
     monkeypatch.setattr(tune, "score", dies)
-    with pytest.raises(KeyboardInterrupt):
-        tune.tune(search, tmp_path / "study.db", 3, told.append)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            tune.tune(search, tmp_path / "study.db", 3, told.append)
     monkeypatch.setattr(tune, "score", peak)
     assert tune.tune(search, tmp_path / "study.db", 3, told.append).trials == 3
     assert [trial.number for trial in told] == [1, 2, 3]
+    usual = ("0.75", "2000")
+    assert [trial.texts == usual for trial in told] == [True, False, False]  # what a run has without a search, once
+    tune.tune(search, tmp_path / "study.db", 4, told.append)
+    assert told[3].texts != usual
 
 
 def test_studies_that_are_of_no_use(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,9 @@ def text_benchmark_from_tasks(
     benchmark.tokenizer_name = tokenizer if isinstance(tokenizer, str) else fast.name_or_path
     benchmark.max_length = max_length
     benchmark.vectors = vectors
-    benchmark.packed = [] if vectors else everything
+    n = len(tasks)  # the splits follow each other, each with all tasks
+    of_splits = {split: everything[i * n : (i + 1) * n] for i, split in enumerate(SPLITS)}
+    benchmark.packed = {} if vectors else of_splits
     return benchmark
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -24,6 +23,7 @@ from nlpcl.errors import UsageError, printable
 from nlpcl.request import Request
 
 if TYPE_CHECKING:
+    from nlpcl.cluster import Needs
     from nlpcl.sweep import Execution, Plan
 
 
@@ -51,7 +51,8 @@ def sweep(
     ] = None,
     memory: Annotated[float | None, typer.Option(min=0, help="With --ray: GiB for a run.")] = None,
     retries: Annotated[
-        int | None, typer.Option(min=0, help="With --ray: new tries after a process or node died. Default: 3.")
+        int | None,
+        typer.Option(min=0, max=1000, help="With --ray: new tries after a process or node died. Default: 3."),
     ] = None,
     data_root: DataRoot = None,
     out: Out = Path("runs"),
@@ -62,13 +63,15 @@ def sweep(
     gradient_checkpointing: GradientCheckpointing = False,
 ) -> None:
     """Do many runs: each option may have several values, as --strategy ncl,hat --order 0-4. What is done is skipped."""
+    from nlpcl.cluster import Needs
     from nlpcl.grid import Grid
-    from nlpcl.sweep import Execution, plan
+    from nlpcl.sweep import Execution, plan, workers
 
-    needs = {"cpus": cpus, "gpus": gpus, "memory": memory, "retries": retries}
-    needs = {name: value for name, value in needs.items() if value is not None}
-    if needs and ray is None:
-        raise UsageError(f"--{min(needs)} is for --ray: leave it out.")
+    asked_of_ray = {"cpus": cpus, "gpus": gpus, "memory": memory, "retries": retries}
+    asked_of_ray = {name: value for name, value in asked_of_ray.items() if value is not None}
+    if asked_of_ray and ray is None:
+        raise UsageError(f"--{min(asked_of_ray)} is for --ray: leave it out.")
+    needs = Needs(**asked_of_ray)  # type: ignore[arg-type]
     if jobs is not None and ray is not None:
         raise UsageError("--jobs does not go with --ray, which fills the cluster: leave it out.")
     given = Grid.asked(asked)
@@ -79,16 +82,16 @@ def sweep(
         print(f"left out: {printable(reason)}", file=sys.stderr)
     execution = Execution(out, data_root, device, eval_batch_size, checkpoint_minutes, compiled, gradient_checkpointing)
     if print_:
-        for cell in found.to_run:
-            print(shlex.join(["nlpcl", *cell.argv(execution)]))
+        for line in [cell.line(execution) for cell in found.to_run]:
+            print(line)
     elif dry_run:
-        _show(found, jobs or 1)
+        _show(found, workers(jobs, device) if ray is None else None)
     else:
         _execute(found, execution, jobs, ray, needs)
 
 
-def _execute(found: Plan, execution: Execution, jobs: int | None, ray: str | None, needs: dict[str, Any]) -> None:
-    from nlpcl.cluster import Needs, run_on_ray
+def _execute(found: Plan, execution: Execution, jobs: int | None, ray: str | None, needs: Needs) -> None:
+    from nlpcl.cluster import run_on_ray
     from nlpcl.display import SweepReporter
     from nlpcl.records import check_out
     from nlpcl.sweep import run_local
@@ -98,7 +101,7 @@ def _execute(found: Plan, execution: Execution, jobs: int | None, ray: str | Non
         if ray is None:
             run_local(found.to_run, jobs, execution, watch)
         else:
-            run_on_ray(found.to_run, ray, Needs(**needs), execution, watch)
+            run_on_ray(found.to_run, ray, needs, execution, watch)
     print(f"{len(found.cells)} runs: {len(found.done)} were done, {watch.done - len(watch.failed)} are new")
     for outcome in watch.failed:
         print(f"failed: {outcome.cell.label}: {printable(outcome.error or '')} ({outcome.cell.log(execution)})")
@@ -106,7 +109,7 @@ def _execute(found: Plan, execution: Execution, jobs: int | None, ray: str | Non
         raise typer.Exit(1)
 
 
-def _show(found: Plan, jobs: int) -> None:
+def _show(found: Plan, jobs: int | None) -> None:
     from nlpcl.display import duration
 
     table = Table(box=None, pad_edge=False)
@@ -120,6 +123,7 @@ def _show(found: Plan, jobs: int) -> None:
     known = [seconds for cell in found.to_run if (seconds := found.seconds[cell.id]) is not None]
     print(f"{len(found.cells)} runs: {len(found.done)} done, {len(found.to_run)} to run")
     if known:
-        print(f"about {duration(sum(known) / jobs)} for {len(known)} of them, {jobs} at a time")
+        at_once = f"{jobs} at a time" if jobs else "one at a time; a cluster does as many as it holds"
+        print(f"about {duration(max(sum(known) / (jobs or 1), *known))} for {len(known)} of them, {at_once}")
     if len(known) < len(found.to_run):
         print(f"unknown for {len(found.to_run) - len(known)}: no record in --out tells")

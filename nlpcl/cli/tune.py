@@ -11,7 +11,7 @@ import typer
 
 from nlpcl.cli.app import NAMES, DataRoot, app, quiet
 from nlpcl.cli.options import Device, EvalBatchSize, asks_for_a_run
-from nlpcl.errors import printable
+from nlpcl.errors import UsageError, printable
 from nlpcl.request import Request
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def tune(
     from nlpcl.tune import tune as search_on
 
     quiet()
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder: name the file of the preset in it.")
     check_out(out.parent)
     search = Search.asked(asked, on)
     best = search_on(

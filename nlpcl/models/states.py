@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,34 +51,38 @@ def precompute(
     encoder: str = "minilm",
     *,
     device: str | torch.device = "cpu",
+    splits: Sequence[str] = ("train", "valid", "test"),
+    tasks: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenStates:
     """Compute an encoder's token states of a text benchmark, once for each example, or take those an earlier call left.
 
     Afterwards examples of the benchmark are (4, L): the fourth row says where each token's state lies in
     `benchmark.states`, which `build_model` hands to a backbone `bert_frozen`. The encoder's dropout is off. Stored are
-    real tokens alone, in float16, 2 H bytes each, in one file for all tasks and splits under the user's cache folder;
+    real tokens alone, in float16, 2 H bytes each, in one file for all that is asked for, under the user's cache folder;
     the order of the tasks does not matter to it.
 
     :param benchmark: of texts, tokenised for `encoder`.
     :param encoder: as in `TextEncoder`.
     :param device: where the encoder computes.
+    :param splits: those whose states are wanted; examples of the others stay (3, L), and the encoder sees none.
+    :param tasks: of the first so many tasks; None: of all.
     :param progress: called with the number of examples done, and of all.
     :raises UsageError: the benchmark holds no tokenised texts, or the file cannot be written.
     """
-    splits = getattr(benchmark, "packed", None)
-    if not splits:
+    packed = getattr(benchmark, "packed", None)
+    if not packed:
         raise UsageError("token states can be computed of a text benchmark that is tokenised for an encoder only.")
-    splits = sorted(splits, key=lambda split: split.digest())
-    for split, start in zip(splits, _starts([int(split.lengths.sum()) for split in splits]), strict=True):
-        split.first = start + torch.tensor(_starts(split.lengths.tolist()))
+    parts = sorted((part for split in splits for part in packed[split][:tasks]), key=lambda part: part.digest())
+    for part, start in zip(parts, _starts([int(part.lengths.sum()) for part in parts]), strict=True):
+        part.first = start + torch.tensor(_starts(part.lengths.tolist()))
     model = TextEncoder(encoder)
-    shape = (sum(int(split.lengths.sum()) for split in splits), model.width)
-    file = states_folder() / f"{_key(model, splits)}.npy"
+    shape = (sum(int(part.lengths.sum()) for part in parts), model.width)
+    file = states_folder() / f"{_key(model, parts)}.npy"
     table = _load(file, shape)
     if table is None:
         try:
-            _make(file, shape, model.eval().to(device), splits, progress)
+            _make(file, shape, model.eval().to(device), parts, progress)
         except OSError as error:
             raise UsageError(
                 f"the encoder's states take {2 * shape[0] * shape[1] / 1e9:.1f} GB and cannot be written to "
@@ -99,14 +103,14 @@ def _starts(lengths: list[int]) -> list[int]:
     return [0, *np.cumsum(lengths).tolist()[:-1]]
 
 
-def _key(model: nn.Module, splits: list[Any]) -> str:
+def _key(model: nn.Module, parts: list[Any]) -> str:
     """SHA-256 of all that decides the states: the encoder's weights and the tokens."""
     digest = hashlib.sha256(FORMAT.encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
-    for split in splits:
-        digest.update(split.digest().encode())
+    for part in parts:
+        digest.update(part.digest().encode())
     return digest.hexdigest()
 
 
@@ -119,17 +123,17 @@ def _load(file: Path, shape: tuple[int, int]) -> Tensor | None:
     return torch.from_numpy(array) if (array.shape, array.dtype) == (shape, np.float16) else None
 
 
-def _make(file: Path, shape: tuple[int, int], model: TextEncoder, splits: list[Any], progress: Any) -> None:
+def _make(file: Path, shape: tuple[int, int], model: TextEncoder, parts: list[Any], progress: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
     os.close(handle)
-    done, total = 0, sum(len(split) for split in splits)
+    done, total = 0, sum(len(part) for part in parts)
     try:
         array = np.lib.format.open_memmap(name, mode="w+", dtype=np.float16, shape=shape)
-        for split in splits:
+        for part in parts:
             # Of like length, the longest first, so that little of a batch is padding.
-            for rows in split.lengths.argsort(descending=True, stable=True).split(BATCH_SIZE):
-                x = trim(torch.stack([split[row][0] for row in rows.tolist()]))
+            for rows in part.lengths.argsort(descending=True, stable=True).split(BATCH_SIZE):
+                x = trim(torch.stack([part[row][0] for row in rows.tolist()]))
                 write(array, x, model)
                 done += len(rows)
                 if progress is not None:

@@ -39,7 +39,7 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def everything(benchmark: Any) -> list[torch.Tensor]:
-    return [dataset[i][0] for dataset in benchmark.packed for i in range(len(dataset))]
+    return [part[i][0] for parts in benchmark.packed.values() for part in parts for i in range(len(part))]
 
 
 def test_states_are_the_encoder_s_and_of_real_tokens_alone(benchmark_of: Any, tiny: str, own_folder: Path) -> None:
@@ -67,7 +67,7 @@ def test_states_are_the_encoder_s_and_of_real_tokens_alone(benchmark_of: Any, ti
 def test_each_example_passes_once(benchmark_of: Any, tiny: str, passed: list[int]) -> None:
     benchmark = benchmark_of("til", (2, 2))
     precompute(benchmark, tiny)
-    assert sum(passed) == sum(len(split) for split in benchmark.packed)
+    assert sum(passed) == len(everything(benchmark))
     del passed[:]
     for seed in range(2):  # epochs, tasks, methods, another benchmark object
         benchmark = benchmark_of("dil", (2, 2))
@@ -115,11 +115,21 @@ def test_parity_keeps_the_encoder_alive(benchmark_of: Any, tiny: str, passed: li
 def test_the_order_of_tasks_changes_no_file(benchmark_of: Any, tiny: str, own_folder: Path) -> None:
     first, second = benchmark_of("til", (2, 3)), benchmark_of("til", (2, 3))
     precompute(first, tiny)
-    second.packed.reverse()
+    for parts in second.packed.values():
+        parts.reverse()
     precompute(second, tiny)
     assert len(list(own_folder.iterdir())) == 1
-    for a, b in zip(first.packed, second.packed[::-1], strict=True):
-        assert torch.equal(a[0][0], b[0][0])
+    for split in first.packed:
+        for a, b in zip(first.packed[split], second.packed[split][::-1], strict=True):
+            assert torch.equal(a[0][0], b[0][0])
+
+
+def test_other_splits_and_tasks_are_left_alone(benchmark_of: Any, tiny: str, passed: list[int]) -> None:
+    benchmark = benchmark_of("til", (2, 3))
+    precompute(benchmark, tiny, splits=("train", "valid"), tasks=1)
+    placed = {split: [part.first is not None for part in parts] for split, parts in benchmark.packed.items()}
+    assert placed == {"train": [True, False], "valid": [True, False], "test": [False, False]}
+    assert sum(passed) == len(benchmark.packed["train"][0]) + len(benchmark.packed["valid"][0])
 
 
 def test_another_encoder_or_text_has_another_file(
