@@ -88,6 +88,8 @@ def test_printed_commands_ask_for_the_runs_of_the_grid(tiny: str, tmp_path: Path
         ("--set lamb", "name=value"),
         ("--strategy ncl,hat --set lamb=1", "ncl, bert_adapter, demo, training: no option 'lamb'"),
         ("--seed 5-2", "seed cannot range over 5-2"),
+        ("--strategy ncl --order 4-5", "--order must be 0 to 4"),
+        ("--strategy ncl --order laptop,nope", "unknown task"),
         ("--seed 0-9999999", "at most 100,000 numbers"),
         ("--seed 0-999 --order 0-999", "at most 100,000 runs"),
         ("--strategy ncl,ctr --scenario til,dil", "1 of 4 runs cannot be"),
