@@ -55,9 +55,9 @@ def test_without_a_range_the_learning_rate_is_searched_around_its_preset(tiny: s
         ("lamda=0.1..1", "Did you mean lamb"),
         ("lamb=1..0.1", "low < high"),
         ("lamb=0..1:log", "low > 0 with :log"),
-        ("lamb=a..b", "takes float"),
+        ("lamb=a..b", "takes a number"),
         ("inference=last..entropy", "is no number"),
-        ("warmup=0.5..2", "warmup cannot be 2.0"),
+        ("warmup=0.5..2", "warmup takes a number from 0 to 1"),
         ("learning_rate=0.1", "nothing is left to search"),
     ],
 )
