@@ -71,9 +71,9 @@ def test_what_a_run_has_without_a_search(assign: tuple[str, ...], usual: dict[st
         ("lamb=1..2 lamb=7", "lamb is given twice"),
         ("lamb=1..0.1", "low < high"),
         ("lamb=0..1:log", "low > 0 with :log"),
-        ("lamb=a..b", "takes float"),
+        ("lamb=a..b", "takes a number"),
         ("inference=last..entropy", "is no number"),
-        ("warmup=0.5..2", "warmup cannot be 2.0"),
+        ("warmup=0.5..2", "warmup takes a number from 0 to 1"),
         ("learning_rate=0.1", "nothing is left to search"),
     ],
 )

@@ -8,12 +8,15 @@ from typing import Any
 import datasets
 import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nlpcl import experiment
 from nlpcl.benchmarks import text_benchmark
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
+from nlpcl.spec import RunSpec
 
 
 def frame(n: int, labels: tuple[Any, ...] = ("no", "yes")) -> pd.DataFrame:
@@ -141,3 +144,10 @@ def test_every_example_is_kept_exactly_once(tiny: str, labels: list[list[int]], 
         expected = t if scenario == "til" else 0
         assert set(benchmark.train_stream[t].dataset.targets_task_labels) == {expected}
     assert benchmark.n_classes == [3] * len(labels)
+
+
+def test_epochs_of_a_task_that_the_folder_lacks_are_refused(tiny: str, folders: dict[str, Path]) -> None:
+    asked = {"benchmark": "folder", "strategy": "ncl", "model": tiny, "epochs": {"task9": 3, "*": 1}}
+    spec = RunSpec.parse(asked).filled()
+    with pytest.raises(UsageError, match="epochs: unknown task 'task9'"):
+        experiment.prepare(spec, data_root=folders["til"], device=torch.device("cpu"))

@@ -146,3 +146,13 @@ def test_model_call_without_task_labels(benchmark_of: Any, tiny: str) -> None:
         til(x)
     dil = build_model(benchmark_of("dil"), encoder=tiny, adapter_size=8)
     assert dil(x).shape == (2, 3)
+
+
+@pytest.mark.parametrize(("shape", "most"), [("bert", 64), ("roberta", 63), ("distilbert", 64)])
+def test_an_encoder_says_how_many_positions_it_has(encoders: dict[str, str], shape: str, most: int) -> None:
+    """RoBERTa begins to count behind the index of padding, here 0: of its table of 64 it has 1 to 63."""
+    backbone = BertAdapter(encoders[shape], adapter_size=4)
+    features = backbone.features_of(torch.zeros(1, most, 32), torch.ones(1, most, dtype=torch.bool), 0)
+    assert backbone.positions == most and features.shape == (1, 32)
+    with pytest.raises((IndexError, RuntimeError)):
+        backbone.features_of(torch.zeros(1, most + 1, 32), torch.ones(1, most + 1, dtype=torch.bool), 0)
