@@ -255,7 +255,8 @@ def test_a_training_gone_astray_ends_the_run(
 ) -> None:
     """Also where the loss of the last step was still finite, as after the only step of NCL here."""
     size = {"train_size": 8, "epochs": 1} if name == "ncl" else {}
-    spec, scenario = spec_of(name, models, tasks=1, learning_rate=1e30, **size)
+    spec, scenario = spec_of(name, models, tasks=1, **size)
+    spec = spec.model_copy(update={"learning_rate": 1e30})  # far above what a new spec may have
     with pytest.raises(UsageError, match=r"no longer finite, .* of task task0: try a lower --learning-rate\."):
         run(spec, three_tasks[scenario], tmp_path)
 
