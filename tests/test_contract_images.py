@@ -40,6 +40,6 @@ def test_images(name: str, backbone: str, scenario: str) -> None:
     strategy = build_strategy(RunSpec.parse(given).filled(), model, torch.device("cpu"), eval_mb_size=16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        matrix = fit(strategy, benchmark, epochs=[5 if name == "acl" else 20] * 2)  # ACL takes five steps a mini-batch
+        matrix = fit(strategy, benchmark, epochs=[3 if name == "acl" else 10] * 2)  # ACL takes five steps a mini-batch
     assert matrix.accuracy[1][1] is not None and matrix.accuracy[1][1] > 0.6
     assert all(torch.isfinite(p).all() for p in strategy.model.parameters())
