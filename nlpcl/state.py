@@ -341,7 +341,7 @@ class Restore:
     def _extra(self, node: Node, module: nn.Module, path: str) -> None:
         """As torch's `load_state_dict`, by which a module makes layers that it had when it was stored."""
         state = self.value(node, MISSING, f"{path}.{EXTRA}")
-        if not torch.equal(module.get_extra_state(), state):
+        if not isinstance(state, Tensor) or not torch.equal(module.get_extra_state(), state):
             module.set_extra_state(state)
 
     def _made(self, name: str, path: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -67,11 +67,11 @@ def sweep(
     from nlpcl.grid import Grid
     from nlpcl.sweep import Execution, plan, workers
 
-    asked_of_ray = {"cpus": cpus, "gpus": gpus, "memory": memory, "retries": retries}
-    asked_of_ray = {name: value for name, value in asked_of_ray.items() if value is not None}
+    amounts = {"cpus": cpus, "gpus": gpus, "memory": memory, "retries": retries}
+    asked_of_ray: dict[str, Any] = {name: value for name, value in amounts.items() if value is not None}
     if asked_of_ray and ray is None:
         raise UsageError(f"--{min(asked_of_ray)} is for --ray: leave it out.")
-    needs = Needs(**asked_of_ray)  # type: ignore[arg-type]
+    needs = Needs(**asked_of_ray)
     if jobs is not None and ray is not None:
         raise UsageError("--jobs does not go with --ray, which fills the cluster: leave it out.")
     given = Grid.asked(asked)
