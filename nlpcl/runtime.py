@@ -26,6 +26,8 @@ PACKAGES = (
     *("numpy", "pillow"),
 )
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps", "xpu")
+PAGE_LOCKED = ("cuda",)
+"""Kinds of devices that copy from page-locked memory while the host goes on."""
 DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", re.ASCII)
 
 
@@ -68,7 +70,7 @@ def choose_device(name: str) -> torch.device:
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
     """x on a device; to a GPU through page-locked memory, so that the host does not wait for the copy."""
-    if device.type == "cuda" and x.device.type == "cpu":
+    if device.type in PAGE_LOCKED and x.device.type == "cpu":
         x = x.contiguous().pin_memory()
     return x.to(device, non_blocking=True)
 

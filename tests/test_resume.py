@@ -62,7 +62,7 @@ class Killed(BaseException):
 def spec_of(name: str, models: dict[str, str], **more: Any) -> tuple[RunSpec, str]:
     """The spec of a short run of a strategy, and its scenario. Its gradients are clipped, whatever their size."""
     entry = strategies.get(name)
-    backbone, scenario = first_backbone(entry), more.get("scenario", entry.scenarios[0])
+    backbone, scenario = more.get("backbone", first_backbone(entry)), more.get("scenario", entry.scenarios[0])
     content = {"strategy": name, "backbone": backbone, "scenario": scenario, "epochs": EPOCHS, "train_batch_size": 8}
     if backbone in models:
         content |= {"benchmark": "folder", "model": models[backbone], "max_length": 32}

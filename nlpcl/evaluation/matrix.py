@@ -48,7 +48,8 @@ class MatrixMetric(PluginMetric[Matrix]):
         self._targets.append(strategy.mb_y)
 
     def after_eval_exp(self, strategy: Any) -> None:
-        predictions, targets = distributed.joined(self._predictions), distributed.joined(self._targets)
+        # To the host at once: on a GPU each figure made from them would be a wait of its own.
+        predictions, targets = (distributed.joined(parts).cpu() for parts in (self._predictions, self._targets))
         if bool((predictions < 0).any()):
             raise not_finite(strategy, "outputs", "in the test")
         accuracy = float((predictions == targets).double().mean())

@@ -152,7 +152,7 @@ def write(array: np.ndarray[Any, Any], x: Tensor, model: TextEncoder) -> None:
     """
     device = next(model.parameters()).device
     real = x[:, 1].bool()
-    states = model(x.to(device))[0][real.to(device)].half().cpu()
+    states = model(x.to(device))[0].half().cpu()[real]
     if not states.isfinite().all():
         raise UsageError("this encoder's states are not finite in float16, so it cannot serve as a frozen one.")
     array[x[:, 3][real].numpy()] = states.numpy()
