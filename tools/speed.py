@@ -173,6 +173,7 @@ def measure(name: str, arguments: argparse.Namespace, encoder: str, answer: Any)
     """Put what one strategy costs into the queue `answer`."""
     bench = Bench(arguments, encoder)
     idle = runtime.peak_memory_mb()
+    bench.train(*bench.strategy(name), 0)  # the first steps of a process are slower: they are none of task 0's
     strategy, clock = bench.strategy(name)
     growth, evaluation = [], {}
     for task in range(arguments.tasks):
