@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo
+import torch._inductor.config
+import torch._inductor.metrics
 from torch import Tensor
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
@@ -91,6 +94,21 @@ def test_a_compiled_encoder_gives_the_same_training(
     copied = copy.deepcopy(strategy.model.eval())
     x = torch.stack([benchmark_of().test_stream[0].dataset[i][0] for i in range(4)])
     torch.testing.assert_close(copied(x, 0), strategy.model(x, 0))
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles for a CPU with a C++ compiler")
+@pytest.mark.parametrize("name", ["ncl", "hat"])
+def test_what_torch_compiles_gives_the_same_training(name: str, benchmark_of: Any, tiny: str) -> None:
+    """By its default backend, told to draw dropout as it is drawn without."""
+    torch._dynamo.reset()
+    _, plain = two_tasks(name, "bert_adapter", "", benchmark_of, tiny)
+    compiled = torch._inductor.metrics.generated_kernel_count
+    with torch._inductor.config.patch(fallback_random=True, force_disable_caches=True):
+        _, again = two_tasks(name, "bert_adapter", "compile", benchmark_of, tiny)
+    assert torch._inductor.metrics.generated_kernel_count > compiled
+    for a, b in zip(plain, again, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_without_an_encoder_both_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
