@@ -8,6 +8,7 @@ what had changed since is put in its place.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -36,6 +37,8 @@ from nlpcl.strategies._watch import Remainder
 FORMAT = 1
 ORDER = "order"  # torch's random state at the start of the epoch
 KEPT = 2
+UNREADABLE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of a file that may be whole."""
 START, NOW, SUMS = "start", "now", "sums.json"
 
 
@@ -115,7 +118,7 @@ class Folder:
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest good checkpoint and its head; None if there is none.
 
-        :raises UsageError: a newer version of nlpcl wrote it.
+        :raises UsageError: a newer version of nlpcl wrote it, or it cannot be read now.
         """
         self.faults = []
         for number in reversed(self.numbers()):
@@ -147,7 +150,10 @@ class Folder:
         return path, head
 
     def _head(self, path: Path) -> dict[str, Any] | None:
-        """What a checkpoint says of itself; None if it is cut short or not as it was written."""
+        """What a checkpoint says of itself; None if it is cut short or not as it was written.
+
+        :raises UsageError: it may be whole, but cannot be read now.
+        """
         try:
             sums = json.loads((path / SUMS).read_text())
             if any(_sha256(path / name) != digest for name, digest in sums.items()):
@@ -157,7 +163,11 @@ class Folder:
             whole = {"head.json", f"{part}.json", f"{part}.safetensors"} <= set(sums)
             known = {"format", "spec", "rows", "facts"} <= set(head) and isinstance(head["format"], int)
             return head if whole and known else None
-        except (OSError, ValueError, AttributeError, TypeError, KeyError):  # cut short, no JSON, or of another shape
+        except OSError as error:  # a file that is missing, if the disk can be read
+            if error.errno in UNREADABLE:
+                raise UsageError(f"{path} cannot be read ({error.strerror}): it is left as it is.") from error
+            return None
+        except (ValueError, AttributeError, TypeError, KeyError):  # cut short, no JSON, or of another shape
             return None
 
     def read(self, path: Path, part: str) -> tuple[Any, dict[str, Tensor]] | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+NOT_BOTH = "--compile does not go with --gradient-checkpointing: leave one of them out."
+"""torch compiles no layers whose activations are computed again with what a method notes of the mini-batch."""
+
 
 class UsageError(ValueError):
     """A user's mistake, in one sentence that says what was wrong and what to do.

@@ -20,7 +20,7 @@ from nlpcl.checkpoint import Folder, Keeper, stopped_by_signals
 from nlpcl.encoders import encoder_facts
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
-from nlpcl.failures import Failed, of_memory, out_of_memory
+from nlpcl.failures import Failed, explained
 from nlpcl.lock import alone
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.models.sizes import model_bytes, sizes_of
@@ -278,9 +278,9 @@ class _Job:
                     **more,
                 )
         except (RuntimeError, MemoryError) as error:
-            if not of_memory(error):
+            if (told := explained(error, None, spec)) is None:
                 raise
-            raise UsageError(out_of_memory(None, spec)) from error
+            raise UsageError(told) from error
         if self.recompute:
             self.strategy.model.backbone.recompute_activations()
         if self.compiled:
@@ -310,10 +310,9 @@ class _Job:
             kept = "" if keeper is None or keeper.latest is None else f" The last good checkpoint is {keeper.latest}."
             raise Failed(f"{error}{kept}", self._record("failed", str(error))) from error
         except (RuntimeError, MemoryError) as error:
-            if not of_memory(error):
+            if (told := explained(error, self.strategy, spec)) is None:
                 raise
-            message = out_of_memory(self.strategy, spec)
-            failed = Failed(message, self._record("failed", message))
+            failed = Failed(told, self._record("failed", told))
             failed.of_one_process = True
             raise failed from error
         finally:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nlpcl.errors import UsageError
+from nlpcl.models.encoder import EncoderBackbone
 from nlpcl.records import Record
 from nlpcl.spec import RunSpec
 
@@ -46,6 +47,19 @@ def of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
+def explained(error: Exception, strategy: Any, spec: RunSpec) -> str | None:
+    """What the user is told of an error that is no mistake of the program; None: it is one.
+
+    :param strategy: the one at work; None: it was about to be made.
+    """
+    if of_memory(error):
+        return out_of_memory(strategy, spec)
+    if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+        why = str(error).strip().partition("\n")[0]
+        return f"torch cannot compile the encoder here ({type(error).__name__}: {why}): leave --compile out."
+    return None
+
+
 def out_of_memory(strategy: Any, spec: RunSpec) -> str:
     """What to do about it.
 
@@ -55,7 +69,8 @@ def out_of_memory(strategy: Any, spec: RunSpec) -> str:
         return "out of memory before the training: what --model, --backbone or --set ask for is too large."
     if not strategy.is_training:
         return f"out of memory at test: try an --eval-batch-size below {strategy.eval_mb_size}, or --precision bf16."
+    encoder = strategy.model.backbone.encoder.model if isinstance(strategy.model.backbone, EncoderBackbone) else None
+    less = ", --gradient-checkpointing" if encoder is not None and not encoder.is_gradient_checkpointing else ""
     return (
-        f"out of memory with --train-batch-size {spec.train_batch_size}: try a smaller one, --gradient-checkpointing "
-        "or --precision bf16."
+        f"out of memory with --train-batch-size {spec.train_batch_size}: try a smaller one{less} or --precision bf16."
     )

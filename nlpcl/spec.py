@@ -36,6 +36,7 @@ SETTINGS = (
     *("learning_rate", "weight_decay", "schedule", "warmup", "clip_norm"),
     *("best_epoch", "patience", "plateau_factor", "min_learning_rate"),
 )
+LOWEST = 100  # a plateau schedule may lower the rate so far, unless told otherwise
 # Of these a spec has all, on text, or none; but without `model` a backbone of word vectors trains its own.
 OF_TEXT = ("model", "max_length", "padding")
 
@@ -54,7 +55,8 @@ class RunSpec(BaseModel):
         of word vectors, and if there is none, vectors are trained on the first task's training text.
     :ivar epochs: of every task, or by task name with `*` for the rest.
     :ivar schedule: of the learning rate within a task; `plateau` and `best_epoch`, with `patience`, `plateau_factor`
-        and `min_learning_rate`, look at the task's validation data: see `ContinualStrategy`.
+        and `min_learning_rate` (by default 1e-4, or a hundredth of `learning_rate` where that is less), look at the
+        task's validation data: see `ContinualStrategy`.
     :ivar precision: `tf32` is fp32 with the GPU's faster products of matrices; on a CPU the two are the same.
     :ivar eval: after each task test on those `seen`, on all (`full`), or once at the end (`final`).
     :ivar spec_version: set by `filled`; a spec that has it is complete and never filled again.
@@ -153,6 +155,8 @@ class RunSpec(BaseModel):
         for field, entry in own.items():
             chosen = {**preset.get(field, {}), **(given.get(field) or {})}
             values[field] = check_options(entry.name, entry_options(entry), chosen)
+        if values["schedule"] == "plateau" and "min_learning_rate" not in preset | given:
+            values["min_learning_rate"] = min(values["min_learning_rate"], values["learning_rate"] / LOWEST)
         values["order"] = canonical_order(values["order"])
         _check_tasks(benchmark, values)
         if not strategy.engine:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from nlpcl.errors import Impossible, UsageError, printable
+from nlpcl.errors import NOT_BOTH, Impossible, UsageError, printable
 from nlpcl.lock import BUSY, locked, taken
 from nlpcl.records import Record
 from nlpcl.request import PresetFile, Request, flag
@@ -42,6 +42,10 @@ class Execution:
     checkpoint_minutes: float = 10
     compile: bool = False
     gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.compile and self.gradient_checkpointing:
+            raise UsageError(NOT_BOTH)
 
     def argv(self) -> list[str]:
         """As options; of what is left at its default, `out` alone."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from nlpcl.cli import main
+from nlpcl.errors import UsageError
 from nlpcl.models import build_model
 from nlpcl.registry import strategies
 
@@ -109,6 +110,13 @@ def test_what_torch_compiles_gives_the_same_training(name: str, benchmark_of: An
     assert torch._inductor.metrics.generated_kernel_count > compiled
     for a, b in zip(plain, again, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_both_at_once_are_refused(benchmark_of: Any, tiny: str) -> None:
+    model = build_model(benchmark_of(), "bert", encoder=tiny)
+    model.backbone.recompute_activations()
+    with pytest.raises(UsageError, match="leave one of them out"):
+        model.backbone.compile_encoder()
 
 
 def test_without_an_encoder_both_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

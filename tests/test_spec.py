@@ -167,3 +167,13 @@ def test_settings_that_came_later_are_stored_only_where_they_say_something() -> 
     assert RunSpec.parse({"strategy": "ncl", "patience": 5}).filled().id == plain.id
     chosen = RunSpec.parse({"strategy": "ncl", "patience": 3, "best_epoch": True}).filled()
     assert chosen.id != plain.id and RunSpec.parse(chosen.model_dump(exclude_unset=True)) == chosen
+
+
+@pytest.mark.parametrize(("rate", "lowest"), [(1e-4, 1e-6), (0.05, 1e-4)])
+def test_a_plateau_schedule_can_lower_the_rate(rate: float, lowest: float) -> None:
+    spec = RunSpec.parse({"strategy": "ncl", "schedule": "plateau", "learning_rate": rate}).filled()
+    assert spec.min_learning_rate == lowest
+    assert RunSpec.parse(spec.model_dump(exclude_unset=True)).id == spec.id
+    spec.check()
+    chosen = RunSpec.parse({"strategy": "ncl", "schedule": "plateau", "learning_rate": rate, "min_learning_rate": 0.01})
+    assert chosen.filled().min_learning_rate == 0.01

@@ -186,14 +186,14 @@ def test_a_plan_counts_on_as_many_workers_as_the_run_has(
 
 
 def test_how_runs_are_computed_goes_to_each(tmp_path: Path, capsys: Any) -> None:
-    line = (
-        "--device cpu --eval-batch-size 7 --checkpoint-minutes 2.5 --compile --gradient-checkpointing --data-root data"
-    )
+    line = "--device cpu --eval-batch-size 7 --checkpoint-minutes 2.5 --compile --data-root data"
     assert main(["sweep", "--strategy", "ncl", *line.split(), "--out", str(tmp_path), "--print"]) == 0
     (command,) = capsys.readouterr().out.splitlines()
     before, after = shlex.split(command), ["nlpcl", "run", "--strategy", "ncl", "--out", str(tmp_path), *line.split()]
     assert before[:6] == after[:6] and sorted(before) == sorted(after)
     assert main([*before[1:], "--dry-run"]) == 0
+    assert main(["sweep", "--strategy", "ncl", "--compile", "--gradient-checkpointing", "--print"]) == 2
+    assert "--compile does not go with --gradient-checkpointing" in capsys.readouterr().err
 
 
 def test_the_sweep_of_the_published_table(tmp_path: Path) -> None:

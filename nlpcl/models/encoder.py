@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from nlpcl.encoders import encoder_path
-from nlpcl.errors import UsageError, suggest
+from nlpcl.errors import NOT_BOTH, UsageError, suggest
 from nlpcl.models.base import Backbone, TaskLabels
 
 Pooling = Literal["mean", "cls", "pooler"]
@@ -193,7 +193,12 @@ class EncoderBackbone(Backbone):
         enable({"use_reentrant": False, "context_fn": self.context.recalled})
 
     def compile_encoder(self) -> None:
-        """As in `Backbone`."""
+        """As in `Backbone`.
+
+        :raises UsageError: activations are to be computed again.
+        """
+        if self.encoder.model.is_gradient_checkpointing:
+            raise UsageError(NOT_BOTH)
         self.encoder.model.compile(dynamic=True)
 
     def set_parity(self) -> None:

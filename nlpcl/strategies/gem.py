@@ -27,6 +27,7 @@ import torch
 from nlpcl.errors import UsageError
 from nlpcl.ranges import Positive, Weight
 from nlpcl.registry import register_strategy
+from nlpcl.runtime import sent
 from nlpcl.strategies._replay import (
     MemoryPlugin,
     ReplayStrategy,
@@ -89,7 +90,8 @@ class GEMPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-a
         gram, products = numbers[:, :-1], numbers[:, -1]
         # In fp16 the gradient may have overflowed; the scaler then skips the step.
         if np.isfinite(numbers).all() and (products < 0).any():
-            v = torch.from_numpy(project_gem(gram, products, self.margin, self.eps)).to(references)
+            v = torch.from_numpy(project_gem(gram, products, self.margin, self.eps)).to(references.dtype)
+            v = sent(v, references.device)
             set_gradients(parameters, current + v @ references, known)
 
 

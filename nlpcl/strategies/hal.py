@@ -228,7 +228,9 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
             now = self.outputs(self.weights, self.anchors, self.anchor_heads)[0]
             then = self.outputs(moved, self.anchors, self.anchor_heads)[0]
         # Columns that an anchor's head has not are equal in both.
-        return (then - now).square().sum() / (now > ABSENT).sum()
+        change = (then - now).square().sum() / (now > ABSENT).sum()
+        # Where the scaled gradient overflows, that of the whole loss does, too, and the scaler leaves the step out.
+        return change if scale == 1.0 else torch.where(change.isfinite(), change, 0.0)
 
     def outputs(self, weights: Weights, anchors: Tensor, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
         """Logits and features of anchors under `weights`.

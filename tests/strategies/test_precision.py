@@ -56,6 +56,20 @@ def test_a_step_left_out_does_not_move_the_schedule(benchmark_of: Any, tiny: str
     assert taken == {strategy._scheduler.last_epoch} and max(taken) < 8
 
 
+@pytest.mark.parametrize("name", ["gem", "agem", "derpp", "hal"])
+def test_replay_leaves_out_a_step_that_overflows(name: str, benchmark_of: Any, tiny: str) -> None:
+    """Also where a method takes a gradient before the backward pass: the second task begins with too large a scale."""
+    entry, benchmark = strategies.get(name), benchmark_of()
+    model = build_model(benchmark, "bert_adapter", tiny, adapter_size=16)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    strategy = entry.target(model=model, optimizer=optimizer, train_mb_size=8, precision="fp16", memory_share=0.25)
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    strategy.scaler = torch.amp.GradScaler("cpu", init_scale=1e9)
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+    assert strategy.scaler.get_scale() < 1e9
+    assert all(torch.isfinite(p).all() for p in strategy.model.parameters())
+
+
 def test_tests_run_in_inference_mode(benchmark_of: Any, tiny: str) -> None:
     seen: list[bool] = []
     model = build_model(benchmark_of(), "bert_adapter", tiny, adapter_size=16)
