@@ -49,7 +49,7 @@ class AbsentModule(backend_registration._DummyBackendModule):
 
 
 class FakeGPU(TorchDispatchMode):
-    """Computes on the host as ever; of tensors on the GPU it gives the shapes. What is read from there is 1 or False.
+    """Computes on the host as ever; of tensors on the GPU it gives the shapes. What is read from there is 1 or True.
 
     `waits` lists what the host would wait for: values read, shapes that depend on values, copies in either direction
     but from page-locked memory; each as `file.py: what`, the file being the innermost of nlpcl or its tests.
@@ -75,6 +75,12 @@ class FakeGPU(TorchDispatchMode):
                 return func(*args, **kwargs)
         if func is ATEN._to_copy.default and to is not None:
             return self.copied(args[0], to, there, **kwargs)
+        if func is ATEN.copy_.default and not all(isinstance(x, FakeTensor) for x in args[:2]):
+            self.wait("a copy in place")
+            return args[0]
+        if func.name() in WRITES and any(i is not None and awaited(i) for i in args[1]):
+            self.wait("a write by index")
+            return args[0]
         if func.name() in SHAPES:
             return SHAPES[func.name()](self, *args)
         return func(*args, **kwargs)
@@ -89,6 +95,8 @@ class FakeGPU(TorchDispatchMode):
         if to.type == "cpu":
             self.wait("a copy to the host")
             with _disable_current_modes():
+                if x.dtype is torch.float64 and x.dim() == 2:  # GEM's products: of gradients that disagree
+                    return 2 * torch.eye(*x.shape, dtype=dtype) - 1
                 return torch.ones(x.shape, dtype=dtype)
         if not there and not (how.get("non_blocking") and hasattr(x, "page_locked")):
             self.wait("a copy from pageable memory")
@@ -96,9 +104,7 @@ class FakeGPU(TorchDispatchMode):
 
     def read(self, x: Tensor) -> Any:
         self.wait("a value")
-        return {torch.bool: bool, torch.float32: float, torch.float64: float}.get(x.dtype, int)(
-            x.dtype is not torch.bool
-        )
+        return {torch.bool: bool, torch.float32: float, torch.float64: float}.get(x.dtype, int)(1)
 
     def equal(self, a: Tensor, b: Tensor) -> bool:
         self.wait("a comparison")
@@ -117,8 +123,9 @@ class FakeGPU(TorchDispatchMode):
         """As if a mask chose all."""
         positions: list[Tensor | None] = []
         for i in indices:
+            if i is not None and awaited(i):
+                self.wait("a mask as index" if i.dtype is torch.bool else "an index of the host's")
             if i is not None and i.dtype is torch.bool:
-                self.wait("a mask as index")
                 positions += [i.new_zeros(i.numel(), dtype=torch.long) for _ in range(i.dim())]
             else:
                 positions.append(i)
@@ -132,6 +139,12 @@ class FakeGPU(TorchDispatchMode):
         return (*gates, torch.empty_like(grad), *(grad.new_empty(3 * grad.shape[1]) for _ in range(2)))
 
 
+def awaited(index: Tensor) -> bool:
+    """Whether an index makes the host wait: a mask, or one that is not there yet."""
+    return index.dtype is torch.bool or not isinstance(index, FakeTensor)
+
+
+WRITES = ("aten::index_put_", "aten::index_put", "aten::_index_put_impl_")
 # Of these torch has no shapes, or they depend on values.
 SHAPES = {
     "aten::_local_scalar_dense": FakeGPU.read,

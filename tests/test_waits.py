@@ -38,6 +38,11 @@ class Careless(SupervisedPlugin[Any]):
         float(strategy.loss)
         torch.arange(3).to(strategy.device)
         strategy.mb_x[strategy.mb_x > 0]
+        strategy.mb_x[strategy.mb_x > 0] = 0
+        strategy.mb_y[torch.arange(2)]
+        strategy.mb_y.clone().copy_(torch.zeros(strategy.mb_y.shape))
+        torch.zeros(strategy.mb_y.shape).copy_(strategy.mb_y)
+        strategy.mb_y.tolist()
 
 
 def waits_of(
@@ -90,7 +95,8 @@ def test_nothing_in_an_epoch_waits_for_the_device(
 
 def test_what_waits_is_seen(process: Executor, models: dict[str, str], three_tasks: dict[str, Path]) -> None:
     waits, steps = process.submit(waits_of, "ncl", "bert_adapter", models, three_tasks, Careless).result()
-    once = ["a value", "a copy from pageable memory", "a mask as index"]
+    once = ["a value", "a copy from pageable memory", "a mask as index", "a write by index", "an index of the host's"]
+    once += ["a copy in place"] * 2 + ["a value"] * 8  # of a mini-batch's labels
     assert waits == [f"test_waits.py: {what}" for what in once] * steps
 
 
