@@ -49,7 +49,10 @@ CheckpointMinutes = Annotated[
     float, typer.Option(min=0, help="Save a checkpoint within a task every so many minutes; 0: never.")
 ]
 
-Compile = Annotated[bool, typer.Option("--compile", help="Run the encoder as code that torch compiles.")]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Run the encoder as code that torch compiles; not with --gradient-checkpointing."),
+]
 GradientCheckpointing = Annotated[
     bool,
     typer.Option("--gradient-checkpointing", help="Compute activations again in the backward pass: less memory."),
