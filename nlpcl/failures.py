@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from nlpcl.errors import UsageError
-from nlpcl.models.encoder import EncoderBackbone
 from nlpcl.records import Record
 from nlpcl.spec import RunSpec
 
@@ -69,8 +68,8 @@ def out_of_memory(strategy: Any, spec: RunSpec) -> str:
         return "out of memory before the training: what --model, --backbone or --set ask for is too large."
     if not strategy.is_training:
         return f"out of memory at test: try an --eval-batch-size below {strategy.eval_mb_size}, or --precision bf16."
-    encoder = strategy.model.backbone.encoder.model if isinstance(strategy.model.backbone, EncoderBackbone) else None
-    less = ", --gradient-checkpointing" if encoder is not None and not encoder.is_gradient_checkpointing else ""
+    recomputes = getattr(getattr(strategy.model, "backbone", None), "recomputes", None)
+    less = ", --gradient-checkpointing" if recomputes is False else ""
     return (
         f"out of memory with --train-batch-size {spec.train_batch_size}: try a smaller one{less} or --precision bf16."
     )

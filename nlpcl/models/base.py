@@ -124,6 +124,8 @@ class Backbone(nn.Module, ABC):
     width: int
     pretrained = False
     """Whether the layers at the sites are, or stand among, pretrained ones, so that they must not be drawn anew."""
+    recomputes: bool | None = None
+    """Whether activations are computed again in the backward pass; None: there are none that could be."""
     positions: int | None = None
     """Most positions that an embedded text can have; None: any number."""
 

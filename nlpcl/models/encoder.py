@@ -153,6 +153,8 @@ class EncoderBackbone(Backbone):
     """
 
     pretrained = True
+    recomputes: bool | None = False
+    transient = ("recomputes",)  # a matter of the machine: another run may go on without
 
     def __init__(self, encoder: str, pooling: Pooling, padding: Padding, dropout: float) -> None:
         super().__init__()
@@ -191,13 +193,14 @@ class EncoderBackbone(Backbone):
             raise UsageError(f"a {type(model).__name__} does not know --gradient-checkpointing.")
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False, "context_fn": self.context.recalled})
+        self.recomputes = True
 
     def compile_encoder(self) -> None:
         """As in `Backbone`.
 
         :raises UsageError: activations are to be computed again.
         """
-        if self.encoder.model.is_gradient_checkpointing:
+        if self.recomputes:
             raise UsageError(NOT_BOTH)
         self.encoder.model.compile(dynamic=True)
 
