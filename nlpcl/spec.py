@@ -36,7 +36,7 @@ SETTINGS = (
     *("learning_rate", "weight_decay", "schedule", "warmup", "clip_norm"),
     *("best_epoch", "patience", "plateau_factor", "min_learning_rate"),
 )
-LOWEST = 100  # a plateau schedule may lower the rate so far, unless told otherwise
+LOWEST = 100  # by how much a plateau schedule may divide the rate, unless told otherwise
 # Of these a spec has all, on text, or none; but without `model` a backbone of word vectors trains its own.
 OF_TEXT = ("model", "max_length", "padding")
 
@@ -155,12 +155,13 @@ class RunSpec(BaseModel):
         for field, entry in own.items():
             chosen = {**preset.get(field, {}), **(given.get(field) or {})}
             values[field] = check_options(entry.name, entry_options(entry), chosen)
-        if values["schedule"] == "plateau" and "min_learning_rate" not in preset | given:
-            values["min_learning_rate"] = min(values["min_learning_rate"], values["learning_rate"] / LOWEST)
         values["order"] = canonical_order(values["order"])
         _check_tasks(benchmark, values)
         if not strategy.engine:
             _only_plain(strategy.name, values)
+        rate = values["learning_rate"]
+        if values["schedule"] == "plateau" and rate is not None and "min_learning_rate" not in preset | given:
+            values["min_learning_rate"] = min(values["min_learning_rate"], rate / LOWEST)
         # A field that came later is stored only where it says something, so that older ids stay.
         later = {n for n, field in RunSpec.model_fields.items() if n in SETTINGS and field.default is not None}
         values = {n: v for n, v in values.items() if n not in later or v != RunSpec.model_fields[n].default}

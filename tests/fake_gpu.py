@@ -61,9 +61,8 @@ class FakeGPU(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if (
-            torch.is_inference_mode_enabled() and func.namespace == "aten"
-        ):  # there operations come that are made of others
+        # In inference mode operations come that are made of others.
+        if torch.is_inference_mode_enabled() and func.namespace == "aten":
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -172,7 +171,7 @@ def fake_gpu() -> Iterator[FakeGPU]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(Tensor, "pin_memory", page_locked))
         stack.enter_context(patch.object(runtime, "PAGE_LOCKED", (GPU,)))
-        # Of a module that lies there already, as one on another device does not.
+        # `Module.to` would swap each parameter that lies there already for itself, which those of an optimizer refuse.
         stack.enter_context(patch.object(torch.utils, "swap_tensors", lambda a, b: None))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ from nlpcl.strategies.base import ContinualStrategy
 from tests.test_resume import run, spec_of
 
 
+def failing(error: Exception | type[Exception]) -> Callable[..., None]:
+    """What does nothing but raise an error."""
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    return fail
+
+
 @pytest.mark.parametrize(
     "error",
     [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce] can't allocate memory"), MemoryError()],
@@ -27,10 +37,7 @@ def test_out_of_memory_says_the_batch_and_what_helps(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def full(strategy: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(ContinualStrategy, "backward", full)
+    monkeypatch.setattr(ContinualStrategy, "backward", failing(error))
     with pytest.raises(
         UsageError, match=r"--train-batch-size 8: try a smaller one, --gradient-checkpointing or --precision bf16"
     ):
@@ -40,10 +47,7 @@ def test_out_of_memory_says_the_batch_and_what_helps(
 def test_a_way_out_that_is_taken_or_barred_is_not_offered(
     models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(strategy: Any) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(ContinualStrategy, "backward", full)
+    monkeypatch.setattr(ContinualStrategy, "backward", failing(MemoryError))
     spec, scenario = spec_of("ncl", models)
     barred, _ = spec_of("ncl", models, backbone="bert_frozen")
     for which, taken in ((spec, True), (barred, False)):
@@ -55,11 +59,7 @@ def test_no_compiler_is_told(
     models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As torch finds out in the first step."""
-
-    def compiling(strategy: Any) -> None:
-        raise InvalidCxxCompiler
-
-    monkeypatch.setattr(ContinualStrategy, "forward", compiling)
+    monkeypatch.setattr(ContinualStrategy, "forward", failing(InvalidCxxCompiler))
     spec, scenario = spec_of("ncl", models)
     with pytest.raises(
         UsageError, match=r"cannot compile the encoder here \(InvalidCxxCompiler: .*leave --compile out"
@@ -70,16 +70,13 @@ def test_no_compiler_is_told(
 def test_out_of_memory_at_test_and_before_the_training(
     models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise MemoryError
-
     with (
         monkeypatch.context() as patch,
         pytest.raises(UsageError, match=r"at test: try an --eval-batch-size below 128"),
     ):
-        patch.setattr(MatrixMetric, "after_eval_iteration", full)
+        patch.setattr(MatrixMetric, "after_eval_iteration", failing(MemoryError))
         run(spec_of("ncl", models)[0], three_tasks["til"], tmp_path)
-    monkeypatch.setattr(experiment, "build_model", full)
+    monkeypatch.setattr(experiment, "build_model", failing(MemoryError))
     with pytest.raises(UsageError, match="out of memory before the training"):
         run(spec_of("ncl", models)[0], three_tasks["til"], tmp_path)
 

@@ -104,6 +104,7 @@ def test_presets_and_precedence() -> None:
         ({"spec_version": 99}, "update nlpcl"),
         ({"spec_version": 1}, "a complete spec needs options and"),
         ({"learning_rate": None}, "a complete spec needs learning_rate"),
+        ({"learning_rate": None, "schedule": "plateau"}, "a complete spec needs learning_rate"),
         ({"strategy": "hat", "options": {"lamb": float("nan")}}, "numbers must be finite"),
     ],
 )

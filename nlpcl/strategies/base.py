@@ -20,7 +20,7 @@ from nlpcl.errors import UsageError
 from nlpcl.failures import not_finite
 from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.sizes import model_bytes
-from nlpcl.runtime import sent
+from nlpcl.runtime import PAGE_LOCKED, sent
 from nlpcl.strategies._batches import LengthGroupedBatches, batch_rows, loader_of
 from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.strategies._selection import Selection
@@ -176,7 +176,7 @@ class ContinualStrategy(SupervisedTemplate):
         self._make_dataloader(batches, num_workers)
 
     def _make_dataloader(self, batches: LengthGroupedBatches, workers: int) -> None:
-        self.dataloader = loader_of(self.adapted_dataset, batches, workers, pin=self.device.type == "cuda")
+        self.dataloader = loader_of(self.adapted_dataset, batches, workers, pin=self.device.type in PAGE_LOCKED)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """A new optimizer for the experience; parameters without `requires_grad` do not reach it."""

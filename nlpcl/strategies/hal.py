@@ -212,10 +212,9 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
     def anchor_loss(self, strategy: Any) -> Tensor:
         """Mean square of what one step on the strategy's loss would change at the anchors."""
         assert self.anchors is not None
-        scaler = getattr(strategy, "scaler", None)
-        scale: Tensor | float = 1.0
-        if scaler is not None and scaler.is_enabled():
-            scale = scaler.scale(torch.ones_like(strategy.loss))
+        scaler: Any = getattr(strategy, "scaler", None)
+        scaled = scaler is not None and scaler.is_enabled()
+        scale: Tensor | float = scaler.scale(torch.ones_like(strategy.loss)) if scaled else 1.0
         gradients = torch.autograd.grad(
             strategy.loss * scale,
             list(self.weights.values()),
@@ -230,7 +229,7 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         # Columns that an anchor's head has not are equal in both.
         change = (then - now).square().sum() / (now > ABSENT).sum()
         # Where the scaled gradient overflows, that of the whole loss does, too, and the scaler leaves the step out.
-        return change if scale == 1.0 else torch.where(change.isfinite(), change, 0.0)
+        return torch.where(change.isfinite(), change, 0.0) if scaled else change
 
     def outputs(self, weights: Weights, anchors: Tensor, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
         """Logits and features of anchors under `weights`.
