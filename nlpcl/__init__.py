@@ -15,7 +15,7 @@ _HOME = {
     "RunSpec": "nlpcl.spec",
     "Record": "nlpcl.records",
     "run": "nlpcl.experiment",
-    "fit": "nlpcl.experiment",
+    "fit": "nlpcl.loop",
     "ContinualModel": "nlpcl.models",
     "BertAdapter": "nlpcl.models",
     "build_model": "nlpcl.models",
@@ -23,7 +23,8 @@ _HOME = {
 
 if TYPE_CHECKING:
     from nlpcl.errors import UsageError
-    from nlpcl.experiment import fit, run
+    from nlpcl.experiment import run
+    from nlpcl.loop import fit
     from nlpcl.models import BertAdapter, ContinualModel, build_model
     from nlpcl.records import Record
     from nlpcl.spec import RunSpec

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from nlpcl.errors import Impossible, UsageError, fold, suggest
@@ -30,12 +31,12 @@ DEFAULT_BACKBONES: dict[Modality, str] = {"text": "bert_adapter", "image": "cnn"
 class StrategyEntry:
     """The facts of a strategy, known before it is built.
 
-    `protocol` says how it is driven: `continual` trains on one experience after another and is
-    tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains
-    once on the whole stream and fills the last row. `ddp` says whether it trains in several processes
-    what it trains in one, `ddp_reason` why not. `defaults` gives values to options whose class
-    has none, `types` types to those whose class has none, or one without a range; `presets` are `(condition, values)`
-    pairs, see `nlpcl.presets`; `aliases` find it, too.
+    `protocol`, an attribute of the target, says how it is driven: `continual` trains on one experience after another
+    and is tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains once on the
+    whole stream and fills the last row. `ddp` says whether it trains in several processes what it trains in one,
+    `ddp_reason` why not. `defaults` gives values to options whose class has none, `types` types to those whose class
+    has none, or one without a range; `presets` are `(condition, values)` pairs, see `nlpcl.presets`; `aliases` find it,
+    too.
     """
 
     name: str
@@ -45,7 +46,7 @@ class StrategyEntry:
     url: str = ""
     scenarios: tuple[Scenario, ...] = ("til", "dil")
     backbones: tuple[str, ...] | None = None
-    protocol: Regime = "continual"
+    protocol: Regime = field(init=False, default="continual")
     replay: bool = False
     ddp: bool = False
     ddp_reason: str = ""
@@ -56,6 +57,9 @@ class StrategyEntry:
     presets: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
     aliases: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", getattr(self.target, "protocol", "continual"))
+
 
 @dataclass(frozen=True)
 class BenchmarkEntry:
@@ -64,6 +68,8 @@ class BenchmarkEntry:
     `reason` says why a scenario is missing; `modality` what its examples are; `sizes` are its training,
     validation and test examples in the first published order. `published`, called with `scenario`, `order`, `tasks` and
     the benchmark's options, gives the orders and names that `nlpcl.orders.order_tasks` takes; None: data tell them.
+    `own_files`, called with the data root and the complete spec, gives the SHA-256 by name of the files there that
+    a run reads and that are no published ones; None means that every file is checked against what was published.
     """
 
     name: str
@@ -80,6 +86,7 @@ class BenchmarkEntry:
     sizes: tuple[int, int, int] | None = None
     modality: Modality = "text"
     published: Callable[..., Published] | None = None
+    own_files: Callable[[Path, Any], Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True)

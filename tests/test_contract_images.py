@@ -7,7 +7,8 @@ import warnings
 import pytest
 import torch
 
-from nlpcl.experiment import build_strategy, fit
+from nlpcl.experiment import build_strategy
+from nlpcl.loop import fit
 from nlpcl.models import build_model
 from nlpcl.registry import strategies
 from nlpcl.runtime import seed_everything

@@ -15,6 +15,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 
 from nlpcl import experiment
+from nlpcl.loop import fit
 from nlpcl.registry import backbones, strategies
 from nlpcl.strategies.base import ContinualStrategy
 from tests.fake_gpu import GPU, fake_gpu
@@ -72,7 +73,7 @@ def waits_of(
             benchmark, strategy = experiment.prepare(
                 spec, data_root=roots.get(scenario), device=torch.device(GPU, 0), plugins=[make() for make in plugins]
             )
-            experiment.fit(strategy, benchmark)
+            fit(strategy, benchmark)
     return found, strategy.clock.train_iterations
 
 

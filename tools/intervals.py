@@ -21,7 +21,8 @@ import numpy as np
 from avalanche.evaluation import PluginMetric
 
 from nlpcl import runtime
-from nlpcl.experiment import fit, prepare
+from nlpcl.experiment import prepare
+from nlpcl.loop import fit
 from nlpcl.metrics import average, forgetting
 from nlpcl.spec import RunSpec
 

@@ -28,7 +28,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import Backbone, ContinualModel, TaskLabels
 from nlpcl.models.heads import SharedHead
 from nlpcl.ranges import Count, Share, Temperature, Weight, Width
-from nlpcl.registry import register_strategy
+from nlpcl.registry import Regime, register_strategy
 from nlpcl.strategies._avalanche import AGEM, EWC, TYPES, LwF
 from nlpcl.strategies.base import accuracy_evaluator, continual_model
 
@@ -323,6 +323,12 @@ class ICaRL(training.ICaRL):
         super()._before_training_exp(**kwargs)
 
 
+class JointTraining(training.JointTraining):
+    """Avalanche's, which is driven over the whole stream at once."""
+
+    protocol: Regime = "joint"
+
+
 # One list of facts: what a method remembers, where it runs, and options to which Avalanche gives no default. LwF's
 # alpha and temperature are those of Li and Hoiem 2017, the others ours.
 ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
@@ -362,7 +368,7 @@ ENTRIES: dict[Callable[..., Any], dict[str, Any]] = {
     },
     training.Cumulative: {},
     training.FromScratchTraining: {},
-    training.JointTraining: {"protocol": "joint", "aliases": ("avalanche/Joint",)},
+    JointTraining: {"aliases": ("avalanche/Joint",)},
 }
 
 WHOLE = "Avalanche's own classes neither share out every mini-batch nor sum what each process finds"

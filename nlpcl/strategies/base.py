@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.models import avalanche_forward
+from avalanche.training import JointTraining
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from nlpcl.errors import UsageError
 from nlpcl.failures import not_finite
 from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.sizes import model_bytes
+from nlpcl.registry import Regime
 from nlpcl.runtime import PAGE_LOCKED, sent
 from nlpcl.strategies._batches import LengthGroupedBatches, batch_rows, loader_of
 from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
@@ -48,6 +50,12 @@ def on_device(strategy: Any, x: Tensor) -> Tensor:
     if isinstance(strategy.model, ContinualModel):
         x = strategy.model.backbone.trimmed(x)
     return sent(x, strategy.device)
+
+
+def protocol_of(strategy: object) -> Regime:
+    """Return how a strategy is driven: as its class says; Avalanche's JointTraining jointly, its others continually."""
+    avalanches: Regime = "joint" if isinstance(strategy, JointTraining) else "continual"
+    return getattr(strategy, "protocol", avalanches)
 
 
 @contextmanager
@@ -103,6 +111,8 @@ class ContinualStrategy(SupervisedTemplate):
         without bias correction, the gradient clipped tensor by tensor, pooler frozen, operators that see padding.
     """
 
+    protocol: Regime = "continual"
+    """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
     mbatch: Any
     loss: Tensor
     transient: tuple[str, ...] = ("watch", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_common")

@@ -11,14 +11,15 @@ from typing import Any
 
 from avalanche.training import JointTraining
 
-from nlpcl.registry import register_strategy
+from nlpcl.registry import Regime, register_strategy
 from nlpcl.strategies.base import ContinualStrategy
 
 
-@register_strategy("mtl", title="all tasks at once (multi-task learning)", protocol="joint", ddp=True)
+@register_strategy("mtl", title="all tasks at once (multi-task learning)", ddp=True)
 class MTL(ContinualStrategy, JointTraining):  # type: ignore[misc]
     """Trains once on the whole stream: `train(benchmark.train_stream)`; arguments of `ContinualStrategy`."""
 
+    protocol: Regime = "joint"
     transient = ("_experiences",)
 
     def __init__(self, **base_kwargs: Any) -> None:

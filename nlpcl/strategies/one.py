@@ -13,13 +13,15 @@ from torch import Tensor
 
 from nlpcl.models.base import ContinualModel
 from nlpcl.models.sizes import tensor_bytes
-from nlpcl.registry import register_strategy
+from nlpcl.registry import Regime, register_strategy
 from nlpcl.strategies.base import ContinualStrategy
 
 
-@register_strategy("one", title="each task alone, from the initial model", protocol="isolated", ddp=True)
+@register_strategy("one", title="each task alone, from the initial model", ddp=True)
 class ONE(ContinualStrategy):
     """Starts every experience from the initial model; takes the arguments of `ContinualStrategy`."""
+
+    protocol: Regime = "isolated"
 
     def __init__(self, **base_kwargs: Any) -> None:
         super().__init__(**base_kwargs)

@@ -24,7 +24,7 @@ from nlpcl.benchmarks.image_tasks import Images, image_benchmark_from_tasks
 from nlpcl.benchmarks.words import Words
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import macro_f1, macro_f1_metrics
-from nlpcl.experiment import fit
+from nlpcl.loop import fit
 from nlpcl.models import Backbone, build_model
 from nlpcl.options import MISSING, options_of
 from nlpcl.registry import strategies

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
-from nlpcl.experiment import fit
+from nlpcl.loop import fit
 from nlpcl.models import build_model
 from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.strategies.base import (
@@ -131,6 +132,33 @@ def test_which_cells_each_protocol_fills(benchmark_of: Any, tiny: str) -> None:
     assert filled(NCL, "final") == [[False] * 3, [False] * 3, [True] * 3]
     assert filled(ONE) == [[c == r for c in range(3)] for r in range(3)]
     assert filled(MTL) == [[False] * 3, [False] * 3, [True] * 3]
+
+
+def test_what_comes_after_fit_leaves_its_result_alone(benchmark_of: Any, tiny: str) -> None:
+    benchmark = benchmark_of("til", (2, 3))
+    strategy = build(NCL, benchmark, tiny, train_epochs=1)
+    first = fit(strategy, benchmark)
+    before = deepcopy((first.accuracy, first.macro_f1, first.initial))
+    with torch.no_grad():
+        for p in strategy.model.heads.parameters():
+            p.neg_()
+    strategy.eval(benchmark.test_stream)
+    second = fit(strategy, benchmark, eval="full")
+    assert (first.accuracy, first.macro_f1, first.initial) == before
+    assert second.initial is not None and first not in strategy.evaluator.metrics
+
+
+def test_a_subclass_is_driven_as_its_base(benchmark_of: Any, tiny: str) -> None:
+    class Alone(ONE):
+        pass
+
+    class Jointly(MTL):
+        pass
+
+    benchmark = benchmark_of("til", (2, 2))
+    for cls, cells in ((Alone, [[True, False], [False, True]]), (Jointly, [[False] * 2, [True] * 2])):
+        matrix = fit(build(cls, benchmark, tiny, train_epochs=1), benchmark)
+        assert [[cell is not None for cell in row] for row in matrix.accuracy] == cells
 
 
 def test_mtl_sees_every_example_once_an_epoch_in_mixed_batches(benchmark_of: Any, tiny: str) -> None:
