@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-from huggingface_hub import try_to_load_from_cache
 
 from nlpcl.errors import UsageError
 
@@ -57,6 +57,8 @@ def encoder_fingerprint(name: str) -> dict[str, Any]:
     folder = Path(encoder_path(name))
     found: dict[str, Any] = {"name": name if name.lower() == MINILM else folder.name}
     if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache  # takes longer than all of this module
+
         config = try_to_load_from_cache(name, "config.json")
         if not isinstance(config, str):
             return {"name": name}
@@ -68,13 +70,34 @@ def encoder_fingerprint(name: str) -> dict[str, Any]:
 
 def _hashes(folder: Path, *patterns: str) -> dict[str, str]:
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
-    return {file.name: _known_sha256(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+    return {file.name: known_sha256(file) for file in files}
+
+
+def known_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, which is read again only if its inode, size or time of change is another."""
+    facts = path.stat()
+    return _sha256_of(path.resolve(), facts.st_ino, facts.st_size, facts.st_mtime_ns)
 
 
 @functools.cache
-def _known_sha256(path: Path, size: int, changed: int) -> str:
-    """Of a file of that size and time of change: runs one after another in a process read an encoder's once."""
+def _sha256_of(path: Path, inode: int, size: int, changed: int) -> str:
     return sha256(path)
+
+
+def local_encoder(model: str) -> Path | None:
+    """Return the folder that an encoder's name means; None for `minilm` and for names of the model hub."""
+    folder = Path(model).expanduser()
+    return folder if model.lower() != MINILM and folder.is_dir() else None
+
+
+def encoder_digest(folder: Path) -> str:
+    """Return the SHA-256 over the names and contents of the files that an encoder and its tokenizer are loaded from."""
+    return digest_of_hashes(_hashes(folder, "*.json", *WEIGHTS, *TOKENIZER))
+
+
+def digest_of_hashes(hashes: Mapping[str, str]) -> str:
+    """Return one SHA-256 for many files, from the SHA-256 of each by name."""
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def encoder_facts(model: str | None, vectors: Any) -> dict[str, Any] | None:

@@ -9,12 +9,12 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.ranges import in_words
+from nlpcl.ranges import Since, in_words, since
 
 # What every strategy, backbone or benchmark is given by whoever builds it: no option of its own.
 BUILT_IN = {
@@ -35,6 +35,11 @@ class Option:
     annotation: Any
     default: Any
     help: str
+
+    @property
+    def since(self) -> Since | None:
+        """When the option came, if that was after the first records."""
+        return since(typing.get_args(self.annotation)) if typing.get_origin(self.annotation) is Annotated else None
 
     @property
     def type_name(self) -> str:
@@ -123,6 +128,21 @@ def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str,
         if value is MISSING:
             raise UsageError(f"{owner} needs a value for option {name}: --set {name}=...")
     return values
+
+
+def stored_options(options: Mapping[str, Option], values: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """Return the values that a spec of this version stores: not newer options, nor later ones at their default."""
+    return {
+        name: value
+        for name, value in values.items()
+        if (mark := options[name].since) is None or (value != options[name].default and mark.version <= version)
+    }
+
+
+def complete_options(entry: Any, stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return stored options with the defaults of those that came later and are not stored."""
+    later = {name: option.default for name, option in entry_options(entry).items() if option.since is not None}
+    return {**later, **(stored or {})}
 
 
 def assignment(pair: str) -> tuple[str, str]:

@@ -9,9 +9,23 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+
+
+@dataclass(frozen=True)
+class Since:
+    """Marks a field of the spec, or an option, that came after the first records, as `Annotated[int, Since(2)]`.
+
+    Left at its default it is not stored, so that the ids of older records stay. Its default must never change.
+
+    :param version: the version of the spec that a spec in which it is stored has.
+    """
+
+    version: int
+
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """How many: examples, steps, epochs."""
@@ -49,6 +63,10 @@ NotAll = Annotated[float, Field(ge=0, lt=1)]
 """Part of a whole, not all: a dropout, a momentum."""
 Between = Annotated[float, Field(gt=0, lt=1)]
 """Part of a whole, neither nothing nor all."""
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Seed of a generator of random numbers."""
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""A SHA-256 in hexadecimal."""
 
 NAMES: dict[Any, str] = {
     int: "a whole number",
@@ -59,6 +77,11 @@ NAMES: dict[Any, str] = {
     Any: "anything",
 }
 LIMITS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def since(metadata: Iterable[Any]) -> Since | None:
+    """The mark among a type's metadata, or None."""
+    return next((mark for mark in metadata if isinstance(mark, Since)), None)
 
 
 def in_words(annotation: Any) -> str:

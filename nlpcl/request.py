@@ -20,7 +20,7 @@ from nlpcl.spec import RunSpec, training_settings
 # The fields of a spec that are options of `nlpcl run`; `--set` reaches the rest.
 FIELDS = (
     *("benchmark", "strategy", "backbone", "scenario", "order", "model", "epochs", "train_batch_size"),
-    *("learning_rate", "max_length", "seed", "tasks", "train_size", "eval", "padding", "precision"),
+    *("learning_rate", "max_length", "seed", "data_seed", "tasks", "train_size", "eval", "padding", "precision"),
 )
 
 

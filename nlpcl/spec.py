@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from nlpcl.encoders import MINILM
 from nlpcl.errors import UsageError, suggest
-from nlpcl.options import Option, check_options, entry_options
+from nlpcl.options import Option, check_options, entry_options, stored_options
 from nlpcl.orders import canonical_order, check_names, check_order, order_tasks
 from nlpcl.presets import Preset, preset_for
-from nlpcl.ranges import Count, LearningRate, Positive, Rate, Share, in_words
+from nlpcl.ranges import Count, Digest, LearningRate, Positive, Rate, Seed, Share, Since, in_words, since
 from nlpcl.registry import (
     BackboneEntry,
     BenchmarkEntry,
@@ -25,8 +27,8 @@ from nlpcl.registry import (
     strategies,
 )
 
-SPEC_VERSION = 1
-# What a complete spec cannot leave open. A field added later has a default instead.
+SPEC_VERSION = 2
+# What a complete spec cannot leave open. A field added later is marked with `Since` and has a default instead.
 NEEDED = (
     *("options", "backbone_options", "epochs", "train_batch_size", "learning_rate"),
     *("weight_decay", "schedule", "warmup", "precision", "eval", "backbone"),
@@ -36,6 +38,9 @@ SETTINGS = (
     *("learning_rate", "weight_decay", "schedule", "warmup", "clip_norm"),
     *("best_epoch", "patience", "plateau_factor", "min_learning_rate"),
 )
+# Today's name by first name: of a field, or `owner.option` of an option. Ids are hashed of first names, so they stay.
+RENAMED: Mapping[str, str] = MappingProxyType({})
+OWNERS = {"options": "strategy", "backbone_options": "backbone", "benchmark_options": "benchmark"}
 LOWEST = 100  # by how much a plateau schedule may divide the rate, unless told otherwise
 # Of these a spec has all, on text, or none; but without `model` a backbone of word vectors trains its own.
 OF_TEXT = ("model", "max_length", "padding")
@@ -59,7 +64,13 @@ class RunSpec(BaseModel):
         task's validation data: see `ContinualStrategy`.
     :ivar precision: `tf32` is fp32 with the GPU's faster products of matrices; on a CPU the two are the same.
     :ivar eval: after each task test on those `seen`, on all (`full`), or once at the end (`final`).
-    :ivar spec_version: set by `filled`; a spec that has it is complete and never filled again.
+    :ivar data_seed: seed of what is drawn from the data: the subset of `train_size`, and validation parts that a stream
+        draws; by default `seed` where there is a `train_size`, else 0. In records of version 1 it is always 0.
+    :ivar data_sha256: digest of own data, set by `nlpcl.identity.identified`.
+    :ivar model_sha256: digest of an encoder in a local folder, or of a file of word vectors; set there, too. The id is
+        then of the digest and not of the path in `model`.
+    :ivar spec_version: set by `filled`; a spec that has it is complete and never filled again. It is the oldest version
+        that has all of its fields and options.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -84,13 +95,16 @@ class RunSpec(BaseModel):
     schedule: Literal["linear", "constant", "plateau"] | None = None
     warmup: Share | None = None
     clip_norm: Positive | None = None
-    best_epoch: bool = False
-    patience: Count = 5
-    plateau_factor: Annotated[float, Field(gt=1, le=1e6)] = 3.0
-    min_learning_rate: Rate = 1e-4
+    best_epoch: Annotated[bool, Since(1)] = False
+    patience: Annotated[Count, Since(1)] = 5
+    plateau_factor: Annotated[float, Field(gt=1, le=1e6), Since(1)] = 3.0
+    min_learning_rate: Annotated[Rate, Since(1)] = 1e-4
     precision: Literal["fp32", "tf32", "bf16", "fp16"] | None = None
     eval: Literal["seen", "full", "final"] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
+    data_seed: Annotated[Seed, Since(2)] = 0
+    data_sha256: Annotated[Digest | None, Since(2)] = None
+    model_sha256: Annotated[Digest | None, Since(2)] = None
     spec_version: Count | None = None
 
     @field_validator("options", "backbone_options", "benchmark_options")
@@ -108,6 +122,7 @@ class RunSpec(BaseModel):
 
         :raises UsageError: an unknown field, a value out of range, or a spec of a newer version.
         """
+        given = _with_names(given, RENAMED)
         for name in given:
             if name not in cls.model_fields:
                 raise UsageError(f"a spec has no field {name!r}. {suggest(name, cls.model_fields)}")
@@ -129,10 +144,11 @@ class RunSpec(BaseModel):
             raise UsageError(f"a complete spec needs {' and '.join(missing)}.")
         return spec
 
-    def filled(self, presets: Iterable[Preset] = ()) -> RunSpec:
-        """The complete spec: canonical names, presets and option defaults written out.
+    def filled(self, presets: Iterable[Preset] = (), version: int = SPEC_VERSION) -> RunSpec:
+        """Return the complete spec: canonical names, presets and option defaults written out.
 
         :param presets: more of them, which win over the package's own.
+        :param version: leave out what came after this version of the spec.
         :raises UsageError: a name is unknown, an option wrong or the combination impossible.
         """
         if self.spec_version is not None:
@@ -154,7 +170,8 @@ class RunSpec(BaseModel):
         }
         for field, entry in own.items():
             chosen = {**preset.get(field, {}), **(given.get(field) or {})}
-            values[field] = check_options(entry.name, entry_options(entry), chosen)
+            options = entry_options(entry)
+            values[field] = stored_options(options, check_options(entry.name, options, chosen), version)
         values["order"] = canonical_order(values["order"])
         _check_tasks(benchmark, values)
         if not strategy.engine:
@@ -162,17 +179,18 @@ class RunSpec(BaseModel):
         rate = values["learning_rate"]
         if values["schedule"] == "plateau" and rate is not None and "min_learning_rate" not in preset | given:
             values["min_learning_rate"] = min(values["min_learning_rate"], rate / LOWEST)
-        # A field that came later is stored only where it says something, so that older ids stay.
-        later = {n for n, field in RunSpec.model_fields.items() if n in SETTINGS and field.default is not None}
-        values = {n: v for n, v in values.items() if n not in later or v != RunSpec.model_fields[n].default}
-        return RunSpec.parse({**values, "spec_version": SPEC_VERSION})
+        if values["train_size"] is not None and "data_seed" not in preset | given:
+            values["data_seed"] = values["seed"]
+        values = {name: value for name, value in values.items() if _is_stored(name, value, version)}
+        return RunSpec.parse({**values, "spec_version": _version(values, own)})
 
     def check(self) -> None:
         """Refuse a complete spec that was not made by `filled`, or not with what is installed here.
 
         :raises UsageError: filled once more it would be another, or could not be.
         """
-        again = RunSpec.parse(self.model_dump(exclude={"spec_version"})).filled()
+        version = self.spec_version or SPEC_VERSION
+        again = RunSpec.parse(self.model_dump(exclude={"spec_version"})).filled(version=version)
         mine, other = _parts(self.model_dump(mode="json")), _parts(again.model_dump(mode="json"))
         for name in {**mine, **other}:
             here, there = (parts.get(name, "(absent)") for parts in (mine, other))
@@ -189,7 +207,7 @@ class RunSpec(BaseModel):
                 )
             return self.model
         if benchmark.modality == "text":
-            return self.model or "minilm"
+            return MINILM if self.model is None or self.model.lower() == MINILM else self.model
         for name in OF_TEXT:
             if getattr(self, name) is not None:
                 option = "--" + name.replace("_", "-")
@@ -230,12 +248,26 @@ def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def spec_id(stored: Mapping[str, Any]) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a complete spec's canonical JSON.
+    """Return the first 16 hexadecimal digits of the SHA-256 of a complete spec's canonical JSON.
 
-    A stored spec is hashed as stored: a field added to `RunSpec` later changes no old id.
+    A stored spec is hashed as stored, so a field added to `RunSpec` later changes no old id. Of an encoder in a local
+    folder the digest is hashed and not the path, so that it may lie elsewhere, or be spelled otherwise.
     """
-    text = json.dumps(stored, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    first = _with_names(stored, {today: name for name, today in RENAMED.items()})
+    hashed = {name: value for name, value in first.items() if name != "model" or first.get("model_sha256") is None}
+    text = json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _with_names(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The content of a spec with other names of its fields, and of the options in them."""
+    renamed = {}
+    for field, value in content.items():
+        if field in OWNERS and isinstance(value, Mapping):
+            owner = content.get(OWNERS[field])
+            value = {names.get(f"{owner}.{n}", f"{owner}.{n}").partition(".")[2]: v for n, v in value.items()}
+        renamed[names.get(field, field)] = value
+    return renamed
 
 
 def check_epochs(epochs: Mapping[str, int], known: Sequence[str]) -> None:
@@ -244,6 +276,20 @@ def check_epochs(epochs: Mapping[str, int], known: Sequence[str]) -> None:
     :raises UsageError: the first such task, with the nearest that there are.
     """
     check_names([name for name in epochs if name != "*"], known, "epochs: ")
+
+
+def _is_stored(name: str, value: Any, version: int) -> bool:
+    """Whether a spec of this version stores a field: not a newer one, nor a later one that says nothing."""
+    field = RunSpec.model_fields[name]
+    mark = since(field.metadata)
+    return mark is None or (value != field.default and mark.version <= version)
+
+
+def _version(values: Mapping[str, Any], owners: Mapping[str, Any]) -> int:
+    """The oldest version of the spec that has all these fields and options."""
+    fields = [since(RunSpec.model_fields[name].metadata) for name in values]
+    options = [entry_options(entry)[name].since for field, entry in owners.items() for name in values[field]]
+    return max([1, *(mark.version for mark in (*fields, *options) if mark is not None)])
 
 
 def _types() -> dict[str, Any]:

@@ -22,7 +22,15 @@ def filled(**given: Any) -> RunSpec:
 def test_filling_writes_everything_out_and_is_done_once() -> None:
     spec = filled(benchmark="ASC", strategy="CTR")
     assert (spec.benchmark, spec.strategy) == ("asc", "ctr")
-    later = {"best_epoch", "patience", "plateau_factor", "min_learning_rate"}
+    later = {
+        "best_epoch",
+        "patience",
+        "plateau_factor",
+        "min_learning_rate",
+        "data_seed",
+        "data_sha256",
+        "model_sha256",
+    }
     assert set(spec.model_dump(exclude_unset=True)) == set(RunSpec.model_fields) - later
     assert spec.options is not None and spec.options["lamb"] == 0.75
     assert spec.filled() is spec

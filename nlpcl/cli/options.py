@@ -28,6 +28,7 @@ SPEC_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "learning_rate": ("", ()),
     "max_length": ("", ("--max-seq-length",)),
     "seed": ("", ()),
+    "data_seed": ("Of the draws of --train-size. Default: --seed.", ()),
     "tasks": ("Only the first so many, or those named a,b,c.", ("--ntasks",)),
     "train_size": ("Training examples per task, at most.", ("--train-data-size",)),
     "eval": ("Test after each task on: seen, full; or final.", ()),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nlpcl.encoders import MINILM_SHA256
 from nlpcl.leaderboard.submit import place_of
 from nlpcl.records import Record
 from nlpcl.spec import RunSpec
@@ -49,14 +50,15 @@ def record_of(
     """
     scores = flat(matrix) if isinstance(matrix, float) else matrix
     fields = _complete(strategy).model_dump(mode="json", exclude_unset=True)
+    drawn = {"data_seed": seed, "spec_version": 2} if seed else {}
     names = [name for name in order if name in TASKS] if isinstance(order, list) else TASKS
     tasks = [{"name": name, "labels": ["good", "bad"], "train": 20, "valid": 40, "test": 120} for name in names]
     content: dict[str, Any] = {
         "status": "ok",
-        "spec": {**fields, "order": order, "seed": seed, **(spec or {})},
-        "data": {"tasks": tasks, "files": {}, "encoder": {"name": "minilm", "model.safetensors": "53aa"}},
+        "spec": {**fields, "order": order, "seed": seed, **drawn, **(spec or {})},
+        "data": {"tasks": tasks, "files": {}, "encoder": {"name": "minilm", "model.safetensors": MINILM_SHA256}},
         "sizes": {},
-        "seeds": {"train": seed, "data": 0},
+        "seeds": {"train": seed, "data": seed},
         "versions": {"nlpcl": "0.1.0"},
         "matrices": {"accuracy": scores, "macro_f1": scores},
         "measured": {},
