@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from avalanche.benchmarks import CLScenario
-from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from nlpcl import distributed, runtime
@@ -21,95 +20,18 @@ from nlpcl.encoders import encoder_facts
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.failures import Failed, explained
+from nlpcl.identity import check_same, identified
 from nlpcl.lock import alone
+from nlpcl.loop import fit
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.models.sizes import model_bytes, sizes_of
+from nlpcl.options import complete_options
 from nlpcl.progress import Progress, ProgressPlugin, Silent
 from nlpcl.records import Matrices, Measured, Record, Seconds
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
 from nlpcl.spec import RunSpec, check_epochs
 from nlpcl.state import NoState
 from nlpcl.strategies.base import silent_evaluator
-
-Eval = Literal["seen", "full", "final"]
-
-
-def fit(
-    strategy: SupervisedTemplate[Any, Any, Any],
-    benchmark: CLScenario[Any],
-    *,
-    eval: Eval = "seen",
-    stream: Literal["test", "valid"] = "test",
-    epochs: list[int] | None = None,
-    trained: Callable[[int], None] | None = None,
-    after: Callable[[int, MatrixMetric], None] | None = None,
-    matrix: MatrixMetric | None = None,
-    start: int = 0,
-    keeper: Keeper | None = None,
-) -> MatrixMetric:
-    """Train a strategy on a benchmark, the way the strategy is meant to be driven, and test it.
-
-    A continual strategy sees one experience after another; ONE starts afresh for each and is tested on
-    that one alone; MTL sees the whole stream at once and is tested at the end.
-
-    :param strategy: one of ours or Avalanche's.
-    :param benchmark: with a train and a test stream of T experiences.
-    :param eval: test after each experience on those `seen`, on all (`full`, also before the first), or
-        only at the end (`final`).
-    :param stream: evaluate on the `test` stream or, to choose settings, on `valid`.
-    :param epochs: epochs of each experience; None: the strategy's own.
-    :param trained: called with the number of tasks trained so far, each time it has grown.
-    :param after: called with row and matrices after each evaluation; row -1 is the one before the first task.
-    :param matrix: takes the scores as they come; None: a new one.
-    :param start: number of tasks that are done.
-    :param keeper: saves checkpoints.
-    :return: the T x T matrices.
-    """
-    train, test = benchmark.train_stream, getattr(benchmark, f"{stream}_stream")  # type: ignore[attr-defined]
-    n_tasks = len(train)
-    matrix = matrix or MatrixMetric(n_tasks)
-    strategy.evaluator.metrics.append(matrix)
-    protocol = _protocol(strategy)
-
-    def train_on(experiences: Any, row: int) -> None:
-        if keeper is not None:
-            keeper.begin_task()
-        strategy.train(experiences, eval_streams=[])
-        if trained is not None:
-            trained(row + 1)
-
-    def test_on(row: int, columns: list[int]) -> None:
-        matrix.row = row
-        strategy.eval([test[column] for column in columns])
-        if after is not None:
-            after(row, matrix)
-
-    if eval == "full" and protocol == "continual" and matrix.initial is None:
-        strategy.eval(list(test))
-        if after is not None:
-            after(-1, matrix)
-    if protocol == "joint":
-        strategy.train_epochs = max(epochs) if epochs else strategy.train_epochs
-        train_on(list(train), n_tasks - 1)
-        test_on(n_tasks - 1, list(range(n_tasks)))
-        return matrix
-    for row in range(start, n_tasks):
-        strategy.train_epochs = epochs[row] if epochs else strategy.train_epochs
-        train_on(train[row], row)
-        if protocol == "isolated":
-            test_on(row, [row])
-        elif eval != "final" or row == n_tasks - 1:
-            test_on(row, list(range(row + 1 if eval == "seen" else n_tasks)))
-        if keeper is not None:
-            keeper.between(row + 1)
-    return matrix
-
-
-def _protocol(strategy: object) -> str:
-    for entry in strategies.entries():
-        if isinstance(entry.target, type) and type(strategy) is entry.target:
-            return entry.protocol
-    return "continual"
 
 
 def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, **more: Any) -> Any:
@@ -144,7 +66,7 @@ def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, *
         device=device,
         evaluator=silent_evaluator(),
         **engine,
-        **(spec.options or {}),
+        **complete_options(entry, spec.options),
         **more,
     )
 
@@ -170,21 +92,24 @@ def prepare(
     text = spec.max_length is not None
     backbone = backbones.get(str(spec.backbone))
     tokenizer = Words(spec.model, backbone.words) if backbone.words else spec.model
-    benchmark = benchmarks.get(spec.benchmark).target(
+    stream = benchmarks.get(spec.benchmark)
+    benchmark = stream.target(
         spec.scenario,
         spec.order,
         tasks=spec.tasks,
         train_size=spec.train_size,
         root=data_root,
-        **(spec.benchmark_options or {}),
+        **({"seed": spec.data_seed} if spec.data_seed else {}),
+        **complete_options(stream, spec.benchmark_options),
         **({"tokenizer": tokenizer, "max_length": spec.max_length} if text else {}),
     )
-    if isinstance(spec.epochs, dict) and spec.tasks is None and benchmarks.get(spec.benchmark).published is None:
+    if isinstance(spec.epochs, dict) and spec.tasks is None and stream.published is None:
         check_epochs(spec.epochs, benchmark.task_names)
     if backbone.frozen and not (spec.options or {}).get("parity"):
         precompute(benchmark, str(spec.model), device=device, progress=encoded, **(encode or {}))
     padding = {"padding": spec.padding} if text else {}
-    model = build_model(benchmark, spec.backbone, spec.model, **padding, **(spec.backbone_options or {}))
+    options = complete_options(backbone, spec.backbone_options)
+    model = build_model(benchmark, spec.backbone, spec.model, **padding, **options)
     return benchmark, build_strategy(spec, model, device, **more)
 
 
@@ -200,12 +125,14 @@ def run(
     fresh: bool = False,
     compiled: bool = False,
     gradient_checkpointing: bool = False,
+    repeated: Record | None = None,
 ) -> Record:
-    """Run a spec and return its record, also saved as `out/<spec.id>/record.json`.
+    """Run a spec and return its record, also saved as `out/<id>/record.json`.
 
-    Only the spec can change the result; the other arguments say where and how it is computed. A run that was
-    interrupted goes on from its last checkpoint, in `out/<spec.id>/checkpoints`, to the same record. Of one that fails
-    on the way, say for want of memory, `failed.json` there says why.
+    The id is that of the complete spec with the digests of own data and of a local encoder (`nlpcl.identity`). Only the
+    spec can change the result; the other arguments say where and how it is computed. A run that was interrupted goes on
+    from its last checkpoint, in `out/<id>/checkpoints`, to the same record. If the run fails (out of memory, NaN loss),
+    `failed.json` in the same folder says why.
 
     :param data_root: folder with the data; None: the package downloads what it needs.
     :param out: folder for records and checkpoints; None: nothing is written.
@@ -215,17 +142,23 @@ def run(
     :param fresh: start over, whatever checkpoints there are.
     :param compiled: run the encoder as code that torch compiles.
     :param gradient_checkpointing: compute the encoder's activations again in the backward pass, to save memory.
-    :raises UsageError: the spec cannot be run, another process is at it, or the run failed.
+    :param repeated: the record that the run repeats: it must read the same files and the same encoder.
+    :raises UsageError: the spec cannot be run, another process is at it, the run failed, or a record or checkpoint of
+        the same id was made from other files.
     :raises KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
-    spec = spec.filled()
+    spec = identified(spec.filled(), data_root)
     more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
     tf32, place = spec.precision == "tf32", None if out is None else Path(out) / spec.id
     with distributed.processes(device) as there, alone(place), runtime.matrix_products(tf32):
         check_processes(strategies.get(spec.strategy), distributed.world_size())
         job = _Job(spec, there, progress, compiled, gradient_checkpointing)
+        if repeated is not None:
+            job.made_before["the record to repeat"] = repeated.data
         if place is None:
             return job.run(None, **more)
+        if not fresh and (before := _record_of(place / "record.json")) is not None:
+            job.made_before[str(place / "record.json")] = before.data
         folder = Folder(place / "checkpoints", spec.id)
         if fresh:
             folder.clear()
@@ -246,6 +179,14 @@ def run(
         return record
 
 
+def _record_of(path: Path) -> Record | None:
+    """The record that lies there; None if there is none, or it cannot be read as one."""
+    try:
+        return Record.load(path)
+    except UsageError:
+        return None
+
+
 class _Job:
     """One execution of a complete spec, and what is measured of it."""
 
@@ -258,6 +199,8 @@ class _Job:
         self.progress = progress or Silent()
         self.compiled = compiled
         self.recompute = recompute
+        self.made_before: dict[str, dict[str, Any]] = {}
+        """By place the `data` of records that this one repeats or replaces, which must be the same."""
 
     def tell(self, sentence: str) -> None:
         self.progress.say(sentence)
@@ -281,6 +224,9 @@ class _Job:
             if (told := explained(error, None, spec)) is None:
                 raise
             raise UsageError(told) from error
+        self.data = self._data()
+        for place, data in self.made_before.items():
+            check_same(data, self.data, place)
         if self.recompute:
             self.strategy.model.backbone.recompute_activations()
         if self.compiled:
@@ -340,7 +286,13 @@ class _Job:
             "spent": spent,
             "resumed": self.resumed,
             "computed": self._computed(),
+            "data": self.data,
         }
+
+    def _data(self) -> dict[str, Any]:
+        """What was read."""
+        encoder = encoder_facts(self.spec.model, getattr(self.benchmark, "vectors", None))
+        return {"files": self.benchmark.files, "tasks": self.benchmark.sizes, "encoder": encoder}
 
     def _computed(self) -> dict[str, str]:
         """What may change the last bits of a result."""
@@ -351,6 +303,7 @@ class _Job:
         """Take up the newest checkpoint, if there is one; the number of tasks that are done."""
         rows, facts = keeper.resume()
         if facts:
+            check_same(facts["data"], self.data, f"checkpoint {keeper.latest}")
             self.matrix.load(facts["matrices"])
             self.kept, self.seconds = facts["kept"], Seconds(**facts["seconds"])
             self.spent, self.resumed = facts["spent"], facts["resumed"] + 1
@@ -367,13 +320,9 @@ class _Job:
             status=status,
             error=error and error[:2000],
             spec=spec.model_dump(mode="json", exclude_unset=True),
-            data={
-                "files": benchmark.files,
-                "tasks": benchmark.sizes,
-                "encoder": encoder_facts(spec.model, getattr(benchmark, "vectors", None)),
-            },
+            data=self.data,
             sizes={**sizes_of(strategy), "kept_bytes": self.kept},
-            seeds={"train": spec.seed, "data": 0},
+            seeds={"train": spec.seed, "data": spec.data_seed},
             versions=runtime.versions(),
             matrices=Matrices(**self.matrix.state()),
             measured=Measured(

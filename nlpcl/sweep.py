@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from nlpcl.encoders import encoder_fingerprint
 from nlpcl.errors import NOT_BOTH, Impossible, UsageError, printable
+from nlpcl.identity import check_same, identified
 from nlpcl.lock import BUSY, locked, taken
 from nlpcl.records import Record
 from nlpcl.request import PresetFile, Request, flag
@@ -118,15 +120,22 @@ class Plan:
 
 
 def plan(
-    requests: Iterable[Request], out: Path, presets: Sequence[Path] = (), *, skip_impossible: bool = False
+    requests: Iterable[Request],
+    out: Path,
+    presets: Sequence[Path] = (),
+    *,
+    data_root: str | None = None,
+    skip_impossible: bool = False,
 ) -> Plan:
-    """What there is to be done.
+    """Return what there is to be done.
 
     :param requests: the runs; those of one spec are one.
     :param out: folder of records; what has one with status `ok` is done.
     :param presets: files of settings; each goes to the runs that it fits.
+    :param data_root: folder with the data: runs on other data are other runs.
     :param skip_impossible: leave out combinations that cannot run.
-    :raises UsageError: a run cannot be asked for so, a combination cannot run, or a preset fits no run.
+    :raises UsageError: a run cannot be asked for so, a combination cannot run, a preset fits no run, or a record was
+        made with another encoder of the same name.
     """
     found: dict[str, tuple[Request, RunSpec]] = {}
     refused: list[str] = []
@@ -145,6 +154,7 @@ def plan(
             unused -= set(fitting)
             request = replace(request, presets=fitting)
             spec = request.spec()
+        spec = identified(spec, data_root)
         found.setdefault(spec.id, (request, spec))
     if refused and (not skip_impossible or not found):
         hint = "" if skip_impossible else " --skip-impossible leaves such runs out."
@@ -153,8 +163,12 @@ def plan(
         raise UsageError(f"--preset {min(unused)} fits no run of this sweep.")
     cells = _labelled(found)
     records = [record for path in sorted(out.glob("*/record.json")) if (record := finished(path)) is not None]
-    done = {record.id for record in records}
-    return Plan(cells, done & set(found), refused, estimates(cells, records))
+    done = {record.id: record for record in records if record.id in found}
+    for id, record in done.items():
+        model = found[id][1].model
+        if model is not None and record.data.get("encoder"):
+            check_same(record.data, {"encoder": encoder_fingerprint(model)}, str(out / id / "record.json"))
+    return Plan(cells, set(done), refused, estimates(cells, records))
 
 
 def _labelled(found: Mapping[str, tuple[Request, RunSpec]]) -> list[Cell]:
@@ -323,7 +337,10 @@ def outcome(cell: Cell, execution: Execution, code: int) -> Outcome:
     if code < 0:
         why = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         return Outcome(cell, f"killed by {signal.Signals(-code).name}{why}")
-    return Outcome(cell, last_line(cell.log(execution)).removeprefix("nlpcl: error: ") or f"exit code {code}")
+    said = last_line(cell.log(execution)).removeprefix("nlpcl: error: ")
+    if code == 0 and said.startswith("record: "):  # of another id
+        said = "the data or the encoder changed since the sweep was planned: start it again"
+    return Outcome(cell, said or f"exit code {code}")
 
 
 def last_line(log: Path) -> str:

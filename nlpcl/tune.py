@@ -16,8 +16,10 @@ import torch
 
 from nlpcl import runtime
 from nlpcl.errors import UsageError
-from nlpcl.experiment import fit, prepare
+from nlpcl.experiment import prepare
 from nlpcl.grid import values_of
+from nlpcl.identity import identified
+from nlpcl.loop import fit
 from nlpcl.metrics import average
 from nlpcl.options import find_option
 from nlpcl.request import OWNED, PresetFile, Request
@@ -107,11 +109,10 @@ class Search:
         pairs = [f"{axis.name}={text}" for axis, text in zip(self.axes, texts, strict=True)]
         return replace(self.fixed, assign=(*self.fixed.assign, *pairs))
 
-    @property
-    def name(self) -> str:
-        """Of the study: the same for the same question, another for another."""
-        spec = self.request([axis.ends[0] for axis in self.axes]).spec()
-        content = [spec.model_dump(mode="json", exclude_unset=True), [vars(axis) for axis in self.axes], self.on]
+    def name(self, data_root: str | None) -> str:
+        """Return the name of the study: the same for the same question about the same data, else another."""
+        spec = identified(self.request([axis.ends[0] for axis in self.axes]).spec(), data_root)
+        content = [spec.id, [vars(axis) for axis in self.axes], self.on]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return f"{spec.strategy}-{spec.benchmark}-{digest}"
 
@@ -192,16 +193,26 @@ class Best:
     trials: int
 
 
-def tune(search: Search, file: Path, trials: int, told: Callable[[Trial], None], **where: Any) -> Best:
+def tune(
+    search: Search,
+    file: Path,
+    trials: int,
+    told: Callable[[Trial], None],
+    *,
+    data_root: str | None = None,
+    **where: Any,
+) -> Best:
     """Search until the study has so many trials, those that failed included.
 
-    :param file: an SQLite file; a study of the same search in it goes on.
+    :param file: an SQLite file; a study of the same search over the same data in it goes on.
     :param told: called after each trial.
-    :param where: `data_root`, `device` and `eval_batch_size`.
-    :raises UsageError: Optuna is not installed, the file holds no studies, no run can be prepared, or every trial
-        failed.
+    :param data_root: folder with the data; None: the package downloads what it needs.
+    :param where: `device` and `eval_batch_size`.
+    :raises UsageError: Optuna is not installed, the file holds no studies, no run can be prepared, every trial failed,
+        or data or encoder change amid the search.
     """
-    study = _study(search, file)
+    name = search.name(data_root)
+    study = _study(search, name, file)
     import optuna
 
     over = optuna.trial.TrialState
@@ -210,11 +221,13 @@ def tune(search: Search, file: Path, trials: int, told: Callable[[Trial], None],
     while (number := len(study.get_trials(states=(over.COMPLETE, over.FAIL))) + 1) <= trials:
         # A seed for each trial: a study that was interrupted must not draw the same numbers again.
         study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+        if search.name(data_root) != name:
+            raise UsageError("the data or the encoder changed amid the search: start it again.")
         drawn = study.ask()
         texts = tuple(axis.draw(drawn) for axis in search.axes)
         drawn.set_user_attr("texts", texts)
         try:
-            accuracy = score(search.request(texts).spec(), search.on, **where)
+            accuracy = score(search.request(texts).spec(), search.on, data_root=data_root, **where)
         except (UsageError, torch.OutOfMemoryError) as error:  # as a loss that is not finite
             if isinstance(error, Unprepared) and not study.get_trials(states=(over.COMPLETE,)):
                 raise  # as an order that is none: other values of what is searched mend nothing
@@ -233,7 +246,7 @@ def tune(search: Search, file: Path, trials: int, told: Callable[[Trial], None],
     return Best(tuple(best.user_attrs["texts"]), best.value, len(complete))
 
 
-def _study(search: Search, file: Path) -> Any:
+def _study(search: Search, name: str, file: Path) -> Any:
     try:
         import optuna
     except ImportError as error:
@@ -243,7 +256,7 @@ def _study(search: Search, file: Path) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study(
-            storage=f"sqlite:///{file}", study_name=search.name, direction="maximize", load_if_exists=True
+            storage=f"sqlite:///{file}", study_name=name, direction="maximize", load_if_exists=True
         )
     except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
         raise UsageError(f"{file} cannot be read or written as studies of Optuna: choose another --study.") from error

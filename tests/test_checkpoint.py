@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from nlpcl import checkpoint, experiment, runtime
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
+from nlpcl.identity import identified
 from nlpcl.leaderboard.files import read
 from nlpcl.records import Record
 from nlpcl.spec import RunSpec
@@ -38,6 +39,7 @@ Started = tuple[RunSpec, Path, Record]
 def interrupted(models: dict[str, str], three_tasks: dict[str, Path], tmp_path_factory: Any) -> Started:
     """A spec, the folder of its run, which ended within the second task, and the record it should end with."""
     spec, scenario = spec_of("ncl", models)
+    spec = identified(spec, three_tasks[scenario])
     root = tmp_path_factory.mktemp("interrupted")
     whole = run(spec, three_tasks[scenario], root / "whole")
     with pytest.MonkeyPatch.context() as patch:
@@ -291,7 +293,7 @@ def test_a_process_killed_and_stopped_ends_with_the_same_record(
 ) -> None:
     """SIGKILL, SIGTERM and SIGINT one after another, each in a process that went on from the one before."""
     spec, scenario = spec_of("hat", models)
-    spec = spec.model_copy(update={"epochs": 12, "learning_rate": 0.01})
+    spec = identified(spec.model_copy(update={"epochs": 12, "learning_rate": 0.01}), three_tasks[scenario])
     whole = run(spec, three_tasks[scenario], tmp_path / "whole")
     file = tmp_path / "whole" / spec.id / "record.json"
     rng = random.Random(0)

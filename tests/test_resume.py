@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from nlpcl import checkpoint, experiment
+from nlpcl.identity import identified
 from nlpcl.records import Record
 from nlpcl.registry import StrategyEntry, benchmarks, strategies
 from nlpcl.spec import RunSpec
@@ -138,6 +139,7 @@ def check(spec: RunSpec, root: Path, moments: Sequence[Moment], tmp: Path, monke
     said: list[str] = []
     monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
     monkeypatch.setattr(experiment._Job, "_record", noted)
+    spec = identified(spec, root)
     whole = run(spec, root, tmp / "whole")
     states = dict(STATES)
     for moment in moments:
@@ -221,6 +223,7 @@ def test_killed_by_sigkill_at_random_moments(
     """Three processes are killed at random moments of what the whole run takes, then one may end."""
     spec, scenario = spec_of(name, models)
     root = three_tasks.get(scenario, tmp_path)
+    spec = identified(spec, root)
     rng = random.Random(name)
 
     def process(out: str, kill_after: float | None) -> tuple[int | None, float]:

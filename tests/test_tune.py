@@ -13,6 +13,7 @@ import pytest
 from nlpcl import experiment, tune
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
+from nlpcl.loop import fit
 from nlpcl.metrics import average
 from nlpcl.registry import benchmarks
 from nlpcl.request import PresetFile, Request
@@ -159,7 +160,7 @@ def test_the_score_is_that_of_a_run_on_validation_data(tiny: str) -> None:
     spec = Request({**FIELDS, "epochs": "2", "model": tiny, "strategy": "ncl"}, ("adapter_size=8",)).spec()
     device = experiment.runtime.choose_device("cpu")
     benchmark, strategy = experiment.prepare(spec, device=device, eval_mb_size=128)
-    matrix = experiment.fit(strategy, benchmark, eval="seen", stream="valid", epochs=[2, 2]).accuracy
+    matrix = fit(strategy, benchmark, eval="seen", stream="valid", epochs=[2, 2]).accuracy
     assert tune.score(spec, "first-task", device="cpu") == matrix[0][0]
     assert tune.score(spec, "stream", device="cpu") == average(matrix)
 

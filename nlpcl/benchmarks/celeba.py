@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.download import data_root
+from nlpcl.benchmarks.download import data_root, own_files
 from nlpcl.benchmarks.image_files import digest_of
 from nlpcl.benchmarks.image_tasks import (
     COLOUR,
@@ -62,6 +62,7 @@ def image_folder(root: str | Path | None) -> Path:
     orders=20,
     modality="image",
     published=lambda order, tasks, **asked: (numbered_orders("celeba", order, tasks), None),
+    own_files=own_files("img_align_celeba/*", "celeba/img_align_celeba/*"),
 )
 def CelebA(
     scenario: str = "til",

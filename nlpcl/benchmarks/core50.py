@@ -16,7 +16,7 @@ from typing import Any
 
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.download import data_root
+from nlpcl.benchmarks.download import data_root, own_files
 from nlpcl.benchmarks.image_files import SUFFIXES
 from nlpcl.benchmarks.image_tasks import COLOUR, ImageFiles, Images, image_benchmark_from_tasks, image_task
 from nlpcl.benchmarks.images import ORDERS, class_order, group_name
@@ -61,6 +61,7 @@ def _published(scenario: str, order: object, **asked: Any) -> Published:
     orders=ORDERS,
     modality="image",
     published=_published,
+    own_files=own_files("core50_*/s*/o*/*"),
 )
 def CORe50(
     scenario: str = "til",

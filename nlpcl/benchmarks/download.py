@@ -7,11 +7,14 @@ import hashlib
 import logging
 import os
 import zlib
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import pooch
 import requests
 
+from nlpcl.encoders import known_sha256
 from nlpcl.errors import UsageError
 
 ROOT_VARIABLE = "NLPCL_DATA"
@@ -40,13 +43,14 @@ def data_bytes(folder: str, path: str, sha256: str, url: str, root: str | Path |
     return content
 
 
-def data_root(root: str | Path | None) -> Path | None:
-    """The folder that `root`, or else the environment variable NLPCL_DATA, names; None if neither does.
+def data_root(root: str | Path | None, *, file: bool = False) -> Path | None:
+    """Return the folder that `root`, or else the environment variable NLPCL_DATA, names; None if neither does.
 
+    :param file: let it be a file as well.
     :raises UsageError: it is not a folder.
     """
     root = root or os.environ.get(ROOT_VARIABLE) or None
-    if root is not None and not Path(root).is_dir():
+    if root is not None and not (Path(root).is_dir() or (file and Path(root).is_file())):
         raise UsageError(f"the data root {str(root)!r} is not a folder; give another --data-root or none to download.")
     return None if root is None else Path(root)
 
@@ -65,6 +69,29 @@ def read(file: Path) -> bytes:
         return gzip.decompress(packed.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{packed} is damaged ({error}); replace it by the original.") from error
+
+
+def own_files(*patterns: str, published: Collection[str] = ()) -> Callable[[Path, Any], dict[str, str]]:
+    """Return a function for `BenchmarkEntry.own_files`.
+
+    :param patterns: of files under the data root; `name.gz` stands for `name` where that is missing.
+    :param published: SHA-256 of files as published, and of what they hold if they are compressed: these are not own.
+    """
+
+    def found(root: Path, spec: Any) -> dict[str, str]:
+        hashes: dict[str, str] = {}
+        for pattern in patterns:
+            for file in sorted(file for file in root.glob(pattern) if file.is_file()):
+                name = file.relative_to(root).as_posix()
+                plain = name if name.endswith(".tar.gz") else name.removesuffix(".gz")
+                if plain in hashes or known_sha256(file) in published:
+                    continue
+                digest = known_sha256(file) if name == plain else hashlib.sha256(read(root / plain)).hexdigest()
+                if digest not in published:
+                    hashes[plain] = digest
+        return hashes
+
+    return found
 
 
 def _download(folder: str, path: str, sha256: str, url: str) -> Path:

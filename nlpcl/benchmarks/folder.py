@@ -14,7 +14,7 @@ import pandas as pd
 from avalanche.benchmarks import CLScenario
 
 from nlpcl.benchmarks.base import TextTask, shuffle_cut, text_benchmark_from_tasks
-from nlpcl.benchmarks.download import data_root
+from nlpcl.benchmarks.download import data_root, own_files
 from nlpcl.errors import UsageError
 from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
@@ -81,6 +81,7 @@ def text_benchmark(
     licence="yours",
     citation="yours",
     scenarios=("til", "dil", "cil"),
+    own_files=own_files(*(f"*/*{suffix}" for suffix in SUFFIXES)),
 )
 def Folder(
     scenario: str = "til",

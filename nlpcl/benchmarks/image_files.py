@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nlpcl.benchmarks.download import data_bytes, data_root, read
+from nlpcl.benchmarks.download import data_bytes, data_root, own_files, read
 from nlpcl.benchmarks.image_tasks import COLOUR, GREY, ImageFiles, Images, read_image
 from nlpcl.errors import UsageError
 
@@ -49,12 +49,37 @@ IDX_SOURCES = {
         "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     ),
 }
+# SHA-256 of MNIST's files unpacked.
+IDX_UNPACKED = (
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+)
 CIFAR_SOURCE = "https://www.cs.toronto.edu/~kriz"
 CIFAR_HASHES = {
     "cifar10": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     "cifar100": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
 }
 CIFAR_NAMES = {"cifar10": "batches.meta.txt", "cifar100": "fine_label_names.txt"}
+
+OWN_FILES = {
+    **{
+        folder: own_files(
+            *(f"{folder}/{name}{packed}" for name in IDX_FILES for packed in ("", ".gz")),
+            published=(*hashes, *IDX_UNPACKED),
+        )
+        for folder, (_, *hashes) in IDX_SOURCES.items()
+    },
+    **{
+        name: own_files(f"{name}/*.gz", f"{name}/*.zip", f"{name}/t*/*/*", published=(digest,))
+        for name, digest in CIFAR_HASHES.items()
+    },
+    "tiny-imagenet-200": own_files(
+        *(f"tiny-imagenet-200/{part}" for part in ("wnids.txt", "val/*.txt", "val/images/*", "train/*/images/*"))
+    ),
+}
+"""For `BenchmarkEntry.own_files`, by folder."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,15 @@ from avalanche.benchmarks import CLScenario
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlpcl.benchmarks.image_files import CLOTHES, DIGITS, ImageSet, read_cifar, read_idx, read_tiny_imagenet
+from nlpcl.benchmarks.image_files import (
+    CLOTHES,
+    DIGITS,
+    OWN_FILES,
+    ImageSet,
+    read_cifar,
+    read_idx,
+    read_tiny_imagenet,
+)
 from nlpcl.benchmarks.image_tasks import ImageTask, image_benchmark_from_tasks, image_task
 from nlpcl.errors import UsageError
 from nlpcl.orders import Published, order_tasks
@@ -28,25 +36,30 @@ ORDERS = 20
 # Training, validation and test examples where classes are dealt out evenly.
 IN_MNIST = (54_000, 6_000, 10_000)
 IN_CIFAR = (45_000, 5_000, 10_000)
-MNIST = {
+MNIST: dict[str, Any] = {
     "source": "ossci-datasets.s3.amazonaws.com/mnist",
     "licence": "CC BY-SA 3.0, as commonly stated",
     "citation": "LeCun, Bottou, Bengio and Haffner, Proceedings of the IEEE 1998",
+    "own_files": OWN_FILES["mnist"],
 }
-FASHION = {
+FASHION: dict[str, Any] = {
     "source": "GitHub zalandoresearch/fashion-mnist",
     "licence": "MIT",
     "citation": "Xiao, Rasul and Vollgraf, arXiv:1708.07747",
+    "own_files": OWN_FILES["fashion-mnist"],
 }
 CIFAR = {
     "source": "www.cs.toronto.edu/~kriz/cifar.html, binary version",
     "licence": "none stated",
     "citation": "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
 }
-TINY = {
+CIFAR10: dict[str, Any] = {**CIFAR, "own_files": OWN_FILES["cifar10"]}
+CIFAR100: dict[str, Any] = {**CIFAR, "own_files": OWN_FILES["cifar100"]}
+TINY: dict[str, Any] = {
     "source": "cs231n.stanford.edu/tiny-imagenet-200.zip, to be fetched by hand",
     "licence": "that of ImageNet: research, not commercial",
     "citation": "Le and Yang, Tiny ImageNet Visual Recognition Challenge, 2015",
+    "own_files": OWN_FILES["tiny-imagenet-200"],
 }
 
 
@@ -157,9 +170,11 @@ SplitMNIST = _register_split(
 SplitFMNIST = _register_split(
     "SplitFMNIST", read_fashion, 5, "FashionMNIST, two classes a task", labels=CLOTHES, sizes=IN_MNIST, **FASHION
 )
-SplitCIFAR10 = _register_split("SplitCIFAR10", read_cifar10, 5, "CIFAR-10, two classes a task", sizes=IN_CIFAR, **CIFAR)
+SplitCIFAR10 = _register_split(
+    "SplitCIFAR10", read_cifar10, 5, "CIFAR-10, two classes a task", sizes=IN_CIFAR, **CIFAR10
+)
 SplitCIFAR100 = _register_split(
-    "SplitCIFAR100", read_cifar100, 10, "CIFAR-100, ten classes a task", sizes=IN_CIFAR, **CIFAR
+    "SplitCIFAR100", read_cifar100, 10, "CIFAR-100, ten classes a task", sizes=IN_CIFAR, **CIFAR100
 )
 SplitTinyImageNet = _register_split(
     "SplitTinyImageNet",

@@ -15,7 +15,7 @@ import pandas as pd
 from avalanche.benchmarks import CLScenario
 
 from nlpcl.benchmarks.base import TextTask, orders_of, published_orders, shuffle_cut, text_benchmark_from_tasks
-from nlpcl.benchmarks.download import data_bytes, data_root, read
+from nlpcl.benchmarks.download import data_bytes, data_root, own_files, read
 from nlpcl.errors import UsageError
 from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
@@ -63,6 +63,14 @@ def _from_archive(folder: Path | None, used: dict[str, str]) -> Messages:
     return found
 
 
+def _own_files(root: Path, spec: Any) -> dict[str, str]:
+    if (root / "20newsgroups" / ARCHIVE).is_file():  # which is read, and checked
+        return {}
+    return own_files(*(f"20newsgroups/{split}.jsonl{packed}" for split in ("train", "test") for packed in ("", ".gz")))(
+        root, spec
+    )
+
+
 def body(message: str) -> str:
     """The message after its headers, which end at the first empty line."""
     return message.partition("\n\n")[2]
@@ -86,6 +94,7 @@ def _held_out(rows: Sequence[str], topic: str, seed: int) -> tuple[list[str], li
     orders=20,
     sizes=(10_184, 1_130, 7_532),
     published=orders_of("newsgroups"),
+    own_files=_own_files,
 )
 def Newsgroups(
     scenario: str = "til",

@@ -13,7 +13,7 @@ import pandas as pd
 from avalanche.benchmarks import CLScenario
 
 from nlpcl.benchmarks.base import TextTask, orders_of, published_orders, shuffle_cut, text_benchmark_from_tasks
-from nlpcl.benchmarks.download import data_root, read
+from nlpcl.benchmarks.download import data_root, own_files, read
 from nlpcl.errors import UsageError
 from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
@@ -65,6 +65,7 @@ def _from_hub(split: str, used: dict[str, str]) -> pd.DataFrame:
     # Of the full set, from the genres' sizes in Williams et al., table 1.
     sizes=(353_431, 39_271, 9_815),
     published=orders_of("nli"),
+    own_files=own_files(*(f"nli/{name}{packed}" for name in FILES.values() for packed in ("", ".gz"))),
 )
 def NLI(
     scenario: str = "til",

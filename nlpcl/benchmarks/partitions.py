@@ -23,7 +23,8 @@ from torch import Tensor
 from nlpcl.benchmarks.image_files import ImageSet
 from nlpcl.benchmarks.image_tasks import Images, image_benchmark_from_tasks, image_task, numbered_orders
 from nlpcl.benchmarks.images import (
-    CIFAR,
+    CIFAR10,
+    CIFAR100,
     FASHION,
     IN_CIFAR,
     IN_MNIST,
@@ -111,7 +112,7 @@ def _register_partition(
     cut: Callable[[ImageSet, int], list[tuple[Images, Images]]],
     title: str,
     orders: str,
-    facts: dict[str, str],
+    facts: dict[str, Any],
     sizes: tuple[int, int, int] | None = None,
 ) -> Callable[..., CLScenario[Any]]:
     def partition(
@@ -164,11 +165,11 @@ PartitionedFashionMNIST = _register_partition(
     "fashionmnist", read_fashion, even_parts, "FashionMNIST in even parts", "fashionmnist", FASHION, IN_MNIST
 )
 PartitionedCIFAR10 = _register_partition(
-    "cifar10", read_cifar10, even_parts, "CIFAR-10 in even parts", "cifar10", CIFAR, IN_CIFAR
+    "cifar10", read_cifar10, even_parts, "CIFAR-10 in even parts", "cifar10", CIFAR10, IN_CIFAR
 )
 PartitionedCIFAR100 = _register_partition(
-    "cifar100", read_cifar100, even_parts, "CIFAR-100 in even parts", "cifar100", CIFAR, IN_CIFAR
+    "cifar100", read_cifar100, even_parts, "CIFAR-100 in even parts", "cifar100", CIFAR100, IN_CIFAR
 )
 HeterogeneousCIFAR10 = _register_partition(
-    "cifar10hetero", read_cifar10, uneven_parts, "CIFAR-10 in parts of uneven classes", "cifar10", CIFAR
+    "cifar10hetero", read_cifar10, uneven_parts, "CIFAR-10 in parts of uneven classes", "cifar10", CIFAR10
 )

@@ -12,7 +12,7 @@ import pandas as pd
 from avalanche.benchmarks import CLScenario
 
 from nlpcl.benchmarks.base import TextTask, orders_of, published_orders, shuffle_cut, text_benchmark_from_tasks
-from nlpcl.benchmarks.download import data_root, read
+from nlpcl.benchmarks.download import data_root, own_files, read
 from nlpcl.errors import UsageError
 from nlpcl.orders import order_tasks
 from nlpcl.registry import register_benchmark
@@ -42,6 +42,7 @@ def _read(content: bytes, file: Path) -> pd.DataFrame:
     labels=LABELS,
     orders=20,
     published=orders_of("ssc"),
+    own_files=own_files("ssc/*.txt", "ssc/*.txt.gz"),
 )
 def SSC(
     scenario: str = "til",

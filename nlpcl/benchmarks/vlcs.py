@@ -15,7 +15,7 @@ import torch
 from avalanche.benchmarks import CLScenario
 
 from nlpcl.benchmarks.base import draw_rows, orders_of, published_orders
-from nlpcl.benchmarks.download import data_root
+from nlpcl.benchmarks.download import data_root, own_files
 from nlpcl.benchmarks.image_files import SUFFIXES, digest_of
 from nlpcl.benchmarks.image_tasks import (
     COLOUR,
@@ -44,6 +44,7 @@ SIZE = 32
     orders=1,
     modality="image",
     published=orders_of("vlcs"),
+    own_files=own_files("vlcs/*/*/*"),
 )
 def VLCS(
     scenario: str = "dil",

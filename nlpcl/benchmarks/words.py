@@ -123,7 +123,7 @@ def read_vectors(file: str | Path) -> Vectors:
     :raises UsageError: there is no such file, it is of another format, or gensim is missing.
     """
     gensim = _gensim()
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
         raise UsageError(
             f"no file {str(file)!r} of word vectors here: give the path of one (--model FILE), or leave --model out to "

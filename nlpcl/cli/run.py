@@ -21,6 +21,7 @@ from nlpcl.cli.options import (
 )
 from nlpcl.errors import UsageError
 from nlpcl.launch import is_first
+from nlpcl.records import Record
 from nlpcl.request import Request, flag
 from nlpcl.spec import RunSpec
 
@@ -48,7 +49,10 @@ def run(
     ] = False,
 ) -> None:
     """Train a strategy on a benchmark and write a record."""
-    spec = asked.spec() if source is None else _spec_of(source, asked)
+    from nlpcl.identity import identified
+
+    repeated = None if source is None else _record_of(source, asked)
+    spec = identified(asked.spec() if repeated is None else _spec_of(repeated, source, asked), data_root)
     path = out / spec.id / "record.json"
     if dry_run:
         if is_first():
@@ -73,6 +77,7 @@ def run(
         fresh=fresh,
         compiled=compiled,
         gradient_checkpointing=gradient_checkpointing,
+        repeated=repeated,
     )
     if not is_first():
         return
@@ -88,14 +93,21 @@ def run(
     print(f"record: {path}")
 
 
-def _spec_of(source: Path, asked: Request) -> RunSpec:
-    changed = [flag(name) for name in asked.fields]
+def _record_of(source: Path, asked: Request) -> Record:
+    """The record to repeat, which nothing else that is asked for may change."""
+    changed = [flag(name) for name in asked.fields if name != "model"]
     changed += [name for name, given in (("--set", asked.assign), ("--preset", asked.presets)) if given]
     if changed:
         raise UsageError(f"--from repeats a run exactly, so it does not go with {', '.join(changed)}.")
-    from nlpcl.records import Record
+    return Record.load(source)
 
-    spec = Record.load(source).run_spec()
+
+def _spec_of(repeated: Record, source: Path | None, asked: Request) -> RunSpec:
+    """The spec of a record that is repeated; `--model` may say where its local encoder, or vector file, lies now."""
+    spec, model = repeated.run_spec(), asked.fields.get("model")
+    if model is not None and spec.model_sha256 is None:
+        raise UsageError(f"{source}: --model can only say where a local encoder lies now, and {spec.model} is none.")
+    spec = spec if model is None else spec.model_copy(update={"model": model})
     try:
         spec.check()
     except UsageError as error:

@@ -77,7 +77,7 @@ def sweep(
     given = Grid.asked(asked)
     grids = [given] if file is None else [grid.with_more(given) for grid in Grid.read(file)]
     requests = (request for grid in grids for request in grid.requests())
-    found = plan(requests, out, asked.presets, skip_impossible=skip_impossible)
+    found = plan(requests, out, asked.presets, data_root=data_root, skip_impossible=skip_impossible)
     for reason in found.left_out:
         print(f"left out: {printable(reason)}", file=sys.stderr)
     execution = Execution(out, data_root, device, eval_batch_size, checkpoint_minutes, compiled, gradient_checkpointing)

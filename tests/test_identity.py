@@ -1,0 +1,326 @@
+"""A run knows its data and its encoder: other contents are another run, another path to the same ones is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nlpcl import experiment, spec
+from nlpcl.benchmarks.download import own_files
+from nlpcl.cli import main
+from nlpcl.errors import UsageError
+from nlpcl.identity import identified
+from nlpcl.options import complete_options
+from nlpcl.ranges import Since
+from nlpcl.records import Record
+from nlpcl.registry import benchmarks
+from nlpcl.request import Request
+from nlpcl.spec import RunSpec, spec_id
+from nlpcl.sweep import plan
+from nlpcl.tune import Search, tune
+from tests.conftest import make_tasks, written
+
+QUICK = {"max_length": 32, "epochs": 1, "backbone_options": {"adapter_size": 4}}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder of two tasks, which the test may change."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    return written(make_tasks((2, 2), n=16), folder)
+
+
+@pytest.fixture
+def encoder(tiny: str, tmp_path: Path) -> Path:
+    """A copy of the tiny encoder, which the test may change."""
+    return Path(shutil.copytree(tiny, tmp_path / "encoder"))
+
+
+def spec_on(encoder: Path | str, **more: object) -> RunSpec:
+    return RunSpec.parse({"benchmark": "folder", "strategy": "ncl", "model": str(encoder), **QUICK, **more}).filled()
+
+
+def asked_for(encoder: Path | str, *assign: str) -> Request:
+    """What `spec_on` is, as a command line asks for it."""
+    fields = {"benchmark": "folder", "strategy": "ncl", "model": str(encoder), "epochs": "1", "max_length": "32"}
+    return Request(fields, assign)
+
+
+def run(asked: RunSpec, data: Path, out: Path, **more: bool) -> Record:
+    return experiment.run(asked, data_root=data, out=out, device="cpu", **more)
+
+
+def correct(data: Path) -> None:
+    """Correct one word of a training text."""
+    file = data / "task0" / "train.csv"
+    file.write_text(file.read_text().replace("good", "hot", 1))
+
+
+def save_again(encoder: Path) -> None:
+    """Save other weights in place."""
+    file = encoder / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("word_embeddings.weight"))
+    save_file({**weights, name: weights[name] + 0.5}, file, metadata={"format": "pt"})
+
+
+def retokenise(encoder: Path) -> None:
+    file = encoder / "tokenizer.json"
+    file.write_text(file.read_text().replace('"good"', '"g00d"', 1))
+
+
+CHANGES: list[Callable[[Path, Path], None]] = [
+    lambda data, encoder: correct(data),
+    lambda data, encoder: (data / "task1" / "valid.csv").unlink(),
+    lambda data, encoder: save_again(encoder),
+    lambda data, encoder: retokenise(encoder),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_contents_are_another_run(change: Callable[[Path, Path], None], own: Path, encoder: Path) -> None:
+    before = identified(spec_on(encoder), own)
+    change(own, encoder)
+    after = identified(spec_on(encoder), own)
+    assert before.id != after.id
+    with pytest.raises(UsageError, match="sha256"):
+        identified(before, own)
+
+
+def test_spellings_of_one_folder_are_one_run(
+    own: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "link").symlink_to(encoder)
+    elsewhere = shutil.copytree(encoder, tmp_path / "elsewhere" / "other-name")
+    names = [encoder, "encoder", "./encoder/", "~/encoder", "link", elsewhere]
+    roots = [own, "own", "own/../own", shutil.copytree(own, tmp_path / "elsewhere" / "data")]
+    assert len({identified(spec_on(name), root).id for name in names for root in roots}) == 1
+    monkeypatch.setenv("NLPCL_DATA", str(own))
+    assert identified(spec_on(encoder), None).id == identified(spec_on(encoder), own).id
+
+
+def test_what_a_name_says_needs_no_digest(data_root: Path) -> None:
+    asc = RunSpec.parse({"benchmark": "asc", "strategy": "ncl"}).filled()
+    assert identified(asc, data_root) is asc
+    mnist = RunSpec.parse({"benchmark": "SplitMNIST", "strategy": "ncl"}).filled()
+    assert identified(mnist, data_root) is mnist  # packed anew, but the published files
+    part = RunSpec.parse({"benchmark": "SplitCIFAR10", "strategy": "ncl"}).filled()
+    assert identified(part, data_root).data_sha256 is not None  # a part of the set
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "files"),
+    [
+        ("nli", ("nli/mnli_train.tsv", "nli/mnli_val.tsv")),
+        ("ssc", ("ssc/a.txt",)),
+        ("newsgroups", ("20newsgroups/train.jsonl", "20newsgroups/test.jsonl")),
+        ("fashionmnist", ("fashion-mnist/train-images-idx3-ubyte",)),
+        ("SplitCIFAR100", ("cifar100/train/apple/1.png", "cifar100/cifar-100-binary.tar.gz")),
+        ("SplitTinyImageNet", ("tiny-imagenet-200/train/n01443537/images/1.JPEG", "tiny-imagenet-200/wnids.txt")),
+        ("CORe50", ("core50_32x32/s1/o1/1.png",)),
+        ("celeba", ("celeba/img_align_celeba/1.jpg",)),
+        ("vlcs", ("vlcs/sun/bird/1.jpg",)),
+    ],
+)
+def test_streams_read_from_files_that_nobody_published_know_them(
+    benchmark: str, files: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Whatever file of a stream changes under a data root, it is seen."""
+    strategy = {"strategy": "ncl", "scenario": benchmarks.get(benchmark).scenarios[0], "benchmark": benchmark}
+    asked, seen = RunSpec.parse(strategy).filled(), set()
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for content in (b"one", b"two"):
+            path.write_bytes(content)
+            seen.add(identified(asked, tmp_path).data_sha256)
+        path.write_bytes(b"one")
+    assert len(seen) == 2 * len(files) and None not in seen
+
+
+def test_a_file_and_its_gzipped_copy_are_one(tmp_path: Path) -> None:
+    import gzip
+
+    found = own_files("a.txt", "a.txt.gz")
+    (tmp_path / "a.txt").write_bytes(b"x")
+    plain = found(tmp_path, None)
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"x"))
+    assert found(tmp_path, None) == plain != {}
+    assert own_files("a.txt.gz", published=plain.values())(tmp_path, None) == {}
+
+
+def test_nothing_of_other_data_is_overwritten_or_taken_for_done(own: Path, encoder: Path, tmp_path: Path) -> None:
+    asked = asked_for(encoder, "adapter_size=4")
+    (cell,) = plan([asked], tmp_path / "runs", data_root=str(own)).cells
+    first = run(asked.spec(), own, tmp_path / "runs")
+    assert first.id == cell.id and first.run_spec() == cell.spec
+    assert plan([asked], tmp_path / "runs", data_root=str(own)).done == {cell.id}
+    before = (tmp_path / "runs" / first.id / "record.json").read_bytes()
+    correct(own)
+    assert plan([asked], tmp_path / "runs", data_root=str(own)).done == set()
+    second = run(asked.spec(), own, tmp_path / "runs")
+    assert second.id != first.id and second.data["files"] != first.data["files"]
+    assert (tmp_path / "runs" / first.id / "record.json").read_bytes() == before
+
+
+def test_no_checkpoint_of_other_data_is_taken_up(
+    own: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_resume import Killed, killed_at
+
+    asked = spec_on(encoder)
+    with monkeypatch.context() as dying:
+        killed_at((1, 0, "after"), dying)
+        with pytest.raises(Killed):
+            run(asked, own, tmp_path / "runs")
+    correct(own)
+    record = run(asked, own, tmp_path / "runs")
+    assert record.measured.resumed == 0 and record.status == "ok"
+    assert record.matrices == run(asked, own, tmp_path / "fresh").matrices
+
+
+def hub(folder: Path, tiny: str, commit: str) -> None:
+    """Put a copy of the tiny encoder where the model hub's cache would have it, as this commit of `some/encoder`."""
+    place = folder / "models--some--encoder"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(tiny, place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+
+
+def test_an_encoder_of_the_hub_that_was_changed_there_is_seen(
+    tiny: str, encoder: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name stays and so does the id, so the record of the one before is compared before it is overwritten."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(cache))
+    hub(cache, tiny, "a" * 40)
+    asked = spec_on("some/encoder")
+    record = run(asked, own, tmp_path / "runs")
+    assert record.data["encoder"]["revision"] == "a" * 40 and "model_sha256" not in record.spec
+    path = tmp_path / "runs" / record.id / "record.json"
+    before = path.read_bytes()
+    save_again(encoder)
+    hub(cache, str(encoder), "b" * 40)
+    with pytest.raises(UsageError, match="encoder"):
+        run(asked, own, tmp_path / "runs")
+    with pytest.raises(UsageError, match="encoder"):
+        plan([asked_for("some/encoder", "adapter_size=4")], tmp_path / "runs", data_root=str(own))
+    assert path.read_bytes() == before
+    assert run(asked, own, tmp_path / "runs", fresh=True).data["encoder"]["revision"] == "b" * 40
+
+
+def test_a_study_of_other_data_is_another(own: Path, encoder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    search, trials = Search.asked(asked_for(encoder, "adapter_size=4,8"), "first-task"), []
+    for _ in range(2):
+        tune(search, tmp_path / "study.db", 1, trials.append, data_root=str(own), device="cpu")
+    assert len(trials) == 1  # the second call found it done
+    correct(own)
+    tune(search, tmp_path / "study.db", 1, trials.append, data_root=str(own), device="cpu")
+    save_again(encoder)
+    tune(search, tmp_path / "study.db", 1, trials.append, data_root=str(own), device="cpu")
+    assert len(trials) == 3
+
+
+def test_a_record_is_repeated_from_the_same_files_only(
+    own: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = run(spec_on(encoder), own, tmp_path / "runs")
+    file = tmp_path / "runs" / record.id / "record.json"
+    moved = encoder.rename(tmp_path / "moved")
+    again = ["run", "--from", str(file), "--data-root", str(own), "--out", str(tmp_path / "again"), "--device", "cpu"]
+    assert main(again) == 2 and "--model" in capsys.readouterr().err
+    assert main([*again, "--model", str(moved), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["id"] == record.id and answer["matrices"] == record.matrices.model_dump()
+    correct(own)
+    assert main([*again, "--model", str(moved)]) == 2 and "data_sha256" in capsys.readouterr().err
+    assert main([*again, "--model", str(moved), "--seed", "3"]) == 2 and "--seed" in capsys.readouterr().err
+
+
+def test_an_older_record_is_repeated_from_the_same_files_only(
+    own: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A record of version 1 has no digest, but it names its files."""
+    new = run(spec_on(encoder), own, tmp_path / "runs")
+    old = {name: value for name, value in new.spec.items() if not name.endswith("sha256")} | {"spec_version": 1}
+    file = tmp_path / "old.json"
+    new.model_copy(update={"spec": old}).save(file)
+    again = ["run", "--from", str(file), "--data-root", str(own), "--out", str(tmp_path / "again"), "--device", "cpu"]
+    assert main([*again, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["matrices"] == new.matrices.model_dump()
+    correct(own)
+    assert main(again) == 2 and "task0/train.csv" in capsys.readouterr().err
+    assert len(list((tmp_path / "again").glob("*/record.json"))) == 1
+
+
+def test_the_training_subset_is_drawn_anew_for_every_seed(own: Path, encoder: Path) -> None:
+    def subset(**more: object) -> torch.Tensor:
+        asked = spec_on(encoder, train_size=5, **more)
+        benchmark, _ = experiment.prepare(asked, data_root=own, device=torch.device("cpu"))
+        return torch.stack([x for x, *_ in benchmark.train_stream[0].dataset])
+
+    drawn = [subset(seed=seed) for seed in range(4)]
+    assert not all(torch.equal(drawn[0], other) for other in drawn[1:])
+    assert all(torch.equal(drawn[0], subset(seed=seed, data_seed=0)) for seed in range(4))
+    assert spec_on(encoder, train_size=5, seed=3).data_seed == 3
+    assert spec_on(encoder, seed=3).data_seed == 0  # nothing is drawn
+
+
+def test_a_spec_from_before_a_field_came_stays_as_it_is() -> None:
+    """A default that came later is neither hashed nor asked of it when it is checked."""
+    old = RunSpec.parse({"strategy": "ncl", "train_size": 5, "seed": 3, "data_seed": 0}).filled()
+    assert old.spec_version == 1 and "data_seed" not in old.model_dump(exclude_unset=True)
+    old.check()
+    new = RunSpec.parse({"strategy": "ncl", "train_size": 5, "seed": 3}).filled()
+    assert (new.spec_version, new.data_seed) == (2, 3) and new.id != old.id
+    new.check()
+
+
+def test_an_option_that_came_later_is_stored_only_where_it_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+    from typing import Annotated
+
+    from nlpcl.registry import strategies
+
+    before = RunSpec.parse({"strategy": "l2"}).filled()
+    entry = strategies.get("l2")
+    annotation = Annotated[float, Since(2)]
+
+    class Later(entry.target):  # type: ignore[misc, name-defined]
+        def __init__(self, *, strength: annotation = 0.25, **kwargs: object) -> None:  # type: ignore[valid-type]
+            super().__init__(**kwargs)
+
+    Later.__init__.__annotations__["strength"] = annotation
+    monkeypatch.setitem(strategies._entries, "l2", replace(entry, target=Later))
+    after = RunSpec.parse({"strategy": "l2"}).filled()
+    assert after.id == before.id and after.spec_version == 1
+    assert complete_options(strategies.get("l2"), after.options)["strength"] == 0.25
+    before.check()
+    chosen = RunSpec.parse({"strategy": "l2", "options": {"strength": 0.5}}).filled()
+    assert chosen.spec_version == 2 and chosen.options is not None and chosen.options["strength"] == 0.5
+    chosen.check()
+
+
+def test_what_was_renamed_keeps_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    today = RunSpec.parse({"strategy": "l2"}).filled()
+    stored = today.model_dump(mode="json", exclude_unset=True)
+    (option, value), *_ = stored["options"].items()
+    stored["first_name"] = stored.pop("weight_decay")
+    stored["options"] = {"old_name": value, **{n: v for n, v in stored["options"].items() if n != option}}
+    monkeypatch.setattr(spec, "RENAMED", {"first_name": "weight_decay", "l2.old_name": f"l2.{option}"})
+    read = RunSpec.parse(stored)
+    assert read == today
+    assert read.id == spec_id(stored) == spec_id(read.model_dump(mode="json", exclude_unset=True))
