@@ -324,3 +324,21 @@ def test_what_was_renamed_keeps_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     read = RunSpec.parse(stored)
     assert read == today
     assert read.id == spec_id(stored) == spec_id(read.model_dump(mode="json", exclude_unset=True))
+
+
+def test_a_file_of_word_vectors_is_known_by_its_contents(models: dict[str, str], own: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(models["w2v"], tmp_path / "vectors.txt"))
+    one = identified(spec_on(models["w2v"], backbone="w2v", backbone_options={}), own)
+    assert identified(spec_on(copy, backbone="w2v", backbone_options={}), own).id == one.id
+    copy.write_text(copy.read_text().replace("good", "fine", 1))
+    assert identified(spec_on(copy, backbone="w2v", backbone_options={}), own).id != one.id
+
+
+def test_a_record_of_a_local_encoder_is_not_filed(tmp_path: Path) -> None:
+    from nlpcl.leaderboard.submit import add
+    from tests.leaderboard.generate import record_of
+
+    record = record_of("ncl", spec={"model": "sub/encoder", "model_sha256": "0" * 64, "spec_version": 2})
+    record.save(tmp_path / "record.json")
+    with pytest.raises(UsageError, match="model"):
+        add(tmp_path / "record.json", tmp_path / "results")

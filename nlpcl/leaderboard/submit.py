@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard.files import FILE, Run, aligned, as_text, differing, flattened, short
 from nlpcl.records import Record
-from nlpcl.registry import Regime, benchmarks, strategies
+from nlpcl.registry import Regime, backbones, benchmarks, strategies
 from nlpcl.spec import RunSpec
 
 MOST_BYTES = 4 * 2**20
@@ -165,6 +165,8 @@ def checked(path: Path) -> Record:
         if spec.id != record.id:
             raise UsageError("its spec does not repeat to the same id: it was not written by nlpcl run.")
         spec.check()
+        if spec.model_sha256 is not None and not backbones.get(str(spec.backbone)).words:
+            raise UsageError(f"its model {short(str(spec.model))!r} is a folder of one machine, which others lack.")
         check_data(record)
         _check_tasks(spec, record)
         _check_measured_cells(spec, strategies.get(spec.strategy).protocol, record)

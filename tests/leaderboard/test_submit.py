@@ -97,9 +97,10 @@ def test_what_a_real_run_writes_is_accepted(tmp_path: Path, tiny: str, strategy:
     )  # fmt: skip
     record = experiment.run(spec, out=tmp_path, device="cpu")
     path = tmp_path / record.id / "record.json"
-    with pytest.raises(UsageError, match="a folder of one machine"):  # the tiny encoder is one
+    with pytest.raises(UsageError, match="model"):  # the tiny encoder is a folder of this machine
         checked(path)
-    named = record.model_copy(update={"spec": {**record.spec, "model": "tiny"}})
+    unnamed = {name: value for name, value in record.spec.items() if name not in ("model", "model_sha256")}
+    named = record.model_copy(update={"spec": {**unnamed, "model": "tiny", "spec_version": 1}})
     named.save(path)
     assert place_of(checked(path)) == Path("demo/til/bert_adapter", strategy, f"{named.id}.json")
 
