@@ -264,8 +264,8 @@ def _with_names(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[st
     renamed = {}
     for field, value in content.items():
         if field in OWNERS and isinstance(value, Mapping):
-            owner = content.get(OWNERS[field])
-            value = {names.get(f"{owner}.{n}", f"{owner}.{n}").partition(".")[2]: v for n, v in value.items()}
+            owner = f"{content.get(OWNERS[field])}."
+            value = {names.get(f"{owner}{n}", f"{owner}{n}").removeprefix(owner): v for n, v in value.items()}
         renamed[names.get(field, field)] = value
     return renamed
 

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 
 from nlpcl import checkpoint, experiment, runtime
 from nlpcl.cli import main
-from nlpcl.errors import UsageError
 from nlpcl.identity import identified
 from nlpcl.leaderboard.files import read
 from nlpcl.records import Record
 from nlpcl.spec import RunSpec
 from nlpcl.state import Capture, Streams
 from nlpcl.strategies.base import ContinualStrategy
+from tests.helpers.messages import mentions, refused
 from tests.test_resume import Killed, content, killed_at, run, spec_of
 
 Started = tuple[RunSpec, Path, Record]
@@ -91,7 +91,7 @@ def test_damaged_bytes_are_never_loaded(data: st.DataObject, interrupted: Starte
     folder = checkpoint.Folder(tmp_path / "copy", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "10"
-    assert folder.faults == ["checkpoint 11 is damaged"]
+    assert len(folder.faults) == 1 and mentions(folder.faults[0], "11")
     assert not (tmp_path / "copy" / "11").exists()
 
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_read_now_is_left_as_it_is(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     folder = checkpoint.Folder(tmp_path / "copy", spec.id)
-    with monkeypatch.context() as patch, pytest.raises(UsageError, match=r"11 cannot be read \(.*left as it is"):
+    with monkeypatch.context() as patch, refused("11 Input/output"):
         patch.setattr(checkpoint, "_sha256", failing)
         folder.newest()
     found = folder.newest()
@@ -167,7 +167,7 @@ def test_foreign_and_newer_checkpoints(interrupted: Started, three_tasks: dict[s
 
     again = goes_on(spec, place, three_tasks, tmp_path, with_head(spec="0" * 16))
     assert content(again) == content(whole) and again.measured.resumed == 0
-    with pytest.raises(UsageError, match=r"11 was written by a newer version.*--fresh"):
+    with refused("11 version --fresh"):
         goes_on(spec, place, three_tasks, tmp_path, with_head(format=99))
 
 
@@ -199,7 +199,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
     record = run(spec, three_tasks["til"], tmp_path)
     assert content(record) == content(whole)
-    assert "a checkpoint could not be written (No space left on device); the last good one is kept" in said
+    assert any(mentions(line, "checkpoint space") for line in said)
     assert len(seen) > 1 and all(len(names) == 2 and names == seen[0] for names in seen)
 
 
@@ -217,7 +217,7 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
 
     monkeypatch.setattr(ContinualStrategy, "backward", poisoned)
     place = tmp_path / spec.id
-    with pytest.raises(UsageError, match=r"step 5 of task task1.*checkpoint is .*checkpoints/11\."):
+    with refused("5 task1 11"):
         run(spec, three_tasks["til"], tmp_path)
     failed = Record.load(place / "failed.json")
     assert failed.status == "failed" and failed.error is not None and "step 5" in failed.error
@@ -246,7 +246,7 @@ def test_going_on_elsewhere_is_told(
     monkeypatch.setattr(runtime, "versions", lambda: {**versions, "threads": "64"})
     monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
     goes_on(interrupted[0], interrupted[1], three_tasks, tmp_path, lambda checkpoints: None)
-    assert any(f"begun with threads {versions['threads']}, now 64: the record may differ" in line for line in said)
+    assert any(mentions(line, f"threads {versions['threads']} 64") for line in said)
 
 
 def test_a_tensor_in_the_place_of_a_frozen_one_is_stored(benchmark_of: Any) -> None:
@@ -302,9 +302,9 @@ def test_a_process_killed_and_stopped_ends_with_the_same_record(
         process.when_it_trains(number, rng.uniform(0, 0.02))
         process.process.send_signal(getattr(signal, name))
         said = process.ends(-9 if name == "SIGKILL" else 130)
-        assert name == "SIGKILL" or "nlpcl: stopped: the same command goes on from here\nnlpcl: interrupted\n" in said
+        assert name == "SIGKILL" or mentions(said, "stopped interrupted")
     said = Process(file, spec.id, three_tasks[scenario], tmp_path / "killed").ends(0)
-    assert "going on from a checkpoint" in said
+    assert mentions(said, "checkpoint")
     record = Record.load(tmp_path / "killed" / spec.id / "record.json")
     assert content(record) == content(whole) and record.measured.resumed == 3
 
@@ -323,4 +323,4 @@ def test_a_checkpoint_of_a_newer_version_is_one_sentence(
         head = json.loads((path / "head.json").read_text())
         rewrite(path, "head.json", json.dumps({**head, "format": 99}).encode())
     assert main(["run", "--from", str(file), "--data-root", str(three_tasks["til"]), "--out", str(tmp_path)]) == 2
-    assert "newer version" in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, "version")

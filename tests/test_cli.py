@@ -13,6 +13,7 @@ import pytest
 import nlpcl.strategies
 from nlpcl.cli import main
 from nlpcl.records import Record
+from tests.helpers.messages import mentions
 
 QUICK = ["--tasks", "2", "--train-size", "16", "--epochs", "1", "--set", "adapter_size=8"]
 
@@ -59,59 +60,59 @@ def test_the_original_toolkits_command_line(capsys: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "words"),
     [
-        ("rum", "Did you mean 'run'"),
-        ("run --modle minilm", "No such option"),
-        ("run --strategy hatt", "Did you mean hat"),
-        ("run --scenario tli", "Did you mean til"),
-        ("run --order 99", "--order must be 0 to 4"),
-        ("run --order laptop,hotle", "Did you mean hotel"),
-        ("run --order 9 --dry-run", "--order must be 0 to 4"),
-        ("run --order= --dry-run", "names at least one task"),
-        ("sweep --order laptop,nope --print", "unknown task 'nope'"),
-        ("run --tasks 7", "--tasks must be 1 to 5"),
-        ("run --set lamb", "name=value"),
-        ("run --set lamda=1", "Did you mean lamb"),
-        ("run --set lamb=much", "takes a number from 0 to 1e+12, not 'much'"),
-        ("run --set lamb=NaN", "option lamb takes a number from 0 to 1e+12, not nan"),
-        ("run --set lamb=-1", "option lamb takes a number from 0 to 1e+12, not -1."),
-        ("run --set dropout=2", "option dropout takes a number of at least 0 and below 1, not 2."),
-        ("run --set pooling=max", "option pooling takes one of mean, cls, pooler, not 'max'."),
-        ("run --set warmup=7", "option warmup takes a number from 0 to 1 or null, not 7."),
-        ("run --order=--5", "unknown task"),
-        ("run --learning-rate 1e38", "learning_rate cannot be '1e38': it takes a number above 0 and at most 1,000"),
-        ("run --order ²", "unknown task"),
-        ("run --epochs task0=0,*=1", "each a whole number from 1 to 1,000,000"),
-        ("run --epochs hotle=3,*=1", "Did you mean hotel"),
-        ("run --epochs three", "--epochs takes a number"),
-        ("run --from nowhere.json", "cannot read"),
-        ("run --from nowhere.json --seed 3", "does not go with --seed"),
-        ("run --benchmark asc --data-root nowhere", "not a folder"),
-        ("run --device quantum", "Known: auto, cpu, cuda"),
-        ("run --device cudaa", "Did you mean cuda"),
-        ("run --device meta", "unknown device 'meta'"),
-        ("run --device hpu", "unknown device 'hpu'"),
-        ("run --device cuda:99", "--device cpu"),
-        ("run --device mps", "--device cpu"),
-        ("run --model no/such", "--model minilm"),
-        ("info hatt", "Did you mean hat"),
+        ("rum", "rum run"),
+        ("run --modle minilm", "--modle"),
+        ("run --strategy hatt", "hatt hat"),
+        ("run --scenario tli", "scenario tli til"),
+        ("run --order 99", "order 0 4"),
+        ("run --order laptop,hotle", "hotle hotel"),
+        ("run --order 9 --dry-run", "order 0 4"),
+        ("run --order= --dry-run", "order task"),
+        ("sweep --order laptop,nope --print", "nope hotel"),
+        ("run --tasks 7", "tasks 1 5"),
+        ("run --set lamb", "--set lamb"),
+        ("run --set lamda=1", "lamda lamb"),
+        ("run --set lamb=much", "lamb 0 1e+12 much"),
+        ("run --set lamb=NaN", "lamb 0 1e+12 nan"),
+        ("run --set lamb=-1", "lamb 0 1e+12 -1"),
+        ("run --set dropout=2", "dropout 0 1 2"),
+        ("run --set pooling=max", "pooling mean cls pooler max"),
+        ("run --set warmup=7", "warmup 0 1 7"),
+        ("run --order=--5", "--5 hotel"),
+        ("run --learning-rate 1e38", "learning_rate 1e38 0 1,000"),
+        ("run --order ²", "² hotel"),
+        ("run --epochs task0=0,*=1", "epochs task0 1 1,000,000"),
+        ("run --epochs hotle=3,*=1", "hotle hotel"),
+        ("run --epochs three", "epochs three"),
+        ("run --from nowhere.json", "nowhere.json"),
+        ("run --from nowhere.json --seed 3", "--from --seed"),
+        ("run --benchmark asc --data-root nowhere", "--data-root nowhere"),
+        ("run --device quantum", "device quantum auto cpu cuda"),
+        ("run --device cudaa", "device cudaa cuda"),
+        ("run --device meta", "device meta cpu"),
+        ("run --device hpu", "device hpu cpu"),
+        ("run --device cuda:99", "cuda:99 cpu"),
+        ("run --device mps", "mps cpu"),
+        ("run --model no/such", "no/such minilm"),
+        ("info hatt", "hatt hat"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_exit_code_2(line: str, message: str, capsys: Any, tmp_path: Path) -> None:
+def test_a_mistake_is_one_sentence_and_exit_code_2(line: str, words: str, capsys: Any, tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "runs")] if line.startswith("run ") else []
     assert main([*line.split(), *out]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("nlpcl: error: ") and shown.err.count("\n") == 1
-    assert message in shown.err
+    assert mentions(shown.err, words)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_out_that_cannot_be_written_is_refused_before_training(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "file").write_text("x")
     assert main(["run", "--out", str(tmp_path / "file")]) == 2
-    assert "choose another --out" in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, "--out")
 
 
 def test_brackets_are_shown_as_they_are(capsys: Any) -> None:

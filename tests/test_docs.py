@@ -116,4 +116,4 @@ def test_the_commands_of_the_guide_are_understood(capsys: pytest.CaptureFixture[
     assert len(commands) == 2
     for command in commands:
         assert main([*command.split(), "--dry-run"]) == 0, command
-        assert "record would be" in capsys.readouterr().out
+        assert "record.json" in capsys.readouterr().out

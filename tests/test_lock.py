@@ -38,7 +38,7 @@ def test_of_two_processes_at_one_run_the_second_is_refused(
         assert holder.stdout is not None and holder.stdout.readline() and lock.taken(place)
         assert main(argv) == main([*argv, "--fresh"]) == 2
         shown = capsys.readouterr()
-        assert shown.out == "" and shown.err.count("nlpcl: error: another process is at this run: ") == 2
+        assert shown.out == "" and shown.err.count("nlpcl: error: ") == shown.err.count(str(tmp_path)) == 2
         told = Told()
         run_local([cell], 1, execution, told)
         assert told.outcomes == [Outcome(cell, lock.BUSY)] and list(place.iterdir()) == []

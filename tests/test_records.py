@@ -14,6 +14,7 @@ from nlpcl.errors import UsageError
 from nlpcl.records import Record, check_out, collect
 from nlpcl.spec import RunSpec
 from nlpcl.sweep import finished
+from tests.helpers.messages import refused
 
 
 def make(**changes: Any) -> Record:
@@ -53,7 +54,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UsageError, match="No space left"):
+    with refused("record.json space"):
         make(sizes={"x": 1}).save(path)
     with pytest.raises(UsageError):
         make().save(tmp_path / "new" / "record.json")
@@ -84,17 +85,16 @@ def test_impossible_matrices_are_refused(matrices: dict[str, Any]) -> None:
 def test_what_is_not_a_record_is_one_sentence(tmp_path: Path, content: str) -> None:
     path = tmp_path / "record.json"
     path.write_text(content, encoding="latin-1")
-    with pytest.raises(UsageError, match="is not a record") as caught:
+    with refused("record.json"):
         Record.load(path)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="cannot read"):
+    with refused("absent.json"):
         Record.load(tmp_path / "absent.json")
 
 
 def test_a_failed_run_says_why() -> None:
     assert make(status="failed", error="out of memory").error == "out of memory"
     for changes in ({"status": "failed"}, {"error": "x"}, {"status": "failed", "error": ""}):
-        with pytest.raises(ValidationError, match="has an error"):
+        with pytest.raises(ValidationError, match="error"):
             make(**changes)
 
 
@@ -121,18 +121,18 @@ def test_numbers_that_no_record_can_hold_are_damage(tmp_path: Path, part: str, n
     path = tmp_path / make().id / "record.json"
     make(**{part: {"a": "number"}}).save(path)
     path.write_text(path.read_text().replace('"number"', number, 1))
-    with pytest.raises(UsageError, match="is not a record") as caught:
+    with refused("record.json") as caught:
         Record.load(path)
     assert len(str(caught.value)) < 300
     assert finished(path) is None
-    with pytest.raises(UsageError, match="is not a record"):
+    with refused("record.json"):
         collect(tmp_path)
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make().save(tmp_path / "record.json")
     monkeypatch.setattr("nlpcl.records.MOST_BYTES", 100)
-    with pytest.raises(UsageError, match="larger than"):
+    with refused("record.json MiB"):
         Record.load(tmp_path / "record.json")
 
 
@@ -143,7 +143,7 @@ def test_the_published_schema_is_this_one() -> None:
 
 @pytest.mark.parametrize("spec", [{}, {"spec_version": 1}])
 def test_a_spec_that_is_not_complete_cannot_be_repeated(spec: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="complete"):
+    with refused("spec"):
         make(spec=spec).run_spec()
 
 
@@ -160,6 +160,6 @@ def test_collecting_a_folder(tmp_path: Path) -> None:
 def test_an_out_that_cannot_hold_records(tmp_path: Path) -> None:
     check_out(tmp_path / "not" / "yet")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match="choose another --out"):
+    with refused("--out"):
         check_out(tmp_path / "file" / "below")
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from nlpcl.errors import UsageError
 from nlpcl.options import entry_options
 from nlpcl.presets import preset_for
 from nlpcl.registry import BenchmarkEntry, benchmarks
 from nlpcl.spec import RunSpec, spec_id
+from tests.helpers.messages import refused
 
 
 def filled(**given: Any) -> RunSpec:
@@ -61,65 +61,64 @@ def test_presets_and_precedence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "words"),
     [
-        ({"strategy": "hatt"}, "Did you mean hat"),
-        ({"strategy": "lwf"}, "Did you mean avalanche/LwF"),
-        ({"benchmark": "ascc"}, "Did you mean asc"),
-        ({"backbone": "bert-adaptr"}, "Did you mean bert_adapter"),
-        ({"strategy": "ctr", "scenario": "dil"}, "--scenario til"),
-        ({"strategy": "avalanche/DER"}, "--scenario dil"),
-        ({"strategy": "hat", "options": {"lambda": 1}}, "Did you mean lamb"),
-        ({"strategy": "hat", "options": {"lamb": "much"}}, "takes a number from 0 to 1e.12, not 'much'"),
-        ({"strategy": "avalanche/Naive", "precision": "bf16"}, "knows no precision"),
-        ({"epoch": 3}, "Did you mean epochs"),
-        ({"epochs": 0}, "epochs cannot be 0: it takes a whole number from 1 to"),
-        ({"epochs": 10**300}, "it takes a whole number from 1 to 1,000,000"),
-        ({"epochs": {"laptop": 0, "*": 1}}, "by name .each a whole number from 1 to"),
-        ({"epochs": {"labtop": 3, "*": 1}}, "epochs: unknown task 'labtop'. Did you mean laptop"),
-        ({"epochs": {"toys": 3}, "benchmark": "mnist", "scenario": "dil", "strategy": "ncl"}, "unknown task 'toys'"),
-        ({"learning_rate": -1.0}, "learning_rate cannot be -1.0: it takes a number above 0 and at most 1,000"),
-        ({"learning_rate": 1e38}, "at most 1,000"),
-        ({"weight_decay": 1e38}, "weight_decay cannot be"),
-        ({"warmup": 1.5}, "warmup cannot be 1.5: it takes a number from 0 to 1"),
-        ({"clip_norm": 0}, "clip_norm cannot be 0"),
-        ({"plateau_factor": 1}, "plateau_factor cannot be 1: it takes a number above 1"),
-        ({"min_learning_rate": float("inf")}, "min_learning_rate cannot be inf"),
-        ({"patience": 0}, "patience cannot be 0"),
-        ({"train_batch_size": 10**12}, "train_batch_size cannot be"),
-        ({"max_length": 7}, "max_length cannot be 7: it takes a whole number from 8 to 512"),
-        ({"precision": "fp64"}, "it takes one of fp32, tf32, bf16, fp16 or null"),
-        ({"order": 5}, "--order must be 0 to 4"),
-        ({"order": "5"}, "--order must be 0 to 4"),
-        ({"order": -1}, "--order must be 0 to 4"),
-        ({"order": []}, "an order names at least one task, and none twice"),
-        ({"order": ["hotel", "hotel"]}, "none twice"),
-        ({"order": ["laptop", "hotle"]}, "unknown task 'hotle'. Did you mean hotel"),
-        ({"order": "seed:x"}, "as seed:7"),
-        ({"order": "seed:" + 5000 * "9"}, "as seed:7"),
-        ({"tasks": 6}, "--tasks must be 1 to 5"),
-        ({"tasks": ["hotle"]}, "Did you mean hotel"),
-        ({"order": ["book"], "benchmark": "dsc"}, "unknown task 'book'"),
-        ({"order": ["1+0"], "benchmark": "SplitMNIST", "strategy": "hat"}, "unknown task '1.0'. Known: 0.1, 2.3"),
-        ({"order": 20, "benchmark": "SplitCIFAR10", "strategy": "hat"}, "--order must be 0 to 19"),
+        ({"strategy": "hatt"}, "hatt hat"),
+        ({"strategy": "lwf"}, "lwf avalanche/LwF"),
+        ({"benchmark": "ascc"}, "ascc asc"),
+        ({"backbone": "bert-adaptr"}, "bert-adaptr bert_adapter"),
+        ({"strategy": "ctr", "scenario": "dil"}, "ctr scenario til"),
+        ({"strategy": "avalanche/DER"}, "avalanche/DER scenario dil"),
+        ({"strategy": "hat", "options": {"lambda": 1}}, "lambda lamb"),
+        ({"strategy": "hat", "options": {"lamb": "much"}}, "lamb 1e+12 much"),
+        ({"strategy": "avalanche/Naive", "precision": "bf16"}, "avalanche/Naive precision"),
+        ({"epoch": 3}, "epoch epochs"),
+        ({"epochs": 0}, "epochs 0 1"),
+        ({"epochs": 10**300}, "epochs 1,000,000"),
+        ({"epochs": {"laptop": 0, "*": 1}}, "epochs laptop 0 1,000,000"),
+        ({"epochs": {"labtop": 3, "*": 1}}, "epochs labtop laptop"),
+        ({"epochs": {"toys": 3}, "benchmark": "mnist", "scenario": "dil", "strategy": "ncl"}, "epochs toys mnist-0"),
+        ({"learning_rate": -1.0}, "learning_rate -1.0 0 1,000"),
+        ({"learning_rate": 1e38}, "learning_rate 1,000"),
+        ({"weight_decay": 1e38}, "weight_decay 1,000"),
+        ({"warmup": 1.5}, "warmup 1.5 0 1"),
+        ({"clip_norm": 0}, "clip_norm 0"),
+        ({"plateau_factor": 1}, "plateau_factor 1"),
+        ({"min_learning_rate": float("inf")}, "min_learning_rate inf"),
+        ({"patience": 0}, "patience 0"),
+        ({"train_batch_size": 10**12}, "train_batch_size 1,000,000"),
+        ({"max_length": 7}, "max_length 7 8 512"),
+        ({"precision": "fp64"}, "precision fp64 fp32 tf32 bf16 fp16"),
+        ({"order": 5}, "order 0 4"),
+        ({"order": "5"}, "order 0 4"),
+        ({"order": -1}, "order 0 4"),
+        ({"order": []}, "order task"),
+        ({"order": ["hotel", "hotel"]}, "order twice"),
+        ({"order": ["laptop", "hotle"]}, "hotle hotel"),
+        ({"order": "seed:x"}, "seed:7"),
+        ({"order": "seed:" + 5000 * "9"}, "seed:7"),
+        ({"tasks": 6}, "tasks 1 5"),
+        ({"tasks": ["hotle"]}, "hotle hotel"),
+        ({"order": ["book"], "benchmark": "dsc"}, "book Books"),
+        ({"order": ["1+0"], "benchmark": "SplitMNIST", "strategy": "hat"}, "1+0 0+1 2+3"),
+        ({"order": 20, "benchmark": "SplitCIFAR10", "strategy": "hat"}, "order 0 19 20"),
         (
             {"order": ["session-3"], "benchmark": "CORe50", "scenario": "dil", "strategy": "ncl"},
-            "unknown task 'session-3'",
+            "session-3",
         ),
-        ({"order": 1, "benchmark": "folder"}, "--order must be 0, seed:N"),
-        ({"order": [], "benchmark": "folder"}, "at least one task"),
-        ({"train_size": 0}, "train_size cannot be 0"),
-        ({"spec_version": 99}, "update nlpcl"),
-        ({"spec_version": 1}, "a complete spec needs options and"),
-        ({"learning_rate": None}, "a complete spec needs learning_rate"),
-        ({"learning_rate": None, "schedule": "plateau"}, "a complete spec needs learning_rate"),
-        ({"strategy": "hat", "options": {"lamb": float("nan")}}, "numbers must be finite"),
+        ({"order": 1, "benchmark": "folder"}, "order 0 seed:N"),
+        ({"order": [], "benchmark": "folder"}, "order task"),
+        ({"train_size": 0}, "train_size 0"),
+        ({"spec_version": 99}, "version 99"),
+        ({"spec_version": 1}, "options backbone_options"),
+        ({"learning_rate": None}, "learning_rate"),
+        ({"learning_rate": None, "schedule": "plateau"}, "learning_rate"),
+        ({"strategy": "hat", "options": {"lamb": float("nan")}}, "options nan"),
     ],
 )
-def test_mistakes_are_one_sentence(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
+def test_mistakes_are_one_sentence(given: dict[str, Any], words: str) -> None:
+    with refused(words):
         filled(**given)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("given", ["0", "00", ["laptop"], "laptop", "seed:7", "seed:07", 3])
@@ -145,7 +144,7 @@ def test_names_known_before_the_data_are_those_of_every_published_order(entry: B
 def test_a_stream_of_twenty_parts_has_names_of_its_own() -> None:
     given = {"benchmark": "mnist", "scenario": "dil", "strategy": "ncl", "epochs": {"mnist-19": 2, "*": 1}}
     assert filled(**given, tasks=20).epochs_for("mnist-19") == 2
-    with pytest.raises(UsageError, match="unknown task 'mnist-19'"):
+    with refused("epochs mnist-19"):
         filled(**given)
 
 
@@ -159,7 +158,7 @@ def test_committed_results_keep_their_ids() -> None:
 
 
 def test_epochs_without_an_entry_for_a_task() -> None:
-    with pytest.raises(UsageError, match="no entry for task 'b'"):
+    with refused("epochs b"):
         RunSpec.parse({"epochs": {"a": 1}}).epochs_for("b")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,11 +21,11 @@ import pytest
 from nlpcl import sweep
 from nlpcl.cli import main
 from nlpcl.display import SweepReporter, duration
-from nlpcl.errors import UsageError
 from nlpcl.grid import Grid
 from nlpcl.records import Record
 from nlpcl.request import Request
 from nlpcl.sweep import Cell, Execution, Outcome, estimates, plan, run_local
+from tests.helpers.messages import mentions, refused
 from tests.leaderboard.generate import record_of
 
 SMALL = {"tasks": "2", "train_size": "16", "epochs": "1"}
@@ -81,47 +82,47 @@ def test_printed_commands_ask_for_the_runs_of_the_grid(tiny: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("line", "words"),
     [
-        ("--strategy ncl,hatt", "Did you mean hat"),
-        ("--strategy hatt,ncl --skip-impossible", "Did you mean hat"),
-        ("--set lamb", "name=value"),
-        ("--strategy ncl,hat --set lamb=1", "ncl, bert_adapter, demo, training: no option 'lamb'"),
-        ("--seed 5-2", "seed cannot range over 5-2"),
-        ("--strategy ncl --order 4-5", "--order must be 0 to 4"),
-        ("--strategy ncl --order laptop,nope", "unknown task"),
-        ("--seed 0-9999999", "at most 100,000 numbers"),
-        ("--seed 0-999 --order 0-999", "at most 100,000 runs"),
-        ("--strategy ncl,ctr --scenario til,dil", "1 of 4 runs cannot be"),
-        ("--strategy ctr --scenario dil --skip-impossible", "1 of 1 runs cannot be"),
-        ("--file nowhere.toml", "cannot read nowhere.toml"),
-        ("--jobs 10000 --strategy ncl", "more than the"),
-        ("--cpus 2", "--cpus is for --ray"),
-        ("--ray local --jobs 2", "--jobs does not go with --ray"),
-        ("--preset nowhere.json", "cannot read nowhere.json"),
-        ("--strategy hat --set lamb=1 --set lamb=2", "lamb is given twice"),
-        ("--learning-rate 1e-3 --set learning_rate=1e-4,1e-2", "learning_rate is given twice"),
-        ("--jobs 10000 --strategy ncl --dry-run", "more than the"),
-        ("--ray local --memory inf", "--memory takes GiB"),
+        ("--strategy ncl,hatt", "hatt hat"),
+        ("--strategy hatt,ncl --skip-impossible", "hatt hat"),
+        ("--set lamb", "--set lamb"),
+        ("--strategy ncl,hat --set lamb=1", "ncl lamb"),
+        ("--seed 5-2", "seed 5-2"),
+        ("--strategy ncl --order 4-5", "order 0 4"),
+        ("--strategy ncl --order laptop,nope", "nope hotel"),
+        ("--seed 0-9999999", "0-9999999 100,000"),
+        ("--seed 0-999 --order 0-999", "100,000 runs"),
+        ("--strategy ncl,ctr --scenario til,dil", "1 4"),
+        ("--strategy ctr --scenario dil --skip-impossible", "ctr scenario"),
+        ("--file nowhere.toml", "nowhere.toml"),
+        ("--jobs 10000 --strategy ncl", "--jobs 10000"),
+        ("--cpus 2", "--cpus --ray"),
+        ("--ray local --jobs 2", "--jobs --ray"),
+        ("--preset nowhere.json", "nowhere.json"),
+        ("--strategy hat --set lamb=1 --set lamb=2", "lamb twice"),
+        ("--learning-rate 1e-3 --set learning_rate=1e-4,1e-2", "learning_rate twice"),
+        ("--jobs 10000 --strategy ncl --dry-run", "--jobs 10000"),
+        ("--ray local --memory inf", "--memory"),
         ("--ray local --memory nan --dry-run", "--memory"),
-        ("--ray local --memory 0", "--memory takes GiB"),
-        ("--ray local --gpus 1.5", "--gpus takes a whole number"),
+        ("--ray local --memory 0", "--memory"),
+        ("--ray local --gpus 1.5", "--gpus"),
         ("--ray local --retries 99999999999", "--retries"),
-        ("--ray local --gpus inf", "--gpus takes a whole number"),
+        ("--ray local --gpus inf", "--gpus"),
     ],
 )
-def test_a_mistake_is_one_sentence_before_anything_runs(line: str, message: str, capsys: Any, tmp_path: Path) -> None:
+def test_a_mistake_is_one_sentence_before_anything_runs(line: str, words: str, capsys: Any, tmp_path: Path) -> None:
     assert main(["sweep", *line.split(), "--out", str(tmp_path / "runs")]) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1
-    assert message in shown.err and shown.err.startswith("nlpcl: error: ")
+    assert mentions(shown.err, words) and shown.err.startswith("nlpcl: error: ")
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_line_break_is_no_part_of_a_job_array(capsys: Any, tmp_path: Path) -> None:
     assert main(["sweep", "--strategy", "ncl", "--order", "0,1", "--out", f"{tmp_path}/two\nlines", "--print"]) == 2
     shown = capsys.readouterr()
-    assert shown.out == "" and "holds a line break" in shown.err and shown.err.count("\n") == 1
+    assert shown.out == "" and mentions(shown.err, "--out") and shown.err.count("\n") == 1
 
 
 def test_impossible_runs_can_be_left_out(capsys: Any, tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_impossible_runs_can_be_left_out(capsys: Any, tmp_path: Path) -> None:
     shown = capsys.readouterr()
     chosen = [(line.split()[3], line.split()[5]) for line in shown.out.splitlines()]
     assert chosen == [("ncl", "til"), ("ncl", "dil"), ("ctr", "til")]
-    assert shown.err.count("left out") == 1 and "ctr does not run domain-incremental" in shown.err
+    assert shown.err.count("\n") == 1 and mentions(shown.err, "ctr dil")
 
 
 def test_only_a_good_record_in_its_place_is_done(tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_how_runs_are_computed_goes_to_each(tmp_path: Path, capsys: Any) -> None
     assert before[:6] == after[:6] and sorted(before) == sorted(after)
     assert main([*before[1:], "--dry-run"]) == 0
     assert main(["sweep", "--strategy", "ncl", "--compile", "--gradient-checkpointing", "--print"]) == 2
-    assert "--compile does not go with --gradient-checkpointing" in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, "--compile --gradient-checkpointing")
 
 
 def test_the_sweep_of_the_published_table(tmp_path: Path) -> None:
@@ -225,12 +226,12 @@ def test_a_failed_run_does_not_stop_the_others_and_is_tried_again(tiny: str, tmp
     argv += ["--set", "adapter_size=8", "--out", str(tmp_path), "--device", "cpu"]
     assert main([*argv, "--model", f"nowhere,{tiny}"]) == 1
     shown = capsys.readouterr()
-    assert shown.out.count("failed: ") == 1 and "failed: model nowhere: no tokenizer for encoder" in shown.out
-    assert "2 runs: 0 were done, 1 are new" in shown.out and f"2/2 model {tiny}: done" in shown.err
+    assert shown.out.count("failed: ") == 1 and mentions(shown.out, "nowhere tokenizer")
+    assert re.search(r"\b2\D+0\D+1\D", shown.out) and mentions(shown.err, f"2/2 {tiny}")
     (path,) = tmp_path.glob("*/record.json")
     record = path.read_bytes()
     assert main([*argv, "--model", tiny]) == 0
-    assert "1 runs: 1 were done, 0 are new" in capsys.readouterr().out
+    assert re.search(r"\b1\D+1\D+0\D", capsys.readouterr().out)
     assert path.read_bytes() == record
 
 
@@ -251,8 +252,7 @@ def test_a_killed_run_and_one_without_a_word_are_told(
     told = Told()
     run_local(cells, 1, Execution(tmp_path, device="cpu"), told)
     errors = {outcome.cell.label: outcome.error for outcome in told.outcomes}
-    killed = "killed by SIGKILL, perhaps for want of memory"
-    assert errors == {"seed 0": killed, "seed 1": "exit code 7", "seed 2": "why"}
+    assert mentions(errors["seed 0"], "SIGKILL") and mentions(errors["seed 1"], "7") and errors["seed 2"] == "why"
 
 
 def test_gpus_and_threads_are_dealt_out(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +269,7 @@ def test_gpus_and_threads_are_dealt_out(tiny: str, tmp_path: Path, monkeypatch: 
         "gpu 5 threads 2",
         "gpu 3 threads 2",
     ]
-    with pytest.raises(UsageError, match="--jobs 7 is more than the 6"):
+    with refused("--jobs 7 6"):
         run_local(cells, 7, Execution(tmp_path), told)
 
 
@@ -295,7 +295,7 @@ def test_what_a_sweep_shows(terminal: bool, tmp_path: Path, capsys: Any, monkeyp
         watch.ended(Outcome(hat, "out of\nmemory"))
     shown = capsys.readouterr().err
     assert ("task 1/5 [laptop], epoch 1/7" in shown) == ("0 of 2 runs" in shown) == terminal
-    assert "1/2 strategy ncl: done" in shown and "2/2 strategy hat: failed: out of memory" in shown
+    assert all(text in shown for text in ("1/2", "2/2", "out of memory"))
     assert watch.failed == [Outcome(hat, "out of\nmemory")]
 
 
@@ -324,9 +324,9 @@ def test_an_interrupted_sweep_goes_on(number: signal.Signals, tiny: str, tmp_pat
     wait_for(lambda: any("epoch 3/30" in log.read_text() for log in tmp_path.glob("*/log.txt")), process)
     os.kill(process.pid, number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and b"1 run(s) save a checkpoint and stop" in error
+    assert process.returncode == 130 and b"checkpoint" in error
     (run,) = tmp_path.iterdir()
     assert not (run / "record.json").exists() and list((run / "checkpoints").iterdir())
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0 and "1 runs: 0 were done, 1 are new" in done.stdout
+    assert done.returncode == 0 and re.search(r"\b1\D+0\D+1\D", done.stdout)
     assert Record.load(run / "record.json").measured.resumed == 1

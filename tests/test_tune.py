@@ -19,6 +19,7 @@ from nlpcl.registry import benchmarks
 from nlpcl.request import PresetFile, Request
 from nlpcl.spec import RunSpec
 from nlpcl.tune import Axis, Search, Trial
+from tests.helpers.messages import mentions, refused
 
 FIELDS = {"tasks": "2", "train_size": "16", "epochs": "1"}
 
@@ -65,30 +66,30 @@ def test_what_a_run_has_without_a_search(assign: tuple[str, ...], usual: dict[st
 
 
 @pytest.mark.parametrize(
-    ("assign", "message"),
+    ("assign", "words"),
     [
-        ("lamda=0.1..1", "Did you mean lamb"),
-        ("lamb=1..10 lamb=2..5", "lamb is given twice"),
-        ("lamb=1..2 lamb=7", "lamb is given twice"),
-        ("lamb=1..0.1", "low < high"),
-        ("lamb=0..1:log", "low > 0 with :log"),
-        ("lamb=a..b", "takes a number"),
-        ("inference=last..entropy", "is no number"),
-        ("warmup=0.5..2", "warmup takes a number from 0 to 1"),
-        ("learning_rate=0.1", "nothing is left to search"),
+        ("lamda=0.1..1", "lamda lamb"),
+        ("lamb=1..10 lamb=2..5", "lamb twice"),
+        ("lamb=1..2 lamb=7", "lamb twice"),
+        ("lamb=1..0.1", "--set 1.0..0.1"),
+        ("lamb=0..1:log", "--set :log"),
+        ("lamb=a..b", "lamb a"),
+        ("inference=last..entropy", "inference"),
+        ("warmup=0.5..2", "warmup 0 1 2"),
+        ("learning_rate=0.1", "search"),
     ],
 )
-def test_a_search_that_is_none_is_refused(assign: str, message: str, capsys: Any, tmp_path: Path) -> None:
+def test_a_search_that_is_none_is_refused(assign: str, words: str, capsys: Any, tmp_path: Path) -> None:
     argv = ["tune", "--strategy", "hat", "--out", str(tmp_path / "p"), "--study", str(tmp_path / "s")]
     assert main([*argv, *(part for pair in assign.split() for part in ("--set", pair))]) == 2
     shown = capsys.readouterr()
-    assert message in shown.err and shown.err.count("\n") == 1 and list(tmp_path.iterdir()) == []
+    assert mentions(shown.err, words) and shown.err.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_written_or_prepared_is_told_before_a_trial(capsys: Any, tmp_path: Path) -> None:
     argv = ["tune", "--study", str(tmp_path / "study.db"), "--set", "lamb=0.1..1", "--strategy", "hat"]
     assert main([*argv, "--out", str(tmp_path)]) == 2
-    assert "is a folder" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert mentions(capsys.readouterr().err, str(tmp_path)) and list(tmp_path.iterdir()) == []
     argv += ["--out", str(tmp_path / "preset.json"), "--benchmark", "folder", "--data-root", str(tmp_path / "nowhere")]
     assert main(argv) == 2
     shown = capsys.readouterr().err
@@ -150,7 +151,7 @@ def test_test_data_are_never_touched(
         accuracy = tune.score(spec, on, data_root=str(folders["til"]), device="cpu")
     assert 0 <= accuracy <= 1
     device = experiment.runtime.choose_device("cpu")
-    with pytest.raises(AssertionError, match="test data were touched"):
+    with pytest.raises(AssertionError, match="test data"):
         benchmark, _ = experiment.prepare(spec, data_root=folders["til"], device=device)
         len(benchmark.test_stream)  # type: ignore[attr-defined]
 
@@ -183,7 +184,7 @@ def test_a_study_goes_on_and_finds_the_peak(tiny: str, tmp_path: Path, monkeypat
     assert len({trial.texts for trial in told}) == 30  # a study that goes on does not draw the same again
     assert told[0].texts == ("0.75",)  # the first trial is what a run has without a search
     failed = [trial for trial in told if trial.accuracy is None]
-    assert failed and all(float(trial.texts[0]) > 5 and trial.error == "the loss is not finite." for trial in failed)
+    assert failed and all(float(trial.texts[0]) > 5 and trial.error is not None for trial in failed)
     good = {trial.texts: trial.accuracy for trial in told if trial.accuracy is not None}
     assert (good[best.texts], best.accuracy, best.trials) == (max(good.values()), max(good.values()), len(good))
     assert best.accuracy > 1 - abs(0.75 - 1) / 10
@@ -217,11 +218,11 @@ def test_a_trial_in_which_the_process_died_is_made_up_for(
 
 def test_studies_that_are_of_no_use(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "score", peak)
-    with pytest.raises(UsageError, match="every trial failed, the last because: the loss is not finite"):
+    with refused("trial finite"):
         tune.tune(search_of(tiny, "lamb=6..10"), tmp_path / "study.db", 2, lambda trial: None)
     (tmp_path / "text").write_text("no database, " * 1000)
     for file in (tmp_path / "text", tmp_path / "nowhere" / "study.db"):
-        with pytest.raises(UsageError, match="choose another --study"):
+        with refused("--study"):
             tune.tune(search_of(tiny, "lamb=0.1..1"), file, 2, lambda trial: None)
 
 
@@ -245,28 +246,28 @@ def test_from_tuning_to_runs(tiny: str, tmp_path: Path, capsys: Any) -> None:
     assert spec["backbone_options"]["adapter_size"] == values["backbone_options"]["adapter_size"]
     assert spec_of("--strategy", "hat", "--set", "lamb=7")["options"]["lamb"] == 7  # what is given wins
     assert main(["run", *fields, "--strategy", "ncl", "--preset", str(preset)]) == 2
-    assert "it is for strategy hat, not ncl" in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, "preset.json hat ncl")
     assert main(["sweep", *fields, "--strategy", "ncl,hat", "--preset", str(preset), "--print"]) == 0
     ncl, hat = capsys.readouterr().out.splitlines()
     assert "--preset" not in ncl and f"--preset {preset}" in hat
     assert main(["sweep", *fields, "--strategy", "ncl", "--preset", str(preset), "--print"]) == 2
-    assert "fits no run of this sweep" in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, "preset.json")
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "words"),
     [
-        ("{", "is not a preset"),
-        ({"values": {"epochs": 3}}, "when: Field required"),
-        ({"when": {}, "values": {}}, "values: Dictionary should have at least 1 item"),
-        ({"when": {"strategi": "hat"}, "values": {"epochs": 3}}, "Did you mean strategy"),
-        ({"when": {}, "values": {"epoch": 3}}, "Did you mean epochs"),
-        ({"when": {}, "values": {"epochs": "three"}}, "epochs cannot be 'three'"),
-        ({"when": {}, "values": {"options": {"lamda": 3}}}, "Did you mean lamb"),
+        ("{", "preset.json"),
+        ({"values": {"epochs": 3}}, "when"),
+        ({"when": {}, "values": {}}, "values"),
+        ({"when": {"strategi": "hat"}, "values": {"epochs": 3}}, "strategi strategy"),
+        ({"when": {}, "values": {"epoch": 3}}, "epoch epochs"),
+        ({"when": {}, "values": {"epochs": "three"}}, "epochs three"),
+        ({"when": {}, "values": {"options": {"lamda": 3}}}, "lamda lamb"),
     ],
 )
-def test_a_file_that_is_no_preset(content: Any, message: str, capsys: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_no_preset(content: Any, words: str, capsys: Any, tmp_path: Path) -> None:
     file = tmp_path / "preset.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     assert main(["run", "--strategy", "hat", "--preset", str(file), "--dry-run"]) == 2
-    assert message in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, words)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from nlpcl import experiment
 from nlpcl.benchmarks import text_benchmark
 from nlpcl.cli import main
-from nlpcl.errors import UsageError
 from nlpcl.spec import RunSpec
+from tests.helpers.messages import refused
 
 
 def frame(n: int, labels: tuple[Any, ...] = ("no", "yes")) -> pd.DataFrame:
@@ -61,53 +61,51 @@ def test_own_data_run_from_the_command_line(tmp_path: Path, tiny: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "words"),
     [
-        (b"text,label\ngood cat,no\n ,yes\n", "row 3: no text"),
-        (b"text,label\ngood cat,no\nbad cat,\n", "row 3: no label"),
-        (b"text,label\ngood cat,maybe\n", "row 2: label 'maybe' does not occur in training"),
-        (b"text,label\ngood\xff cat,no\n", "line 2: not UTF-8"),
-        (b"words,label\ngood cat,no\n", "column 'text' is missing"),
-        (b"", "cannot be read"),
+        (b"text,label\ngood cat,no\n ,yes\n", "3 text"),
+        (b"text,label\ngood cat,no\nbad cat,\n", "3 label"),
+        (b"text,label\ngood cat,maybe\n", "2 maybe"),
+        (b"text,label\ngood\xff cat,no\n", "2 UTF-8"),
+        (b"words,label\ngood cat,no\n", "text"),
+        (b"", "test.csv"),
     ],
 )
-def test_bad_rows_are_refused_with_their_place(content: bytes, message: str, tmp_path: Path, tiny: str) -> None:
+def test_bad_rows_are_refused_with_their_place(content: bytes, words: str, tmp_path: Path, tiny: str) -> None:
     write(tmp_path, "a")
     (tmp_path / "a" / "test.jsonl").unlink()
     (tmp_path / "a" / "test.csv").write_bytes(content)
-    with pytest.raises(UsageError, match=r"test\.csv") as caught:
+    with refused(f"test.csv {words}"):
         text_benchmark(tmp_path, tokenizer=tiny)
-    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "words"),
     [
-        ("test.jsonl", '{"text": "good", "label": "no"}\n[1, 2]\n', "line 2: not an object"),
-        ("test.jsonl", '{"text": "good", "label": "no"}\nnot json\n', "line 2: not JSON"),
-        ("test.jsonl", '{"text": 3, "label": "no"}\n', "row 1: no text"),
-        ("test.jsonl", '{"text": "good"}\n{"text": "good"}\n', "column 'label' is missing"),
-        ("test.json", '{"text": "good", "label": "no"}', "holds no list of objects"),
-        ("test.json", '[{"text": "good", "label": null}]', "row 1: no label"),
+        ("test.jsonl", '{"text": "good", "label": "no"}\n[1, 2]\n', "2 object"),
+        ("test.jsonl", '{"text": "good", "label": "no"}\nnot json\n', "2 JSON"),
+        ("test.jsonl", '{"text": 3, "label": "no"}\n', "1 text"),
+        ("test.jsonl", '{"text": "good"}\n{"text": "good"}\n', "label"),
+        ("test.json", '{"text": "good", "label": "no"}', "list"),
+        ("test.json", '[{"text": "good", "label": null}]', "1 label"),
     ],
 )
-def test_bad_json_is_refused_with_its_place(name: str, content: str, message: str, tmp_path: Path, tiny: str) -> None:
+def test_bad_json_is_refused_with_its_place(name: str, content: str, words: str, tmp_path: Path, tiny: str) -> None:
     write(tmp_path, "a")
     (tmp_path / "a" / "test.jsonl").unlink()
     (tmp_path / "a" / name).write_text(content)
-    with pytest.raises(UsageError) as caught:
+    with refused(f"{name} {words}"):
         text_benchmark(tmp_path, tokenizer=tiny)
-    assert message in str(caught.value) and name in str(caught.value)
 
 
 def test_missing_parts_and_folders(tmp_path: Path, tiny: str) -> None:
-    with pytest.raises(UsageError, match="holds no"):
+    with refused(str(tmp_path)):
         text_benchmark(tmp_path, tokenizer=tiny)
-    with pytest.raises(UsageError, match="is not a folder"):
+    with refused("nowhere"):
         text_benchmark(tmp_path / "nowhere", tokenizer=tiny)
-    with pytest.raises(UsageError, match="task a has no test part"):
+    with refused("a test"):
         text_benchmark({"a": {"train": frame(4)}}, tokenizer=tiny)
-    with pytest.raises(UsageError, match="at least one task"):
+    with refused("one task"):
         text_benchmark({}, tokenizer=tiny)
 
 
@@ -117,7 +115,7 @@ def test_class_incremental_needs_labels_that_differ(tiny: str) -> None:
 
     benchmark = text_benchmark(tasks(("red", "blue")), scenario="cil", tokenizer=tiny, max_length=8)
     assert benchmark.n_classes == [4, 4] and benchmark.test_stream[1].classes_in_this_experience == [2, 3]
-    with pytest.raises(UsageError, match="label no is in more than one task"):
+    with refused("label no"):
         text_benchmark(tasks(("no", "maybe")), scenario="cil", tokenizer=tiny)
 
 
@@ -149,5 +147,5 @@ def test_every_example_is_kept_exactly_once(tiny: str, labels: list[list[int]], 
 def test_epochs_of_a_task_that_the_folder_lacks_are_refused(tiny: str, folders: dict[str, Path]) -> None:
     asked = {"benchmark": "folder", "strategy": "ncl", "model": tiny, "epochs": {"task9": 3, "*": 1}}
     spec = RunSpec.parse(asked).filled()
-    with pytest.raises(UsageError, match="epochs: unknown task 'task9'"):
+    with refused("epochs task9"):
         experiment.prepare(spec, data_root=folders["til"], device=torch.device("cpu"))

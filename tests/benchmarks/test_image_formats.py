@@ -27,10 +27,10 @@ from nlpcl.benchmarks.image_files import IDX_FILES, idx_array, read_cifar
 from nlpcl.benchmarks.image_tasks import COLOUR
 from nlpcl.benchmarks.vlcs import LABELS as KINDS
 from nlpcl.cli import main
-from nlpcl.errors import UsageError
 from nlpcl.registry import backbones as all_backbones
 from nlpcl.registry import benchmarks, check_combination, strategies
 from nlpcl.spec import RunSpec
+from tests.helpers.messages import refused
 
 
 def write_image(file: Path, value: int = 0, size: int = 32) -> None:
@@ -70,10 +70,10 @@ def test_fashion_mnist(tmp_path: Path) -> None:
     train_two_tasks("fashionmnist", root, "dil")
     packed = root / "fashion-mnist" / f"{IDX_FILES[0]}.gz"
     packed.write_bytes(gzip.compress(gzip.decompress(packed.read_bytes())[:-1]))
-    with pytest.raises(UsageError, match="no complete idx file"):
+    with refused(IDX_FILES[0]):
         SplitFMNIST(root=root)
     packed.unlink()
-    with pytest.raises(UsageError, match="is missing"):
+    with refused(IDX_FILES[0]):
         SplitFMNIST(root=root)
 
 
@@ -81,7 +81,7 @@ def test_idx_files() -> None:
     array = np.arange(24).reshape(2, 3, 4)
     assert torch.equal(idx_array(idx(array), "x"), torch.from_numpy(array).to(torch.uint8))
     for bad in (b"", b"\0\0\x08", b"\0\0\x0d" + idx(array)[3:], idx(array) + b"1"):
-        with pytest.raises(UsageError, match="x is no complete idx file"):
+        with refused("x idx"):
             idx_array(bad, "x")
 
 
@@ -107,9 +107,9 @@ def test_cifar_in_its_binary_version(tmp_path: Path) -> None:
     assert [s["train"] + s["valid"] for s in benchmark.sizes] == [40] * 10
     train_two_tasks("splitcifar100", tmp_path, "cil")
     (tmp_path / "cifar100" / "cifar-100-binary.tar.gz").write_bytes(b"no archive")
-    with pytest.raises(UsageError, match="is damaged"):
+    with refused("cifar-100-binary.tar.gz"):
         read_cifar("cifar100", tmp_path)
-    with pytest.raises(UsageError, match="holds neither"):
+    with refused("cifar10"):
         read_cifar("cifar10", tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
     assert benchmark.input_shape == (3, 64, 64) and benchmark.n_classes == [2] * 10
     assert [(s["train"], s["valid"], s["test"]) for s in benchmark.sizes] == [(7, 1, 2)] * 10
     train_two_tasks("splittinyimagenet", tmp_path)
-    with pytest.raises(UsageError, match="--data-root"):
+    with refused("--data-root"):
         SplitTinyImageNet(root=tmp_path / "tiny-imagenet-200")
 
 
@@ -143,7 +143,7 @@ def test_core50(tmp_path: Path) -> None:
     assert dil.task_names == [f"session-{s}" for s in (1, 2, 4, 5, 6, 8, 9, 11)]
     assert dil.n_classes == [50] * 8 and [s["test"] for s in dil.sizes] == [150] * 8
     train_two_tasks("core50", tmp_path)
-    with pytest.raises(UsageError, match="core50_32x32"):
+    with refused("core50_32x32"):
         CORe50(root=tmp_path / "core50_32x32")
 
 
@@ -153,7 +153,7 @@ def test_celeba_by_person(data_root: Path, tmp_path: Path) -> None:
         pytest.skip("real lists absent: NLPCL_TEST_DATA needs celeba/dat")
     (tmp_path / "celeba").mkdir()
     (tmp_path / "celeba" / "dat").symlink_to(lists)
-    with pytest.raises(UsageError, match=r"img_align_celeba\.zip"):
+    with refused("img_align_celeba.zip"):
         CelebA(root=tmp_path)
     names = set()
     for file in lists.rglob("*.json"):
@@ -185,34 +185,33 @@ def test_vlcs(tmp_path: Path) -> None:
     first, second = (b.test_stream[0].dataset for b in (benchmark, other))
     assert torch.equal(torch.stack([first[i][0] for i in range(10)]), torch.stack([second[i][0] for i in range(10)]))
     (tmp_path / "vlcs" / "sun" / "dog" / "3.jpg").write_bytes(b"no image")
-    with pytest.raises(UsageError, match="cannot be read as an image"):
+    with refused("3.jpg"):
         VLCS(root=tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "words"),
     [
         (
             {"backbone": "bert_adapter"},
-            "femnist holds images and backbone bert_adapter takes texts: use --backbone cnn",
+            "femnist bert_adapter --backbone cnn",
         ),
-        ({"benchmark": "asc", "backbone": "cnn"}, "asc holds texts and backbone cnn takes images: use --backbone bert"),
-        ({"strategy": "ctr"}, r"ctr does not run on images: it needs backbone bert_adapter"),
-        ({"model": "minilm"}, "--model is for text, and femnist holds images"),
-        ({"max_length": 64}, "--max-length is for text"),
-        ({"benchmark": "cifar10", "scenario": "til"}, "no theme of their own.*--scenario dil"),
-        ({"benchmark": "SplitCIFAR10", "scenario": "dil"}, "would mean something else.*--scenario til"),
+        ({"benchmark": "asc", "backbone": "cnn"}, "asc cnn --backbone bert"),
+        ({"strategy": "ctr"}, "ctr bert_adapter"),
+        ({"model": "minilm"}, "--model femnist"),
+        ({"max_length": 64}, "--max-length"),
+        ({"benchmark": "cifar10", "scenario": "til"}, "cifar10 --scenario dil"),
+        ({"benchmark": "SplitCIFAR10", "scenario": "dil"}, "SplitCIFAR10 --scenario til"),
     ],
 )
-def test_what_does_not_fit_is_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message) as caught:
+def test_what_does_not_fit_is_refused(given: dict[str, Any], words: str) -> None:
+    with refused(words):
         RunSpec.parse({"benchmark": "femnist", "strategy": "ncl", **given}).filled()
-    assert "\n" not in str(caught.value)
 
 
 def test_a_strategy_for_text_alone_says_so() -> None:
     entries = strategies.get("ctr"), benchmarks.get("femnist"), all_backbones.get("bert_adapter")
-    with pytest.raises(UsageError, match="ctr has no backbone for it"):
+    with refused("ctr femnist"):
         check_combination(*entries, "til")
 
 

@@ -18,8 +18,8 @@ from nlpcl.benchmarks import newsgroups as newsgroups_module
 from nlpcl.benchmarks.base import published_orders
 from nlpcl.benchmarks.newsgroups import TOPICS, body
 from nlpcl.cli import main
-from nlpcl.errors import UsageError
 from nlpcl.registry import benchmarks
+from tests.helpers.messages import mentions, refused
 
 # train (positive, negative), test (positive, negative), where they are not 4000 (2000, 2000) and 500 (250, 250).
 DSC_SIZES = {
@@ -108,7 +108,7 @@ def test_nli_puts_the_hypothesis_first_unless_told(tmp_path: Path, tiny: str) ->
     assert first[True] == [2, 7, 9] and first[False] == [2, 8, 10]  # [CLS] red cat, [CLS] blue dog
     assert benchmark.sizes[0]["test"] == 30  # pairs without a gold label are gone
     (tmp_path / "nli" / "mnli_val.tsv").write_text("a\tb\n1\t2\n")
-    with pytest.raises(UsageError, match="'premise' is missing"):
+    with refused("premise"):
         NLI(tokenizer=tiny, root=tmp_path)
 
 
@@ -132,7 +132,7 @@ def test_newsgroups_class_incremental_has_one_head_of_twenty(data_root: Path, ti
         k = int(name.partition("_")[2])
         assert set(counts(experience)) == {2 * k, 2 * k + 1} == set(experience.classes_in_this_experience)
         assert set(experience.dataset.targets_task_labels) == {0}
-    with pytest.raises(UsageError, match="do not share the meaning"):
+    with refused("--scenario"):
         Newsgroups("dil", 0, tokenizer=tiny, max_length=8, tasks=2, train_size=20, root=data_root)
 
 
@@ -165,11 +165,11 @@ def test_ssc_reads_the_documented_format(tmp_path: Path, tiny: str) -> None:
     for name in published_orders("ssc")[0]:
         lines = [f"{i % 3}\tgood cat {i}" for i in range(20)]
         (tmp_path / "ssc" / f"{name}.txt").write_text("\n".join([*lines, "# a remark"]) + "\n")
-    with pytest.warns(UserWarning, match="1 lines do not begin"):
+    with pytest.warns(UserWarning, match=r"\b1\b.*\.txt|\.txt.*\b1\b"):
         benchmark = SSC("dil", 0, tokenizer=tiny, max_length=8, root=tmp_path)
     assert [(s["train"], s["valid"], s["test"]) for s in benchmark.sizes] == [(16, 2, 2)] * 10
     assert counts(benchmark.test_stream[0]) == {0: 1, 1: 1}  # lines 18 and 19
-    with pytest.raises(UsageError, match="not public"):
+    with refused("ssc --data-root"):
         SSC(tokenizer=tiny)
 
 
@@ -178,10 +178,10 @@ def test_damaged_files_are_named(tmp_path: Path, tiny: str, data_root: Path) -> 
     (tmp_path / "dsc" / "dat" / "dsc").mkdir(parents=True)
     copy = tmp_path / "dsc" / "dat" / "dsc" / source.name
     copy.write_bytes(source.read_bytes()[:1000])
-    with pytest.raises(UsageError, match=r"Books_train.tsv.gz is damaged"):
+    with refused("Books_train.tsv.gz"):
         DSC(order=["Books"], tokenizer=tiny, root=tmp_path)
     copy.write_bytes(gzip.compress(b"other\t1\n"))
-    with pytest.raises(UsageError, match=r"Books_train.tsv differs from the published file"):
+    with refused("Books_train.tsv"):
         DSC(order=["Books"], tokenizer=tiny, root=tmp_path)
 
 
@@ -192,9 +192,9 @@ def test_orders_by_seed_and_choices_of_tasks(data_root: Path, tiny: str) -> None
     assert names("seed:3", 3) == names("seed:3", 3) != names("seed:4", 3)
     first = published_orders("dsc")[0]
     assert names(0, [first[4], first[1]]) == [first[1], first[4]]  # the order of the stream counts
-    with pytest.raises(UsageError, match="Did you mean Kindle_Store"):
+    with refused("Kindle_Stor Kindle_Store"):
         names(0, ["Kindle_Stor"])
-    with pytest.raises(UsageError, match="whole number"):
+    with refused("seed:x"):
         names("seed:x", None)
 
 
@@ -215,7 +215,7 @@ def test_data_commands(data_root: Path, capsys: pytest.CaptureFixture[str], tiny
     assert main(["data", "prepare", "femnist", *root]) == 0
     assert "femnist-2" in capsys.readouterr().out
     assert main(["data", "prepare", "dsc", *root, "--set", "domain=24"]) == 2
-    assert "Did you mean domains?" in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, "domain domains")
     assert main(["data", "verify", "asc", "--data-root", "/nowhere"]) == 2
     assert main(["data", "verify", "celeba", *root]) == 2  # its images are not there
     assert main(["data", "list"]) == 0

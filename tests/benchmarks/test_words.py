@@ -18,6 +18,7 @@ from nlpcl.benchmarks.words import Words, read_vectors, split_words, train_vecto
 from nlpcl.encoders import sha256
 from nlpcl.errors import UsageError
 from tests.conftest import make_tasks
+from tests.helpers.messages import mentions, refused
 
 gensim = pytest.importorskip("gensim")
 
@@ -75,40 +76,39 @@ def test_fasttext_s_binary_format(tmp_path: Path) -> None:
     cut = tmp_path / "cut.bin"
     for length in (4, 20, 200, file.stat().st_size // 2):
         cut.write_bytes(file.read_bytes()[:length])
-        with pytest.raises(UsageError, match="cannot be read as word vectors"):
+        with refused("cut.bin"):
             read_vectors(cut)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "words"),
     [
-        (b"", "neither two counts"),
-        (b"text,label\ngood food,1\n", "neither two counts"),
-        (b"one two three\nfour five six\n", "neither two counts"),
+        (b"", "counts"),
+        (b"text,label\ngood food,1\n", "counts"),
+        (b"one two three\nfour five six\n", "counts"),
         (b"5 3\n" + rows().encode()[:-30], "ValueError"),
         (b"9 3\n" + rows().encode(), "EOFError"),
         (rows().encode() + b"short 1.0 2.0\n", "ValueError"),
-        (b"\x1f\x8bnot gzip", "cannot be read"),
+        (b"\x1f\x8bnot gzip", "v.txt.gz"),
         (b"5 3\nthe \x01\x02", "EOFError"),
-        (b"99999999999 99999999\nthe 1.0\n", "too small for"),
-        (rows().replace("-7.25", "nan").encode(), "not finite"),
+        (b"99999999999 99999999\nthe 1.0\n", "99999999999"),
+        (rows().replace("-7.25", "nan").encode(), "finite"),
     ],
 )
-def test_another_format_is_one_sentence(content: bytes, message: str, tmp_path: Path) -> None:
+def test_another_format_is_one_sentence(content: bytes, words: str, tmp_path: Path) -> None:
     file = tmp_path / ("v.txt.gz" if content[:2] == b"\x1f\x8b" else "v.txt")
     file.write_bytes(content)
-    with pytest.raises(UsageError, match=message) as caught:
+    with refused(f"{file} {words}"):
         read_vectors(file)
-    assert "\n" not in str(caught.value) and str(file) in str(caught.value)
 
 
 def test_a_missing_file_and_a_missing_gensim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("nowhere.txt", str(tmp_path)):
-        with pytest.raises(UsageError, match="leave --model out"):
+        with refused("--model"):
             read_vectors(name)
     monkeypatch.setitem(sys.modules, "gensim", None)
     for call in (lambda: read_vectors(write(tmp_path, "glove")), lambda: train_vectors(["a"], "t")):
-        with pytest.raises(UsageError, match=r"pip install 'nlpcl\[vectors\]'"):
+        with refused("nlpcl[vectors]"):
             call()
 
 
@@ -160,13 +160,13 @@ def test_training_sees_the_first_tasks_training_text_alone(
     assert set(found.words) == {word for text in seen[0] for word in text.split()}
     assert found.matrix.shape == (2 + len(found.words), 300) and not found.matrix[:2].any()
     assert found.words == built[1].vectors.words and torch.equal(found.matrix, built[1].vectors.matrix)
-    assert found.source["trained_on"] == "the training text of task task0" and "seed=0" in found.source["method"]
+    assert mentions(found.source["trained_on"], "task0") and "seed=0" in found.source["method"]
     x = built[0].train_stream[0].dataset[0][0]
     assert (x[0][x[1] == 1] > 1).all() and not x[0][x[1] == 0].any()
 
 
 def test_nothing_to_train_on() -> None:
-    with pytest.raises(UsageError, match="texts without words"):
+    with refused("words"):
         train_vectors(["!", "?"], "t")
     with pytest.raises(UsageError):
         text_benchmark_from_tasks([], name="t", scenario="til", tokenizer=Words())

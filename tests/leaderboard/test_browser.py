@@ -299,16 +299,14 @@ def test_a_missing_file_is_told(browser: Any, tmp_path: Path) -> None:
     open_table(opened, index)
     opened.locator("#table tbody tr a").first.click()
     opened.wait_for_selector("#problem:not(:empty)")
-    assert (
-        opened.locator("#problem").inner_text() == "details/0000.js is missing beside the page: build the page again."
-    )
+    assert "details/0000.js" in opened.locator("#problem").inner_text()
     opened.close()
 
 
 def test_an_empty_page_opens(page: Any, tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     page.goto(built(tmp_path).as_uri())
-    assert "No records yet." in page.locator("#table").inner_text()
+    assert "No records" in page.locator("#table").inner_text()
 
 
 PAINTED = """async (action) => {

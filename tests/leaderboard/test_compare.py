@@ -20,6 +20,7 @@ from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, Comparison, comp
 from nlpcl.leaderboard.files import Run, differing, flattened, read, select
 from nlpcl.metrics import derive
 from nlpcl.spec import RunSpec
+from tests.helpers.messages import mentions, refused
 from tests.leaderboard.generate import flat, record_of, triangle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,18 +127,15 @@ CHANGES = [
 def test_another_protocol_is_refused_by_name(tmp_path: Path, field: str, spec: dict[str, Any]) -> None:
     file(tmp_path, "ncl")
     file(tmp_path, "ewc", spec=spec)
-    with pytest.raises(UsageError, match="not run under one protocol") as caught:
+    with refused(f"ncl ewc {field} --allow"):
         compared(tmp_path, "ncl", "ewc")
-    assert f" {field}: " in str(caught.value) and f"--allow {field}" in str(caught.value)
     assert compared(tmp_path, "ncl", "ewc", allow=[field.partition(".")[0]]).blocks == [("0", 0)]
 
 
 def test_the_sentence_holds_every_field_with_both_values(tmp_path: Path) -> None:
     file(tmp_path, "ncl")
     file(tmp_path, "ewc", spec={"train_size": 7, "eval": "final"})
-    with pytest.raises(
-        UsageError, match=r"eval: seen and final; train_size: 20 and 7\..*--allow eval --allow train_size"
-    ):
+    with refused("eval seen final train_size 20 7 --allow"):
         compared(tmp_path, "ncl", "ewc")
 
 
@@ -148,7 +146,7 @@ def test_the_sentence_holds_every_field_with_both_values(tmp_path: Path) -> None
 def test_other_data_are_another_protocol(tmp_path: Path, name: str, value: Any) -> None:
     file(tmp_path, "ncl")
     file(tmp_path, "ewc", data={**record_of().data, name: value})
-    with pytest.raises(UsageError, match=f"data.{name}"):
+    with pytest.raises(UsageError, match=rf"data\.{name}"):
         compared(tmp_path, "ncl", "ewc")
     assert compared(tmp_path, "ncl", "ewc", allow=[f"data.{name}"]).blocks == [("0", 0)]
 
@@ -166,7 +164,7 @@ def test_a_field_younger_than_a_record_has_its_default(tmp_path: Path) -> None:
     del spec["clip_norm"], spec["train_size"]
     record = record_of("ewc").model_copy(update={"spec": spec})
     record.save(tmp_path / "old" / "record.json")
-    with pytest.raises(UsageError, match="differ in train_size: 20 and null"):
+    with refused("train_size 20 null"):
         compared(tmp_path, "ncl", "ewc")
 
 
@@ -179,10 +177,8 @@ def test_what_does_not_count_is_told(tmp_path: Path) -> None:
     failed.save(tmp_path / failed.id / "failed.json")
     found = compared(tmp_path, "ncl", "ewc")
     assert found.blocks == [(str(order), 0) for order in (0, 1, 2, 4, 5, 6)]
-    assert found.notes == [
-        "ewc has no run of order 3 seed 0: not counted for any.",
-        "ewc: 1 failed run(s) not counted.",
-    ]
+    absent, failures = found.notes
+    assert mentions(absent, "ewc 3 0") and mentions(failures, "ewc 1 failed")
     assert found.pairs[0].interval == pytest.approx((-0.1, -0.1))
 
 
@@ -192,9 +188,9 @@ def test_too_few_runs_are_said_to_be(tmp_path: Path) -> None:
             file(tmp_path, strategy, 0, seed, 0.1 * i + 0.01 * seed)
     found = compared(tmp_path, "ncl", "hat")
     assert found.pairs[0].p == 0.0625 and found.pairs[0].better is None
-    assert len(found.notes) == 1 and "cannot be below 0.0625" in found.notes[0] and "6 are needed" in found.notes[0]
+    assert len(found.notes) == 1 and mentions(found.notes[0], "0.0625 6")
     notes = compared(tmp_path, "ncl", "ewc", "hat").notes
-    assert "corrected for 3 pairs, cannot be below 0.188" in notes[0] and "7 are needed" in notes[0]
+    assert mentions(notes[0], "3 0.188 7")
 
 
 def test_a_single_run_of_each(tmp_path: Path) -> None:
@@ -202,7 +198,7 @@ def test_a_single_run_of_each(tmp_path: Path) -> None:
         file(tmp_path, strategy, matrix=0.5 + 0.1 * i)
     found = compared(tmp_path, "ncl", "ewc", "hat")
     assert found.ranking is None and found.pairs[0].interval is None and found.pairs[0].p == 1
-    assert "A single order and seed gives no ranking." in found.notes
+    assert any(mentions(note, "ranking") for note in found.notes)
     for write in (report.markdown, report.latex, report.as_csv, report.as_json):
         assert write(found)
 
@@ -210,9 +206,8 @@ def test_a_single_run_of_each(tmp_path: Path) -> None:
 def test_nothing_in_common(tmp_path: Path) -> None:
     file(tmp_path, "ncl", 0)
     file(tmp_path, "ewc", ["camera", "laptop", "restaurant"])
-    with pytest.raises(UsageError, match="no order and seed is common") as caught:
+    with refused("ncl ewc 0 camera"):
         compared(tmp_path, "ncl", "ewc")
-    assert "ncl has order 0 seed 0" in str(caught.value) and '"camera"' in str(caught.value)
     file(tmp_path, "hat", 1, spec={"train_size": 7})
     with pytest.raises(UsageError, match="train_size"):
         compared(tmp_path, "ncl", "hat")
@@ -222,19 +217,19 @@ def test_a_method_is_one_setting(tmp_path: Path) -> None:
     file(tmp_path, "ncl")
     file(tmp_path, "ewc")
     file(tmp_path, "ewc", seed=1, spec={"learning_rate": 0.25})
-    with pytest.raises(UsageError, match=r"ewc has records with learning_rate .* 0\.25.*--where learning_rate="):
+    with refused("ewc 0.25 --where learning_rate"):
         compared(tmp_path, "ncl", "ewc")
     rate = json.dumps(record_of("ewc").spec["learning_rate"])
     assert compared(tmp_path, "ncl", "ewc", where={"learning_rate": rate}).blocks == [("0", 0)]
-    with pytest.raises(UsageError, match="no record of ncl has learning_rate=7"):
+    with refused("ncl learning_rate 7"):
         compared(tmp_path, "ncl", "ewc", where={"learning_rate": "7"})
     file(tmp_path, "hat", spec={"epochs": {"*": 3}})
     file(tmp_path, "hat", seed=1, spec={"epochs": 4})
-    with pytest.raises(UsageError, match=r"hat has records with .* and .*--where epochs(=4|\.\*=3)"):
+    with refused("hat --where epochs"):
         compared(tmp_path, "ncl", "hat")
     own = flattened({"options": record_of("ewc").spec["options"]})
     name, value = next(iter(own.items()))
-    with pytest.raises(UsageError, match="no record of ncl"):
+    with refused(f"ncl {name}"):
         compared(tmp_path, "ncl", "ewc", where={name: "none such"})
     assert value != "none such"
 
@@ -252,19 +247,19 @@ def test_how_methods_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [len(runs) for runs in found.values()] == [1, 1, 1, 2]
     assert found["mine"][0].path.samefile(one) and select([str(one), "ncl"], pool)[str(one)][0].path == one
     for same in (["ncl", "NCL"], ["ncl", "ncl@bert_adapter"], ["mine", str(one)]):
-        with pytest.raises(UsageError, match="are the same records"):
+        with refused(same[1]):
             select(same, pool)
-    with pytest.raises(UsageError, match="Did you mean derpp"):
+    with refused("derp derpp"):
         select(["derp", "ncl"], pool)
-    with pytest.raises(UsageError, match="no such file"):
+    with refused("gone/record.json"):
         select(["ncl", "gone/record.json"], pool)
-    with pytest.raises(UsageError, match="derpp has records with backbone bert"):
+    with refused("derpp backbone bert"):
         compare(select(["ncl", "derpp"], pool))
     for names in (["ncl"], ["ncl", "ncl"]):
-        with pytest.raises(UsageError, match="two or more different"):
+        with refused("two"):
             select(names, pool)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="empty holds no record"):
+    with refused("empty"):
         select(["ncl", "empty"], pool)
 
 
@@ -272,36 +267,36 @@ def test_different_backbones_on_purpose(tmp_path: Path) -> None:
     file(tmp_path, "ncl")
     file(tmp_path, "ncl", matrix=0.6, spec={"backbone": "bert"})
     names = ("ncl@bert", "ncl@bert_adapter")
-    with pytest.raises(UsageError, match="backbone: bert and bert_adapter"):
+    with refused("backbone bert bert_adapter"):
         compared(tmp_path, *names)
     assert compared(tmp_path, *names, allow=["backbone"]).pairs[0].difference == pytest.approx(0.1)
-    with pytest.raises(UsageError, match="Did you mean backbone"):
+    with refused("--allow backbones backbone"):
         compared(tmp_path, *names, allow=["backbones"])
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "words"),
     [
-        ({"metric": "accuracy"}, "no metric"),
-        ({"metric": "fwt_gem"}, "has no fwt_gem"),
-        ({"alpha": 1.5}, "less than 1, not 1.5"),
-        ({"alpha": 1e-300}, "at least 1e-06"),
+        ({"metric": "accuracy"}, "metric accuracy average_accuracy"),
+        ({"metric": "fwt_gem"}, "ncl fwt_gem"),
+        ({"alpha": 1.5}, "alpha 1 1.5"),
+        ({"alpha": 1e-300}, "alpha 1e-06 1e-300"),
     ],
 )
-def test_questions_without_an_answer(tmp_path: Path, more: dict[str, Any], told: str) -> None:
+def test_questions_without_an_answer(tmp_path: Path, more: dict[str, Any], words: str) -> None:
     file(tmp_path, "ncl")
     file(tmp_path, "ewc")
-    with pytest.raises(UsageError, match=told):
+    with refused(words):
         compared(tmp_path, "ncl", "ewc", **more)
 
 
 def test_only_failed_runs_and_records_that_cannot_be_repeated(tmp_path: Path) -> None:
     file(tmp_path, "ncl")
     file(tmp_path, "ewc", status="failed", error="x")
-    with pytest.raises(UsageError, match="ewc has only failed runs"):
+    with refused("ewc failed"):
         compared(tmp_path, "ncl", "ewc")
     record_of(spec={"spec_version": None}).save(tmp_path / "half" / "record.json")
-    with pytest.raises(UsageError, match=r"half/record\.json: .*cannot be repeated"):
+    with refused("half/record.json spec_version"):
         read(tmp_path)
 
 
@@ -341,7 +336,7 @@ def test_the_command(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch)
     argv = ["compare", "ncl", "ewc", "hat", "--results", str(folder)]
     assert main(argv) == 0
     shown = capsys.readouterr().out
-    assert "average accuracy, %" in shown and "ewc − hat" in shown and "critical difference" in shown
+    assert "average accuracy, %" in shown and "ewc − hat" in shown
     assert main([*argv, "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)
     assert main([*argv, "--format", "json"]) == 0
@@ -350,7 +345,7 @@ def test_the_command(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch)
         assert main([*argv, "--format", form, "--metric", "macro_f1"]) == 0
         assert sign in capsys.readouterr().out
     assert main([*argv, "--where", "order=1"]) == 0
-    assert "3 run(s) of each method are too few" in " ".join(capsys.readouterr().out.split())
+    assert mentions(capsys.readouterr().out, "too few 3 7")
     assert main([*argv, "--json", "--alpha", "1e-6"]) == 0
     assert "Infinity" not in capsys.readouterr().out
     for wrong in (
@@ -376,7 +371,7 @@ def test_the_diagram(folder: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "file").write_text("x")
     assert main([*argv, str(tmp_path / "file" / "cd.png")]) == 2
     assert main(["compare", "ncl", "ewc", "--results", str(folder), "--plot", str(tmp_path / "two.png")]) == 2
-    assert "three or more methods" in capsys.readouterr().err
+    assert mentions(capsys.readouterr().err, "--plot")
 
 
 def test_the_script_is_the_command_and_loads_no_torch(folder: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from nlpcl.errors import UsageError
 from nlpcl.leaderboard.files import read
 from nlpcl.leaderboard.rows import gather
+from tests.helpers.messages import mentions, refused
 from tests.leaderboard.generate import TASKS, record_of
 from tests.leaderboard.test_compare import compared, file
 
@@ -26,7 +26,7 @@ def test_an_order_by_its_number_and_by_its_names_is_one(tmp_path: Path) -> None:
     (row,) = [row for row in gather(read(tmp_path)) if row.strategy == "ncl"]
     assert list(row.runs) == [("0", 0)]
     file(tmp_path, "ncl", [*TASKS, "hotel"], 0, 0.7)
-    with pytest.raises(UsageError, match="of one order and seed but differ"):
+    with refused("order seed differ"):
         compared(tmp_path, "ncl", "ewc")
 
 
@@ -42,12 +42,12 @@ def test_what_of_the_encoder_both_tell_must_agree(tmp_path: Path, field: str, va
     for strategy, told in (("ncl", value), ("ewc", value), ("hat", other), ("ctr", None)):
         file(tmp_path, strategy, data=data(told))
     assert compared(tmp_path, "ncl", "ewc").blocks == compared(tmp_path, "hat", "ctr").blocks == [("0", 0)]
-    with pytest.raises(UsageError, match=rf"differ in data\.encoder\.{field}\S*: aa and bb\..*--allow data\.encoder\."):
+    with refused(f"data.encoder.{field} aa bb --allow"):
         compared(tmp_path, "ncl", "hat")
     assert compared(tmp_path, "ncl", "hat", allow=["data.encoder"]).blocks == [("0", 0)]
     rows = {row.strategy: row.protocol for row in gather(read(tmp_path))}
     assert rows["ncl"] is rows["ewc"] is rows["ctr"] is not rows["hat"]
-    assert rows["hat"].budget.endswith("other data 1")
+    assert mentions(rows["hat"].budget, "data 1")
 
 
 def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path: Path) -> None:
@@ -56,5 +56,5 @@ def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path: Path) -> No
     record_of("ewc").save(tmp_path / "again" / "record.json")
     assert compared(tmp_path, "ncl", "ewc").blocks == [("0", 0)]
     record_of("ewc", matrix=0.6).save(tmp_path / "other" / "record.json")
-    with pytest.raises(UsageError, match="of one order and seed but differ"):
+    with refused("order seed differ"):
         compared(tmp_path, "ncl", "ewc")

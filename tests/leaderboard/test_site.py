@@ -16,7 +16,6 @@ import plotly.graph_objects as go
 import pytest
 
 from nlpcl.cli import main
-from nlpcl.errors import UsageError
 from nlpcl.leaderboard import figures
 from nlpcl.leaderboard.cells import duration
 from nlpcl.leaderboard.published import OURS, read_published
@@ -25,6 +24,7 @@ from nlpcl.leaderboard.rows import Row, gather, load
 from nlpcl.leaderboard.site import build, overview
 from nlpcl.leaderboard.submit import place_of
 from nlpcl.records import Record
+from tests.helpers.messages import mentions, refused
 from tests.leaderboard.generate import TASKS, file_many, record_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,7 +219,7 @@ def test_another_page_is_not_overwritten_and_an_old_one_leaves_nothing(tmp_path:
     out = tmp_path / "site"
     out.mkdir()
     (out / "index.html").write_text("<h1>my page</h1>")
-    with pytest.raises(UsageError, match="another page"):
+    with refused("index.html"):
         site(tmp_path / "results", out, record_of())
     assert [path.name for path in out.iterdir()] == ["index.html"]
     (out / "index.html").unlink()
@@ -230,7 +230,7 @@ def test_another_page_is_not_overwritten_and_an_old_one_leaves_nothing(tmp_path:
     build(all_rows(tmp_path / "results"), {}, out, tmp_path / "results")
     assert sorted(path.name for path in (out / "details").iterdir()) == ["0000.js", "notes.js"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="could not write"):
+    with refused(str(tmp_path / "file" / "site")):
         build([], {}, tmp_path / "file" / "site", tmp_path)
 
 
@@ -273,7 +273,9 @@ def test_the_readme_holds_the_tables_between_its_marks(tmp_path: Path) -> None:
     figure = next(p.value for p in published["asc", "til", "bert_adapter", "ncl", "average_accuracy"])
     difference = f"{50 - figure:+.1f}".replace("-", "−")
     assert f"| ncl | 2 | 50.0 ± 14.1 | 50.0 ± 14.1 | 0.0 ± 0.0 | 2.00 | {figure:.2f}† | {difference}† |" in text
-    assert "† published under another protocol: encoder bert-base-uncased, here minilm; " in text
+    assert any(
+        line.startswith("†") and mentions(line, "encoder bert-base-uncased minilm") for line in text.splitlines()
+    )
     assert not re.search(r"(?<!\\)\|`|<script|(?<!\\)\[x", text)
 
 
@@ -281,10 +283,10 @@ def test_the_readme_holds_the_tables_between_its_marks(tmp_path: Path) -> None:
 def test_a_readme_without_marks_is_left_alone(tmp_path: Path, text: str) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(text)
-    with pytest.raises(UsageError, match="needs one line"):
+    with refused("README.md"):
         update_readme(readme, [], {})
     assert readme.read_text() == text
-    with pytest.raises(UsageError, match="cannot update"):
+    with refused("none.md"):
         update_readme(tmp_path / "none.md", [], {})
 
 
@@ -304,8 +306,8 @@ def test_the_command_builds_the_page_and_loads_no_torch(tmp_path: Path, capsys: 
     script += "except SystemExit as done: assert not done.code\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{tmp_path / 'site' / 'index.html'}: 1 result(s) of 1 run(s)\n"
-    assert done.stderr == "note: 1 failed run(s) not shown\n"
+    assert mentions(done.stdout, f"{tmp_path / 'site' / 'index.html'} 1") and done.stdout.count("\n") == 1
+    assert mentions(done.stderr, "note: 1 failed") and done.stderr.count("\n") == 1
     (tmp_path / "README.md").write_text(f"{BEGIN}\n{END}\n")
     for told in ("updated", "up to date"):
         assert main(["leaderboard", "build", *flags, "--readme", str(tmp_path / "README.md")]) == 0
@@ -334,4 +336,4 @@ def test_the_scripts_find_their_results_from_anywhere(tmp_path: Path) -> None:
 def test_an_empty_leaderboard_says_so(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     assert site(tmp_path / "results", tmp_path / "site")["rows"] == []
-    assert "No records yet." in (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert mentions((tmp_path / "site" / "index.html").read_text(encoding="utf-8"), "No records")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from nlpcl.errors import UsageError
 from nlpcl.models import BertAdapter, Site, TaskHeads, build_model, row_factor, weight_factor
 from nlpcl.models.adapters import NORMS
 from nlpcl.models.encoder import FULL_ATTENTION, TextEncoder, broadcast_mask
 from nlpcl.models.heads import ABSENT
+from tests.helpers.messages import refused
 
 
 def packed(lengths: list[int], width: int = 32) -> torch.Tensor:
@@ -92,14 +92,14 @@ def test_a_mask_ready_for_attention_is_the_same_mask(encoders: dict[str, str], s
 
 
 def test_no_pooler_and_unknown_pooling_are_refused(encoders: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="no pooler"):
+    with refused("pooler"):
         BertAdapter(encoders["distilbert"], pooling="pooler")
-    with pytest.raises(UsageError, match="mean"):
+    with refused("pooling meen mean"):
         BertAdapter(encoders["bert"], pooling="meen")  # type: ignore[arg-type]
 
 
 def test_missing_encoder_says_how_to_get_it() -> None:
-    with pytest.raises(UsageError, match="local folder"):
+    with refused("no-such/encoder folder"):
         TextEncoder("no-such/encoder")
 
 
@@ -111,7 +111,7 @@ def test_mixed_batch_of_heads_equals_each_head_alone() -> None:
         alone = heads(x[row : row + 1], task)[0]
         torch.testing.assert_close(mixed[row, : len(alone)], alone)
         assert (mixed[row, len(alone) :] == ABSENT).all()
-    with pytest.raises(ValueError, match="tasks 0 to 2"):
+    with pytest.raises(ValueError, match=r"\b0 to 2\b"):
         heads(x, 3)
 
 

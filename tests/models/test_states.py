@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from nlpcl.errors import UsageError
 from nlpcl.models import build_model, precompute, states
 from nlpcl.models.encoder import TextEncoder
 from nlpcl.strategies.ncl import NCL
+from tests.helpers.messages import refused
 
 
 @pytest.fixture(autouse=True)
@@ -163,7 +163,7 @@ def test_no_room(benchmark_of: Any, tiny: str, own_folder: Path, monkeypatch: py
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "open_memmap", full)
-    with pytest.raises(UsageError, match=r"GB and cannot be written to .*No space left.*XDG_CACHE_HOME"):
+    with refused("GB space XDG_CACHE_HOME"):
         precompute(benchmark_of("til", (2, 2)), tiny)
     assert list(own_folder.iterdir()) == []
 
@@ -171,7 +171,7 @@ def test_no_room(benchmark_of: Any, tiny: str, own_folder: Path, monkeypatch: py
 def test_states_of_another_encoder_are_refused(benchmark_of: Any, tiny: str, encoders: Any) -> None:
     benchmark = benchmark_of("til", (2, 2))
     precompute(benchmark, encoders["distilbert"])
-    with pytest.raises(ValueError, match="the states are those of"):
+    with pytest.raises(ValueError, match="states"):
         build_model(benchmark, "bert_frozen", tiny)
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from nlpcl.errors import UsageError
 from nlpcl.models import BertFrozen, build_model
 from nlpcl.models.text_gru import TextGRU
 from nlpcl.strategies.hat import HAT
 from nlpcl.strategies.owm import OWM
 from nlpcl.strategies.ucl import UCL
+from tests.helpers.messages import refused
 from tests.models.test_models import packed
 
 
@@ -73,14 +73,14 @@ def test_what_trains_and_what_can_be_put_in_its_place(tiny: str) -> None:
     other = TextGRU(32, 32, 0.0)
     backbone.set_net(other)
     assert backbone.net is other
-    with pytest.raises(ValueError, match="width 32, not 8"):
+    with pytest.raises(ValueError, match=r"32.*8"):
         backbone.set_net(TextGRU(32, 8, 0.0))
-    with pytest.raises(UsageError, match="unknown net 'gnu'"):
+    with refused("net gnu gru"):
         BertFrozen(tiny, net="gnu")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("cls", [HAT, OWM, UCL])
 def test_methods_on_single_layers_refuse_it(cls: Any, benchmark_of: Any, tiny: str) -> None:
     model = build_model(benchmark_of("til", (2, 2)), backbone="bert_frozen", encoder=tiny, net="gru")
-    with pytest.raises(UsageError, match="net=cnn"):
+    with refused("net=cnn"):
         cls(model=model, optimizer=torch.optim.SGD(model.heads.parameters(), lr=0.1))

@@ -12,11 +12,11 @@ from nlpcl import experiment
 from nlpcl.benchmarks import text_benchmark_from_tasks
 from nlpcl.benchmarks.words import Words
 from nlpcl.encoders import sha256
-from nlpcl.errors import UsageError
 from nlpcl.models import WordVectors, build_model
 from nlpcl.models.base import unprotected
 from nlpcl.spec import RunSpec
 from tests.conftest import WORDS, make_tasks
+from tests.helpers.messages import mentions, refused
 from tests.models.test_models import packed
 from tests.models.test_text_backbones import check_sites, loop_cnn
 
@@ -80,7 +80,7 @@ def test_recurrent_units_read_the_vectors_too() -> None:
     assert trimmed.shape == (4, 7)
     alone = torch.cat([backbone.features(x[i : i + 1], 0) for i in range(4)])
     torch.testing.assert_close(trimmed, alone, atol=1e-5, rtol=0)
-    with pytest.raises(UsageError, match="Did you mean gru"):
+    with refused("net grus gru"):
         WordVectors(matrix(), net="grus")  # type: ignore[arg-type]
 
 
@@ -99,9 +99,9 @@ def test_a_backbone_and_a_benchmark_must_fit(file: str, tiny: str) -> None:
 
     model = build_model(benchmark(Words(file)), backbone="w2v", filters=4)
     assert model(packed([4], 16).clamp(max=17), 0).shape == (1, 2)
-    with pytest.raises(UsageError, match="reads whole words"):
+    with refused("w2v words"):
         build_model(benchmark(tiny), backbone="w2v")
-    with pytest.raises(UsageError, match="reads no whole words"):
+    with refused("bert words"):
         build_model(benchmark(Words(file)), backbone="bert", encoder=tiny)
 
 
@@ -119,7 +119,7 @@ def test_a_run(backbone: str, with_file: bool, file: str) -> None:
     record = experiment.run(spec, out=None, device="cpu")
     encoder = record.data["encoder"]
     assert encoder.get("sha256") == (sha256(Path(file)) if with_file else None)
-    assert encoder.get("trained_on") == (None if with_file else "the training text of task laptop")
+    assert with_file or mentions(encoder["trained_on"], "laptop")
     again = experiment.run(record.run_spec(), out=None, device="cpu")
     assert again.model_dump(exclude={"measured"}) == record.model_dump(exclude={"measured"})
 
@@ -135,8 +135,8 @@ def test_a_run(backbone: str, with_file: bool, file: str) -> None:
 
 
 def test_an_encoder_is_no_file_of_vectors() -> None:
-    with pytest.raises(UsageError, match="minilm is an encoder, and w2v takes word vectors"):
+    with refused("minilm w2v"):
         RunSpec.parse({"strategy": "ncl", "backbone": "w2v", "model": "minilm"}).filled()
-    with pytest.raises(UsageError, match="a complete spec needs model"):
+    with refused("model"):
         stored = RunSpec.parse({"strategy": "ncl", "backbone": "bert"}).filled().model_dump(mode="json")
         RunSpec.parse({**stored, "model": None})

@@ -31,6 +31,7 @@ from nlpcl.registry import strategies
 from nlpcl.strategies.avalanche import ENTRIES, _MIRPlugin
 from nlpcl.strategies.ncl import NCL
 from tests.conftest import WORDS, make_tasks
+from tests.helpers.messages import refused
 from tests.models.test_image_cnn import make_task
 
 SLOW = pytest.param("SynapticIntelligence", marks=pytest.mark.full)
@@ -199,7 +200,7 @@ def test_the_usual_names_find_them(typed: str, found: str) -> None:
 
 @pytest.mark.parametrize("typed", ["SI", "joint", "cwr*", "lwf"])
 def test_a_bare_name_is_offered_in_full(typed: str) -> None:
-    with pytest.raises(UsageError, match=rf"(?i)did you mean avalanche/{re.escape(typed)}"):
+    with pytest.raises(UsageError, match=rf"(?i)avalanche/{re.escape(typed)}"):
         strategies.get(typed)
 
 
@@ -229,29 +230,29 @@ def test_what_needs_one_head_says_so(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("name", "options", "words"),
     [
-        ("EWC", {"mode": "online"}, "decay_factor with mode=online"),
-        ("EWC", {"decay_factor": 0.5}, "decay_factor with mode=online"),
-        ("AGEM", {"sample_size": 1}, "sample_size=2 or more"),
-        ("LwF", {"alpha": [1.0]}, "one for each of the 2 tasks, not 1"),
+        ("EWC", {"mode": "online"}, "decay_factor mode=online"),
+        ("EWC", {"decay_factor": 0.5}, "decay_factor mode=online"),
+        ("AGEM", {"sample_size": 1}, "sample_size=2"),
+        ("LwF", {"alpha": [1.0]}, "alpha 2 1"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_options_that_do_not_go_together_are_refused(name: str, options: dict[str, Any], words: str) -> None:
+    with refused(words):
         build(name, build_model(tiny_images("til"), hidden=16), **options)
 
 
 def test_what_cannot_work_is_refused_before_it_trains() -> None:
     benchmark = tiny_images("cil")
-    with pytest.raises(UsageError, match="other classes"):
+    with refused("LFL classes"):
         train(build("LFL", build_model(benchmark, hidden=16)), benchmark)
-    with pytest.raises(UsageError, match="the first task has 6"):
+    with refused("RWalk 6"):
         train(build("RWalk", build_model(benchmark, hidden=16)), benchmark)
-    with pytest.raises(UsageError, match="mem_size=40"):
+    with refused("mem_size=40"):
         build("GSS_greedy", build_model(benchmark, hidden=16), mem_size=39)
     again = tiny_images("dil")
-    with pytest.raises(UsageError, match="each class once"):
+    with refused("ICaRL class"):
         train(build("ICaRL", build_model(again, hidden=16)), again)
 
 

@@ -12,12 +12,12 @@ from avalanche.training import Naive
 from torch import Tensor, nn
 
 from nlpcl.benchmarks.image_tasks import GREY, Images, ImageTask, image_benchmark_from_tasks
-from nlpcl.errors import UsageError
 from nlpcl.models import ContinualModel, build_model
 from nlpcl.models.base import unprotected
 from nlpcl.models.projection import joined
 from nlpcl.strategies.ncl import NCL
 from nlpcl.strategies.owm import OWM, OWMPlugin, final_alphas
+from tests.helpers.messages import refused
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "bert_adapter": {"adapter_size": 8},
@@ -284,9 +284,9 @@ def test_what_is_kept_and_what_is_refused(benchmark_of: Any, tiny: str) -> None:
     strategy.train(benchmark.train_stream[0], eval_streams=[])
     assert strategy.kept_bytes(1)["projectors"] == 8 * 4 * (33**2 + 9**2)  # four adapters, 32 -> 8 -> 32, float64
     assert mine == []
-    with pytest.raises(UsageError, match="above 0"):
+    with refused("alpha 0"):
         OWMPlugin(strategy.model, alpha=0.0)
-    with pytest.raises(UsageError, match="at least 1"):
+    with refused("owm_samples 1"):
         OWMPlugin(strategy.model, owm_samples=0)
     with pytest.raises(TypeError, match="ContinualModel"):
         build(OWM, nn.Linear(2, 2))  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from nlpcl.strategies import _selection
 from nlpcl.strategies._selection import validation_loss
 from nlpcl.strategies.mtl import MTL
 from nlpcl.strategies.ncl import NCL
+from tests.helpers.messages import refused
 
 
 class Epochs(SupervisedPlugin[Any]):
@@ -120,7 +121,7 @@ def test_settings_out_of_range_and_missing_data(benchmark_of: Any, tiny: str) ->
     with pytest.raises(UsageError, match="plateau_factor"):
         trained(NCL, benchmark, tiny, plateau_factor=1.0)
     benchmark.train_stream.benchmark = None
-    with pytest.raises(UsageError, match="validation data"):
+    with refused("validation"):
         trained(NCL, benchmark, tiny, best_epoch=True)
 
 
@@ -140,6 +141,6 @@ def test_a_loss_that_is_not_finite_ends_the_training(benchmark_of: Any, tiny: st
         train_epochs=9,
         plugins=[Poison()],
     )
-    with pytest.raises(UsageError, match=r"NCL.*step 6 of task"):
+    with refused("NCL 6"):
         strategy.train(benchmark.train_stream[0], eval_streams=[])
     assert strategy.clock.train_exp_iterations < 9 * len(strategy.dataloader) / 2
