@@ -9,6 +9,7 @@ about to be taken up, skipped or overwritten.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from nlpcl.encoders import digest_of_hashes, encoder_digest, known_sha256, local
 from nlpcl.errors import UsageError
 from nlpcl.registry import backbones, benchmarks
 from nlpcl.spec import SPEC_VERSION, RunSpec
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def identified(spec: RunSpec, data_root: str | Path | None) -> RunSpec:
@@ -69,23 +72,30 @@ def check_same(known: Mapping[str, Any], now: Mapping[str, Any], place: str) -> 
     """Refuse to take up, skip or overwrite what was computed from other files.
 
     :param known: a record's `data`: SHA-256 by file, and the encoder's.
-    :param now: the same of the run in hand; of what it does not say nothing is compared.
+    :param now: the same of the run in hand; data files are compared only where it has `files`.
     :param place: what `known` was found in, for the message.
     :raises UsageError: naming the first file that differs.
     """
-    for part in ("files", "encoder"):
-        before, here = _flat(known.get(part)), _flat(now.get(part))
-        for name in sorted({*before, *here} if part == "files" and part in now else {*before} & {*here} - {"name"}):
+    files = _hashes(known.get("files")), _hashes(now.get("files"))
+    encoder = _hashes(known.get("encoder")), _hashes(now.get("encoder"))
+    of_data = {*files[0], *files[1]} if "files" in now else set()
+    of_encoder = {*encoder[0]} & {*encoder[1]}  # older records do not name all of its files
+    for what, names, (before, here) in (("data file", of_data, files), ("encoder", of_encoder, encoder)):
+        for name in sorted(names):
             if before.get(name) != here.get(name):
                 then, today = (str(hashes.get(name, "none"))[:12] for hashes in (before, here))
-                what = "data file" if part == "files" else "encoder"
                 raise UsageError(
                     f"{place} was made with another {what}: {name} had {then}, and now has {today}. Give the same one, "
                     "or choose another --out."
                 )
 
 
-def _flat(content: Any) -> dict[str, Any]:
-    """The facts of files or of an encoder by name, those of its tokenizer among them."""
-    flat = dict(content or {})
-    return {**{name: value for name, value in flat.items() if name != "tokenizer"}, **flat.get("tokenizer", {})}
+def _hashes(content: Any) -> dict[str, str]:
+    """SHA-256 by name, those of an encoder's tokenizer among them; what else a record tells there is left out."""
+    found: dict[str, str] = {}
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(value, Mapping):
+            found |= _hashes(value)
+        elif isinstance(value, str) and SHA256.fullmatch(value):
+            found[name] = value
+    return found
