@@ -14,11 +14,11 @@ from nlpcl.leaderboard.files import ABSENT, Block, Run, aligned, differing, flat
 from nlpcl.leaderboard.statistics import (
     average_ranks,
     blocks_needed,
-    bootstrap_interval,
     critical_difference,
     direction,
     friedman,
     holm,
+    mean_interval,
     nemenyi_p,
     smallest_wilcoxon_p,
     wilcoxon_p,
@@ -55,7 +55,7 @@ class Pair:
     """`first` minus `second`, over all blocks.
 
     :param difference: mean difference of the metric, as a fraction.
-    :param interval: its 95 % bootstrap interval; None for a single block.
+    :param interval: its 95 % t interval; None for a single block.
     :param p: of Wilcoxon's signed-rank test; `p_holm` is corrected for the number of pairs.
     :param better: label of the better method where `p_holm` is at most alpha, else None.
     """
@@ -219,7 +219,7 @@ def _pairs(labels: list[str], values: np.ndarray, higher: bool, alpha: float) ->
     for (i, j), d, p, p_holm in zip(indices, differences, raw, holm(raw), strict=True):
         better = {0: None, 1: labels[i], -1: labels[j]}[direction(d) * (1 if higher else -1)]
         winner = better if p_holm <= alpha else None
-        made.append(Pair(labels[i], labels[j], float(np.mean(d)), bootstrap_interval(d), p, p_holm, winner))
+        made.append(Pair(labels[i], labels[j], float(np.mean(d)), mean_interval(d), p, p_holm, winner))
     return made
 
 

@@ -60,7 +60,7 @@ def _methods(c: Comparison) -> Table:
 
 
 def _pairs(c: Comparison) -> Table:
-    columns = ["pair", "difference", "95 % interval", "Wilcoxon p", "Holm p"]
+    columns = ["pair", "difference", "95 % t interval", "Wilcoxon p", "Holm p"]
     columns += (["Nemenyi p"] if c.ranking else []) + ["better"]
     rows = []
     for pair in c.pairs:
