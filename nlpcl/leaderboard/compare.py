@@ -25,6 +25,7 @@ from nlpcl.leaderboard.statistics import (
 )
 
 BLOCK = ("order", "seed")
+DRAW = "data_seed"  # of the subset that `train_size` draws: of each seed its own, or one for all
 # A method brings its own optimization; every other field of the spec is protocol, and so is one added later.
 METHOD = ("strategy", "options", "learning_rate", "weight_decay", "schedule", "warmup", "clip_norm")
 DATA = ("encoder", "files", "tasks")
@@ -136,7 +137,8 @@ def compare(
     labels = [method.label for method in methods]
     pairs = _pairs(labels, values, higher, alpha)
     ranking = _ranking(values, higher, alpha) if len(methods) > 2 and len(blocks) > 1 else None
-    notes = [*_left_out(methods, common), *_too_few(len(blocks), len(methods), alpha)]
+    draw = draw_of_subset([method.runs[block] for method in methods for block in blocks]) if len(blocks) > 1 else ""
+    notes = [*_left_out(methods, common), *_too_few(len(blocks), len(methods), alpha), *([draw] if draw else [])]
     return Comparison(metric, alpha, labels, blocks, values, pairs, ranking, notes)
 
 
@@ -155,7 +157,7 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
         raise UsageError(f"{label} has only failed runs ({len(runs)}).")
     by_block: dict[Block, Run] = {}
     for run in done:
-        for name, one, other in differing(done[0].spec, run.spec, (*BLOCK, *allow)):
+        for name, one, other in differing(done[0].spec, run.spec, (*BLOCK, DRAW, *allow)):
             raise UsageError(
                 f"{label} has records with {name} {short(one)} and {short(other)}: "
                 f"choose with --where {name}={short(other if one == ABSENT else one)}."
@@ -192,7 +194,7 @@ def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequen
             pairs, ignored = [(first.runs[block], method.runs[block]) for block in sorted(common)], tuple(allow)
         else:  # then any two runs show whether more than the order keeps the methods apart
             pairs = [(next(iter(first.runs.values())), next(iter(method.runs.values())))]
-            ignored = (*allow, "data.files", "data.tasks")
+            ignored = (*allow, DRAW, "data.files", "data.tasks")
         for mine, other in pairs:
             different = apart(mine, other, ignored)
             if different:
@@ -202,6 +204,16 @@ def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequen
                     f"{first.label} and {method.label} were not run under one protocol. They differ in {told}. "
                     f"Where that is meant: {flags}."
                 )
+
+
+def draw_of_subset(runs: Iterable[Run]) -> str:
+    """Return a sentence on whether the spread over `runs` contains the draw of `train_size`; empty without one."""
+    draws = {run.spec.get(DRAW) or 0 for run in runs if run.spec.get("train_size") is not None}
+    if not draws:
+        return ""
+    if len(draws) == 1:
+        return "All runs have the same subset of the training examples: the spread does not include its draw."
+    return f"The spread includes the draw of the training examples: {len(draws)} subsets."
 
 
 def _value(run: Run, metric: str) -> float:

@@ -53,8 +53,18 @@ def _table(protocol: Protocol, rows: Sequence[Row], settings: Mapping[tuple[str,
         *([line[i] for i in used] for line in cells),
     ]
     notes = sorted({note for row in rows if (found := beside(row, published, RANKED)) for note in found.unlike})
-    below = f"\n\n† published under another protocol: {_plain(printable('; '.join(notes)))}." if notes else ""
-    return f"{caption}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + below
+    below = [f"† published under another protocol: {_plain(printable('; '.join(notes)))}."] if notes else []
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([caption, table, *_draws(rows, settings), *below])
+
+
+def _draws(rows: Sequence[Row], settings: Mapping[tuple[str, str], str]) -> list[str]:
+    """Whether the spreads contain the draw of the training examples; by method where it is not the same of all."""
+    methods: dict[str, list[str]] = {}
+    for row in rows:
+        if row.draw:
+            methods.setdefault(row.draw, []).append(_plain(named(row, settings)))
+    return list(methods) if len(methods) == 1 else [f"{', '.join(names)}: {draw}" for draw, names in methods.items()]
 
 
 def _cells(row: Row, name: str, published: Figures) -> list[str]:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from nlpcl.errors import UsageError
-from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, UNTOLD, facts, method_of
+from nlpcl.leaderboard.compare import DRAW, HIGHER_IS_BETTER, METHOD, UNTOLD, draw_of_subset, facts, method_of
 from nlpcl.leaderboard.files import FILE, Block, Run, aligned, as_text, under
 from nlpcl.leaderboard.statistics import average_ranks
 from nlpcl.leaderboard.submit import check_data, check_size
 
 RANKED = "average_accuracy"
-READ = ("data.files", "data.tasks", *UNTOLD)  # of each order its own, or not told by each
+READ = ("data.files", "data.tasks", DRAW, *UNTOLD)  # of each order or seed its own, or not told by each
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class Protocol:
     def admits(self, run: Run) -> bool:
         """Whether the run read what those before it did; it then counts as one of them.
 
-        Files of one name must be alike, the encoder's as far as told, and the tasks of one order and seed.
+        Files of one name must be alike, the encoder's as far as told, and the tasks and the draw of one order and seed.
         """
         told = {name: value for name, value in facts(run).items() if under(name, UNTOLD)}
-        files, tasks = {**run.record.data.get("files", {}), **told}, run.record.data["tasks"]
+        files, tasks = {**run.record.data.get("files", {}), **told}, (run.record.data["tasks"], run.spec.get(DRAW))
         if any(self.files.get(name, digest) != digest for name, digest in files.items()):
             return False
         if self.tasks.get(run.block, tasks) != tasks:
@@ -110,6 +110,11 @@ class Row:
     @property
     def tasks(self) -> int:
         return int(self.protocol.facts["number_of_tasks"])
+
+    @property
+    def draw(self) -> str:
+        """A sentence on whether the spread contains the draw of the training examples; empty where there is none."""
+        return draw_of_subset(self.runs.values()) if len(self.runs) > 1 else ""
 
 
 def load(folder: Path) -> tuple[list[Run], int]:

@@ -142,7 +142,7 @@ def _details(rows: Iterable[Row], peers: Sequence[Row], published: Figures, resu
 
 def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
     tiles = [[f"{name.replace('_', ' ')}, %", spread(score)] for name, score in row.scores.items() if score is not None]
-    notes = []
+    notes = [row.draw]
     if row.rank:
         tiles.append(["average rank", f"{row.rank.value:.2f}"])
         notes.append(f"Average rank {ranked(row)}.")

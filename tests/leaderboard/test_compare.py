@@ -18,6 +18,9 @@ from nlpcl.errors import UsageError
 from nlpcl.leaderboard import report
 from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, Comparison, compare
 from nlpcl.leaderboard.files import Run, differing, flattened, read, select
+from nlpcl.leaderboard.readme import tables
+from nlpcl.leaderboard.rows import gather, load
+from nlpcl.leaderboard.site import build
 from nlpcl.metrics import derive
 from nlpcl.spec import RunSpec
 from tests.helpers.messages import mentions, refused
@@ -65,7 +68,7 @@ def test_differences_are_paired_over_order_and_seed(folder: Path) -> None:
     assert pair.difference == pytest.approx(sum(expected) / 9)
     assert pair.interval is not None and min(expected) < pair.interval[0] < pair.difference < pair.interval[1]
     assert pair.p == pair.p_holm == 2 / 2**9 and pair.better == "ewc"
-    assert found.ranking is None and found.notes == []
+    assert found.ranking is None and len(found.notes) == 1 and mentions(found.notes[0], "3 subsets")
     assert compared(folder, "ncl", "ewc").pairs[0].difference == pytest.approx(-pair.difference)
 
 
@@ -177,8 +180,8 @@ def test_what_does_not_count_is_told(tmp_path: Path) -> None:
     failed.save(tmp_path / failed.id / "failed.json")
     found = compared(tmp_path, "ncl", "ewc")
     assert found.blocks == [(str(order), 0) for order in (0, 1, 2, 4, 5, 6)]
-    absent, failures = found.notes
-    assert mentions(absent, "ewc 3 0") and mentions(failures, "ewc 1 failed")
+    absent, failures, draw = found.notes
+    assert mentions(absent, "ewc 3 0") and mentions(failures, "ewc 1 failed") and mentions(draw, "subset")
     assert found.pairs[0].interval == pytest.approx((-0.1, -0.1))
 
 
@@ -188,9 +191,44 @@ def test_too_few_runs_are_said_to_be(tmp_path: Path) -> None:
             file(tmp_path, strategy, 0, seed, 0.1 * i + 0.01 * seed)
     found = compared(tmp_path, "ncl", "hat")
     assert found.pairs[0].p == 0.0625 and found.pairs[0].better is None
-    assert len(found.notes) == 1 and mentions(found.notes[0], "0.0625 6")
+    assert len(found.notes) == 2 and mentions(found.notes[0], "0.0625 6")
     notes = compared(tmp_path, "ncl", "ewc", "hat").notes
     assert mentions(notes[0], "3 0.188 7")
+
+
+def test_whether_the_spread_contains_the_draw_of_the_subset(tmp_path: Path) -> None:
+    """As a record tells it: `train_size`, and one `data_seed` for all or each seed its own; old records have none."""
+    specs = {
+        "whole": [{"train_size": None, "data_seed": 0}] * 3,
+        "same": [{"train_size": 20, "data_seed": 0}] * 3,
+        "drawn": [{"train_size": 20, "data_seed": seed} for seed in range(3)],
+    }
+    for name, chosen in specs.items():
+        for seed, spec in enumerate(chosen):
+            for strategy in ("ncl", "ewc"):
+                file(tmp_path / name, strategy, 0, seed, 0.1 * seed, spec=spec)
+    notes = {name: compared(tmp_path / name, "ncl", "ewc").notes[1:] for name in specs}  # the first: too few
+    assert notes["whole"] == [] and "not include" in notes["same"][0] and mentions(notes["drawn"][0], "includes 3")
+    rows = {name: gather(load(tmp_path / name)[0]) for name in specs}
+    for name, found in rows.items():
+        assert len(found) == 2 and [row.draw for row in found] == (notes[name] or [""]) * 2
+        text = tables(found, {})
+        assert all(line in text for line in notes[name]) and ("subset" in text) == (name != "whole")
+        content = build(found, {}, tmp_path / "site" / name, tmp_path / name)
+        assert content is None
+        details = (tmp_path / "site" / name / "details" / "0000.js").read_text(encoding="utf-8")
+        assert ("its draw" in details or "the draw" in details) == (name != "whole")
+    single = compared(tmp_path / "same", "ncl", "ewc", where={"seed": "1"})
+    assert not any("subset" in note for note in single.notes)  # one run has no spread
+
+
+def test_runs_of_another_subset_are_not_paired(tmp_path: Path) -> None:
+    for seed in range(3):
+        file(tmp_path, "ncl", 0, seed, spec={"data_seed": 0})
+        file(tmp_path, "ewc", 0, seed, spec={"data_seed": seed})
+    with refused("data_seed --allow"):
+        compared(tmp_path, "ncl", "ewc")
+    assert len(compared(tmp_path, "ncl", "ewc", allow=["data_seed"]).blocks) == 3
 
 
 def test_a_single_run_of_each(tmp_path: Path) -> None:
