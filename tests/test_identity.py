@@ -342,3 +342,19 @@ def test_a_record_of_a_local_encoder_is_not_filed(tmp_path: Path) -> None:
     record.save(tmp_path / "record.json")
     with pytest.raises(UsageError, match="model"):
         add(tmp_path / "record.json", tmp_path / "results")
+
+
+def test_runs_on_one_encoder_are_compared_wherever_it_lay(tmp_path: Path) -> None:
+    from nlpcl.leaderboard.compare import compare
+    from nlpcl.leaderboard.files import read, select
+    from tests.leaderboard.generate import record_of
+
+    for name, digest in (("ncl", "0"), ("ewc", "0"), ("hat", "1")):
+        for seed in range(2):
+            local = {"model": f"folder-of-{name}", "model_sha256": digest * 64, "spec_version": 2}
+            record = record_of(name, seed=seed, spec=local)
+            record.save(tmp_path / record.id / "record.json")
+    pool = read(tmp_path)
+    assert len(compare(select(["ncl", "ewc"], pool)).blocks) == 2
+    with pytest.raises(UsageError, match="model"):
+        compare(select(["ncl", "hat"], pool))

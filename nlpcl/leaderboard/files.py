@@ -41,6 +41,8 @@ class Run:
         except UsageError as error:
             raise UsageError(f"{path}: {error}") from error
         flat = flattened(spec.model_dump(mode="json", exclude={"spec_version"}))
+        if spec.model_sha256 is not None:  # the same wherever it lay, and however its path was spelled
+            flat["model"] = f"local {spec.model_sha256[:12]}"
         return cls(path, record, flat, (as_text(spec.order), spec.seed))
 
     @property
