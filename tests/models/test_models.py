@@ -13,15 +13,7 @@ from nlpcl.models import BertAdapter, Site, TaskHeads, build_model, row_factor, 
 from nlpcl.models.adapters import NORMS
 from nlpcl.models.encoder import FULL_ATTENTION, TextEncoder, broadcast_mask
 from nlpcl.models.heads import ABSENT
-
-
-def packed(lengths: list[int], width: int = 32) -> torch.Tensor:
-    x = torch.zeros(len(lengths), 3, width, dtype=torch.long)
-    for row, length in enumerate(lengths):
-        x[row, 0, :length] = torch.randint(5, 21, (length,))
-        x[row, 1, :length] = 1
-        x[row, 2, length // 2 : length] = 1
-    return x
+from tests.helpers.encoders import packed
 
 
 @pytest.mark.parametrize("shape", ["bert", "roberta", "distilbert"])
@@ -92,7 +84,7 @@ def test_a_mask_ready_for_attention_is_the_same_mask(encoders: dict[str, str], s
 
 
 def test_no_pooler_and_unknown_pooling_are_refused(encoders: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="no pooler"):
+    with pytest.raises(UsageError, match="pooler"):
         BertAdapter(encoders["distilbert"], pooling="pooler")
     with pytest.raises(UsageError, match="mean"):
         BertAdapter(encoders["bert"], pooling="meen")  # type: ignore[arg-type]
