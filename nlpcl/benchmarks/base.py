@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from os import PathLike
 from typing import Any, Protocol
 
 import pandas as pd
@@ -174,8 +175,8 @@ def text_benchmark_from_tasks(
     :param tasks: in the order of the stream.
     :param name: the benchmark's name.
     :param scenario: `til`, `dil` or `cil`, as in `benchmark_from_tasks`.
-    :param tokenizer: an encoder's name, a tokenizer, or `Words` for a backbone of word vectors, which the benchmark
-        then holds as its `vectors`.
+    :param tokenizer: an encoder's name or folder, a tokenizer, or `Words` for a backbone of word vectors, which the
+        benchmark then holds as its `vectors`.
     :param max_length: L of every example (3, L).
     :param labels: the label set of the shared head, as in `benchmark_from_tasks`.
     :param files: path and SHA-256 of the files the data come from.
@@ -198,7 +199,8 @@ def text_benchmark_from_tasks(
     benchmark = benchmark_from_tasks(tasks, dataset, name=name, scenario=scenario, labels=labels, files=files)
     benchmark.modality = "text"
     benchmark.input_shape = (3, max_length)
-    benchmark.tokenizer_name = tokenizer if isinstance(tokenizer, str) else fast.name_or_path
+    benchmark.tokenizer = fast
+    benchmark.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, PathLike)) else fast.name_or_path
     benchmark.max_length = max_length
     benchmark.vectors = vectors
     n = len(tasks)  # the splits follow each other, each with all tasks

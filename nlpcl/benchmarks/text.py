@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,30 +11,39 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerBase
 
 from nlpcl.benchmarks.cache import cache_key, cached
-from nlpcl.encoders import encoder_path
+from nlpcl.encoder_files import (
+    CONFIG,
+    check_files,
+    check_padding,
+    check_vocabulary,
+    encoder_folder,
+    read_tokenizer,
+)
 from nlpcl.errors import UsageError
 
 
 def load_tokenizer(tokenizer: Any) -> Any:
-    """The fast tokenizer of an encoder: `minilm`, a local folder, a hub name, or a tokenizer as it is.
+    """Return the fast tokenizer of an encoder: `minilm`, a local folder, a hub name, or a tokenizer as it is.
 
-    :raises UsageError: it cannot be had; the sentence says how to get it.
+    :raises UsageError: it cannot be had, or it or its encoder is refused for what its files say.
     """
-    if not isinstance(tokenizer, str):
-        return tokenizer
-    path = encoder_path(tokenizer)
-    try:
-        fast = AutoTokenizer.from_pretrained(path, use_fast=True)
-    except (OSError, ValueError) as error:
+    if isinstance(tokenizer, (str, os.PathLike)):
+        folder = encoder_folder(tokenizer, weights=False)
+        fast = read_tokenizer(folder)
+        if (folder / CONFIG).is_file():  # not of a tokenizer alone, which is used with an encoder from elsewhere
+            check_vocabulary(fast, getattr(check_files(folder), "vocab_size", None), str(tokenizer))
+        fast.padding_side = "right"
+        return fast
+    if not callable(tokenizer):
         raise UsageError(
-            f"no tokenizer for encoder {tokenizer!r} here: give a local folder with its files, a name the model hub "
-            f"knows (needs the network the first time), or --model minilm ({type(error).__name__})."
-        ) from error
-    fast.padding_side = "right"
-    return fast
+            f"tokenizer is a name, a folder or a tokenizer of transformers, not a {type(tokenizer).__name__}."
+        )
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        check_padding(tokenizer, tokenizer.name_or_path or type(tokenizer).__name__)
+    return tokenizer
 
 
 def columns(frame: pd.DataFrame) -> tuple[list[str], list[str] | None]:

@@ -7,19 +7,21 @@ from collections.abc import Callable
 from typing import cast
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from nlpcl.errors import UsageError
 from nlpcl.models.base import Site
-from nlpcl.models.encoder import EncoderBackbone, Padding, Pooling
+from nlpcl.models.encoder import EncoderBackbone, Padding, Pooling, check_layers
+from nlpcl.models.pretrained import EncoderLike
 from nlpcl.ranges import NotAll, Width
 from nlpcl.registry import register_backbone
 
 # Modules after whose output an adapter stands: the last step of the self-attention block and of the
 # feed-forward block, both before the residual addition. The first pattern fits BERT, RoBERTa, ELECTRA
-# and their like, the second DistilBERT.
+# and their like, the second DistilBERT, the third MPNet.
 PLACES = (
     re.compile(r"(.*\.)?layer\.\d+\.(attention\.output|output)\.dropout"),
     re.compile(r"(.*\.)?layer\.\d+\.(attention\.out_lin|ffn\.dropout)"),
+    re.compile(r"(.*\.)?layer\.\d+\.(attention|output)\.dropout"),
 )
 NORMS = re.compile(r"(.*\.)?layer\.\d+\..*(LayerNorm|layer_norm)")
 
@@ -63,27 +65,22 @@ class Adapter(nn.Module):
         ]
 
 
-def adapter_places(encoder: nn.Module, layers: int) -> list[str]:
-    """Names of the modules after which adapters stand, two per layer.
+def adapter_places(encoder: PreTrainedModel, layers: int) -> list[str]:
+    """Return the names of the modules after which adapters stand, two per layer.
 
     :raises UsageError: the encoder has another shape.
     """
+    check_layers(encoder, "bert_adapter")
     names = [name for name, _ in encoder.named_modules()]
-    for pattern in PLACES:
-        places = [name for name in names if pattern.fullmatch(name)]
-        if len(places) == 2 * layers:
-            return places
-    raise UsageError(
-        f"bert_adapter does not know where adapters go in a {type(encoder).__name__}; "
-        "it knows encoders shaped like BERT, RoBERTa and DistilBERT."
-    )
+    matches = ([name for name in names if pattern.fullmatch(name)] for pattern in PLACES)
+    return next(places for places in matches if len(places) == 2 * layers)
 
 
 @register_backbone("bert_adapter", title="a frozen encoder with two adapters in each layer")
 class BertAdapter(EncoderBackbone):
     """A frozen encoder with Houlsby adapters; adapters and the layers' LayerNorms train.
 
-    :param encoder: `minilm`, a local folder or a hub name.
+    :param encoder: `minilm`, a local folder, a hub name, or a loaded encoder, which is copied.
     :param adapter_size: width of the adapters' inner layer; 2000 in the original toolkit.
     :param pooling: how token states become one feature: mean, cls or pooler.
     :param dropout: probability of dropping a feature unit before the head.
@@ -92,7 +89,7 @@ class BertAdapter(EncoderBackbone):
 
     def __init__(
         self,
-        encoder: str = "minilm",
+        encoder: EncoderLike = "minilm",
         *,
         adapter_size: Width = 2000,
         pooling: Pooling = "mean",

@@ -157,6 +157,12 @@ class Backbone(nn.Module, ABC):
         """Features (B, F) of embedded inputs: `features_of(*embed(x), t)` is `features(x, t)`."""
         return self.features(embedded, task_labels)
 
+    def check_embedded(self) -> None:
+        """Refuse a backbone for which `features_of` an embedded text are not its features.
+
+        :raises UsageError: its encoder takes no embeddings, or does something else with them.
+        """
+
     def allow_second_derivatives(self) -> None:
         """From now on compute without kernels that have no second derivative."""
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 
-from nlpcl.errors import UsageError
 from nlpcl.models.base import Site
-from nlpcl.models.encoder import EncoderBackbone, Padding, Pooling
+from nlpcl.models.encoder import EncoderBackbone, Padding, Pooling, check_layers
+from nlpcl.models.pretrained import EncoderLike
 from nlpcl.ranges import NotAll
 from nlpcl.registry import register_backbone
 
 # The output projection of the attention, the two layers of the feed-forward block, and the module whose output is the
-# first one's activation. The first line fits BERT, RoBERTa, ELECTRA and their like, the second DistilBERT.
+# first one's activation. The first line fits BERT, RoBERTa, ELECTRA and their like, the second DistilBERT, the third
+# MPNet.
 SHAPES = (
     ("attention.output.dense", "intermediate.dense", "intermediate", "output.dense"),
     ("attention.out_lin", "ffn.lin1", "ffn.activation", "ffn.lin2"),
+    ("attention.attn.o", "intermediate.dense", "intermediate", "output.dense"),
 )
 LAYER = re.compile(r"(.*\.)?layer\.\d+")
 
@@ -26,7 +28,7 @@ class Bert(EncoderBackbone):
     Sites are the feed-forward block's inner layer and the output projections of both blocks, which add to the residual
     stream.
 
-    :param encoder: `minilm`, a local folder or a hub name.
+    :param encoder: `minilm`, a local folder, a hub name, or a loaded encoder, which is copied.
     :param pooling: how token states become one feature: mean, cls or pooler.
     :param dropout: probability of dropping a feature unit before the head.
     :param padding: dynamic trims batches to their longest text, fixed does not.
@@ -34,7 +36,7 @@ class Bert(EncoderBackbone):
 
     def __init__(
         self,
-        encoder: str = "minilm",
+        encoder: EncoderLike = "minilm",
         *,
         pooling: Pooling = "mean",
         dropout: NotAll = 0.1,
@@ -59,16 +61,10 @@ class Bert(EncoderBackbone):
 
         :raises UsageError: the encoder has another shape.
         """
+        check_layers(self.encoder.model, "bert")
         modules = dict(self.encoder.model.named_modules())
         layers = [name for name in modules if LAYER.fullmatch(name)]
-        for shape in SHAPES:
-            if layers and all(f"{layer}.{name}" in modules for layer in layers for name in shape):
-                break
-        else:
-            raise UsageError(
-                f"bert does not know the layers of a {type(self.encoder.model).__name__}; "
-                "it knows encoders shaped like BERT, RoBERTa and DistilBERT."
-            )
+        shape = next(s for s in SHAPES if all(f"{layer}.{name}" in modules for layer in layers for name in s))
         found = []
         for i, layer in enumerate(layers):
             attention, inner, activation, outer = (modules[f"{layer}.{name}"] for name in shape)

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from nlpcl.errors import UsageError
 from nlpcl.models.encoder import Padding, TextEncoder
+from nlpcl.models.pretrained import EncoderLike
 from nlpcl.models.states import TokenStates
 from nlpcl.models.tokens import Net, TokenBackbone
 from nlpcl.ranges import Layers, NotAll, Width
@@ -21,7 +23,7 @@ class BertFrozen(TokenBackbone):
 
     So an example's token states never change: `precompute` computes them once.
 
-    :param encoder: `minilm`, a local folder or a hub name.
+    :param encoder: `minilm`, a local folder, a hub name, or a loaded encoder, which is copied.
     :param net: Kim's convolutional net (`cnn`), or gated recurrent units (`gru`), whose state at the last token is the
         feature; the original toolkit has the latter for KAN and SRK.
     :param filters: filters of each window size, 3, 4 and 5; 100 in Kim's paper and the original toolkit.
@@ -35,7 +37,7 @@ class BertFrozen(TokenBackbone):
 
     def __init__(
         self,
-        encoder: str = "minilm",
+        encoder: EncoderLike = "minilm",
         *,
         net: Net = "cnn",
         filters: Width = 100,
@@ -46,16 +48,16 @@ class BertFrozen(TokenBackbone):
     ) -> None:
         words = TextEncoder(encoder, padding=padding)
         super().__init__(words, net, filters, layers, hidden or words.width, dropout)
-        self.name = encoder
+        self.name = words.name
         self.states: TokenStates | None = None
 
     def use_states(self, states: TokenStates) -> None:
         """From now on read the states of examples (4, L) instead of computing them, unless with `parity`.
 
-        :raises ValueError: they are another encoder's.
+        :raises UsageError: they are another encoder's.
         """
         if states.encoder != self.name:
-            raise ValueError(f"the states are those of {states.encoder}, and the backbone's encoder is {self.name}")
+            raise UsageError(f"the states are those of {states.encoder}, and the backbone's encoder is {self.name}.")
         self.states = states
 
     def encode(self, x: Tensor) -> tuple[Tensor, Any, Tensor]:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from typing import Literal, get_args
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
-from nlpcl.encoders import encoder_path
+from nlpcl.encoder_files import position_table, positions_of, refusing
 from nlpcl.errors import NOT_BOTH, UsageError, suggest
 from nlpcl.models.base import Backbone, TaskLabels
+from nlpcl.models.pretrained import EncoderLike, encoder_name, load_encoder
 
 Pooling = Literal["mean", "cls", "pooler"]
 Padding = Literal["dynamic", "fixed"]
 # Of these every layer attends to all of a text, so the mask may be given to it as it is.
-FULL_ATTENTION = ("bert", "roberta", "distilbert", "electra", "xlm-roberta", "camembert")
+FULL_ATTENTION: tuple[str, ...] = ("bert", "roberta", "distilbert", "electra", "xlm-roberta", "camembert")
+
+# Of these it is known where adapters go and what a site's layers do. Others may bear the same names: Longformer pads to
+# its window, so that a text has more states than its mask.
+KNOWN_LAYERS = (*FULL_ATTENTION, "data2vec-text", "deberta", "deberta-v2", "ernie", "mpnet", "rembert", "roformer")
 
 
 def trim(x: Tensor) -> Tensor:
@@ -34,22 +41,6 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
 def broadcast_mask(mask: Tensor) -> Tensor:
     """A mask (B, L) as fused attention takes it: (B, 1, 1, L), True on real tokens."""
     return mask.bool()[:, None, None, :]
-
-
-def load_encoder(name: str) -> PreTrainedModel:
-    """The pretrained encoder `name`: `minilm`, a local folder or a hub name.
-
-    :raises UsageError: it cannot be had; the sentence says how to get it.
-    """
-    path = encoder_path(name)
-    try:
-        return AutoModel.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"no encoder {name!r} here: give a local folder with its config and weights, a name the model hub "
-            "knows (needs the network the first time), or --model minilm, which comes with the extra demo "
-            f"({type(error).__name__})."
-        ) from error
 
 
 class PackedEncoder(nn.Module):
@@ -73,33 +64,69 @@ class PackedEncoder(nn.Module):
         return x if self.padding == "fixed" or x.device.type != "cpu" else trim(x)
 
 
+def check_layers(model: PreTrainedModel, backbone: str) -> None:
+    """Refuse an encoder whose layers a backbone does not know.
+
+    :raises UsageError: with those that it knows.
+    """
+    kind = model.config.model_type
+    if kind not in KNOWN_LAYERS:
+        raise UsageError(
+            f"{backbone} does not know the layers of a {type(model).__name__} ({kind}); it knows those of "
+            f"{', '.join(sorted(KNOWN_LAYERS))}. --backbone bert_frozen takes it with every method, bert with those "
+            "that need no such layers."
+        )
+
+
+@contextmanager
+def _apart(model: nn.Module) -> Iterator[None]:
+    """Within it a model has no dropout and no graph; its mode and the random states are as before afterwards."""
+    training = model.training
+    try:
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            model.eval()
+            yield
+    finally:
+        model.train(training)
+
+
 class TextEncoder(PackedEncoder):
     """Encodes packed text; its first step trims the batch, so that cost follows the real length.
 
-    :param name: as in `load_encoder`.
+    :param encoder: as in `load_encoder`.
     :param pooling: `mean` over real tokens, the first token (`cls`), or the encoder's own `pooler`.
     :param padding: as in `PackedEncoder`.
-    :raises UsageError: unknown pooling, or `pooler` on an encoder without one.
+    :raises UsageError: unknown pooling, or an encoder that `load_encoder` refuses or that encodes no packed text.
     """
 
-    def __init__(self, name: str, pooling: Pooling = "mean", padding: Padding = "dynamic") -> None:
+    transient = ("name",)  # a matter of the machine: another run may go on with the encoder in another place
+
+    def __init__(self, encoder: EncoderLike, pooling: Pooling = "mean", padding: Padding = "dynamic") -> None:
         if pooling not in get_args(Pooling):
             raise UsageError(f"unknown pooling {pooling!r}. {suggest(pooling, get_args(Pooling))}")
-        model = load_encoder(name)
-        super().__init__(model.config.hidden_size, padding)
+        model = load_encoder(encoder, pooling == "pooler")
+        super().__init__(getattr(model.config, "hidden_size", 0), padding)
+        self.name = encoder_name(encoder)
+        self.named = not isinstance(encoder, PreTrainedModel)
+        """Whether its name says where its files are."""
         self.model = model
-        if pooling == "pooler" and getattr(self.model, "pooler", None) is None:
-            raise UsageError(f"encoder {name!r} has no pooler: use --set pooling=mean or --set pooling=cls.")
         self.pooling = pooling
         takes = inspect.signature(self.model.forward).parameters
         self.segments = "token_type_ids" in takes and getattr(self.model.config, "type_vocab_size", 1) > 1
+        table = position_table(model)
+        # RoBERTa and its like tell padding by its id to number the tokens; the mask says it whatever the tokenizer.
+        self.first = table.padding_idx if table is not None and "position_ids" in takes else None
+        self.check_length(8)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Last hidden states (B, L', H), the pooler's output (B, H) if there is one, mask (B, L')."""
+        out = self._encode(x)
+        return out.last_hidden_state, out.get("pooler_output"), x[:, 1].bool()
+
+    def _encode(self, x: Tensor) -> Any:
         ids, mask, segments = x[:, :3].unbind(dim=1)
         extra = {"token_type_ids": segments} if self.segments else {}
-        out = self.model(input_ids=ids, attention_mask=self._attended(mask), **extra)
-        return out.last_hidden_state, out.get("pooler_output"), mask.bool()
+        return self.model(input_ids=ids, attention_mask=self._attended(mask), **extra, **self._placed(mask))
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Word embeddings (B, L', H) and mask (B, L').
@@ -115,7 +142,8 @@ class TextEncoder(PackedEncoder):
 
     def forward_embedded(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Last hidden states (B, L', H) and the pooler's output (B, H) if there is one; see `embed`."""
-        out = self.model(inputs_embeds=embedded, attention_mask=self._attended(mask.long()))
+        mask = mask.long()
+        out = self.model(inputs_embeds=embedded, attention_mask=self._attended(mask), **self._placed(mask))
         return out.last_hidden_state, out.get("pooler_output")
 
     def _attended(self, mask: Tensor) -> Tensor:
@@ -127,13 +155,50 @@ class TextEncoder(PackedEncoder):
         fused = config.model_type in FULL_ATTENTION and config._attn_implementation == "sdpa"
         return broadcast_mask(mask) if fused and mask.device.type != "cpu" else mask
 
+    def _placed(self, mask: Tensor) -> dict[str, Tensor]:
+        """The positions (B, L') of tokens, for a model that would number them by the id of padding."""
+        return {} if self.first is None else {"position_ids": mask.cumsum(dim=1) * mask + self.first}
+
     def positions(self) -> int | None:
-        """Most tokens that the model takes; None: its positions are in no table."""
-        for name, module in self.model.named_modules():
-            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-                # RoBERTa and its like begin to count behind the index of padding.
-                return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-        return None
+        """Return the most tokens that the model takes, or None if its positions are in no table."""
+        return positions_of(self.model)
+
+    def check_length(self, length: int) -> None:
+        """Refuse an encoder that does not give each of so many tokens a state, or not the same one twice.
+
+        :raises UsageError: with what it does instead.
+        """
+        x = self._probe(length)
+        with refusing(f"encoder {self.name!r} cannot encode texts of {length} tokens"), _apart(self.model):
+            states, again = (self._encode(x).last_hidden_state for _ in range(2))
+        expected = (2, length, self.width)
+        if tuple(states.shape) != expected:
+            raise UsageError(
+                f"encoder {self.name!r} gives states {tuple(states.shape)} for {length} tokens, not {expected}."
+            )
+        if not states.isfinite().all():
+            raise UsageError(f"encoder {self.name!r} gives states that are not finite.")
+        if not torch.equal(states, again):
+            raise UsageError(f"encoder {self.name!r} gives other states each time, also without dropout.")
+
+    def check_embedded(self) -> None:
+        """Refuse an encoder that encodes word embeddings otherwise than their tokens.
+
+        :raises UsageError: it does, or takes none.
+        """
+        x = self._probe(8)
+        told = f"encoder {self.name!r} cannot start from word embeddings"
+        with refusing(told), _apart(self.model):
+            expected = self._encode(x).last_hidden_state
+            states = self.forward_embedded(*self.embed(x))[0]
+            torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
+
+    def _probe(self, length: int) -> Tensor:
+        """Two texts (2, 3, L) of that length."""
+        rows = getattr(self.model.config, "vocab_size", 2)
+        ids = torch.arange(2 * length).reshape(2, length) % rows
+        x = torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)], dim=1)
+        return x.to(next(self.model.parameters()).device)
 
     def pool(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor) -> Tensor:
         """Feature (B, H) of each text."""
@@ -156,7 +221,7 @@ class EncoderBackbone(Backbone):
     recomputes: bool | None = False
     transient = ("recomputes",)  # a matter of the machine: another run may go on without
 
-    def __init__(self, encoder: str, pooling: Pooling, padding: Padding, dropout: float) -> None:
+    def __init__(self, encoder: EncoderLike, pooling: Pooling, padding: Padding, dropout: float) -> None:
         super().__init__()
         self.encoder = TextEncoder(encoder, pooling, padding)
         self.width = self.encoder.width
@@ -181,6 +246,10 @@ class EncoderBackbone(Backbone):
         seen = self._start(mask, task_labels)
         hidden, pooled = self.encoder.forward_embedded(embedded, mask)
         return self.dropout(self.encoder.pool(hidden, pooled, seen))
+
+    def check_embedded(self) -> None:
+        """As in `Backbone`."""
+        self.encoder.check_embedded()
 
     def allow_second_derivatives(self) -> None:
         """As in `Backbone`; fused attention has none."""

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from nlpcl.errors import UsageError
 from nlpcl.models.encoder import TextEncoder, trim
+from nlpcl.models.pairing import check_pair, encoder_for
+from nlpcl.models.pretrained import EncoderLike
 
 FORMAT = "1"
 BATCH_SIZE = 64
@@ -48,7 +50,7 @@ class TokenStates(nn.Module):
 
 def precompute(
     benchmark: Any,
-    encoder: str = "minilm",
+    encoder: EncoderLike | None = None,
     *,
     device: str | torch.device = "cpu",
     splits: Sequence[str] = ("train", "valid", "test"),
@@ -63,20 +65,22 @@ def precompute(
     the order of the tasks does not matter to it.
 
     :param benchmark: of texts, tokenised for `encoder`.
-    :param encoder: as in `TextEncoder`.
+    :param encoder: as in `TextEncoder`; None: the one that the benchmark's tokenizer belongs to.
     :param device: where the encoder computes.
     :param splits: those whose states are wanted; examples of the others stay (3, L), and the encoder sees none.
     :param tasks: of the first so many tasks; None: of all.
     :param progress: called with the number of examples done, and of all.
-    :raises UsageError: the benchmark holds no tokenised texts, or the file cannot be written.
+    :raises UsageError: the benchmark holds no tokenised texts, the encoder is refused as in `build_model`, or the file
+        cannot be written.
     """
     packed = getattr(benchmark, "packed", None)
     if not packed:
         raise UsageError("token states can be computed of a text benchmark that is tokenised for an encoder only.")
+    model = TextEncoder(encoder_for(benchmark, encoder))
+    check_pair(benchmark, model)
     parts = sorted((part for split in splits for part in packed[split][:tasks]), key=lambda part: part.digest())
     for part, start in zip(parts, _starts([int(part.lengths.sum()) for part in parts]), strict=True):
         part.first = start + torch.tensor(_starts(part.lengths.tolist()))
-    model = TextEncoder(encoder)
     shape = (sum(int(part.lengths.sum()) for part in parts), model.width)
     file = states_folder() / f"{_key(model, parts)}.npy"
     table = _load(file, shape)
@@ -90,7 +94,7 @@ def precompute(
             ) from error
         table = _load(file, shape)
         assert table is not None
-    benchmark.states = TokenStates(table, encoder)
+    benchmark.states = TokenStates(table, model.name)
     return benchmark.states
 
 

@@ -170,6 +170,7 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         most = model.backbone.positions
         if most is not None and anchor_length > most:
             raise UsageError(f"anchor_length must be at most {most}, as many tokens as the encoder takes.")
+        model.backbone.check_embedded()
         self.memory.quota = max(1, self.memory.capacity // model.n_tasks)
         self.lamb = lamb
         self.beta = beta

@@ -12,16 +12,8 @@ from nlpcl.models import BertAdapter, Site, TaskHeads, build_model, row_factor, 
 from nlpcl.models.adapters import NORMS
 from nlpcl.models.encoder import FULL_ATTENTION, TextEncoder, broadcast_mask
 from nlpcl.models.heads import ABSENT
+from tests.helpers.encoders import packed
 from tests.helpers.messages import refused
-
-
-def packed(lengths: list[int], width: int = 32) -> torch.Tensor:
-    x = torch.zeros(len(lengths), 3, width, dtype=torch.long)
-    for row, length in enumerate(lengths):
-        x[row, 0, :length] = torch.randint(5, 21, (length,))
-        x[row, 1, :length] = 1
-        x[row, 2, length // 2 : length] = 1
-    return x
 
 
 @pytest.mark.parametrize("shape", ["bert", "roberta", "distilbert"])

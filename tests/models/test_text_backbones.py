@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 
-from nlpcl.models import Bert, BertFrozen
+from nlpcl.errors import UsageError
+from nlpcl.models import Adapter, Bert, BertAdapter, BertFrozen
+from nlpcl.models.adapters import NORMS
 from nlpcl.models.base import Site, unprotected
+from nlpcl.models.encoder import KNOWN_LAYERS
 from nlpcl.models.text_cnn import WINDOWS, TextCNN
-from tests.helpers.messages import refused
-from tests.models.test_models import packed
+from tests.helpers.encoders import packed, save_tiny
+
+UNKNOWN = ["longformer", "big_bird", "albert", "convbert", "modernbert", "funnel", "xlnet", "mobilebert", "esm", "fnet"]
 
 
 def check_sites(sites: list[Site], backbone: Any, x: torch.Tensor) -> None:
@@ -47,11 +52,41 @@ def test_bert_sites_are_the_feed_forward_and_both_projections(encoders: dict[str
     assert rest | at_sites == trainable and not rest & at_sites
 
 
-def test_an_encoder_of_another_shape_is_refused(tiny: str) -> None:
-    backbone = Bert(tiny)
-    backbone.encoder.model = nn.Linear(2, 2)  # type: ignore[assignment]
-    with refused("Linear"):
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_layers_that_are_not_known_have_neither_sites_nor_adapters(kind: str, tmp_path: Path) -> None:
+    """Some bear the names of BERT's layers; Longformer pads to its window, BigBird and ESM mean others by them."""
+    folder = save_tiny(tmp_path / kind, kind)
+    backbone, x = Bert(folder), packed([5, 9])
+    assert backbone.features(x, 0).shape == (2, backbone.width)
+    assert BertFrozen(folder, filters=4).features(x, 0).shape == (2, 12)
+    with pytest.raises(UsageError, match=kind):
         backbone.sites()
+    with pytest.raises(UsageError, match=kind):
+        BertAdapter(folder, adapter_size=4)
+
+
+@pytest.mark.parametrize("kind", KNOWN_LAYERS)
+def test_layers_that_are_known(kind: str, tmp_path: Path) -> None:
+    """Sites of `bert`; adapters of `bert_adapter`, which act before the residual addition that a LayerNorm takes."""
+    folder, x = save_tiny(tmp_path / kind, kind), packed([5, 9])
+    backbone = Bert(folder)
+    check_sites(backbone.sites(), backbone, x)
+    with_adapters = BertAdapter(folder, adapter_size=4).eval()
+    check_sites(with_adapters.sites(), with_adapters, x)
+    norms = [module for name, module in with_adapters.named_modules() if NORMS.fullmatch(name)]
+    assert len(norms) == len(with_adapters.adapters()) == 4
+    assert all(p.requires_grad for norm in norms for p in norm.parameters())
+    seen: list[torch.Tensor] = []
+    for norm in norms:
+        norm.register_forward_hook(lambda _m, inputs, _out: seen.append(inputs[0]))
+    for i in range(4):
+        for bottleneck in (0.0, 3.0):
+            for j, adapter in enumerate(cast(list[Adapter], with_adapters.adapters())):
+                nn.init.zeros_(adapter.up.weight)
+                nn.init.constant_(adapter.up.bias, bottleneck if i == j else 0.0)
+            with_adapters.features(x, 0)
+        torch.testing.assert_close(seen[4 + i], seen[i] + 3.0)
+        del seen[:]
 
 
 def test_the_pooler_trains_only_where_it_is_the_feature(tiny: str) -> None:

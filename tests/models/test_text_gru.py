@@ -13,8 +13,8 @@ from nlpcl.models.text_gru import TextGRU
 from nlpcl.strategies.hat import HAT
 from nlpcl.strategies.owm import OWM
 from nlpcl.strategies.ucl import UCL
+from tests.helpers.encoders import packed
 from tests.helpers.messages import refused
-from tests.models.test_models import packed
 
 
 def gru_states(gru: nn.GRU, x: torch.Tensor) -> torch.Tensor:

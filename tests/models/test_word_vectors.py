@@ -16,8 +16,8 @@ from nlpcl.models import WordVectors, build_model
 from nlpcl.models.base import unprotected
 from nlpcl.spec import RunSpec
 from tests.conftest import WORDS, make_tasks
+from tests.helpers.encoders import packed
 from tests.helpers.messages import mentions, refused
-from tests.models.test_models import packed
 from tests.models.test_text_backbones import check_sites, loop_cnn
 
 pytest.importorskip("gensim")
