@@ -187,6 +187,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         self._bad_step = torch.tensor(-1, device=self.device)
+        self.selection.begin()  # before there is a schedule, which asks for the rate's factor at once
         distributed.same_everywhere(self.model)
         super()._before_training_exp(**kwargs)
         total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
@@ -207,8 +208,6 @@ class ContinualStrategy(SupervisedTemplate):
         first = 0 if self.watch is None else self.watch.enter(self)
         if first is None:
             return
-        if self.watch is None or not self.watch.joining:
-            self.selection.begin()
         for epoch in range(first, self.train_epochs):
             if self.watch is None or not self.watch.joining:
                 self._before_training_epoch(**kwargs)
