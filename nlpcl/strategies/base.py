@@ -274,6 +274,31 @@ class ContinualStrategy(SupervisedTemplate):
         assert self.mbatch is not None
         return self._tasks if self.mbatch[-1] is self._unpacked else self.mb_task_id
 
+    def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:
+        """Return the mean loss of a mini-batch of validation data, along the path that is being trained.
+
+        A method whose training takes another path than its test overrides this.
+
+        :param x: inputs on the device.
+        :param y: labels (B,) on the device.
+        """
+        return self._criterion(logits_of(self, x, task_labels), y)  # type: ignore[no-any-return]
+
+    def engine_settings(self) -> dict[str, Any]:
+        """Return the arguments with which a training inside this one follows its settings."""
+        selection = self.selection
+        return {
+            "precision": self.precision,
+            "schedule": self.schedule,
+            "warmup": self.warmup,
+            "clip_norm": self.clip_norm,
+            "best_epoch": selection.active,
+            "patience": selection.patience,
+            "plateau_factor": selection.plateau_factor,
+            "min_learning_rate": selection.min_learning_rate,
+            "parity": self.parity,
+        }
+
     def backward(self) -> None:
         """Backward pass; afterwards gradients are unscaled and the whole mini-batch's, so plugins see the true ones."""
         self.loss = distributed.weighted(self.loss, self.mb_rows)
