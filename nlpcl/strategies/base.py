@@ -190,15 +190,20 @@ class ContinualStrategy(SupervisedTemplate):
         self.selection.begin()  # before there is a schedule, which asks for the rate's factor at once
         distributed.same_everywhere(self.model)
         super()._before_training_exp(**kwargs)
-        total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
         betas = self.optimizer.defaults.get("betas")
-        schedule = original_schedule if self.parity else linear_schedule
 
         def factor(step: int) -> float:
-            of_schedule = schedule(step, total, self.warmup) if self.schedule == "linear" else self.selection.scale
+            of_schedule = self.schedule_factor(step)
             return of_schedule * uncorrected(step, betas) if self.parity and betas else of_schedule
 
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+
+    def schedule_factor(self, step: int) -> float:
+        """Return the factor of the schedule on the learning rate at a step of the experience in training."""
+        if self.schedule != "linear":
+            return self.selection.scale
+        total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
+        return (original_schedule if self.parity else linear_schedule)(step, total, self.warmup)
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         """Avalanche's loop over the epochs, which a checkpoint may join at a later step.
@@ -309,11 +314,15 @@ class ContinualStrategy(SupervisedTemplate):
             self.loss = distributed.sum_gradients(parameters, self.loss, self._alike)
         self.scaler.unscale_(self.optimizer)
 
+    def clip_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Clip the gradients of parameters, together or, with `parity`, each by itself."""
+        if self.clip_norm is not None:
+            for together in [[p] for p in parameters] if self.parity else [parameters]:
+                nn.utils.clip_grad_norm_(together, self.clip_norm)
+
     def optimizer_step(self) -> None:
         """Clip, step, and move the schedule on."""
-        if self.clip_norm is not None:
-            for together in [[p] for p in self._clipped] if self.parity else [self._clipped]:
-                nn.utils.clip_grad_norm_(together, self.clip_norm)
+        self.clip_gradients(self._clipped)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
