@@ -15,13 +15,27 @@ from avalanche.benchmarks.utils.transform_groups import EmptyTransformGroups
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-POOL = 8
+LARGEST_POOL = 50
+
+
+def pool_batches(examples: int, batch_size: int) -> int:
+    """Return how many batches of random texts are sorted by length together, from 1 to 50.
+
+    With pools of k batches two texts of one batch meet again in the next epoch nearly k times as often as in random
+    batches. So there are 2 at most, and 1 where fewer than 4 pools would be left, until k = N / (128 B) is more: from
+    there on texts meet again in less than one epoch of a hundred. docs/performance.md has the figures.
+
+    :param examples: N.
+    :param batch_size: B.
+    """
+    few = min(2, max(1, examples // (4 * batch_size)))
+    return min(LARGEST_POOL, max(few, examples // (128 * batch_size)))
 
 
 class LengthGroupedBatches(Sampler[list[int]]):
     """Indices of batches whose examples are of like length.
 
-    With `shuffle` a random order is cut into pools of 8 batches, each pool is sorted by length and cut into
+    With `shuffle` a random order is cut into pools of `pool_batches`, each pool is sorted by length and cut into
     batches, and all batches come in random order; every example comes once an epoch. Without, batches are cut from
     all examples sorted by length, the longest first, so that what does not fit in memory shows at once.
 
@@ -44,7 +58,8 @@ class LengthGroupedBatches(Sampler[list[int]]):
         first, step = self.share
         if not self.shuffle:
             return iter(self._cut(self._sorted(torch.arange(len(self.lengths)))[first::step]))
-        pools = torch.randperm(len(self.lengths))[first::step].split(POOL * self.batch_size)
+        rows = torch.randperm(len(self.lengths))[first::step]
+        pools = rows.split(pool_batches(len(rows), self.batch_size) * self.batch_size)
         batches = [batch for pool in pools for batch in self._cut(self._sorted(pool))]
         return iter([batches[i] for i in torch.randperm(len(batches)).tolist()])
 

@@ -60,3 +60,19 @@ def new_optimizer(template: Optimizer, model: nn.Module, own_groups: list[dict[s
             groups.setdefault(repr(options), {"params": [], **options})["params"].append(p)
     everything = [*groups.values(), *own_groups]
     return type(template)(everything, **defaults)
+
+
+def template_for(other: nn.Module, model: nn.Module, template: Optimizer) -> Optimizer:
+    """Return a template for `other`, whose parameters have the options that `template` has for those of `model`.
+
+    :param other: a module whose parameters are named like some of `model`'s.
+    :param template: as in `new_optimizer`; it goes for parameters that it does not hold, too.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    counterparts = dict(other.named_parameters())
+    groups = []
+    for group in template.param_groups:
+        held = [counterparts[names[id(p)]] for p in group["params"] if names.get(id(p)) in counterparts]
+        groups.append({**group, "params": held})
+    accepted = inspect.signature(type(template).__init__).parameters
+    return type(template)(groups, **{k: v for k, v in template.defaults.items() if k in accepted})

@@ -90,11 +90,11 @@ class Selection:
 
 @torch.no_grad()
 def validation_loss(strategy: Any) -> float:
-    """Mean loss over the validation data of the experience in training; moves no random state.
+    """Return the mean loss over the validation data of the experience in training; moves no random state.
 
     :raises UsageError: there are none.
     """
-    from nlpcl.strategies.base import logits_of, mode, on_device
+    from nlpcl.strategies.base import mode, on_device
 
     found = [validation_of(e) for e in getattr(strategy, "_experiences", None) or [strategy.experience]]
     if None in found:
@@ -103,6 +103,6 @@ def validation_loss(strategy: Any) -> float:
     total = torch.zeros((), device=strategy.device)
     with mode(strategy.model, training=False):
         for x, y, *_, tasks in loader_of(data, batch_rows(data, strategy.eval_mb_size, share=distributed.share())):
-            logits = logits_of(strategy, on_device(strategy, x), single_task(tasks))
-            total += len(y) * strategy._criterion(logits, y.to(strategy.device))
+            loss = strategy.validation_criterion(on_device(strategy, x), y.to(strategy.device), single_task(tasks))
+            total += len(y) * loss
     return float(distributed.total(total)) / len(data)

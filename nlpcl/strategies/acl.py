@@ -17,9 +17,9 @@ chooses at test, the last private encoder serves all and sees replayed examples,
 
 Where it differs from the original code. There replayed examples passed the current private encoder but their own head,
 which at test stood on its own private encoder. Heads have one layer, as for all methods here, instead of three of
-2048 units. D is trained by the strategy's kind of optimizer, on the shared features of the step before; the norms in
-the cosines are part of the graph. `parity=True` restores a memory filled in file order and replayed whole, and what
-`ContinualStrategy` lists.
+2048 units. D is trained by the strategy's kind of optimizer, with its schedule and clipping, on the shared features of
+the step before; the norms in the cosines are part of the graph. `parity=True` restores a memory filled in file order
+and replayed whole, and what `ContinualStrategy` lists.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from nlpcl.runtime import sent
 from nlpcl.strategies._features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._optimizers import new_optimizer
 from nlpcl.strategies._replay import ReplayStrategy
-from nlpcl.strategies.base import DTYPES, continual_model, mode
+from nlpcl.strategies.base import DTYPES, ContinualStrategy, continual_model, mode
 
 
 class Repeated:
@@ -77,7 +77,7 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
     :param adversarial: l1.
     :param orthogonality: l2.
     :param shared_steps: steps on a mini-batch before one of the discriminator, at least 1.
-    :param discriminator_learning_rate: of the discriminator's optimizer.
+    :param discriminator_learning_rate: of the discriminator's optimizer; it follows the strategy's schedule.
     :param private_width: width of a private encoder's inner fully connected layer; None: the backbone's.
     :param memory: as in `MemoryPlugin`.
     :raises UsageError: a number out of range.
@@ -165,16 +165,20 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         self._steps += 1
         if self._steps % self.shared_steps == 0:
-            self.train_discriminator()
+            self.train_discriminator(strategy)
 
-    def train_discriminator(self) -> None:
-        """One step on L_D."""
+    def train_discriminator(self, strategy: Any) -> None:
+        """Take one step on L_D, clipped and at a rate that follows the schedule as the strategy's steps do."""
         shared, tasks = self._real
         self.discriminator.requires_grad_(True)
         loss = F.cross_entropy(self.discriminator(shared), tasks)
         noise = F.cross_entropy(self.discriminator(torch.randn_like(shared)), torch.zeros_like(tasks))
         self._optimizer.zero_grad()
         (loss + noise).backward()
+        if isinstance(strategy, ContinualStrategy):
+            strategy.clip_gradients(list(self.discriminator.parameters()))
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.discriminator_learning_rate * strategy.schedule_factor(self._steps - 1)
         self._optimizer.step()
         self.discriminator.requires_grad_(False)
 
@@ -220,7 +224,8 @@ class ACL(ReplayStrategy):
     :param adversarial: weight of the discriminator's loss, at least 0; 0.05 in the original toolkit.
     :param orthogonality: weight of the overlap of shared and private features, at least 0; 0.1 in the original toolkit.
     :param shared_steps: steps on a mini-batch before one of the discriminator, at least 1; 5 in the original toolkit.
-    :param discriminator_learning_rate: learning rate of the discriminator; 0.001 in the original toolkit.
+    :param discriminator_learning_rate: learning rate of the discriminator, which follows the schedule; 0.001 in the
+        original toolkit.
     :param private_width: width of a private encoder's inner fully connected layer; None: the backbone's, as in the
         original toolkit.
     """

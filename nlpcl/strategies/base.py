@@ -197,17 +197,23 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         self._bad_step = torch.tensor(-1, device=self.device)
+        self.selection.begin()  # before there is a schedule, which asks for the rate's factor at once
         distributed.same_everywhere(self.model)
         super()._before_training_exp(**kwargs)
-        total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
         betas = self.optimizer.defaults.get("betas")
-        schedule = original_schedule if self.parity else linear_schedule
 
         def factor(step: int) -> float:
-            of_schedule = schedule(step, total, self.warmup) if self.schedule == "linear" else self.selection.scale
+            of_schedule = self.schedule_factor(step)
             return of_schedule * uncorrected(step, betas) if self.parity and betas else of_schedule
 
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+
+    def schedule_factor(self, step: int) -> float:
+        """Return the factor of the schedule on the learning rate at a step of the experience in training."""
+        if self.schedule != "linear":
+            return self.selection.scale
+        total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
+        return (original_schedule if self.parity else linear_schedule)(step, total, self.warmup)
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         """Avalanche's loop over the epochs, which a checkpoint may join at a later step.
@@ -217,8 +223,6 @@ class ContinualStrategy(SupervisedTemplate):
         first = 0 if self.watch is None else self.watch.enter(self)
         if first is None:
             return
-        if self.watch is None or not self.watch.joining:
-            self.selection.begin()
         for epoch in range(first, self.train_epochs):
             if self.watch is None or not self.watch.joining:
                 self._before_training_epoch(**kwargs)
@@ -285,6 +289,31 @@ class ContinualStrategy(SupervisedTemplate):
         assert self.mbatch is not None
         return self._tasks if self.mbatch[-1] is self._unpacked else self.mb_task_id
 
+    def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:
+        """Return the mean loss of a mini-batch of validation data, along the path that is being trained.
+
+        A method whose training takes another path than its test overrides this.
+
+        :param x: inputs on the device.
+        :param y: labels (B,) on the device.
+        """
+        return self._criterion(logits_of(self, x, task_labels), y)  # type: ignore[no-any-return]
+
+    def engine_settings(self) -> dict[str, Any]:
+        """Return the arguments with which a training inside this one follows its settings."""
+        selection = self.selection
+        return {
+            "precision": self.precision,
+            "schedule": self.schedule,
+            "warmup": self.warmup,
+            "clip_norm": self.clip_norm,
+            "best_epoch": selection.active,
+            "patience": selection.patience,
+            "plateau_factor": selection.plateau_factor,
+            "min_learning_rate": selection.min_learning_rate,
+            "parity": self.parity,
+        }
+
     def backward(self) -> None:
         """Backward pass; afterwards gradients are unscaled and the whole mini-batch's, so plugins see the true ones."""
         self.loss = distributed.weighted(self.loss, self.mb_rows)
@@ -295,11 +324,15 @@ class ContinualStrategy(SupervisedTemplate):
             self.loss = distributed.sum_gradients(parameters, self.loss, self._alike)
         self.scaler.unscale_(self.optimizer)
 
+    def clip_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Clip the gradients of parameters, together or, with `parity`, each by itself."""
+        if self.clip_norm is not None:
+            for together in [[p] for p in parameters] if self.parity else [parameters]:
+                nn.utils.clip_grad_norm_(together, self.clip_norm)
+
     def optimizer_step(self) -> None:
         """Clip, step, and move the schedule on."""
-        if self.clip_norm is not None:
-            for together in [[p] for p in self._clipped] if self.parity else [self._clipped]:
-                nn.utils.clip_grad_norm_(together, self.clip_norm)
+        self.clip_gradients(self._clipped)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -10,9 +10,10 @@ attention over their features passes on what they know.
     dW_{l,ij} <- dW_{l,ij} (1 - min(A_{l,i}, A_{l-1,j})),  A = max over the tasks k < t with sim(t,k) = 0 of a^k
 
 A_k is what a linear readout of the frozen net under mask k reaches, A_ref a model without masks that is trained on
-task t alone, from the initial weights (of an encoder: the pretrained ones) and as long as CAT trains on it. The masks
-behind h_k do not train, the weights do, as far as no dissimilar task's mask blocks them. At the end of a task its two
-heads are compared on the validation data, and the better one serves from then on.
+task t alone, from the initial weights (of an encoder: the pretrained ones), for as many epochs as CAT trains on it and
+with all of its settings, best epoch and plateau included. The masks behind h_k do not train, the weights do, as far as
+no dissimilar task's mask blocks them. At the end of a task its two heads are compared on the validation data, and the
+better one serves from then on. Where validation data choose the epoch, they do so by L without R.
 
 Validation data are those of the stream, if the experience's stream knows its benchmark; else a tenth of the training
 data, which is then not trained on. Never test data.
@@ -57,12 +58,12 @@ from nlpcl.ranges import Count, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._batches import numbered_batches
 from nlpcl.strategies._masks import MASK_PRESETS, MaskInference, MaskPlugin, site_factors
+from nlpcl.strategies._optimizers import template_for
 from nlpcl.strategies._selection import validation_of
 from nlpcl.strategies.base import DTYPES, ContinualStrategy, continual_model, logits_of, on_device
 
 HELD_OUT = 0.1
 """Share of the training data that serves as validation data where there are no others."""
-SETTINGS = ("precision", "schedule", "warmup", "clip_norm", "parity")
 
 
 def data_for(experience: Any) -> tuple[Any, Any, bool]:
@@ -174,9 +175,10 @@ class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg
     def reference_right(self, strategy: Any, task: int) -> int:
         """Of the validation data the number that a model trained on `task` alone gets right."""
         train, valid, _ = self._data
+        model = copied(self.initial)
         alone = ContinualStrategy(
-            model=copied(self.initial),
-            optimizer=strategy.optimizer,
+            model=model,
+            optimizer=template_for(model, strategy.model, getattr(strategy, "_template", strategy.optimizer)),
             criterion=strategy._criterion,
             train_mb_size=strategy.train_mb_size,
             train_epochs=strategy.train_epochs,
@@ -184,7 +186,7 @@ class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg
             device=strategy.device,
             plugins=[TrainsOn(train)],
             evaluator=None,
-            **{name: getattr(strategy, name) for name in SETTINGS if hasattr(strategy, name)},
+            **(strategy.engine_settings() if isinstance(strategy, ContinualStrategy) else {}),
         )
         alone.train(strategy.experience, eval_streams=[])
         alone.model.eval()
@@ -224,14 +226,18 @@ class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg
     def _accuracies(self, strategy: Any, task: int) -> list[float]:
         """Validation accuracies of a trained task's own head, and of its transfer."""
         valid = self._data[1]
-        dtype = DTYPES[getattr(strategy, "precision", "fp32")]
         right = torch.zeros(2, device=strategy.device)
         self.model.eval()
         for _, x, y in batches(valid, strategy):
-            with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not torch.float32):
-                right += (torch.stack(self.model.both(x, task)).argmax(-1) == y).sum(dim=1)
+            right += (torch.stack(self.both(strategy, x, task)).argmax(-1) == y).sum(dim=1)
         self.model.train()
         return [n / len(valid) for n in distributed.from_first(right.long().tolist())]
+
+    def both(self, strategy: Any, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """Return the logits of a task's own head, and of its transfer, under the strategy's precision."""
+        dtype = DTYPES[getattr(strategy, "precision", "fp32")]
+        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            return self.model.both(x, task)
 
 
 def copied(model: ContinualModel) -> ContinualModel:
@@ -276,6 +282,15 @@ class CAT(MaskInference):
         )
         around = TransferModel(continual_model(model, type(self).__name__), attention_heads)
         super().__init__(model=around, **mask_kwargs)
+
+    def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:
+        """Return the loss of the task's own head and, where it has one, w times that of its attention head."""
+        task = self.masks.gates.current
+        if task is None or not self.similar[task]:
+            return super().validation_criterion(x, y, task_labels)
+        own, transferred = self.masks.both(self, x, task)
+        loss: Tensor = self._criterion(own, y) + self.masks.model_weight * self._criterion(transferred, y)
+        return loss
 
     @property
     def similar(self) -> list[list[int]]:

@@ -9,8 +9,9 @@ helps; only these then serve the task, and only these learn from it.
     L = CE in both;  main, t > 0:  dW_hh[:, j] <- dW_hh[:, j] a_{t,j},  db_i <- db_i a_{t,i}  (in all three blocks),
                                    dW_ih[:, j] <- dW_ih[:, j] a_{t,j}
 
-So every task but the first is trained twice, each time with a new optimizer and schedule. Tests take the main path
-under the task's mask; in domain-incremental learning, where no label chooses it, `inference` does. Nothing protects
+So every task but the first is trained twice, each time with a new optimizer and schedule. Where validation data decide,
+each phase is judged by the loss along its own path, and either may end early. Tests take the main path under the task's
+mask; in domain-incremental learning, where no label chooses it, `inference` does. Nothing protects
 what earlier tasks learnt in units that a later one has access to, and nothing the shared head.
 
 Columns of W_ih stand for the components of a token vector, which are as many as units in the original; where they are
@@ -64,6 +65,7 @@ class KANNet(nn.Module):
         self.accessing = False
         """Whether the accessibility phase is on; tests take the main path all the same."""
         self._every_mask = False
+        self._as_trained = False
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Features (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
@@ -71,10 +73,19 @@ class KANNet(nn.Module):
         if self._every_mask:
             masks = torch.stack([self.gates.mask(task) for task in self.gates.trained])
             return (last_state(states, mask).relu() * masks.unsqueeze(1)).flatten(0, 1)
-        if self.accessing and self.training:
+        if self.accessing and (self.training or self._as_trained):
             reached = last_state(self.access.states(self.units(states)), mask)
             return self.main.dropout(reached.relu())
         return self.main.dropout(self.units(last_state(states, mask)))
+
+    @contextmanager
+    def along_trained_path(self) -> Iterator[None]:
+        """For a while take the path of the phase that is on, in evaluation, too."""
+        self._as_trained = True
+        try:
+            yield
+        finally:
+            self._as_trained = False
 
     @contextmanager
     def under_every_mask(self) -> Iterator[None]:
@@ -247,6 +258,11 @@ class KAN(ContinualStrategy):
             # The main phase is a training of its own: new order, optimizer and schedule, epochs from 0.
             self._before_training_exp(**kwargs)
         super()._train_exp(experience, eval_streams, **kwargs)
+
+    def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:
+        """Return the loss along the path of the phase that is on, under the mask as it would be stored now."""
+        with self.masks.net.along_trained_path():
+            return super().validation_criterion(x, y, task_labels)
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch; at test under the mask that `inference` chooses."""

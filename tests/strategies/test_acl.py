@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import nn
 from torch.nn import functional as F
@@ -113,7 +114,7 @@ def test_discriminator_learns_tasks_and_noise_once_in_five_steps() -> None:
     strategy = build(benchmark)
     steps: list[int] = []
     ours = strategy.replay.train_discriminator
-    strategy.replay.train_discriminator = lambda: (steps.append(strategy.replay._steps), ours())
+    strategy.replay.train_discriminator = lambda s: (steps.append(s.replay._steps), ours(s))
     train(strategy, benchmark, 2)
     assert steps == [5, 10, 15, 20, 25, 30] * 2  # 48 images in batches of 8
 
@@ -124,7 +125,8 @@ def test_discriminator_learns_tasks_and_noise_once_in_five_steps() -> None:
     plugin._real = shared, tasks
     reference = deepcopy(net)
     torch.manual_seed(5)
-    ours()
+    plugin.discriminator_learning_rate = 0.1
+    ours(strategy)
     torch.manual_seed(5)
     noise = torch.randn(4, 24)
     loss = F.cross_entropy(reference(shared), tasks) + F.cross_entropy(reference(noise), torch.tensor([0] * 4))
@@ -133,6 +135,46 @@ def test_discriminator_learns_tasks_and_noise_once_in_five_steps() -> None:
     ):
         torch.testing.assert_close(p, q - 0.1 * g)
     assert not any(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "factors"),
+    [
+        # Six mini-batches of five steps; a step of the discriminator has the rate of the one before it.
+        ({"schedule": "linear", "warmup": 0.5}, [5 / 15, 10 / 15, 1, 11 / 16, 6 / 16, 1 / 16]),
+        ({}, [1.0] * 6),
+    ],
+)
+def test_the_discriminator_follows_schedule_and_clipping(settings: Any, factors: list[float]) -> None:
+    benchmark = tiny_images("til", (2, 2))
+    torch.manual_seed(1)
+    model = build_model(benchmark, "mlp", hidden=24)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    moved: list[tuple[float, float]] = []
+
+    class Watcher(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
+        """Stands before the method's own plugin, so it sees what the last step moved one mini-batch later."""
+
+        def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            net = strategy.replay.discriminator
+            self.before = [p.detach().clone() for p in net.parameters()]
+
+        def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            self.look(strategy)
+
+        after_training_epoch = before_training_iteration
+
+        def look(self, strategy: Any) -> None:
+            if strategy.clock.train_exp_iterations and strategy.clock.train_exp_iterations % 5 == 0:
+                pairs = zip(self.before, strategy.replay.discriminator.parameters(), strict=True)
+                norm = float(torch.cat([(q - p).flatten() for p, q in pairs]).norm())
+                moved.append((norm, strategy.replay._optimizer.param_groups[0]["lr"]))
+
+    options: Any = {"train_mb_size": 8, "clip_norm": 1e-3, "discriminator_learning_rate": 0.5, **settings}
+    strategy = ACL(model=model, optimizer=optimizer, plugins=[Watcher()], **options)
+    train(strategy, benchmark, 1)
+    assert [rate for _, rate in moved] == pytest.approx([0.5 * factor for factor in factors])
+    assert [norm for norm, _ in moved] == pytest.approx([1e-3 * 0.5 * factor for factor in factors], rel=0.02)
 
 
 def test_what_is_private_rests_after_its_task() -> None:

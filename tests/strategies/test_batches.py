@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset, TransformGroups
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
@@ -12,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from nlpcl.benchmarks import ASC
 from nlpcl.models import build_model
 from nlpcl.strategies._batches import LengthGroupedBatches, WholeBatches, batch_rows, loader_of, numbered_batches
 from nlpcl.strategies.ncl import NCL
@@ -30,16 +34,76 @@ def test_every_example_comes_once(lengths: list[int], size: int, shuffle: bool) 
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
 
 
-def test_groups_lengths_and_still_shuffles() -> None:
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=200), st.integers(1, 40), st.integers(1, 4), st.integers(0, 99)
+)
+def test_shares_have_every_example_once(lengths: list[int], size: int, processes: int, seed: int) -> None:
+    """The processes draw the same order, each takes its part of it, and some may have none."""
+    rows: list[int] = []
+    for process in range(processes):
+        torch.manual_seed(seed)
+        sampler = LengthGroupedBatches(lengths, size, True, (process, processes))
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        rows += [i for batch in batches for i in batch]
+    assert sorted(rows) == list(range(len(lengths)))
+
+
+@pytest.mark.parametrize(("examples", "most"), [(640, 0.85), (80_000, 0.65)])
+def test_groups_lengths_and_still_shuffles(examples: int, most: float) -> None:
     torch.manual_seed(0)
-    lengths = torch.randint(5, 100, (640,)).tolist()
+    lengths = torch.randint(5, 100, (examples,)).tolist()
     sampler = LengthGroupedBatches(lengths, 16, shuffle=True)
     first, second = list(sampler), list(sampler)
     assert first != second
-    plain = [batch.tolist() for batch in torch.randperm(640).split(16)]
-    assert padded(lengths, first) < 0.7 * padded(lengths, plain)
+    plain = [batch.tolist() for batch in torch.randperm(examples).split(16)]
+    assert padded(lengths, first) < most * padded(lengths, plain)
     firsts = [lengths[batch[0]] for batch in first]
     assert firsts != sorted(firsts, reverse=True)
+
+
+def chance_to_meet_again(sampler: LengthGroupedBatches, epochs: int) -> float:
+    """Of the pairs of examples in one batch the share that is in one batch in the next epoch, too."""
+    met, pairs = 0, 0
+    before: set[frozenset[int]] = set()
+    for epoch in range(epochs):
+        now = {frozenset(pair) for batch in sampler for pair in combinations(batch, 2)}
+        if epoch > 0:
+            met, pairs = met + len(now & before), pairs + len(before)
+        before = now
+    return met / pairs
+
+
+def random_chance(examples: int, size: int) -> float:
+    """The same for random batches: how many of all pairs of examples are in one batch."""
+    sizes = [len(batch) for batch in torch.arange(examples).split(size)]
+    return sum(n * (n - 1) for n in sizes) / (examples * (examples - 1))
+
+
+def word_lengths(n: int) -> list[int]:
+    """Lengths with a long tail, like those of sentences."""
+    drawn = torch.distributions.LogNormal(3.2, 0.45).sample(torch.Size([n]))
+    return drawn.clamp(6, 128).int().tolist()
+
+
+@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("examples", [50, 120, 228, 256, 400, 677, 1000, 3400, 5000])
+def test_texts_meet_again_at_most_twice_as_often_as_by_chance(examples: int, size: int) -> None:
+    torch.manual_seed(0)
+    sampler = LengthGroupedBatches(word_lengths(examples), size, shuffle=True)
+    found = chance_to_meet_again(sampler, epochs=3 if examples > 1000 else 10)
+    assert found <= 2 * random_chance(examples, size)
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_texts_of_asc_meet_again_at_most_twice_as_often_as_by_chance(size: int, data_root: Path) -> None:
+    torch.manual_seed(0)
+    benchmark = ASC(root=data_root)
+    for name, experience in zip(benchmark.task_names, benchmark.train_stream, strict=True):
+        lengths = list(experience.dataset.lengths)
+        sampler = LengthGroupedBatches(lengths, size, shuffle=True)
+        found = chance_to_meet_again(sampler, epochs=3 if len(lengths) > 1000 else 10)
+        assert found <= 2 * random_chance(len(lengths), size), name
 
 
 def test_sorted_longest_first_without_shuffling() -> None:

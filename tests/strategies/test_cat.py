@@ -21,7 +21,10 @@ from nlpcl.models.gates import sparsity
 from nlpcl.models.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.spec import RunSpec
 from nlpcl.strategies import cat
+from nlpcl.strategies._selection import validation_loss
+from nlpcl.strategies.base import mode
 from nlpcl.strategies.cat import CAT, CATPlugin, batches, copied, data_for
+from tests.helpers.validation import Plateau, train_with_validation
 from tests.models.test_image_cnn import tiny_images
 
 
@@ -224,6 +227,93 @@ def test_reference_and_readouts_are_those_of_plain_loops(monkeypatch: pytest.Mon
     torch.manual_seed(5)
     weight, bias = train_readouts(features, y, 2, steps=30, learning_rate=0.01)
     assert found[1] == (readout_logits(asked, weight, bias).argmax(-1) == valid_y).sum(dim=1).tolist()
+
+
+def of_stream(stream: Any) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of an experience."""
+    return inputs(stream), torch.tensor(list(stream.dataset.targets))
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+@pytest.mark.parametrize("plateau", [None, Plateau(2, 3.0, 0.5)], ids=["best epoch", "plateau"])
+def test_the_reference_is_chosen_on_validation_data_as_a_plain_loop_would(plateau: Plateau | None) -> None:
+    """With the rates of the template's groups, whole batches and no dropout, so that chance has no part."""
+    benchmark = tiny_images("til", (2, 2))
+    torch.manual_seed(1)
+    model: Any = without_dropout(build_model(benchmark, hidden=32))
+    rate, epochs = 2.0, 14
+    heads = {"params": list(model.heads.parameters()), "lr": rate / 2}
+    optimizer = torch.optim.SGD([{"params": list(model.backbone.parameters())}, heads], lr=rate)
+    settings: Any = plateau.settings if plateau else {"best_epoch": True}
+    strategy = CAT(
+        model=model,
+        optimizer=optimizer,
+        train_mb_size=48,
+        train_epochs=epochs,
+        readout_steps=2,
+        clip_norm=1.0,
+        **settings,
+    )
+    references: list[Any] = []  # the copies of the initial model have its hook
+    strategy.masks.initial.register_forward_pre_hook(lambda model, given: references.append(model))
+    train(strategy, benchmark, 0, 1)
+    reference = references[-1]
+    alone: Any = copied(strategy.masks.initial).train()
+    (x, y), (valid_x, valid_y) = of_stream(benchmark.train_stream[1]), of_stream(benchmark.valid_stream[1])
+
+    def step(now: float) -> None:
+        alone.train()
+        alone.zero_grad()
+        F.cross_entropy(alone(x, 1), y).backward()
+        own = [p for p in alone.parameters() if p.grad is not None]
+        norm = torch.stack([p.grad.norm() for p in own]).norm()
+        of_head = {id(p) for p in alone.heads.parameters()}
+        with torch.no_grad():
+            for p in own:
+                p -= (now / 2 if id(p) in of_head else now) * p.grad * min(1.0, 1.0 / float(norm))
+
+    @torch.no_grad()
+    def validate() -> float:
+        return float(F.cross_entropy(alone.eval()(valid_x, 1), valid_y))
+
+    best, rates = train_with_validation(
+        step, validate, list(alone.parameters()), epochs=epochs, learning_rate=rate, plateau=plateau
+    )
+    assert best < len(rates)
+    assert plateau is None or rates[-1] < rate
+    for p, expected in zip(reference.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scenario", ["til", "dil"])
+def test_both_heads_are_judged_on_validation_data(scenario: str) -> None:
+    """Under the masks as they would be stored; a task without similar ones has one head."""
+    benchmark = tiny_images(scenario, (2, 2, 2))
+    seen: list[int] = []
+
+    def see(strategy: CAT) -> None:
+        task, model, gates = strategy.experience.current_experience, strategy.model, strategy.masks.gates
+        found = validation_loss(strategy)
+        x, y = of_stream(benchmark.valid_stream[task])
+        with mode(model, training=False), torch.no_grad():
+            gates.override = None
+            expected = F.cross_entropy(model.heads(model.backbone.features(x, task), task), y)
+            if task == 2:
+                features = torch.stack([model.backbone.features(x, k) for k in (0, 1)])
+                expected = expected + 0.3 * F.cross_entropy(model.transfers.of(2)(features), y)
+        gates.override = None if scenario == "til" else task
+        assert found == pytest.approx(float(expected), rel=1e-4)
+        seen.append(task)
+
+    strategy = build(benchmark, {2: [0, 1]}, plugins=[Spy("after_training_epoch", see)], model_weight=0.3)
+    train(strategy, benchmark, 0, 1, 2)
+    assert seen == [0, 0, 1, 1, 2, 2]
 
 
 def test_readouts_see_the_stored_masks_and_the_data_in_order(benchmark_of: Any, tiny: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from avalanche.training import Naive
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from nlpcl.benchmarks import text_benchmark_from_tasks
 from nlpcl.errors import UsageError
@@ -17,6 +18,7 @@ from nlpcl.models.base import Context
 from nlpcl.models.text_gru import TextGRU
 from nlpcl.strategies.kan import KAN, KANNet, KANPlugin, accessible_factors
 from tests.conftest import make_tasks
+from tests.helpers.validation import Plateau, train_with_validation
 from tests.models.test_text_gru import gru_states
 
 
@@ -274,6 +276,98 @@ def test_parity_keeps_soft_masks(benchmark_of: Any, tiny: str) -> None:
         strategy.train(experience, eval_streams=[])
     gates = strategy.masks.gates
     torch.testing.assert_close(gates.mask(1), torch.sigmoid(400 * gates.embeddings[1].detach()))
+
+
+def of_stream(experience: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets of an experience."""
+    data = experience.dataset
+    return torch.stack([data[i][0] for i in range(len(data))]), torch.tensor(list(data.targets))
+
+
+@pytest.mark.parametrize("plateau", [None, Plateau(1, 2.0, 0.3)], ids=["best epoch", "plateau"])
+def test_both_phases_are_chosen_on_validation_data_as_plain_loops_would(
+    benchmark_of: Any, tiny: str, plateau: Plateau | None
+) -> None:
+    """Each along its own path, from the equations. Whole batches, so that s is smax, and chance has no part."""
+    benchmark = benchmark_of("til", (2, 2), 32)
+    rate, of_gates, smax, epochs = 1.5, 0.4, 20.0, 16
+    torch.manual_seed(1)
+    model = build_model(benchmark, backbone="bert_frozen", encoder=tiny, net="gru", dropout=0.0)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate)
+    settings: Any = plateau.settings if plateau else {"best_epoch": True}
+    options: Any = {"train_mb_size": 32, "train_epochs": epochs, "clip_norm": 1.0, "smax": smax, **settings}
+    strategy = KAN(model=model, optimizer=optimizer, gate_learning_rate=of_gates, gate_init=0.2, **options)
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    net: Any = deepcopy(model.backbone.net).requires_grad_()
+    head: Any = deepcopy(model.heads.linears[1])
+    torch.manual_seed(2)
+    strategy.train(benchmark.train_stream[1], eval_streams=[])
+
+    (x, y), (valid_x, valid_y) = of_stream(benchmark.train_stream[1]), of_stream(benchmark.valid_stream[1])
+    with torch.no_grad():
+        tokens, masks = zip(*(model.backbone.tokens(inputs, 0) for inputs in (x, valid_x)), strict=True)
+    gru, access, e = net.main.gru, net.access.gru, net.gates.embeddings[1]
+
+    def last(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return states[torch.arange(len(states)), mask.sum(dim=1) - 1]
+
+    def accessible(part: int, a: torch.Tensor) -> torch.Tensor:
+        states = access(gru(tokens[part])[0].relu() * a)[0]
+        return head(last(states, masks[part]).relu())
+
+    def main(part: int, a: torch.Tensor) -> torch.Tensor:
+        return head(last(gru(tokens[part])[0], masks[part]).relu() * a)
+
+    def descend(parameters: list[Any], gradients: list[torch.Tensor], now: float) -> None:
+        norm = torch.stack([g.norm() for g in gradients]).norm()
+        with torch.no_grad():
+            for p, g in zip(parameters, gradients, strict=True):
+                p -= now * g * min(1.0, 1.0 / float(norm))
+
+    def access_step(now: float) -> None:
+        a = torch.sigmoid(smax * e.detach()).requires_grad_()
+        parameters = [*access.parameters(), *head.parameters()]
+        *gradients, of_a = torch.autograd.grad(cross_entropy(accessible(0, a), y), [*parameters, a])
+        descend(parameters, gradients, now)
+        s = torch.sigmoid(e.detach())
+        with torch.no_grad():
+            e.sub_(now / rate * of_gates * smax * s * (1 - s) * of_a).clamp_(-6, 6)
+
+    def main_step(now: float) -> None:
+        hard = (e > 0).float()
+        parameters = [*gru.parameters(), *head.parameters()]
+        gradients = list(torch.autograd.grad(cross_entropy(main(0, hard), y), parameters))
+        rows = hard.repeat(3)
+        assert gru.input_size == gru.hidden_size
+        factors = {"weight_ih_l0": hard[None], "weight_hh_l0": hard[None], "bias_ih_l0": rows, "bias_hh_l0": rows}
+        for i, (name, _) in enumerate(gru.named_parameters()):
+            gradients[i] = gradients[i] * factors[name]
+        descend(parameters, gradients, now)
+
+    @torch.no_grad()
+    def validate(path: Any) -> float:
+        return float(cross_entropy(path(1, (e > 0).float()), valid_y))
+
+    common: Any = {"epochs": epochs, "learning_rate": rate, "plateau": plateau}
+    phases: list[tuple[Any, Any, Any]] = [
+        (access_step, accessible, [*access.parameters(), *head.parameters(), e]),
+        (main_step, main, [*gru.parameters(), *head.parameters()]),
+    ]
+    expected = []
+    for step, path, parameters in phases:
+        best, rates = train_with_validation(step, lambda path=path: validate(path), parameters, **common)  # type: ignore[misc]
+        assert rates[-1] < rate if plateau else best < epochs
+        expected.append(best)
+    assert strategy.selection.best_epochs[1:] == expected
+    found = {
+        "main": model.backbone.net.main.gru,
+        "access": model.backbone.net.access.gru,
+        "head": model.heads.linears[1],
+    }
+    for name, loop in {"main": gru, "access": access, "head": head}.items():
+        for p, value in zip(found[name].parameters(), loop.parameters(), strict=True):
+            torch.testing.assert_close(p, value, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(model.backbone.net.gates.embeddings[1], e, atol=1e-4, rtol=1e-3)
 
 
 def test_the_plugin_under_avalanches_naive(benchmark_of: Any, tiny: str) -> None:

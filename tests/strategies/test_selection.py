@@ -74,6 +74,26 @@ def test_on_a_plateau_the_rate_falls_until_training_ends(
     assert strategy.selection.best_epochs == [5]
 
 
+def test_every_task_starts_at_the_full_rate(benchmark_of: Any, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first step, too, whatever the rate was lowered to in the task before."""
+    losses_are([2.0, 3.0, 3.0, 1.0, 0.5, 0.4], monkeypatch)
+    rates: list[float] = []
+
+    class Rates(SupervisedPlugin[Any]):
+        def before_update(self, strategy: Any, **kwargs: Any) -> None:
+            rates.append(strategy.optimizer.param_groups[0]["lr"])
+
+    benchmark = benchmark_of()
+    torch.manual_seed(0)
+    model = build_model(benchmark, encoder=tiny, adapter_size=8)
+    options: Any = {"schedule": "plateau", "patience": 1, "train_epochs": 3, "train_mb_size": 64}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.9)
+    strategy = NCL(model=model, optimizer=optimizer, plugins=[Rates()], **options)
+    for experience in benchmark.train_stream:
+        strategy.train(experience, eval_streams=[])
+    assert rates == pytest.approx([0.9, 0.9, 0.3, 0.9, 0.9, 0.9])
+
+
 def test_validation_loss_is_the_mean_over_the_examples(benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of()
     seen: list[tuple[float, float]] = []
