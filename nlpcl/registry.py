@@ -3,28 +3,34 @@
 A strategy is a file in `nlpcl/strategies/`, a benchmark a file in `nlpcl/benchmarks/`, a backbone a
 class in `nlpcl/models/`; other packages add theirs through the entry-point groups
 `nlpcl.strategies`, `nlpcl.benchmarks` and `nlpcl.models`. Looking a name up imports the file of that
-name alone; only listing, or a name that no file bears, imports them all.
+name alone; a name that no file bears imports nlpcl's own files and then plugins, and listing imports all.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from nlpcl.errors import Impossible, UsageError, fold, suggest
+from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
 from nlpcl.orders import Published
+
+log = logging.getLogger(__name__)
 
 Scenario = Literal["til", "dil", "cil"]
 Regime = Literal["continual", "isolated", "joint"]
 Modality = Literal["text", "image"]
 SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental", "cil": "class-incremental"}
 DEFAULT_BACKBONES: dict[Modality, str] = {"text": "bert_adapter", "image": "cnn"}
+LONGEST = 400
+"""Characters of a sentence on what could not be loaded."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,27 @@ E = TypeVar("E", bound=HasName)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Source:
+    """A file of the package, or an entry point of another distribution, that registers entries when it is loaded.
+
+    :param name: the file's, or the entry point's.
+    :param title: what messages call it.
+    :param load: imports it.
+    :param module: the module that an entry point names; empty for a file of the package.
+    """
+
+    name: str
+    title: str
+    load: Callable[[], Any] = field(compare=False)
+    module: str = ""
+
+
 class Registry(Generic[E]):
     """The entries of one kind, found by file name or entry point.
+
+    A source that cannot be loaded stops nothing else: `faults` says why, a lookup that finds nothing repeats it, and
+    what lists all entries logs it once.
 
     :param kind: what the entries are, for messages ("strategy").
     :param package: the package whose modules hold them; also the entry-point group.
@@ -128,53 +153,104 @@ class Registry(Generic[E]):
         self.kind = kind
         self.package = package
         self._entries: dict[str, E] = {}
+        self._faults: dict[Source, BaseException] = {}
+        self._unsaid: list[str] = []
 
     def add(self, entry: E) -> None:
         """Register `entry`; a second one of the same name is a programming error."""
-        for name in (entry.name, *getattr(entry, "aliases", ())):
+        names = (entry.name, *getattr(entry, "aliases", ()))
+        for name in names:
             known = self._entries.get(fold(name))
-            if known is not None and known.target.__module__ != entry.target.__module__:
-                raise ValueError(f"{self.kind} {name!r} is registered twice: {known.target} and {entry.target}")
-            self._entries[fold(name)] = entry
+            if known is not None and _definition(known.target) != _definition(entry.target):
+                both = " and ".join(".".join(_definition(target)) for target in (known.target, entry.target))
+                raise ValueError(f"{self.kind} {name!r} is registered twice: {both}")
+        self._entries |= {fold(name): entry for name in names}
 
     def get(self, name: str) -> E:
         """The entry called `name`, whatever its case and hyphens.
 
-        :raises UsageError: no such name; the nearest ones are offered.
+        :raises UsageError: no such name, with the nearest ones and what could not be loaded; or its own source is that.
         """
-        if fold(name) not in self._entries:  # a look at what is installed takes milliseconds, which a sweep multiplies
-            for module, load in self._modules().items():
-                if fold(module) == fold(name.partition("/")[0]):
-                    load()
-        if fold(name) not in self._entries:
-            self._load_all()
-        if fold(name) not in self._entries:
-            aliases = [alias for entry in self.entries() for alias in getattr(entry, "aliases", ())]
-            raise UsageError(f"unknown {self.kind} {name!r}. {suggest(name, [*self.names(), *aliases])}")
-        return self._entries[fold(name)]
+        key, stem = fold(name), fold(name.partition("/")[0])
+        if key not in self._entries:  # a look at what is installed takes milliseconds, which a sweep multiplies
+            self._load(source for source in self._files() if fold(source.name) == stem)
+        if key not in self._entries:
+            # All of nlpcl's own before any plugin: where both register a name, the plugin is at fault.
+            self._load(self._files())
+        if key not in self._entries:
+            self._load(source for source in self._points() if fold(source.name) == stem)
+        if key not in self._entries:
+            self._load(self._points())
+        if key not in self._entries:
+            self._unsaid.clear()
+            for source, error in self._faults.items():
+                if fold(source.name) == stem:
+                    raise UsageError(f"unknown {self.kind} {name!r}: {_why(source, error)}") from error
+            known = {n for entry in self._entries.values() for n in (entry.name, *getattr(entry, "aliases", ()))}
+            raise UsageError(" ".join([f"unknown {self.kind} {name!r}. {suggest(name, known)}", *self.faults]))
+        return self._entries[key]
 
     def names(self) -> list[str]:
         """All names, sorted."""
         return sorted(entry.name for entry in self.entries())
 
     def entries(self) -> list[E]:
-        """All entries, sorted by name."""
-        self._load_all()
+        """All entries, sorted by name. What cannot be loaded is left out, and logged the first time."""
+        self._load(self._files())
+        self._load(self._points())
+        while self._unsaid:
+            log.warning(self._unsaid.pop(0))
         return sorted({entry.name: entry for entry in self._entries.values()}.values(), key=lambda entry: entry.name)
 
-    def _modules(self) -> dict[str, Callable[[], Any]]:
-        package = importlib.import_module(self.package)
-        found: dict[str, Callable[[], Any]] = {}
-        for module in pkgutil.iter_modules(package.__path__):
-            if not module.name.startswith("_"):
-                found[module.name] = partial(importlib.import_module, f"{self.package}.{module.name}")
-        for point in entry_points(group=self.package):
-            found[point.name] = point.load
-        return found
+    @property
+    def faults(self) -> list[str]:
+        """A sentence on each file or plugin that could not be loaded so far."""
+        return [_why(source, error) for source, error in self._faults.items()]
 
-    def _load_all(self) -> None:
-        for load in self._modules().values():
-            load()
+    def _files(self) -> list[Source]:
+        package = importlib.import_module(self.package)
+        names = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
+        modules = [f"{self.package}.{name}" for name in names]
+        return [Source(n, m, partial(importlib.import_module, m)) for n, m in zip(names, modules, strict=True)]
+
+    def _points(self) -> list[Source]:
+        return [
+            Source(p.name, f"{self.kind} plugin {p.name} ({p.value})", p.load, p.value.partition(":")[0].strip())
+            for p in entry_points(group=self.package)
+        ]
+
+    def _load(self, sources: Iterable[Source]) -> None:
+        for source in sources:
+            if source in self._faults:
+                continue
+            before = set(self._entries)
+            try:
+                source.load()
+                if source.module and not self._registered(source.module, before):
+                    raise LookupError(f"it registers no {self.kind}")
+            except (Exception, SystemExit) as error:
+                # A plugin may raise anything, and must not stop a run that does not use it. An interrupt passes.
+                self._faults[source] = error
+                self._unsaid.append(_why(source, error))
+                for key in set(self._entries) - before:
+                    if self._entries[key].target.__module__ not in sys.modules:  # Python has taken it back
+                        del self._entries[key]
+
+    def _registered(self, module: str, before: set[str]) -> bool:
+        """Whether a plugin has entries: those that it added, or that came with its package earlier."""
+        top = module.partition(".")[0]
+        targets = (entry.target for entry in self._entries.values())
+        return set(self._entries) > before or any(t.__module__.partition(".")[0] == top for t in targets)
+
+
+def _definition(target: Any) -> tuple[str, str]:
+    """Module and name: a class that is defined once more, as in a notebook, takes the place of the first."""
+    return target.__module__, getattr(target, "__qualname__", repr(target))
+
+
+def _why(source: Source, error: BaseException) -> str:
+    text = printable(f"{source.title} could not be loaded: {type(error).__name__}: {error}")[:LONGEST].rstrip(" .")
+    return f"{text}."
 
 
 strategies: Registry[StrategyEntry] = Registry("strategy", "nlpcl.strategies")

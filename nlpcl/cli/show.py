@@ -68,14 +68,20 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
     from nlpcl.registry import backbones, benchmarks, strategies
 
     known: list[str] = []
+    faults: list[str] = []
+    broken: UsageError | None = None
     for registry in (strategies, benchmarks, backbones):
         try:
             entry: Any = registry.get(name)
             break
-        except UsageError:
+        except UsageError as error:
             known += registry.names()
+            faults += registry.faults
+            broken = error if error.__cause__ else broken  # there is something of this name, which does not load
     else:
-        raise UsageError(f"unknown name {name!r}. {suggest(name, known)}")
+        if broken is not None:
+            raise broken
+        raise UsageError(" ".join([f"unknown name {name!r}. {suggest(name, known)}", *faults]))
     ours = entry.target.__module__.startswith("nlpcl")
     print(inspect.getdoc(sys.modules[entry.target.__module__] if ours else entry.target) or "")
     table = Table(show_header=False)
