@@ -1,8 +1,8 @@
 """Settings for a (benchmark, backbone, model), with where they come from.
 
 A preset is a pair (condition, values). Those whose condition holds are merged in order, later ones win; what the
-user gives wins over all. A condition names fields of the spec, or the benchmark's `modality`; a pattern such as
-`bert-base*` matches names.
+user gives wins over all. A condition names fields of the spec, the benchmark's `modality`, or with a dot an option that
+is given, `options.parity`; a pattern such as `bert-base*` matches names.
 """
 
 from __future__ import annotations
@@ -70,10 +70,16 @@ PRESETS: tuple[Preset, ...] = (
 
 
 def preset_for(request: Mapping[str, Any], more: Iterable[Preset] = ()) -> dict[str, Any]:
-    """The merged values of all presets whose condition `request` fulfils; dictionaries of options merge too."""
+    """Return the merged values of all presets whose condition `request` fulfils; dictionaries of options merge too."""
     merged: dict[str, Any] = {}
     for condition, values in (*PRESETS, *more):
-        if all(fnmatchcase(str(request.get(field)), pattern) for field, pattern in condition.items()):
+        if all(fnmatchcase(str(_asked(request, field)), pattern) for field, pattern in condition.items()):
             for name, value in values.items():
                 merged[name] = {**merged.get(name, {}), **value} if name.endswith("options") else value
     return merged
+
+
+def _asked(request: Mapping[str, Any], field: str) -> Any:
+    """Return what a request says of a field, or of an option `field.name`."""
+    field, dot, name = field.partition(".")
+    return (request.get(field) or {}).get(name) if dot else request.get(field)

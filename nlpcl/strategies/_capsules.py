@@ -11,10 +11,15 @@ from torch import Tensor, nn
 from nlpcl.models.adapters import BertAdapter
 from nlpcl.models.capsules import CapsuleAdapter, DynamicRouting, TaskCapsules, TransferRouting
 from nlpcl.ranges import Few, Rate
-from nlpcl.strategies._masks import MaskPlugin, MaskStrategy
+from nlpcl.strategies._masks import ORIGINAL_GATES, MaskPlugin, MaskStrategy, Presets
 from nlpcl.strategies.base import continual_model
 
 Routing = DynamicRouting | TransferRouting
+ORIGINAL_CAPSULES: Presets = (
+    *ORIGINAL_GATES,
+    ({"options.parity": "True"}, {"options": {"routing_learning_rate": None}}),
+)
+"""What `parity` means for capsule plug-ins, so that a spec says what is run."""
 
 
 class CapsulePlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg]

@@ -17,6 +17,12 @@ from nlpcl.strategies.base import ContinualStrategy, continual_model, sites_of
 
 CLAMP = 6.0
 """Embeddings stay within [-6, 6], where sigma' is not yet lost (HAT's reference code)."""
+GATE_LEARNING_RATE = 0.05
+"""Of the embeddings, unless something else is said."""
+GATE_INIT = 1.0
+"""Standard deviation of their initial values in HAT's reference code, and in the original toolkit but for adapters."""
+ADAPTER_GATE_INIT = 0.02
+"""In the original toolkit's adapters, whose embeddings are drawn as an encoder's weights are."""
 
 
 def annealed_scale(batch: int, batches: int, smax: float) -> float:
@@ -86,10 +92,29 @@ def site_factors(sites: list[Site], used: Mapping[str, Tensor]) -> dict[nn.Param
     return factors
 
 
-def gate_group(gates: Gates, learning_rate: float | None) -> dict[str, Any]:
-    """A group of the optimizer for the embeddings that train: own learning rate (None: the optimizer's), no decay."""
-    group: dict[str, Any] = {"params": [p for p in gates.parameters() if p.requires_grad], "weight_decay": 0.0}
+def gate_group(gates: Gates, learning_rate: float | None, parity: bool) -> dict[str, Any]:
+    """Return a group of the optimizer for the embeddings that train.
+
+    :param learning_rate: None means the optimizer's.
+    :param parity: they decay like weights, as in the original code.
+    """
+    group: dict[str, Any] = {"params": [p for p in gates.parameters() if p.requires_grad]}
+    group |= {} if parity else {"weight_decay": 0.0}
     return group if learning_rate is None else group | {"lr": learning_rate}
+
+
+def clip_gates(gates: Gates, strategy: Any) -> None:
+    """Clip the gradient of the embeddings that train as the original code does, each site's by itself.
+
+    There each site has a tensor of its own, and tensors are clipped one by one.
+    """
+    clip_norm = getattr(strategy, "clip_norm", None)
+    if gates.current is None or clip_norm is None:
+        return
+    gradient = gates.embeddings[gates.current].grad
+    assert gradient is not None
+    for part in gradient.split(list(gates.widths.values())):
+        part.mul_((clip_norm / (part.norm() + 1e-6)).clamp(max=1.0))  # as torch's clip_grad_norm_
 
 
 class MaskPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
@@ -101,10 +126,12 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ign
     :param model: its backbone gets the gates, as `backbone.gates`.
     :param lamb: lambda of the sparsity loss.
     :param smax: largest s of the annealing.
-    :param gate_learning_rate: learning rate of the embeddings; None: the optimizer's.
+    :param gate_learning_rate: learning rate of the embeddings; None means the optimizer's.
     :param init_mean: mean of the embeddings' initial values.
     :param init_std: their standard deviation.
-    :param parity: the original code's soft masks, and what no mask protects trains in every task.
+    :param parity: the original code's soft masks, and what no mask protects trains in every task; gates train like
+        weights, at the optimizer's rate in place of 0.05, clipped and with weight decay, and those in an encoder start
+        with a standard deviation of 0.02 in place of 1.
     """
 
     def __init__(
@@ -115,12 +142,16 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ign
         smax: float = 400.0,
         gate_learning_rate: float | None = None,
         init_mean: float = 0.0,
-        init_std: float = 1.0,
+        init_std: float = GATE_INIT,
         parity: bool = False,
     ) -> None:
         super().__init__()
         self.backbone: Backbone = model.backbone
         self.sites = sites_of(model, "hard attention to the task")
+        if parity and gate_learning_rate == GATE_LEARNING_RATE:
+            gate_learning_rate = None
+        if parity and init_std == GATE_INIT and self.backbone.pretrained:
+            init_std = ADAPTER_GATE_INIT
         self.gates = Gates(self.sites, self.backbone.context, model.n_tasks, smax, init_mean, init_std, soft=parity)
         self.backbone.gates = self.gates
         self.task_incremental = model.task_incremental
@@ -140,8 +171,8 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ign
         return []
 
     def parameter_group(self, strategy: Any) -> dict[str, Any]:
-        """The gates' own group of the optimizer: own learning rate, no weight decay."""
-        return gate_group(self.gates, self.gate_learning_rate)
+        """The gates' own group of the optimizer: own learning rate and, but for `parity`, no weight decay."""
+        return gate_group(self.gates, self.gate_learning_rate, self.parity)
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
@@ -166,6 +197,10 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ign
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         strategy.loss = strategy.loss + self.lamb * sparsity(self.gates.training_gates(), self.gates.used)
 
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        if self.parity:
+            clip_gates(self.gates, strategy)
+
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         self.blocked.restore()
         assert self.gates.current is not None
@@ -184,7 +219,16 @@ def least_entropy(logits: Tensor) -> Tensor:
     return logits[best, torch.arange(logits.shape[1], device=logits.device)]
 
 
-MASK_PRESETS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+Presets = tuple[tuple[dict[str, Any], dict[str, Any]], ...]
+ORIGINAL_GATES: Presets = (
+    ({"options.parity": "True"}, {"options": {"gate_mean": 0.0, "gate_learning_rate": None}}),
+    *(
+        ({"options.parity": "True", "backbone": name}, {"options": {"gate_init": ADAPTER_GATE_INIT}})
+        for name in ("bert", "bert_adapter")
+    ),
+)
+"""What `parity` means for gates, so that a spec says what is run."""
+MASK_PRESETS: Presets = (
     # Pretrained units start open: half of them shut at random would be another encoder.
     ({"backbone": "bert"}, {"options": {"gate_mean": 2.0}}),
     # At the adapters' 0.05 the sparsity loss closes what the next task needs before it has learnt: docs/presets.md.
@@ -193,6 +237,7 @@ MASK_PRESETS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     # The original toolkit's net for HAT and CAT; its weights are fresh, too.
     ({"backbone": "bert_frozen"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
     ({"backbone": "w2v*"}, {"options": {"gate_learning_rate": 0.01}, "backbone_options": {"layers": 2}}),
+    *ORIGINAL_GATES,
 )
 """Settings of the gates by backbone, for HAT and CAT."""
 
@@ -202,11 +247,13 @@ class MaskStrategy(ContinualStrategy):
 
     :param lamb: weight lambda of the sparsity loss; 0.75 in HAT's paper and the original toolkit.
     :param smax: largest scale s of the gates; 400 in HAT's paper and the original toolkit.
-    :param gate_learning_rate: learning rate of the gates' embeddings; chosen here, see docs/presets.md.
+    :param gate_learning_rate: learning rate of the gates' embeddings; 0.05 is chosen here, see docs/presets.md, and
+        with `parity` it is the optimizer's in place of 0.05.
     :param gate_mean: mean of the embeddings' initial values; 0 in HAT's reference code.
-    :param gate_init: standard deviation of the embeddings' initial values; 1 in HAT's reference code.
-    :param parity: restore what the original toolkit did: soft masks, trainable LayerNorms, and what `ContinualStrategy`
-        lists.
+    :param gate_init: standard deviation of the embeddings' initial values; 1 in HAT's reference code, and with `parity`
+        0.02 in place of 1 in an encoder.
+    :param parity: restore what the original toolkit did: soft masks, gates that start and train like weights, trainable
+        LayerNorms, and what `ContinualStrategy` lists.
     """
 
     plugin: Callable[..., MaskPlugin] = MaskPlugin
@@ -217,9 +264,9 @@ class MaskStrategy(ContinualStrategy):
         model: Any,
         lamb: Weight = 0.75,
         smax: Scale = 400.0,
-        gate_learning_rate: Rate | None = 0.05,
+        gate_learning_rate: Rate | None = GATE_LEARNING_RATE,
         gate_mean: Mean = 0.0,
-        gate_init: Spread = 1.0,
+        gate_init: Spread = GATE_INIT,
         parity: bool = False,
         plugins: list[Any] | None = None,
         **base_kwargs: Any,

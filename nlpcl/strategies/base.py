@@ -88,7 +88,7 @@ class ContinualStrategy(SupervisedTemplate):
     Texts come in batches of like length. The optimizer passed in is a template: each experience starts with a new
     one of the same class and settings over the parameters that then train, without weight decay on biases and
     LayerNorms. A plugin with a method `parameter_group(strategy) -> dict` gives its parameters a group of their own,
-    which is never clipped.
+    which the strategy does not clip.
 
     Where several processes train together (`nlpcl.distributed`), the loss while a plugin sees it is that of the
     process's own rows; after the backward pass gradients and loss are those of the whole mini-batch, of `mb_rows` rows.

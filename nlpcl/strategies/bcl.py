@@ -13,7 +13,7 @@ Maps F_k and W_{.k} train for k <= t, so old capsules go on learning, and stay a
 Where it differs from the original code: capsules are squashed over their own three components; the capsules of a token
 are made of that token alone, so neither positions nor samples mix; agreement is summed over a text's real tokens;
 routing is that of the capsule paper, a softmax over the capsules n and squashed v. `parity=True` restores a softmax
-over the tasks k and v as it is, soft masks and LayerNorms that train in every task.
+over the tasks k and v as it is, and what it does for HAT.
 
 Shared and not maskable: LayerNorms, which freeze after the first task; task capsules, which go on training as in the
 paper, so what B-CL forgets through them is a figure to measure, not a guarantee. `routing_learning_rate` says how fast
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from nlpcl.models.capsules import DynamicRouting
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._capsules import CapsuleStrategy
+from nlpcl.strategies._capsules import ORIGINAL_CAPSULES, CapsuleStrategy
 
 
 @register_strategy(
@@ -36,7 +36,7 @@ from nlpcl.strategies._capsules import CapsuleStrategy
     scenarios=("til",),
     backbones=("bert_adapter",),
     reason="its routing is over the tasks up to the one in hand, so it must know which that is",
-    presets=(({"model": "minilm"}, {"options": {"routing_learning_rate": 5e-4}}),),
+    presets=(({"model": "minilm"}, {"options": {"routing_learning_rate": 5e-4}}), *ORIGINAL_CAPSULES),
     ddp=True,
 )
 class BCL(CapsuleStrategy):

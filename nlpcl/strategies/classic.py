@@ -19,8 +19,8 @@ off or takes the last one; it is the mean over them, so its weight does not grow
 dropout, not a view with its copy; R counts once, not once more in CKS; h_k is computed with the encoder's dropout off.
 As masks are hard and LayerNorms frozen, the h_k do not change while a task trains: they are computed once per task and
 travel with the examples (4 t F bytes each), so of a step only the attention and CED's small products grow with t.
-`parity=True` restores what it does for HAT, soft masks and LayerNorms that train in every task; with those the h_k do
-change, and are computed in each step.
+`parity=True` restores what it does for HAT; with soft masks and LayerNorms that train in every task the h_k do change,
+and are computed in each step.
 
 Shared and not maskable, and inference without task labels: as in `hat.py`.
 """
@@ -41,7 +41,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.runtime import sent
 from nlpcl.strategies._batches import numbered_batches
 from nlpcl.strategies._capsules import adapter_backbone
-from nlpcl.strategies._masks import MaskInference
+from nlpcl.strategies._masks import ORIGINAL_GATES, MaskInference
 from nlpcl.strategies.base import DTYPES, mode, on_device
 
 
@@ -53,6 +53,7 @@ from nlpcl.strategies.base import DTYPES, mode, on_device
     url="https://aclanthology.org/2021.emnlp-main.550",
     backbones=("bert_adapter",),
     reason="it contrasts the features that the masks of a frozen encoder's adapters give",
+    presets=ORIGINAL_GATES,
     ddp=True,
 )
 class CLASSIC(MaskInference):

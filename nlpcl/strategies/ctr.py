@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from nlpcl.models.capsules import TransferRouting
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._capsules import CapsuleStrategy
+from nlpcl.strategies._capsules import ORIGINAL_CAPSULES, CapsuleStrategy
 
 
 @register_strategy(
@@ -37,7 +37,7 @@ from nlpcl.strategies._capsules import CapsuleStrategy
     backbones=("bert_adapter",),
     reason="its routing starts from the task in hand, so it must know which that is",
     # What is shared and unprotected moves ten times slower than what the masks protect: docs/presets.md.
-    presets=(({"model": "minilm"}, {"options": {"routing_learning_rate": 5e-4}}),),
+    presets=(({"model": "minilm"}, {"options": {"routing_learning_rate": 5e-4}}), *ORIGINAL_CAPSULES),
     ddp=True,
 )
 class CTR(CapsuleStrategy):

@@ -11,8 +11,8 @@ helps; only these then serve the task, and only these learn from it.
 
 So every task but the first is trained twice, each time with a new optimizer and schedule. Where validation data decide,
 each phase is judged by the loss along its own path, and either may end early. Tests take the main path under the task's
-mask; in domain-incremental learning, where no label chooses it, `inference` does. Nothing protects
-what earlier tasks learnt in units that a later one has access to, and nothing the shared head.
+mask; in domain-incremental learning, where no label chooses it, `inference` does. Nothing protects what earlier tasks
+learnt in units that a later one has access to, and nothing the shared head.
 
 Columns of W_ih stand for the components of a token vector, which are as many as units in the original; where they are
 not, the rows of W_ih are masked instead, 3 for each unit.
@@ -21,7 +21,8 @@ Where it differs from the original code: the embeddings have HAT's compensated g
 there a misspelt name prevented, a learning rate of their own and no weight decay; s reaches smax at the end of an
 epoch; the mask stored after the accessibility phase is 1[e > 0], which the main phase trains under, too; what it blocks
 is blocked exactly, weight decay included; the last state is that at the last real token. `parity=True` restores masks
-sigma(smax e), an s that does not reach smax, and states at the last position, padding or not.
+sigma(smax e), embeddings that train like weights, an s that does not reach smax, and states at the last position,
+padding or not.
 """
 
 from __future__ import annotations
@@ -39,7 +40,16 @@ from nlpcl.models.gates import Gates
 from nlpcl.models.text_gru import TextGRU, last_state
 from nlpcl.ranges import Mean, Rate, Scale, Spread
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._masks import CLAMP, BlockedWeights, annealed_scale, gate_group, least_entropy
+from nlpcl.strategies._masks import (
+    CLAMP,
+    GATE_INIT,
+    GATE_LEARNING_RATE,
+    BlockedWeights,
+    annealed_scale,
+    clip_gates,
+    gate_group,
+    least_entropy,
+)
 from nlpcl.strategies._recurrent import recurrent_backbone
 from nlpcl.strategies.base import ContinualStrategy
 
@@ -123,10 +133,11 @@ class KANPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
 
     :param model: its backbone's net is a `TextGRU`, which becomes the main net.
     :param smax: largest s of the annealing.
-    :param gate_learning_rate: learning rate of the embeddings; None: the optimizer's.
+    :param gate_learning_rate: learning rate of the embeddings; None means the optimizer's.
     :param init_mean: mean of the embeddings' initial values.
     :param init_std: their standard deviation.
-    :param parity: the original code's soft masks.
+    :param parity: the original code's soft masks; gates train like weights, at the optimizer's rate in place of 0.05,
+        clipped and with weight decay.
     """
 
     def __init__(
@@ -136,7 +147,7 @@ class KANPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         smax: float = 400.0,
         gate_learning_rate: float | None = None,
         init_mean: float = 0.0,
-        init_std: float = 1.0,
+        init_std: float = GATE_INIT,
         parity: bool = False,
     ) -> None:
         super().__init__()
@@ -147,15 +158,16 @@ class KANPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         self.gates = self.net.gates
         self.task_incremental = model.task_incremental
         self.smax = smax
-        self.gate_learning_rate = gate_learning_rate
+        # In this method's original code the embeddings train like weights, and start as they do here.
+        self.gate_learning_rate = None if parity and gate_learning_rate == GATE_LEARNING_RATE else gate_learning_rate
         self.parity = parity
         self.blocked = BlockedWeights()
         self.undecided: list[float] = []
         """The share of undecided gates of each task."""
 
     def parameter_group(self, strategy: Any) -> dict[str, Any]:
-        """The gates' own group of the optimizer: own learning rate, no weight decay; empty in the main phase."""
-        return gate_group(self.gates, self.gate_learning_rate)
+        """The gates' own group of the optimizer, as in `MaskPlugin`; empty in the main phase."""
+        return gate_group(self.gates, self.gate_learning_rate, self.parity)
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
@@ -184,6 +196,10 @@ class KANPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         # The original code counts from 0 and divides by B, so it never reaches smax.
         self.gates.scale = annealed_scale(done + 1, batches + 1 if self.parity else batches, self.smax)
 
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        if self.parity:
+            clip_gates(self.gates, strategy)
+
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         self.blocked.restore()
         if self.gates.current is not None:
@@ -208,8 +224,9 @@ class KANPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
     backbones=("bert_frozen", "w2v", "w2v_as"),
     reason="it is a recurrent net over fixed token vectors",
     # The original toolkit's net for KAN, which has no dropout.
-    presets=tuple(
-        ({"backbone": name}, {"backbone_options": {"net": "gru", "dropout": 0.0}}) for name in ("bert_frozen", "w2v*")
+    presets=(
+        *(({"backbone": b}, {"backbone_options": {"net": "gru", "dropout": 0.0}}) for b in ("bert_frozen", "w2v*")),
+        ({"options.parity": "True"}, {"options": {"gate_learning_rate": None}}),
     ),
     ddp=True,
 )
@@ -219,12 +236,14 @@ class KAN(ContinualStrategy):
     Every task but the first is trained for twice the epochs: first its mask, then the main net.
 
     :param smax: largest scale s of the gates; 400 in the paper and the original toolkit.
-    :param gate_learning_rate: learning rate of the gates' embeddings; chosen here, as for HAT.
+    :param gate_learning_rate: learning rate of the gates' embeddings; 0.05 is chosen here, as for HAT, and with
+        `parity` it is the optimizer's in place of 0.05.
     :param gate_mean: mean of the embeddings' initial values; 0 in the original toolkit.
     :param gate_init: standard deviation of the embeddings' initial values; 1 in the original toolkit.
     :param inference: which mask serves in domain-incremental learning: that of the last trained task for every sample
         (`last`), or for each sample the one whose output has the least entropy (`entropy`).
-    :param parity: restore what the original toolkit did: soft masks, and what `ContinualStrategy` lists.
+    :param parity: restore what the original toolkit did: soft masks, gates that train like weights, and what
+        `ContinualStrategy` lists.
     """
 
     def __init__(
@@ -232,9 +251,9 @@ class KAN(ContinualStrategy):
         *,
         model: Any,
         smax: Scale = 400.0,
-        gate_learning_rate: Rate | None = 0.05,
+        gate_learning_rate: Rate | None = GATE_LEARNING_RATE,
         gate_mean: Mean = 0.0,
-        gate_init: Spread = 1.0,
+        gate_init: Spread = GATE_INIT,
         inference: Literal["last", "entropy"] = "last",
         parity: bool = False,
         plugins: list[Any] | None = None,

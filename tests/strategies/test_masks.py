@@ -7,16 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import nn
 
 from nlpcl.models import build_model
 from nlpcl.models.adapters import NORMS, BertAdapter
 from nlpcl.models.base import ContinualModel
+from nlpcl.registry import strategies
+from nlpcl.spec import RunSpec
 from nlpcl.strategies._masks import annealed_scale, least_entropy, site_factors
 from nlpcl.strategies.bcl import BCL
+from nlpcl.strategies.cat import CAT
+from nlpcl.strategies.classic import CLASSIC
 from nlpcl.strategies.ctr import CTR
 from nlpcl.strategies.hat import HAT, HATPlugin
+from nlpcl.strategies.kan import KAN
 
 
 def build(cls: Any, benchmark: Any, tiny: str, **options: Any) -> Any:
@@ -183,12 +189,97 @@ def test_plugin_blocks_under_avalanches_own_naive(benchmark_of: Any, tiny: str) 
 
 def test_parity_keeps_soft_masks_and_trains_layer_norms(benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of("til", (2, 2))
-    strategy = build(HAT, benchmark, tiny, parity=True, gate_init=0.02, gate_learning_rate=None)
+    strategy = build(HAT, benchmark, tiny, parity=True)
     for experience in benchmark.train_stream:
         strategy.train(experience, eval_streams=[])
     gates = strategy.masks.gates
     torch.testing.assert_close(gates.mask(0), torch.sigmoid(400 * gates.embeddings[0].detach()))
     assert all(norm.weight.requires_grad for norm in norms(strategy.model))
+
+
+class OneStep(SupervisedPlugin[Any]):
+    """Notes parameters and gradients before the first step of the second task, and the parameters after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self.after: dict[str, torch.Tensor] = {}
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        if strategy.experience.current_experience == 1 and not self.before:
+            named = strategy.model.named_parameters()
+            self.before = {n: (p.detach().clone(), None if p.grad is None else p.grad.clone()) for n, p in named}
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        if self.before and not self.after:
+            self.after = {name: p.detach().clone() for name, p in strategy.model.named_parameters()}
+
+
+WITH_GATES = [(HAT, "bert_adapter"), (CTR, "bert_adapter"), (BCL, "bert_adapter"), (CLASSIC, "bert_adapter")]
+WITH_GATES += [(HAT, "bert"), (CAT, "bert_frozen"), (KAN, "bert_frozen")]
+
+
+@pytest.mark.parametrize(("cls", "backbone"), WITH_GATES)
+def test_parity_starts_and_trains_gates_like_weights(cls: Any, backbone: str, benchmark_of: Any, tiny: str) -> None:
+    """One step against a plain loop: the optimizer's rate and decay, each site's gradient clipped by itself."""
+    benchmark = benchmark_of("dil" if cls is CLASSIC else "til", (2, 2), 16)
+    torch.manual_seed(1)
+    shape = {"bert_adapter": {"adapter_size": 64}, "bert": {}, "bert_frozen": {"layers": 2}}[backbone]
+    model = build_model(benchmark, backbone, tiny, **({"net": "gru"} if cls is KAN else shape))
+    rate, decay, clip = 0.5, 0.1, 0.02
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate, weight_decay=decay)
+    step = OneStep()
+    strategy = cls(
+        model=model, optimizer=optimizer, train_mb_size=8, clip_norm=clip, parity=True, plugins=[step], smax=20.0
+    )
+    gates = strategy.masks.gates
+    spread = torch.cat([e.detach() for e in gates.embeddings][1:]).std()
+    expected = 1.0 if backbone == "bert_frozen" else 0.02
+    assert float(spread) == pytest.approx(expected, rel=0.25)
+    for experience in benchmark.train_stream:
+        strategy.train(experience, eval_streams=[])
+
+    widths, clipped = list(gates.widths.values()), 0
+    embeddings = {id(e): k for k, e in enumerate(gates.embeddings)}
+    for name, p in strategy.model.named_parameters():
+        (before, gradient), after = step.before[name], step.after[name]
+        if id(p) not in embeddings:
+            continue
+        if embeddings[id(p)] == 0:
+            assert torch.equal(after, before)
+            continue
+        assert gradient is not None
+        parts = []
+        for e, g in zip(before.split(widths), gradient.split(widths), strict=True):
+            norm = float(g.norm())
+            clipped += norm > clip
+            parts.append((e - rate * (g * min(1.0, clip / (norm + 1e-6)) + decay * e)).clamp(-6, 6))
+        torch.testing.assert_close(after, torch.cat(parts))
+    assert clipped
+
+
+def test_what_is_said_of_gates_wins_over_parity(benchmark_of: Any, tiny: str) -> None:
+    strategy = build(HAT, benchmark_of("til", (2, 2)), tiny, parity=True, gate_init=0.5, gate_learning_rate=0.2)
+    gates = strategy.masks.gates
+    assert float(gates.embeddings[0].detach().std()) == pytest.approx(0.5, rel=0.2)
+    assert strategy.masks.parameter_group(strategy)["lr"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "backbone", "init"),
+    [("hat", "bert_adapter", 0.02), ("hat", "bert", 0.02), ("hat", "bert_frozen", 1.0), ("cat", "w2v", 1.0)]
+    + [(name, "bert_adapter", 0.02) for name in ("ctr", "bcl", "classic")]
+    + [("kan", "bert_frozen", 1.0)],
+)
+def test_a_spec_with_parity_says_how_gates_start_and_train(strategy: str, backbone: str, init: float) -> None:
+    asked: dict[str, Any] = {"benchmark": "asc", "strategy": strategy, "backbone": backbone}
+    asked["scenario"] = strategies.get(strategy).scenarios[0]
+    options = RunSpec.parse({**asked, "options": {"parity": True}}).filled().options or {}
+    assert (options["gate_init"], options["gate_mean"], options["gate_learning_rate"]) == (init, 0.0, None)
+    assert options.get("routing_learning_rate") is None
+    given = {"parity": True, "gate_init": 0.3, "gate_learning_rate": 0.1}
+    options = RunSpec.parse({**asked, "options": given}).filled().options or {}
+    assert {name: options[name] for name in given} == given
 
 
 def test_domain_incremental_inference(benchmark_of: Any, tiny: str) -> None:
