@@ -193,7 +193,7 @@ def test_domain_incremental_needs_labels_with_one_meaning(tiny: str) -> None:
     one, two = make_tasks((2, 3))
     text_benchmark_from_tasks([one, two], name="n", scenario="dil", tokenizer=tiny, max_length=16)
     other = TextTask("other", ("sport", "politics"), one.train, one.valid, one.test)
-    with pytest.raises(UsageError, match=r"labels of other .* --scenario til"):
+    with pytest.raises(UsageError, match=r"other .* --scenario til"):
         text_benchmark_from_tasks([other, two], name="n", scenario="dil", tokenizer=tiny, max_length=16)
 
 
