@@ -85,7 +85,7 @@ def test_bad_rows_are_refused_with_their_place(content: bytes, message: str, tmp
     [
         ("test.jsonl", '{"text": "good", "label": "no"}\n[1, 2]\n', "line 2: not an object"),
         ("test.jsonl", '{"text": "good", "label": "no"}\nnot json\n', "line 2: not JSON"),
-        ("test.jsonl", '{"text": 3, "label": "no"}\n', "row 1: no text"),
+        ("test.jsonl", '{"text": 3, "label": "no"}\n', "row 1: text is a number"),
         ("test.jsonl", '{"text": "good"}\n{"text": "good"}\n', "column 'label' is missing"),
         ("test.json", '{"text": "good", "label": "no"}', "holds no list of objects"),
         ("test.json", '[{"text": "good", "label": null}]', "row 1: no label"),
@@ -105,7 +105,7 @@ def test_missing_parts_and_folders(tmp_path: Path, tiny: str) -> None:
         text_benchmark(tmp_path, tokenizer=tiny)
     with pytest.raises(UsageError, match="is not a folder"):
         text_benchmark(tmp_path / "nowhere", tokenizer=tiny)
-    with pytest.raises(UsageError, match="task a has no test part"):
+    with pytest.raises(UsageError, match=r"task a.*test"):
         text_benchmark({"a": {"train": frame(4)}}, tokenizer=tiny)
     with pytest.raises(UsageError, match="at least one task"):
         text_benchmark({}, tokenizer=tiny)
