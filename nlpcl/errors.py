@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 NOT_BOTH = "--compile does not go with --gradient-checkpointing: leave one of them out."
 """torch compiles no layers whose activations are computed again with what a method notes of the mini-batch."""
@@ -17,6 +17,26 @@ class UsageError(ValueError):
 
     of_one_process = False
     """Whether of several processes this one alone knows of it, so that it must say so itself."""
+
+
+class UsageErrors(UsageError):
+    """Several mistakes at once, so that a user need not start again for each.
+
+    :param summary: how many, and in what.
+    :param problems: a sentence each, without its full stop.
+    """
+
+    SHOWN = 20
+
+    def __init__(self, summary: str, problems: Sequence[str]) -> None:
+        self.summary = summary
+        self.lines = ["".join(c if c.isprintable() else "\ufffd" for c in line) for line in problems[: self.SHOWN]]
+        if len(problems) > self.SHOWN:
+            self.lines.append(f"and {len(problems) - self.SHOWN} more")
+        super().__init__(summary, problems)
+
+    def __str__(self) -> str:
+        return "\n".join([self.summary, *(f"  {line}" for line in self.lines)])
 
 
 class Impossible(UsageError):

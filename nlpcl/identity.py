@@ -45,7 +45,7 @@ def identified(spec: RunSpec, data_root: str | Path | None) -> RunSpec:
     new = {name: digest for name, digest in found.items() if digest is not None and getattr(spec, name) is None}
     if not new:
         return spec
-    return RunSpec.parse({**spec.model_dump(exclude_unset=True), **new, "spec_version": SPEC_VERSION})
+    return spec.model_copy(update={**new, "spec_version": SPEC_VERSION})
 
 
 def _data_digest(spec: RunSpec, data_root: str | Path | None) -> str | None:

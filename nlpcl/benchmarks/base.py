@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from numbers import Integral
 from os import PathLike
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskLabe
 from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
 from torch.utils.data import Dataset
 
+from nlpcl.benchmarks._labels import in_order
 from nlpcl.benchmarks.text import PackedText, columns, load_tokenizer, pack
 from nlpcl.benchmarks.words import Words
 from nlpcl.errors import UsageError, suggest
@@ -48,7 +50,8 @@ class TextTask:
     :param name: the task's name.
     :param labels: names of the classes; a label is an index into them.
     :param train: frame with columns `text`, `text_pair` (may be missing) and `label`; so `valid` and `test`.
-    :raises UsageError: a column is missing, a split is empty or a label is no integer or out of range.
+    :raises UsageError: two labels are the same; a column is missing, there twice, or in one split alone; a split is
+        empty; a text is none; a label is no integer or out of range.
     """
 
     name: str
@@ -58,17 +61,36 @@ class TextTask:
     test: pd.DataFrame
 
     def __post_init__(self) -> None:
+        if len(set(self.labels)) < len(self.labels) or not all(isinstance(label, str) for label in self.labels):
+            raise UsageError(f"task {self.name}: labels must be texts that differ, not {self.labels}.")
         for split in SPLITS:
             frame: pd.DataFrame = getattr(self, split)
             for column in ("text", "label"):
                 if column not in frame.columns:
                     raise UsageError(f"task {self.name}, {split}: column {column!r} is missing.")
+            if not frame.columns.is_unique:
+                twice = frame.columns[frame.columns.duplicated()][0]
+                raise UsageError(f"task {self.name}, {split}: column {twice!r} is there twice.")
+            if ("text_pair" in frame.columns) != ("text_pair" in self.train.columns):
+                raise UsageError(f"task {self.name}: text_pair is in one of train and {split} alone.")
             if frame.empty:
                 raise UsageError(f"task {self.name}, {split}: there are no rows.")
             if not pd.api.types.is_integer_dtype(frame["label"]):
                 raise UsageError(f"task {self.name}, {split}: column 'label' must hold integers.")
             if not frame["label"].between(0, len(self.labels) - 1).all():
                 raise UsageError(f"task {self.name}, {split}: a label is not in 0 to {len(self.labels) - 1}.")
+            for column in ("text", "text_pair"):
+                if column in frame.columns and not _holds_texts(frame[column], optional=column == "text_pair"):
+                    raise UsageError(f"task {self.name}, {split}: column {column!r} must hold texts alone.")
+
+
+def _holds_texts(column: pd.Series[Any], optional: bool) -> bool:
+    """Return whether all values are texts; where they are optional none at all will do."""
+    absent = column.isna()
+    if optional and absent.all():
+        return True
+    texts = isinstance(column.dtype, pd.StringDtype)
+    return not absent.any() and (texts or all(issubclass(kind, str) for kind in set(map(type, column))))
 
 
 def benchmark_from_tasks(
@@ -88,11 +110,10 @@ def benchmark_from_tasks(
     :param name: the benchmark's name.
     :param scenario: `til`, task labels 0..T-1 and a label set per task; `dil`, task labels all 0 and one label set; or
         `cil`, task labels all 0 and one head for the label sets of all tasks, which must not overlap.
-    :param labels: the label set of the shared head; None: that of the task with most labels (`dil`), or those of
-        all tasks (`cil`).
+    :param labels: the label set of the shared head; None: the labels of all tasks, which `dil` matches by name.
     :param files: path and SHA-256 of the files the data come from.
-    :raises UsageError: no such scenario, no tasks, `dil` with tasks whose labels do not share a meaning, or `cil` with
-        tasks that share labels.
+    :raises UsageError: no such scenario, no tasks, `dil` with tasks that have no label in common, or `cil` with tasks
+        that share labels.
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
@@ -113,7 +134,7 @@ def benchmark_from_tasks(
         stream.benchmark = benchmark  # so that a method finds the validation data of the experience it trains on
         for experience, task, n, own in zip(stream, tasks, classes, indices, strict=True):
             # Avalanche stores a set of the classes that occur; its heads index with a list, and a head
-            # has its size whatever classes a small sample happens to hold.
+            # has its size whatever classes a small sample happens to hold, or a task of `dil` lacks.
             experience.classes_in_this_experience = own if scenario == "cil" else list(range(n))
             experience.task_name = task.name
     benchmark.benchmark_name = name
@@ -121,6 +142,7 @@ def benchmark_from_tasks(
     benchmark.task_names = [task.name for task in tasks]
     benchmark.n_classes = classes
     benchmark.files = dict(files or {})
+    benchmark.notes = []  # sentences that a user should read, of streams that look at their data
     benchmark.sizes = [
         {"name": task.name, "labels": list(task.labels), **{split: len(getattr(task, split)) for split in SPLITS}}
         for task in tasks
@@ -129,7 +151,7 @@ def benchmark_from_tasks(
 
 
 def _shared_labels(tasks: Sequence[Task], name: str, scenario: str, labels: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The labels of the head that all tasks share; none in task-incremental learning."""
+    """Return the labels of the head that all tasks share; none in task-incremental learning."""
     if scenario == "til":
         return ()
     if scenario == "cil":
@@ -137,15 +159,41 @@ def _shared_labels(tasks: Sequence[Task], name: str, scenario: str, labels: tupl
         if len(set(together)) < len(together):
             twice = next(label for label in together if together.count(label) > 1)
             raise UsageError(f"{name} cannot run class-incremental: label {twice} is in more than one task.")
-        return labels or tuple(together)
-    shared = labels or max((task.labels for task in tasks), key=len)
+        shared = labels or tuple(together)
+    else:
+        shared = labels or _joined_labels(tasks, name)
     for task in tasks:
-        if task.labels != shared[: len(task.labels)]:
+        absent = [label for label in task.labels if label not in shared]
+        if absent:
             raise UsageError(
-                f"{name} cannot run domain-incremental: the labels of {task.name} ({', '.join(task.labels)}) "
-                f"do not share the meaning of {', '.join(shared)}. Use --scenario til."
+                f"{name} cannot run with one head: label {absent[0]} of {task.name} is none of the head's labels "
+                f"({', '.join(shared)})."
             )
     return shared
+
+
+def _joined_labels(tasks: Sequence[Task], name: str) -> tuple[str, ...]:
+    """Return the labels of all tasks, matched by name, for domain-incremental learning.
+
+    They stand in the order of a task that has all of them, or else numbers by their value and words by the alphabet.
+
+    :raises UsageError: the tasks fall into groups that have no label in common, so their labels mean different things.
+    """
+    groups: list[tuple[Task, set[str]]] = []
+    for task in tasks:
+        joined = [group for group in groups if group[1] & set(task.labels)]
+        first = joined[0][0] if joined else task
+        groups = [group for group in groups if group not in joined]
+        groups.append((first, set(task.labels).union(*(labels for _, labels in joined))))
+    if len(groups) > 1:
+        (one, _), (other, _) = groups[:2]
+        raise UsageError(
+            f"{name} cannot run domain-incremental: the labels of {other.name} ({', '.join(other.labels)}) do not "
+            f"share the meaning of those of {one.name} ({', '.join(one.labels)}): none is the same. Use --scenario til."
+        )
+    union = groups[0][1]
+    longest = max((task.labels for task in tasks), key=len)
+    return longest if len(longest) == len(union) else in_order(union)
 
 
 def labelled(data: Dataset[Any], targets: Sequence[int], task: int, *more: DataAttribute[Any]) -> Any:
@@ -212,10 +260,10 @@ def text_benchmark_from_tasks(
 def draw_rows(n: int, size: int | None, seed: int) -> list[int]:
     """`size` of n row numbers, drawn with a private generator; all, in order, if there are no more.
 
-    :raises UsageError: `size` is not positive.
+    :raises UsageError: `size` is no positive integer.
     """
-    if size is not None and size < 1:
-        raise UsageError(f"--train-size must be at least 1, not {size}.")
+    if size is not None and (not isinstance(size, Integral) or isinstance(size, bool) or size < 1):
+        raise UsageError(f"--train-size must be a whole number of at least 1, not {size!r}.")
     rows = list(range(n))
     if size is None or size >= n:
         return rows

@@ -44,14 +44,15 @@ def data_bytes(folder: str, path: str, sha256: str, url: str, root: str | Path |
 
 
 def data_root(root: str | Path | None, *, file: bool = False) -> Path | None:
-    """Return the folder that `root`, or else the environment variable NLPCL_DATA, names; None if neither does.
+    """The folder that `root`, or else the environment variable NLPCL_DATA, names; None if neither does.
 
-    :param file: let it be a file as well.
+    :param file: whether one file will do as well.
     :raises UsageError: it is not a folder.
     """
     root = root or os.environ.get(ROOT_VARIABLE) or None
-    if root is not None and not (Path(root).is_dir() or (file and Path(root).is_file())):
-        raise UsageError(f"the data root {str(root)!r} is not a folder; give another --data-root or none to download.")
+    if root is not None and not Path(root).is_dir() and not (file and Path(root).is_file()):
+        what = "folder or file" if file else "folder"
+        raise UsageError(f"the data root {str(root)!r} is not a {what}; give another --data-root or none to download.")
     return None if root is None else Path(root)
 
 

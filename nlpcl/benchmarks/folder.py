@@ -1,35 +1,37 @@
-"""Your own data as a stream: from data frames, a `datasets.DatasetDict` a task, or a folder of CSV or JSONL files."""
+"""Your own data as a stream: a folder or file of CSV, TSV, JSON or Parquet, or data frames and `datasets` in memory."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import random
-from collections.abc import Mapping, Sequence
+import logging
+import numbers
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import pandas as pd
 from avalanche.benchmarks import CLScenario
 
-from nlpcl.benchmarks.base import TextTask, shuffle_cut, text_benchmark_from_tasks
-from nlpcl.benchmarks.download import data_root, own_files
-from nlpcl.errors import UsageError
+from nlpcl.benchmarks._draws import Size, check_size
+from nlpcl.benchmarks._notes import drawn, label_conflicts, missing_parts, notes_on
+from nlpcl.benchmarks._problems import Problems
+from nlpcl.benchmarks._rows import Columns
+from nlpcl.benchmarks._sources import Reader
+from nlpcl.benchmarks._tables import TextFormat
+from nlpcl.benchmarks._task_files import ALL_TASKS, files_of, layout
+from nlpcl.benchmarks._text_tasks import Draws, text_task
+from nlpcl.benchmarks.base import text_benchmark_from_tasks
+from nlpcl.benchmarks.download import data_root
+from nlpcl.encoders import known_sha256
+from nlpcl.errors import UsageError, suggest
 from nlpcl.orders import order_tasks
-from nlpcl.registry import register_benchmark
+from nlpcl.ranges import Since
+from nlpcl.registry import SCENARIOS, register_benchmark
 
-SPLITS = {
-    "train": ("train",),
-    "valid": ("valid", "validation", "dev", "val"),
-    "test": ("test",),
-}
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
-SHOWN = 5
+log = logging.getLogger(__name__)
 
 
 def text_benchmark(
-    tasks: Mapping[str, Mapping[str, Any]] | str | Path,
+    tasks: Any,
     *,
     name: str = "text",
     scenario: str = "til",
@@ -39,49 +41,112 @@ def text_benchmark(
     subset: int | Sequence[str] | None = None,
     train_size: int | None = None,
     seed: int = 0,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    task_column: str | None = None,
+    separator: str | None = None,
+    encoding: str | None = None,
+    test_size: Size | None = None,
+    valid_size: Size | None = None,
 ) -> CLScenario[Any]:
-    """A benchmark from your own data, one experience per task.
+    """Make a benchmark of your own data, one experience per task.
 
-    A part has columns `text`, `label` and, for pairs of texts, `text_pair`. Labels are strings or integers; a task's
-    label set is what occurs in its training part, sorted. Without a validation part a tenth of the training part,
-    drawn with `seed`, validates. Bad rows are never dropped: they are refused, with their places.
+    A table is a pandas or polars frame, a `datasets.Dataset`, a pyarrow table, a list of objects, lists by column
+    name, or the path of a file (.csv, .tsv, .jsonl, .json, each also .gz, or .parquet). It has the columns `text`,
+    `label` and, for pairs of texts, `text_pair`. Labels are texts, whole numbers or booleans; a task's label set is
+    what occurs in its training part, numbers by their value, words by the alphabet. Nothing is dropped or repaired: all
+    rows, columns and files that cannot be used are refused at once, with their places. What may spoil a result without
+    being wrong, as texts that occur both in training and in test, is in the benchmark's `notes`.
 
     :param tasks: by name the parts `train`, `valid` (or `validation`, `dev`, `val`; may be missing) and `test`, each a
-        data frame or a `datasets.Dataset`, so a `DatasetDict` will do; or a folder with one folder per task that
-        holds `train.csv` and so on (.csv, .tsv, .jsonl, or .json with one list of objects).
+        table, so a `DatasetDict` will do; or a folder with one folder per task that holds `train.csv` and so on; or,
+        with `task_column`, one table, its parts, or the file or folder that holds them.
     :param name: the benchmark's name.
     :param scenario: `til`, `dil` or `cil`.
-    :param order: 0 for the order given (of a folder: by name), `seed:N`, or the names of the tasks.
+    :param order: 0 for the order of the tasks as they are (of a folder: by name), `seed:N`, or the names of the tasks.
     :param tokenizer: an encoder's name, or a tokenizer.
     :param max_length: tokens an example is padded or cut to.
     :param subset: only the first so many tasks of the order, or those with these names.
     :param train_size: at most so many training examples per task, drawn with `seed`.
     :param seed: seed of the draws.
-    :raises UsageError: a part or column is missing, or rows are bad: no text, no label, a label that training lacks.
+    :param text_column: the column of texts, or `a.b` for the field b of the objects in column a; None: `text`.
+    :param text_pair_column: that of second texts; None: `text_pair`, where there is one.
+    :param label_column: that of labels; None: `label`.
+    :param task_column: that of the names of tasks, where one table holds all of them.
+    :param separator: what separates the fields of .csv and .tsv files; None: a comma, and a tab.
+    :param encoding: that of text files; None: UTF-8.
+    :param test_size: where there is no test part it is drawn from the training part, class by class: a share below 1
+        or a number of examples per task.
+    :param valid_size: the same of a validation part; None: a tenth of the training part.
+    :raises UsageError: the data cannot be used, or an argument is wrong.
     """
-    files: dict[str, str] = {}
-    given = _read_folder(Path(tasks), files) if isinstance(tasks, (str, Path)) else tasks
-    if not given:
+    if scenario not in SCENARIOS:
+        raise UsageError(f"unknown scenario {scenario!r}. {suggest(str(scenario), SCENARIOS)}")
+    cut = 1 if train_size is None else train_size
+    for option, value, least in (("seed", seed, 0), ("max_length", max_length, 1), ("train_size", cut, 1)):
+        if not _is_whole(value) or value < least:
+            raise UsageError(f"{option} takes a whole number of at least {least}, not {value!r}.")
+    for option, choice in (("order", order), ("subset", [] if subset is None else subset)):
+        names_only = isinstance(choice, Sequence) and all(isinstance(task, str) for task in choice)
+        if not _is_whole(choice) and not names_only:
+            raise UsageError(f"{option} takes a whole number or names of tasks, not {choice!r}.")
+    check_size("test_size", test_size)
+    check_size("valid_size", valid_size)
+    columns = Columns(text_column, text_pair_column, label_column, task_column)
+    problems = Problems()
+    source = Reader(columns, TextFormat(separator, encoding), problems).source(tasks)
+    place = str(tasks) if isinstance(tasks, (str, os.PathLike)) else "the data"
+    if not source.names:
+        problems.check(place)
         raise UsageError(f"{name}: a stream needs at least one task.")
-    names = order_tasks([list(given)], order, subset)
-    return text_benchmark_from_tasks(
-        [_task(task, given[task], train_size, seed) for task in names],
+    names = order_tasks([source.names], order, subset)
+    draws = Draws(test_size, valid_size, train_size, seed)
+    parts = {task: source.parts(task) for task in names}
+    lacking = {split: [task for task in names if split not in parts[task]] for split in ("train", "valid", "test")}
+    problems.extend(missing_parts(lacking["train"], lacking["test"] if test_size is None else []))
+    made = [text_task(task, parts[task], draws, problems) for task in names]
+    ready = [task for task in made if task is not None]
+    problems.extend(label_conflicts(ready, scenario))
+    problems.check(place)
+
+    notes = list(source.remarks)
+    for split, size in (("test", test_size), ("valid", valid_size)):
+        if lacking[split]:
+            notes.append(drawn(split, lacking[split], size, seed, len(names)))
+        elif size is not None:
+            raise UsageError(f"{split}_size draws a missing part, and every task has a part {split}: leave it out.")
+    if test_size is not None:
+        log.warning("%s: %s", name, drawn("test", lacking["test"], test_size, seed, len(names)))
+    benchmark = text_benchmark_from_tasks(
+        ready,
         name=name,
         scenario=scenario,
         tokenizer=tokenizer,
         max_length=max_length,
-        files=files,
+        files=source.files,
     )
+    benchmark.notes = notes + notes_on(ready, scenario)
+    return benchmark
+
+
+def _own_files(root: Path, spec: Any) -> dict[str, str]:
+    """Return the SHA-256 of the files of the tasks that a run learns; a single file is known by its content alone."""
+    if root.is_file():
+        return {"data": known_sha256(root)}
+    folders = [name for name in layout(root, Problems()) if name != ALL_TASKS]
+    return files_of(root, order_tasks([folders], spec.order, spec.tasks) if folders else None)
 
 
 @register_benchmark(
     "folder",
-    title="your own data, from a folder of CSV or JSONL files",
-    source="--data-root DIR with DIR/<task>/train.csv, test.csv and, if you like, valid.csv",
+    title="your own data, from a folder or a file of CSV, TSV, JSON or Parquet",
+    source="--data-root DIR with DIR/<task>/train.csv, test.csv and, if you like, valid.csv; or --data-root FILE "
+    "--set task_column=COLUMN",
     licence="yours",
     citation="yours",
     scenarios=("til", "dil", "cil"),
-    own_files=own_files(*(f"*/*{suffix}" for suffix in SUFFIXES)),
+    own_files=_own_files,
 )
 def Folder(
     scenario: str = "til",
@@ -93,17 +158,36 @@ def Folder(
     train_size: int | None = None,
     seed: int = 0,
     root: str | Path | None = None,
+    text_column: Annotated[str | None, Since(2)] = None,
+    text_pair_column: Annotated[str | None, Since(2)] = None,
+    label_column: Annotated[str | None, Since(2)] = None,
+    task_column: Annotated[str | None, Since(2)] = None,
+    separator: Annotated[str | None, Since(2)] = None,
+    encoding: Annotated[str | None, Since(2)] = None,
+    test_size: Annotated[Size | None, Since(2)] = None,
+    valid_size: Annotated[Size | None, Since(2)] = None,
 ) -> CLScenario[Any]:
-    """`text_benchmark` of the folder `root`, for the command line.
+    """Make the benchmark of the folder or file `root`, for the command line; see `text_benchmark`.
 
-    :param root: the folder; None: the one NLPCL_DATA names.
-    :raises UsageError: as `text_benchmark`, or no folder is named.
+    :param root: None: what NLPCL_DATA names.
+    :param text_column: the column of texts, or a.b for the field b of the objects in column a; null: text.
+    :param text_pair_column: that of second texts; null: text_pair, where there is one.
+    :param label_column: that of labels; null: label.
+    :param task_column: that of the names of tasks, where one file holds all of them.
+    :param separator: one character between the fields of .csv and .tsv files, or tab; null: a comma, and a tab.
+    :param encoding: that of text files; null: UTF-8.
+    :param test_size: share or number of training examples that test where a task has no test part.
+    :param valid_size: the same for validation; null: a tenth.
+    :raises UsageError: as `text_benchmark`, or nothing is named.
     """
-    folder = data_root(root)
-    if folder is None:
-        raise UsageError("say where your data are: --data-root DIR with DIR/<task>/train.csv and test.csv.")
+    place = data_root(root, file=True)
+    if place is None:
+        raise UsageError(
+            "say where your data are: --data-root DIR with DIR/<task>/train.csv and test.csv, or --data-root FILE with "
+            "--set task_column=COLUMN."
+        )
     return text_benchmark(
-        folder,
+        place,
         name="folder",
         scenario=scenario,
         order=order,
@@ -112,114 +196,16 @@ def Folder(
         subset=tasks,
         train_size=train_size,
         seed=seed,
+        text_column=text_column,
+        text_pair_column=text_pair_column,
+        label_column=label_column,
+        task_column=task_column,
+        separator=separator,
+        encoding=encoding,
+        test_size=test_size,
+        valid_size=valid_size,
     )
 
 
-def _read_folder(folder: Path, files: dict[str, str]) -> dict[str, dict[str, pd.DataFrame]]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder.")
-    found: dict[str, dict[str, pd.DataFrame]] = {}
-    for task in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        for file in sorted(task.iterdir()):
-            if file.suffix in SUFFIXES and any(file.stem in names for names in SPLITS.values()):
-                content = file.read_bytes()
-                files[f"{task.name}/{file.name}"] = hashlib.sha256(content).hexdigest()
-                found.setdefault(task.name, {})[file.stem] = _parse(content, file)
-    if not found:
-        raise UsageError(f"{folder} holds no <task>/train.csv (or .tsv, .jsonl, .json).")
-    return found
-
-
-def _parse(content: bytes, file: Path) -> pd.DataFrame:
-    """The table in a file; its attribute `place` says how a row is found there."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UsageError(f"{file}, line {line}: not UTF-8 text.") from error
-    if file.suffix in (".csv", ".tsv"):
-        separator = "," if file.suffix == ".csv" else "\t"
-        try:
-            frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
-        except ValueError as error:
-            raise UsageError(f"{file} cannot be read: {error}.") from error
-    elif file.suffix == ".jsonl":
-        # Not splitlines(): texts may hold characters that it takes for the end of a line.
-        lines = enumerate(text.split("\n"), start=1)
-        frame = pd.DataFrame([_object(line, f"{file}, line {number}") for number, line in lines if line.strip()])
-    else:
-        rows = _json(text, str(file))
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise UsageError(f"{file} holds no list of objects.")
-        frame = pd.DataFrame(rows)
-    frame.attrs["place"] = str(file)
-    return frame
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{place}: not JSON ({error}).") from error
-
-
-def _object(text: str, place: str) -> dict[str, Any]:
-    row = _json(text, place)
-    if not isinstance(row, dict):
-        raise UsageError(f"{place}: not an object with text and label.")
-    return row
-
-
-def _task(name: str, parts: Mapping[str, Any], train_size: int | None, seed: int) -> TextTask:
-    frames: dict[str, pd.DataFrame] = {}
-    for split, names in SPLITS.items():
-        for part in (part for part in names if part in parts):
-            frames[split] = _frame(parts[part], f"task {name}, {part}")
-    for split in ("train", "test"):
-        if split not in frames:
-            raise UsageError(f"task {name} has no {split} part.")
-    labels = sorted({str(label) for label in frames["train"]["label"]}, key=_as_number)
-    for frame in frames.values():
-        _refuse_bad_rows(frame, labels)
-        frame["label"] = [labels.index(str(label)) for label in frame["label"]]
-    if "valid" not in frames:
-        rows = list(range(len(frames["train"])))
-        random.Random(f"{seed} {name}").shuffle(rows)
-        held = max(1, len(rows) // 10)
-        frames["valid"] = frames["train"].iloc[sorted(rows[:held])].reset_index(drop=True)
-        frames["train"] = frames["train"].iloc[sorted(rows[held:])].reset_index(drop=True)
-    train = shuffle_cut(frames["train"], train_size, seed)
-    return TextTask(name, tuple(labels), train, frames["valid"], frames["test"])
-
-
-def _as_number(label: str) -> tuple[int, str]:
-    """Sorts 2 before 10."""
-    return (int(label) if label.isdigit() else 0, label)
-
-
-def _frame(part: Any, place: str) -> pd.DataFrame:
-    frame = (part if isinstance(part, pd.DataFrame) else part.to_pandas()).reset_index(drop=True)
-    frame.attrs["place"] = frame.attrs.get("place", place)
-    for column in ("text", "label"):
-        if column not in frame.columns:
-            have = ", ".join(map(str, frame.columns))
-            raise UsageError(f"{frame.attrs['place']}: column {column!r} is missing; there are {have}.")
-    return frame.copy()
-
-
-def _refuse_bad_rows(frame: pd.DataFrame, labels: Sequence[str]) -> None:
-    place = frame.attrs["place"]
-    # The line of a row, as long as no field holds a line break; a CSV file begins with a header.
-    first = 2 if place.endswith((".csv", ".tsv")) else 1
-    bad = []
-    columns = [column for column in ("text", "text_pair") if column in frame.columns]
-    for number, row in enumerate(frame[[*columns, "label"]].to_dict("records"), start=first):
-        if any(not isinstance(row[column], str) or not row[column].strip() for column in columns):
-            bad.append(f"row {number}: no text")
-        elif pd.isna(row["label"]) or str(row["label"]) == "":
-            bad.append(f"row {number}: no label")
-        elif str(row["label"]) not in labels:
-            bad.append(f"row {number}: label {row['label']!r} does not occur in training")
-    if bad:
-        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise UsageError(f"{place}: {len(bad)} of {len(frame)} rows are bad: {'; '.join(bad[:SHOWN])}{more}.")
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

@@ -11,7 +11,7 @@ import typer
 
 from nlpcl.cli import compare, data, leaderboard, run, show, sweep, tune  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
-from nlpcl.errors import UsageError, printable
+from nlpcl.errors import UsageError, UsageErrors, printable
 from nlpcl.launch import is_first, local_rank
 
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
@@ -21,9 +21,13 @@ ParserError: Any = typer.BadParameter.__base__
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
     code, message = 2, ""
+    lines: list[str] = []
     try:
         outcome = app(args=argv, prog_name="nlpcl", standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
+    except UsageErrors as error:
+        if error.of_one_process or local_rank() == 0:
+            lines, message = error.lines, error.summary
     except UsageError as error:
         message = str(error) if error.of_one_process or local_rank() == 0 else ""  # each machine has a terminal
     except OSError as error:  # whatever looks first whether there is such a file
@@ -39,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     if code == 130 and is_first():
         print("nlpcl: interrupted", file=sys.stderr)
     elif message:
+        for line in lines:  # above the sentence, which a sweep takes from the last line of a log
+            print(f"  {line}", file=sys.stderr)
         print(f"nlpcl: error: {printable(message)}", file=sys.stderr)
     return code
 

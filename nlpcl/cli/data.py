@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from nlpcl.cli.app import NAMES, DataRoot, app, console, quiet
+from nlpcl.errors import printable
+
+LABELS_SHOWN = 20
+TASKS_SHOWN = 5
 
 data = typer.Typer(help="Fetch, check and list the data of benchmarks.", no_args_is_help=True, context_settings=NAMES)
 app.add_typer(data, name="data")
@@ -18,11 +23,12 @@ def data_prepare(
     benchmark: Annotated[str, typer.Argument(help="Its name.")],
     model: Annotated[str, typer.Option("--model", help="The encoder whose tokenizer counts.")] = "minilm",
     max_length: Annotated[int, typer.Option("--max-length", min=8)] = 128,
+    scenario: Annotated[str | None, typer.Option(help="til, dil or cil; by default the stream's first.")] = None,
     data_root: DataRoot = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="name=value, an option of the benchmark.")] = None,
 ) -> None:
-    """Download what is missing, check it, tokenise it, and show the tasks."""
-    stream = _stream(benchmark, model, max_length, data_root, assign)
+    """Download what is missing, check it, tokenise it, and show the tasks, their labels and what may spoil a result."""
+    stream = _stream(benchmark, model, max_length, data_root, assign, scenario)
     splits = [name for name in stream.sizes[0] if name not in ("name", "labels")]
     table = Table(title=f"{benchmark}: examples of each task", title_justify="left")
     for column in ("task", "classes", *splits):
@@ -31,6 +37,18 @@ def data_prepare(
         table.add_row(size["name"], str(len(size["labels"])), *(str(size[split]) for split in splits))
     table.add_row("all", "", *(str(sum(size[split] for size in stream.sizes)) for split in splits))
     console.print(table)
+    tasks_of: dict[str, list[str]] = {}
+    for size in stream.sizes:
+        tasks_of.setdefault(_shortened(size["labels"], LABELS_SHOWN), []).append(size["name"])
+    for words, tasks in tasks_of.items():
+        print(printable(f"labels of {'every task' if len(tasks_of) == 1 else _shortened(tasks, TASKS_SHOWN)}: {words}"))
+    for note in stream.notes:
+        print(printable(f"note: {note}"))
+
+
+def _shortened(words: Sequence[str], shown: int) -> str:
+    more = f" and {len(words) - shown} more" if len(words) > shown else ""
+    return ", ".join(words[:shown]) + more
 
 
 @data.command("verify", context_settings=NAMES)
@@ -63,7 +81,14 @@ def data_list() -> None:
     print(f"downloads and tokenised text: {size / 1e6:.1f} MB in {folder}")
 
 
-def _stream(name: str, model: str, max_length: int, data_root: str | None, assign: list[str] | None) -> Any:
+def _stream(
+    name: str,
+    model: str,
+    max_length: int,
+    data_root: str | None,
+    assign: list[str] | None,
+    scenario: str | None = None,
+) -> Any:
     from nlpcl.options import check_options, entry_options, parse_options
     from nlpcl.registry import benchmarks
 
@@ -72,4 +97,4 @@ def _stream(name: str, model: str, max_length: int, data_root: str | None, assig
     options = entry_options(entry)
     chosen = check_options(entry.name, options, parse_options(assign or [], {entry.name: options})[entry.name])
     text = {"tokenizer": model, "max_length": max_length} if entry.modality == "text" else {}
-    return entry.target(entry.scenarios[0], 0, root=data_root, **text, **chosen)
+    return entry.target(scenario or entry.scenarios[0], 0, root=data_root, **text, **chosen)

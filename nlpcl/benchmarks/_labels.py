@@ -1,0 +1,170 @@
+"""Labels of your own data: what a class may be called, which two are one, and in which order they come."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+INTEGER = re.compile(r"[+-]?[0-9]+")
+WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
+DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+# A list, a set or a tuple, as text: [1, 0], ['a'], [0], {1, 2}, (1, 0), and 1,0 (which may be a number, too).
+LISTED = re.compile(
+    r"[\[{]\s*(?:[-+.0-9'\"].*)?[\]}]|\(\s*[-+.0-9'\"][^,]*,.*\)|[-+]?[0-9]+(?:\s*[,;|]\s*[0-9]+)+", flags=re.DOTALL
+)
+SURROGATE = "half of a character (a lone surrogate)"
+
+
+class NotALabel(Exception):
+    """A value that names no class.
+
+    :param fault: why not.
+    :param kind: the same for all values with this fault; None: the fault as it is.
+    """
+
+    def __init__(self, fault: str, kind: str | None = None) -> None:
+        super().__init__(fault)
+        self.kind = kind or fault
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value stands for none: None, NaN, pandas' NA and NaT."""
+    if value is None:
+        return True
+    try:
+        return bool(value != value)
+    except (TypeError, ValueError, ArithmeticError):  # NA has no truth, nor has an array
+        return type(value).__name__ == "NAType"
+
+
+def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str:
+    """Return a label as text: the text itself, an integer's digits (also of 1.0), True or False.
+
+    :param what: `label`, or `task`, whose names obey the same rules.
+    :param classes: names that integers stand for.
+    :raises NotALabel: it is missing, a list, a real number or of another type.
+    """
+    if isinstance(value, str):
+        if not value.strip():
+            raise NotALabel(f"no {what}")
+        if has_surrogate(value):
+            raise NotALabel(f"{what} holds {SURROGATE}")
+        if LISTED.fullmatch(value.strip()):
+            raise NotALabel(several(what))
+        return str(value)
+    if is_missing(value):
+        raise NotALabel(f"no {what}")
+    if type(value).__name__ in ("bool", "bool_"):
+        return str(bool(value))
+    if isinstance(value, (numbers.Real, Decimal)):
+        number: Any = value
+        if not math.isfinite(number) or number != int(number):
+            raise NotALabel(score(what, str(value)), "score")
+        return _class_name(int(number), classes) if classes else str(int(number))
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        raise NotALabel(several(what))
+    raise NotALabel(f"{what} is of type {type(value).__name__}: it must be a text, a whole number, True or False")
+
+
+def _class_name(number: int, classes: Sequence[str]) -> str:
+    if number == -1:
+        raise NotALabel("the label is hidden (-1): take a part whose labels are known")
+    if not 0 <= number < len(classes):
+        raise NotALabel(f"label {number} is none of the column's {len(classes)} classes")
+    return classes[number]
+
+
+def several(what: str) -> str:
+    """Return what is wrong with a list."""
+    return f"{what} is a list: multi-label data are not supported, a row has one {what}"
+
+
+def score(what: str, value: str) -> str:
+    """Return what is wrong with a real number."""
+    return f"{what} {value} is a real-valued score: regression is not supported, name classes instead"
+
+
+def has_surrogate(text: str) -> bool:
+    """Return whether a text holds half of a surrogate pair, which no encoding can store."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def score_among(words: Iterable[str]) -> str | None:
+    """Return the first real number, if all `words` are numbers."""
+    words = list(words)
+    if not all(map(DECIMAL.fullmatch, words)):
+        return None
+    return next((word for word in words if Decimal(word) != Decimal(word).to_integral_value()), None)
+
+
+def as_integers(words: Iterable[str]) -> dict[str, str]:
+    """Return the integer that each of `words` is, as a file of floats has it ("1.0" is 1); {} unless all are one."""
+    words = list(words)
+    if all(map(INTEGER.fullmatch, words)) or not all(map(WHOLE.fullmatch, words)):
+        return {}
+    return {word: word.partition(".")[0] for word in words}
+
+
+def combined(words: Iterable[str]) -> str | None:
+    """Return the first label that is several of the others, joined by a comma, a semicolon or a bar."""
+    known = dict.fromkeys(words)
+    for word in known:
+        for mark in ",;|":
+            pieces = [piece.strip() for piece in word.split(mark)]
+            if len(pieces) > 1 and all(piece in known for piece in pieces):
+                return word
+    return None
+
+
+def folded(word: str) -> str:
+    """Return what is left of a label without blanks, case, invisible characters, width and leading zeros."""
+    plain = unicodedata.normalize("NFKC", word)
+    plain = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf").casefold()
+    plain = unicodedata.normalize("NFKC", plain)
+    return str(Decimal(plain).normalize()) if DECIMAL.fullmatch(plain) and len(plain) <= 28 else plain
+
+
+def alike(words: Iterable[str]) -> list[list[str]]:
+    """Return the groups of labels that `folded` makes one of."""
+    groups: dict[str, list[str]] = {}
+    for word in dict.fromkeys(words):
+        groups.setdefault(folded(word), []).append(word)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def nearly_alike(words: Sequence[str], at_most: int = 200) -> list[tuple[str, str]]:
+    """Return pairs of labels that a slip of the pen may have made of one, as postive and positive.
+
+    Those that differ in digits alone are none.
+
+    :param at_most: with more labels none are compared.
+    """
+    if len(words) > at_most:
+        return []
+    plain = {word: re.sub(r"[0-9]", "", word) for word in words if len(word) > 4}
+    names = list(plain)
+    matcher = difflib.SequenceMatcher(autojunk=False)
+    pairs = []
+    for i, first in enumerate(names):
+        matcher.set_seq2(first)
+        for second in names[i + 1 :]:
+            matcher.set_seq1(second)
+            if plain[first] != plain[second] and matcher.quick_ratio() > 0.9 and matcher.ratio() > 0.9:
+                pairs.append((first, second))
+    return pairs
+
+
+def in_order(words: Iterable[str]) -> tuple[str, ...]:
+    """Return labels sorted as text, numbers by their value: 2 before 10, -1 before 0."""
+    # Decimal, as int() refuses more than 4,300 digits.
+    return tuple(sorted(words, key=lambda word: (Decimal(word) if INTEGER.fullmatch(word) else Decimal(0), word)))
