@@ -6,7 +6,8 @@ differ only in their seed are averaged. With `--stream valid` the test stream is
     for seed in 0 1 2; do for s in hat ctr; do nlpcl run --strategy $s --seed $seed --dry-run --json; done; done \
       | python tools/intervals.py
 
-An example is drawn or left out for all rows of the matrix, seeds and settings together, so what they share cancels.
+An example is drawn or left out for all rows of the matrix, seeds and settings together, so what they share cancels. The
+seeds stay as they are: an interval is of the test examples and says nothing of the spread between runs.
 """
 
 from __future__ import annotations

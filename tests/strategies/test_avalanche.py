@@ -185,7 +185,7 @@ def test_what_runs_on_what(name: str, scenario: str, body: str, tiny: str, vecto
 def test_every_named_strategy_is_avalanches_or_made_of_it() -> None:
     names = {entry.name for entry in strategies.entries() if entry.name.startswith("avalanche/")}
     assert {target.__name__ for target in ENTRIES} == {name.partition("/")[2] for name in names}
-    ours = {"EWC", "AGEM", "LwF", "MAS", "RWalk", "LFL", "GSS_greedy", "MIR", "CoPE", "ICaRL"}
+    ours = {"EWC", "AGEM", "LwF", "MAS", "RWalk", "LFL", "GSS_greedy", "MIR", "CoPE", "ICaRL", "JointTraining"}
     assert {target.__name__ for target in ENTRIES if target is not getattr(training, target.__name__, None)} == ours
 
 
