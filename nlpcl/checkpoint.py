@@ -34,7 +34,7 @@ from nlpcl.failures import all_finite
 from nlpcl.state import Capture, NoState, Restore, Streams
 from nlpcl.strategies._watch import Remainder
 
-FORMAT = 1
+FORMAT = 2
 ORDER = "order"  # torch's random state at the start of the epoch
 KEPT = 2
 UNREADABLE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -129,6 +129,8 @@ class Folder:
                 shutil.rmtree(path, ignore_errors=True)  # it would take the place of a good one
             elif head["format"] > FORMAT:
                 raise UsageError(f"{path} was written by a newer version of nlpcl: update it, or start over: --fresh.")
+            elif head["format"] < FORMAT:
+                self.faults.append(f"checkpoint {number} was written by an older version of nlpcl")
             elif head["spec"] != self.spec_id:
                 self.faults.append(f"checkpoint {number} is of another spec")
             else:

@@ -116,6 +116,20 @@ def local_encoder(model: str) -> Path | None:
     return folder if model.lower() != MINILM and folder.is_dir() else None
 
 
+def model_digest(model: str | None, words: bool) -> str | None:
+    """Return the digest of what a spec's `model` names; None where the name alone says what it is, or nothing is there.
+
+    :param words: whether it is a file of word vectors, and not an encoder.
+    """
+    if model is None:
+        return None
+    if words:
+        file = Path(model).expanduser()
+        return known_sha256(file) if file.is_file() else None
+    folder = local_encoder(model)
+    return None if folder is None else encoder_digest(folder)
+
+
 def encoder_digest(folder: Path) -> str:
     """Return the SHA-256 over the names and contents of the files that an encoder and its tokenizer are loaded from."""
     return digest_of_hashes(_hashes(folder, "*.json", *WEIGHTS, *TOKENIZER))

@@ -224,6 +224,7 @@ class _Job:
             if (told := explained(error, None, spec)) is None:
                 raise
             raise UsageError(told) from error
+        identified(spec, more["data_root"])  # or they changed while they were read
         self.data = self._data()
         for place, data in self.made_before.items():
             check_same(data, self.data, place)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nlpcl.encoders import digest_of_hashes, encoder_digest, known_sha256, local_encoder
+from nlpcl.encoders import digest_of_hashes, model_digest
 from nlpcl.errors import UsageError
 from nlpcl.registry import backbones, benchmarks
 from nlpcl.spec import SPEC_VERSION, RunSpec
@@ -31,7 +31,8 @@ def identified(spec: RunSpec, data_root: str | Path | None) -> RunSpec:
     :param data_root: folder with the data; None: the one NLPCL_DATA names.
     :raises UsageError: the spec has the digest of other data, or of another encoder, or what it names is not here.
     """
-    found = {"data_sha256": _data_digest(spec, data_root), "model_sha256": _model_digest(spec)}
+    words = bool(backbones.get(str(spec.backbone)).words)
+    found = {"data_sha256": _data_digest(spec, data_root), "model_sha256": model_digest(spec.model, words)}
     advice = {
         "data_sha256": "name the folder that holds the same data with --data-root",
         "model_sha256": "name the folder that holds the same encoder with --model",
@@ -56,16 +57,6 @@ def _data_digest(spec: RunSpec, data_root: str | Path | None) -> str | None:
         return None
     hashes = own_files(root, spec)
     return digest_of_hashes(hashes) if hashes else None
-
-
-def _model_digest(spec: RunSpec) -> str | None:
-    if spec.model is None:
-        return None
-    if backbones.get(str(spec.backbone)).words:
-        file = Path(spec.model).expanduser()
-        return known_sha256(file) if file.is_file() else None
-    folder = local_encoder(spec.model)
-    return None if folder is None else encoder_digest(folder)
 
 
 def check_same(known: Mapping[str, Any], now: Mapping[str, Any], place: str) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from nlpcl.encoders import MINILM
+from nlpcl.encoders import MINILM, model_digest
 from nlpcl.errors import UsageError, suggest
 from nlpcl.options import Option, check_options, entry_options, stored_options
 from nlpcl.orders import canonical_order, check_names, check_order, order_tasks
@@ -67,7 +67,7 @@ class RunSpec(BaseModel):
     :ivar data_seed: seed of what is drawn from the data: the subset of `train_size`, and validation parts that a stream
         draws; by default `seed` where there is a `train_size`, else 0. In records of version 1 it is always 0.
     :ivar data_sha256: digest of own data, set by `nlpcl.identity.identified`.
-    :ivar model_sha256: digest of an encoder in a local folder, or of a file of word vectors; set there, too. The id is
+    :ivar model_sha256: digest of an encoder in a local folder, or of a file of word vectors, set by `filled`. The id is
         then of the digest and not of the path in `model`.
     :ivar spec_version: set by `filled`; a spec that has it is complete and never filled again. It is the oldest version
         that has all of its fields and options.
@@ -159,6 +159,8 @@ class RunSpec(BaseModel):
         given = self.model_dump(exclude_unset=True)
         given |= {"strategy": strategy.name, "benchmark": benchmark.name, "backbone": backbone.name}
         given["model"] = self._model(benchmark, backbone)
+        if "model_sha256" not in given and (digest := model_digest(given["model"], bool(backbone.words))) is not None:
+            given["model_sha256"] = digest
         preset = preset_for(
             {**self.model_dump(), **given, "modality": benchmark.modality}, (*strategy.presets, *presets)
         )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from nlpcl import runtime
+from nlpcl.encoders import MINILM, encoder_fingerprint
 from nlpcl.errors import UsageError
 from nlpcl.experiment import prepare
 from nlpcl.grid import values_of
@@ -28,7 +29,7 @@ from nlpcl.spec import RunSpec
 On = Literal["first-task", "stream"]
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+?)(?P<log>:log)?")
 # What a preset of these is for; the settings in it go to every run that shares them.
-CONDITIONS = ("benchmark", "scenario", "strategy", "backbone", "model")
+CONDITIONS = ("benchmark", "scenario", "strategy", "backbone")
 SPREAD = 10.0
 """The learning rate is searched so many times below and above what it would be, where nothing else is named."""
 
@@ -112,7 +113,9 @@ class Search:
     def name(self, data_root: str | None) -> str:
         """Return the name of the study: the same for the same question about the same data, else another."""
         spec = identified(self.request([axis.ends[0] for axis in self.axes]).spec(), data_root)
-        content = [spec.id, [vars(axis) for axis in self.axes], self.on]
+        of_hub = spec.model not in (None, MINILM) and spec.model_sha256 is None
+        encoder = [encoder_fingerprint(str(spec.model))] if of_hub else []
+        content = [spec.id, *encoder, [vars(axis) for axis in self.axes], self.on]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         return f"{spec.strategy}-{spec.benchmark}-{digest}"
 
@@ -143,7 +146,8 @@ class Search:
                 values[name] = value
             else:
                 values.setdefault(field, {})[name] = value
-        facts = {name: getattr(spec, name) for name in CONDITIONS}
+        name_or_digest = "model" if spec.model_sha256 is None else "model_sha256"  # wherever the encoder lies then
+        facts = {name: getattr(spec, name) for name in (*CONDITIONS, name_or_digest)}
         when = {name: glob.escape(value) for name, value in facts.items() if value is not None}
         return PresetFile(when=when, values=values, source=source)
 

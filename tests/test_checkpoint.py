@@ -165,8 +165,9 @@ def test_foreign_and_newer_checkpoints(interrupted: Started, three_tasks: dict[s
 
         return apply
 
-    again = goes_on(spec, place, three_tasks, tmp_path, with_head(spec="0" * 16))
-    assert content(again) == content(whole) and again.measured.resumed == 0
+    for other in ({"spec": "0" * 16}, {"format": 1}):
+        again = goes_on(spec, place, three_tasks, tmp_path, with_head(**other))
+        assert content(again) == content(whole) and again.measured.resumed == 0
     with refused("11 version --fresh"):
         goes_on(spec, place, three_tasks, tmp_path, with_head(format=99))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from nlpcl.spec import RunSpec, spec_id
 from nlpcl.sweep import plan
 from nlpcl.tune import Search, tune
 from tests.conftest import make_tasks, written
+from tests.helpers.messages import refused
 
 QUICK = {"max_length": 32, "epochs": 1, "backbone_options": {"adapter_size": 4}}
 
@@ -211,6 +214,7 @@ def test_an_encoder_of_the_hub_that_was_changed_there_is_seen(
     assert record.data["encoder"]["revision"] == "a" * 40 and "model_sha256" not in record.spec
     path = tmp_path / "runs" / record.id / "record.json"
     before = path.read_bytes()
+    studied = Search.asked(asked_for("some/encoder", "adapter_size=4,8"), "first-task").name(str(own))
     save_again(encoder)
     hub(cache, str(encoder), "b" * 40)
     with pytest.raises(UsageError, match="encoder"):
@@ -218,6 +222,7 @@ def test_an_encoder_of_the_hub_that_was_changed_there_is_seen(
     with pytest.raises(UsageError, match="encoder"):
         plan([asked_for("some/encoder", "adapter_size=4")], tmp_path / "runs", data_root=str(own))
     assert path.read_bytes() == before
+    assert Search.asked(asked_for("some/encoder", "adapter_size=4,8"), "first-task").name(str(own)) != studied
     assert run(asked, own, tmp_path / "runs", fresh=True).data["encoder"]["revision"] == "b" * 40
 
 
@@ -290,7 +295,6 @@ def test_a_spec_from_before_a_field_came_stays_as_it_is() -> None:
 
 
 def test_an_option_that_came_later_is_stored_only_where_it_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
     from typing import Annotated
 
     from nlpcl.registry import strategies
@@ -358,3 +362,32 @@ def test_runs_on_one_encoder_are_compared_wherever_it_lay(tmp_path: Path) -> Non
     assert len(compare(select(["ncl", "ewc"], pool)).blocks) == 2
     with pytest.raises(UsageError, match="model"):
         compare(select(["ncl", "hat"], pool))
+
+
+def test_a_preset_of_a_local_encoder_fits_wherever_it_lies(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = Search.asked(asked_for(encoder, "adapter_size=4,8"), "first-task").preset(["8"], "tuned")
+    preset.save(tmp_path / "preset.json")
+    monkeypatch.chdir(encoder.parent)
+    for name in ("encoder", "./encoder/", encoder):
+        asked = replace(asked_for(name), presets=(tmp_path / "preset.json",))
+        assert (asked.spec().backbone_options or {})["adapter_size"] == 8
+    save_again(encoder)
+    with refused("model_sha256"):
+        replace(asked_for(encoder), presets=(tmp_path / "preset.json",)).spec()
+
+
+def test_data_that_change_while_they_are_read_are_seen(
+    own: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(*args: Any, **more: Any) -> Any:
+        found = prepare(*args, **more)
+        correct(own)
+        return found
+
+    prepare = experiment.prepare
+    monkeypatch.setattr(experiment, "prepare", prepared)
+    with refused("data_sha256"):
+        run(spec_on(encoder), own, tmp_path / "runs")
+    assert not list((tmp_path / "runs").rglob("record.json"))
