@@ -133,11 +133,47 @@ def of_columns(columns: Mapping[Any, Any], place: str) -> Table:
 
 def of_arrow(table: Any, place: str) -> Table:
     """Return a pyarrow table as one, with the class names that `datasets` wrote beside its columns."""
-    stored = (table.schema.metadata or {}).get(b"huggingface", b"{}")
-    features = json.loads(stored).get("info", {}).get("features", {})
-    classes = {name: f["names"] for name, f in features.items() if f.get("_type") == "ClassLabel"}
     names = list(map(str, table.column_names))
-    return Table(place, names, lambda i: table.column(i).to_pylist(), range(1, table.num_rows + 1), classes=classes)
+    return Table(
+        place,
+        names,
+        lambda i: _arrow_values(table, i, place),
+        range(1, table.num_rows + 1),
+        classes=_class_names((table.schema.metadata or {}).get(b"huggingface", b"{}")),
+    )
+
+
+def _arrow_values(table: Any, position: int, place: str) -> list[Any]:
+    import pyarrow
+
+    try:
+        values: list[Any] = table.column(position).to_pylist()
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        name, reason = table.column_names[position], str(error).strip().partition("\n")[0]
+        raise UsageError(f"{place}: column {name!r} holds a value that cannot be read ({reason}).") from error
+    return values
+
+
+def _class_names(stored: bytes) -> dict[str, Sequence[str]]:
+    """Return the names of the classes of each column, or field of objects (`a.b`), that `datasets` described."""
+    features: Any = json.loads(stored)
+    for key in ("info", "features"):
+        features = features.get(key) if isinstance(features, dict) else None
+    classes: dict[str, Sequence[str]] = {}
+    if isinstance(features, dict):
+        # The column with the longest name is the one that `a.b.c` names, so it comes last.
+        for column in sorted(features, key=len):
+            classes.update(_class_names_of(features[column], column))
+    return classes
+
+
+def _class_names_of(feature: Any, path: str) -> dict[str, Sequence[str]]:
+    if not isinstance(feature, dict):
+        return {}
+    if isinstance(feature.get("_type"), str):
+        is_class = feature["_type"] == "ClassLabel"
+        return {path: feature.get("names") or () if is_class else ()}
+    return {name: n for key in feature for name, n in _class_names_of(feature[key], f"{path}.{key}").items()}
 
 
 def _list(values: Any, what: str) -> list[Any]:
@@ -338,6 +374,7 @@ def _parquet(content: bytes, place: str) -> Table:
     import pyarrow.parquet
 
     try:
-        return of_arrow(pyarrow.parquet.read_table(pyarrow.BufferReader(content)), place)
+        # Not read_table(), which refuses two columns of one name even if neither is read.
+        return of_arrow(pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read(), place)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{place} cannot be read as Parquet ({str(error).strip().splitlines()[0]}).") from error

@@ -197,6 +197,35 @@ def test_names_of_classes_are_kept(tmp_path: Path) -> None:
     assert both.n_classes == [2, 2] and list(both.test_stream[1].dataset.targets) == [1, 1, 0]
 
 
+def test_names_of_classes_within_objects_are_kept(tmp_path: Path) -> None:
+    def nested(names: list[str]) -> datasets.Dataset:
+        features = datasets.Features(
+            {
+                "text": datasets.Value("string"),
+                "meta": {
+                    "label": datasets.ClassLabel(names=names),
+                    "more": {"label": datasets.ClassLabel(names=names)},
+                },
+                "tags": datasets.Sequence(datasets.ClassLabel(names=names)),
+            }
+        )
+        objects = [{"label": i % 2, "more": {"label": i % 2}} for i in range(20)]
+        columns = {"text": list(frame()["text"]), "meta": objects, "tags": [[0, 1]] * 20}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    first, second = nested(["neg", "pos"]), nested(["pos", "neg"])
+    second.to_parquet(tmp_path / "b.parquet")
+    for column in ("meta.label", "meta.more.label"):
+        for other in (second, tmp_path / "b.parquet", second.with_format("torch")):
+            tasks = {"a": {"train": first, "test": first}, "b": {"train": second, "test": other}}
+            benchmark = stream(tasks, scenario="dil", label_column=column)
+            assert benchmark.sizes[1]["labels"] == ["neg", "pos"]
+            assert list(benchmark.test_stream[0].dataset.targets) == [0, 1] * 10
+            assert list(benchmark.test_stream[1].dataset.targets) == [1, 0] * 10
+    plain = first.remove_columns("meta").add_column("meta.label", ["no", "yes"] * 10)
+    assert labels_of(plain, plain, label_column="meta.label") == ["no", "yes"]
+
+
 @pytest.mark.parametrize("hidden", [-1, None])
 def test_hidden_labels_are_refused(hidden: int | None) -> None:
     with pytest.raises(UsageError, match="label"):
