@@ -80,7 +80,7 @@ class Reader:
         by_column = self.columns.task_column is not None
         if ALL_TASKS in folders and not by_column:
             if root.is_file():
-                have = f" Its columns are {', '.join(self._file(root, root.name).columns)}."
+                have = f" Its columns are {', '.join(self._file(root, task_files.key_of_single(root)).columns)}."
                 raise UsageError(
                     f"{root} is one file: say which column names the tasks, task_column=..., or make a folder of them, "
                     f"<task>/train.csv.{have}"
@@ -107,7 +107,8 @@ class Reader:
         for part, file in task_files.parts_in(folder, self.problems).items():
             tables[part] = None
             with self.problems.caught():
-                tables[part] = self._file(file, task_files.key_of(task, file))
+                key = task_files.key_of_single(file) if file == folder and not task else task_files.key_of(task, file)
+                tables[part] = self._file(file, key)
         return tables
 
     def _file(self, file: Path, key: str) -> Table:

@@ -49,7 +49,7 @@ def files_of(root: Path, tasks: Sequence[str] | None = None) -> dict[str, str]:
 
     :param root: the folder, or the one file.
     :param tasks: only the files of these tasks; None: of all.
-    :return: by path relative to `root`, with `/` on every system; of a single file by its name.
+    :return: by path relative to `root`, with `/` on every system; of a single file by `data` and its suffix.
     :raises UsageError: `root` is not there, or holds files that are no part of a task.
     """
     problems = Problems()
@@ -57,7 +57,10 @@ def files_of(root: Path, tasks: Sequence[str] | None = None) -> dict[str, str]:
     if tasks is not None and ALL_TASKS not in folders:
         check_names(tasks, list(folders), f"{root}: ")
         folders = {task: folders[task] for task in tasks}
-    files = {key_of(task, f): f for task, folder in folders.items() for f in parts_in(folder, problems).values()}
+    if root.is_file():
+        files = {key_of_single(root): root}
+    else:
+        files = {key_of(task, f): f for task, folder in folders.items() for f in parts_in(folder, problems).values()}
     problems.check(str(root))
     try:
         return {key: known_sha256(file) for key, file in files.items()}
@@ -68,6 +71,11 @@ def files_of(root: Path, tasks: Sequence[str] | None = None) -> dict[str, str]:
 def key_of(task: str, file: Path) -> str:
     """Return the name under which a record keeps the SHA-256 of a task's file: `task/train.csv`."""
     return f"{task}/{file.name}" if task else file.name
+
+
+def key_of_single(file: Path) -> str:
+    """Return the same of a file that holds all tasks: it may be renamed, but its suffix says how it is read."""
+    return f"data{suffix_of(file)}"
 
 
 def digest(content: bytes) -> str:

@@ -21,7 +21,6 @@ from nlpcl.benchmarks._task_files import ALL_TASKS, files_of, layout
 from nlpcl.benchmarks._text_tasks import Draws, text_task
 from nlpcl.benchmarks.base import text_benchmark_from_tasks
 from nlpcl.benchmarks.download import data_root
-from nlpcl.encoders import known_sha256
 from nlpcl.errors import UsageError, suggest
 from nlpcl.orders import order_tasks
 from nlpcl.ranges import Since
@@ -131,9 +130,7 @@ def text_benchmark(
 
 
 def _own_files(root: Path, spec: Any) -> dict[str, str]:
-    """Return the SHA-256 of the files of the tasks that a run learns; a single file is known by its content alone."""
-    if root.is_file():
-        return {"data": known_sha256(root)}
+    """Return the SHA-256 of the files of the tasks that a run learns."""
     folders = [name for name in layout(root, Problems()) if name != ALL_TASKS]
     return files_of(root, order_tasks([folders], spec.order, spec.tasks) if folders else None)
 

@@ -169,6 +169,19 @@ def test_one_table_holds_all_tasks(tmp_path: Path) -> None:
         stream(tmp_path / "folders", **columns)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".CSV.GZ", ".parquet"])
+def test_a_single_file_may_be_renamed(suffix: str, tmp_path: Path) -> None:
+    """A run is known by the same files as its record holds, and these say the format but not the file's name."""
+    data, plain = frame().assign(shop=["x", "y", "y", "x"] * 5), suffix.lower().removesuffix(".gz")
+    text = data.to_csv(index=False, sep="\t" if plain == ".tsv" else ",").encode()
+    content = {".csv": text, ".tsv": text, ".CSV.GZ": gzip.compress(text, mtime=0), ".parquet": parquet(data)}[suffix]
+    write(tmp_path, {f"one{suffix}": content, f"other{suffix}": content})
+    expected = {f"data{plain}": hashlib.sha256(content).hexdigest()}
+    for name in ("one", "other"):
+        file = tmp_path / f"{name}{suffix}"
+        assert stream(file, task_column="shop", test_size=2).files == files_of(file) == expected
+
+
 def test_a_row_without_a_task_is_named() -> None:
     data = frame().assign(shop=["x", None, " ", "X", *"xy" * 8])
     with pytest.raises(UsageErrors) as caught:
