@@ -114,12 +114,24 @@ def test_what_is_no_part_is_named(tmp_path: Path) -> None:
         files_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "hidden", ["_b/train.csv", "_b/x.jsonl.gz", "a/_valid.csv", "_valid.parquet", "a/_old/test.tsv"]
+)
+def test_an_underscore_hides_no_data(hidden: str, tmp_path: Path) -> None:
+    write(tmp_path, {"a/train.csv": CSV, "a/test.csv": CSV, "__MACOSX/._a.csv": "x", "a/_cache/x": "", hidden: CSV})
+    with pytest.raises(UsageError, match=next(name for name in hidden.split("/") if name[0] == "_")):
+        stream(tmp_path)
+    write(tmp_path / "parts", {"train.csv": CSV, "test.csv": CSV, "_old/train.csv": CSV})
+    with pytest.raises(UsageError, match="_old"):
+        stream(tmp_path / "parts", task_column="shop")
+
+
 def test_files_of_reads_the_tasks_asked_for(tmp_path: Path) -> None:
     write(tmp_path, {f"{task}/{part}.csv": CSV for task in "ab" for part in ("train", "test")})
     digest = hashlib.sha256(CSV.encode()).hexdigest()
     assert files_of(tmp_path, ["b"]) == {"b/train.csv": digest, "b/test.csv": digest}
     assert files_of(tmp_path, ["b"]) == stream(tmp_path, subset=["b"]).files
-    assert files_of(tmp_path / "a" / "train.csv") == {"train.csv": digest}
+    assert files_of(tmp_path / "a" / "train.csv") == {"data.csv": digest}
     with pytest.raises(UsageError, match="unknown task 'c'"):
         files_of(tmp_path, ["c"])
     with pytest.raises(UsageError, match="nowhere"):
