@@ -274,3 +274,16 @@ def test_numbers_matched_by_name_are_told() -> None:
     tasks = {str(i): {"train": frame(own * 4), "test": frame(own)} for i, own in enumerate([[0, 1], [0, 1, 2]])}
     assert any("matched by name" in note for note in stream(tasks, scenario="dil").notes)
     assert not any("matched by name" in note for note in stream(tasks).notes)
+
+
+def test_nearly_the_same_labels_of_one_head_are_noted() -> None:
+    labels = {"a": ["positive", "negative"], "b": ["postive", "negative"]}
+
+    def notes(tasks: str, scenario: str) -> list[str]:
+        data = {task: {"train": frame(labels[task] * 4), "test": frame(labels[task])} for task in tasks}
+        return [note for note in stream(data, scenario=scenario).notes if "'positive' and 'postive'" in note]
+
+    assert len(notes("ab", "dil")) == 1 and "different tasks" in notes("ab", "dil")[0]
+    assert not notes("ab", "til")
+    labels["b"] = ["postive", "neutral"]
+    assert len(notes("ab", "cil")) == 1
