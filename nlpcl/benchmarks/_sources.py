@@ -242,9 +242,17 @@ def _of_frame(frame: pd.DataFrame, place: str) -> Table:
     return Table(place, names, lambda i: frame.iloc[:, i].tolist(), range(1, len(frame) + 1))
 
 
+def _of_dataset(data: Any, place: str) -> Table:
+    if data.format["type"] == "custom":
+        raise UsageError(
+            f"{place}: its with_transform would not be applied: use map(), or take it off by reset_format()."
+        )
+    return of_arrow(data.with_format("arrow")[:], place)
+
+
 TABLES: dict[str, Callable[[Any, str], Table]] = {
     "pandas.DataFrame": _of_frame,
-    "datasets.Dataset": lambda data, place: of_arrow(data.with_format("arrow")[:], place),
+    "datasets.Dataset": _of_dataset,
     "pyarrow.Table": of_arrow,
     "polars.DataFrame": lambda data, place: of_columns(data.to_dict(as_series=False), place),
 }

@@ -61,18 +61,32 @@ class TextFormat:
     encoding: str | None = None
 
     def __post_init__(self) -> None:
+        for option, value in (("separator", self.separator), ("encoding", self.encoding)):
+            if value is not None and not isinstance(value, str):
+                raise UsageError(f"{option} takes a text, not {value!r}.")
         if self.separator is not None and (len(self.separator_character()) != 1 or self.separator in '"\r\n\0'):
             raise UsageError(f"separator takes one character, or tab, not {self.separator!r}.")
         try:
-            " ".encode(self.encoding or "utf-8")
+            " ".encode("utf-8" if self.encoding is None else self.encoding)
         except (LookupError, ValueError) as error:
             raise UsageError(f"encoding {self.encoding!r} is none that Python knows: try utf-8 or latin-1.") from error
 
     @property
     def codec(self) -> str:
         """The encoding, which for UTF-8 takes a byte order mark as none of the text."""
-        name = codecs.lookup(self.encoding or "utf-8").name
+        name = codecs.lookup("utf-8" if self.encoding is None else self.encoding).name
         return "utf-8-sig" if name == "utf-8" else name
+
+    def check_used(self, suffixes: Iterable[str]) -> None:
+        """Refuse an option that says how files are written of which none was read.
+
+        :param suffixes: of the files that were read.
+        :raises UsageError: naming the option.
+        """
+        if self.separator is not None and not {".csv", ".tsv"} & set(suffixes):
+            raise UsageError("separator is of .csv and .tsv files, and none was read: leave it out.")
+        if self.encoding is not None and not set(suffixes) - {".parquet"}:
+            raise UsageError("encoding is of text files, and none was read: leave it out.")
 
     def separator_character(self, default: str = ",") -> str:
         return default if self.separator is None else NAMED_SEPARATORS.get(self.separator, self.separator)
