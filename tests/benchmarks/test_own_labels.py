@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,6 +98,10 @@ def folded_plainly(name: str) -> str:
         (["no", "yes", "", "yes"] * 2, "row 3: no label"),
         (["no", "yes", "yes\ud83d", "yes"] * 2, "row 3"),
         (["no", "yes", "no", b"yes"] * 2, "row 4"),
+        ([{"a": 1}, "no"] * 4, r"object.*label_column=a\.b"),
+        ([10**5000, 1, Fraction(10**5000, 3)] * 2, "row 3.*real-valued"),
+        ([Decimal("sNaN"), Decimal("NaN"), 1] * 2, "row 1: no label .*in 4 of 6 rows"),
+        ([Decimal("1.5"), 1] * 4, "real-valued"),
     ],
 )
 def test_what_is_no_class_is_named(labels: list[Any], word: str) -> None:
@@ -147,6 +153,32 @@ def test_numbers_are_sorted_by_value(numbers: list[int]) -> None:
 def test_numbers_may_be_long() -> None:
     big, bigger = "8" * 5000, "1" + "0" * 5000
     assert labels_of(frame([bigger, big, "9"] * 4), frame([big])) == ["9", big, bigger]
+
+
+def test_a_value_of_no_dimensions_is_no_list() -> None:
+    numbers = [torch.tensor(1), np.array(0), np.array(1.0), torch.tensor(0)] * 4
+    assert labels_of(frame(numbers), frame([0, 1])) == ["0", "1"]
+    assert labels_of(frame([np.array("no"), "yes"] * 4), frame()) == ["no", "yes"]
+    assert labels_of(frame([torch.tensor(True), False] * 4), frame([True])) == ["False", "True"]
+    with pytest.raises(UsageError, match=r"row 1: no label .*in 8 of 8 rows"):
+        labels_of(frame(), frame([np.array(np.nan), torch.tensor(float("nan"))] * 4))
+    with pytest.raises(UsageError, match="multi-label"):
+        labels_of(frame(), frame([torch.tensor([1])] * 4))
+
+
+def test_a_number_may_be_of_any_size() -> None:
+    assert labels_of(frame([10**5000, 9, Decimal(8)] * 4), frame([9])) == ["8", "9", "1" + "0" * 5000]
+
+
+@pytest.mark.parametrize(
+    "names", [["2020,2021", "2022"], ["[1]", "[2]"], [1.5, 2.5], [1.0, 2.0], [10**5000, 1], ["0.5"]]
+)
+def test_a_task_may_have_any_name(names: list[Any]) -> None:
+    data = frame([0, 0, 1, 1] * 5).assign(shop=(names * 20)[:20])
+    expected = [str(Decimal(name)).removesuffix(".0") if not isinstance(name, str) else name for name in names]
+    assert stream(data, task_column="shop", test_size=0.2).task_names == expected
+    with pytest.raises(UsageError, match="row 1: task is a list"):
+        stream(data.assign(shop=[["x"]] * 20), task_column="shop", test_size=0.2)
 
 
 def test_a_null_among_integers_makes_no_labels() -> None:
