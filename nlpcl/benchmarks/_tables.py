@@ -23,6 +23,12 @@ LONE_RETURN = "a lone carriage return, which ends no line: take it out, or save 
 LONGEST_FIELD = 2**31 - 1
 SEPARATORS = {"tab": "\t", ";": ";", ",": ",", "|": "|"}
 """What others use, by the name that the option `separator` knows."""
+OTHER_FORMATS = {
+    b"\x1f\x8b": "compressed by gzip: let its name end with .gz",
+    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as .csv",
+    b"PAR1": "a Parquet file: let its name end with .parquet",
+}
+"""What a file that is no text begins with."""
 NAMED_SEPARATORS = {"tab": "\t", r"\t": "\t"}
 
 
@@ -109,6 +115,9 @@ def parse(content: bytes, file: Path, form: TextFormat) -> Table:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise UsageError(f"{place} is damaged ({error}).") from error
+    for start, kind in OTHER_FORMATS.items():
+        if content.startswith(start):
+            raise UsageError(f"{place} is {kind}.")
     text = _decoded(content, place, form)
     if suffix == ".csv":
         return _csv(text, place, form.separator_character(","))
@@ -193,7 +202,10 @@ def _class_names_of(feature: Any, path: str) -> dict[str, Sequence[str]]:
 def _list(values: Any, what: str) -> list[Any]:
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise UsageError(f"{what} is no list.")
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+    found: Any = values.tolist() if hasattr(values, "tolist") else list(values)
+    if not isinstance(found, list):  # an array without dimensions
+        raise UsageError(f"{what} is no list.")
+    return found
 
 
 def _decoded(content: bytes, place: str, form: TextFormat) -> str:
@@ -208,6 +220,7 @@ def _decoded(content: bytes, place: str, form: TextFormat) -> str:
         )
         utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
         raise UsageError(f"{place}, line {line}: {'UTF-16 text: say encoding=utf-16' if utf16 else hint}.") from error
+    text = text.removeprefix("\ufeff")  # utf-16-le and others leave the byte order mark in
     if (at := text.find("\0")) >= 0:
         line = text.count("\n", 0, at) + 1
         raise UsageError(f"{place}, line {line}: a NUL character; if it is UTF-16 text, say encoding=utf-16.")

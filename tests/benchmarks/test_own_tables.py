@@ -150,6 +150,10 @@ def test_a_text_may_be_long() -> None:
         ("train.csv", "text,label\ngood,no\n".encode("utf-16-le"), ["NUL", "encoding=utf-16"]),
         ("train.csv.gz", gzip.compress(b"text,label\ngood,no\n", mtime=0)[:-5], ["damaged"]),
         ("train.csv.gz", b"text,label\n", ["damaged"]),
+        ("train.csv", gzip.compress(b"text,label\n", mtime=0), [".gz"]),
+        ("train.jsonl", gzip.compress(b"{}\n", mtime=0), [".gz"]),
+        ("train.csv", b"PK\x03\x04...", ["Excel"]),
+        ("train.tsv", b"PAR1\x15...", [".parquet"]),
         ("train.parquet", b"PAR1 and no more", ["Parquet"]),
         ("train.jsonl", b'{"text": "good", "label": "no"}\n[1]\n', ["line 2", "object"]),
         ("train.jsonl", b'{"text": "good", "text": "bad", "label": "no"}\n', ["line 1", "'text' twice"]),
@@ -175,6 +179,8 @@ def test_separator_and_encoding(tmp_path: Path) -> None:
     for encoding in (None, "utf-8", "UTF8"):
         assert rows_of(table(b"\xef\xbb\xbf" + text.encode(), separator=";", encoding=encoding)) == rows
         assert table(b"\xef\xbb\xbf" + text.encode(), separator=";", encoding=encoding).columns[0] == "text"
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le"):
+        assert table(("\ufeff" + text).encode(encoding), separator=";", encoding=encoding).columns[0] == "text"
     for separator in ("tab", "\t", r"\t"):
         assert rows_of(table(lines(ROWS, "\t"), separator=separator)) == ROWS
     for wrong in (
