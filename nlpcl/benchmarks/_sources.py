@@ -66,7 +66,9 @@ class Reader:
         :raises UsageError: it is of no type that can be read, or names no tasks.
         """
         if isinstance(data, (str, os.PathLike)):
-            return self._of_path(Path(data))
+            if not os.path.exists(path := os.path.expanduser(data)):
+                raise UsageError(f"there is no folder or file {_short(data)}.")
+            return self._of_path(Path(path))
         if self.columns.task_column is not None:
             return self._of_tables(self._parts_of("", data))
         tasks = self._tasks(data)
@@ -188,8 +190,14 @@ class Reader:
         """Return the tables of a task, or of all tasks (`name` is then "")."""
         task = f"task {name}" if name else "the table"
         tables: Tables = {}
-        if isinstance(value, (str, os.PathLike)) and Path(value).is_dir():
-            return self._files(Path(value), name)
+        if isinstance(value, (str, os.PathLike)) and os.path.isdir(path := os.path.expanduser(value)):
+            return self._files(Path(path), name)
+        if isinstance(value, (list, tuple)) and value and not isinstance(value[0], Mapping):
+            self.problems.append(
+                f"{task} is a {type(value).__name__}, and its row 1 is not an object: a task is {{'train': ..., "
+                "'test': ...}, or a table"
+            )
+            return {"train": None, "test": None}
         if not isinstance(value, Mapping) or _is_table(value, self.columns):
             tables["train"] = None
             with self.problems.caught():
@@ -218,9 +226,9 @@ class Reader:
         :raises UsageError: it is of another type, or no table.
         """
         if isinstance(value, (str, os.PathLike)):
-            path = Path(value)
-            if not path.is_file():
-                raise UsageError(f"{place}: there is no file {str(value)!r}.")
+            path = Path(os.path.expanduser(value))
+            if not os.path.isfile(path):  # not path.is_file(), which raises if the name is too long
+                raise UsageError(f"{place}: there is no file {_short(value)}.")
             return self._file(path, task_files.key_of(task, path))
         make = _maker(value)
         if make is None:
@@ -280,6 +288,11 @@ def _maker(value: Any) -> Callable[[Any, str], Table] | None:
     if isinstance(value, (list, tuple)):
         return lambda data, place: of_records(data, place, range(1, len(data) + 1))
     return next((TABLES[kind] for cls in type(value).__mro__ if (kind := _kind(cls)) in TABLES), None)
+
+
+def _short(path: str | os.PathLike[str], most: int = 200) -> str:
+    name = str(path)
+    return repr(name if len(name) <= most else f"{name[:most]}...")
 
 
 def _refusal(value: Any, place: str, otherwise: str) -> str:

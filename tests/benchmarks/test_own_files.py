@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlpcl.benchmarks._task_files import files_of
+from nlpcl.benchmarks.download import data_root
 from nlpcl.cli import main
 from nlpcl.errors import UsageError, UsageErrors
 from tests.helpers.own_data import ROWS, frame, lines, stream, write
@@ -224,3 +225,17 @@ def test_one_file_runs_from_the_command_line(tmp_path: Path, tiny: str, capsys: 
     assert "task_column" in capsys.readouterr().err
     assert main(["data", "prepare", "asc", *line[:2]]) == 2
     assert "not a folder" in capsys.readouterr().err
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {f"data/a/{part}.csv": CSV for part in ("train", "test")})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_root("~/data") == tmp_path / "data"
+    assert data_root("~/data/a/train.csv", file=True) == tmp_path / "data" / "a" / "train.csv"
+    assert stream("~/data").task_names == ["a"]
+    assert stream({"a": "~/data/a", "b": {"train": "~/data/a/train.csv", "test": frame()}}).task_names == ["a", "b"]
+    monkeypatch.setenv("NLPCL_DATA", "~/data")
+    assert data_root(None) == tmp_path / "data"
+    for wrong in ("~/nothing", "~nobody-of-this-name/data", "x" * 5000):
+        with pytest.raises(UsageError, match="data root"):
+            data_root(wrong, file=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow
 import pytest
@@ -69,6 +70,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "texts": (lambda folder: ["good cat"], "row 1: not an object"),
     "lists that differ": (lambda folder: {"text": ["a"], "label": [0, 1]}, "length"),
     "no lists": (lambda folder: {"text": "a", "label": "b"}, "'text'"),
+    "array of no dimensions": (lambda folder: {"text": np.array("x"), "label": [0]}, "'text'"),
+    "csv as text": (lambda folder: frame().to_csv(index=False) * 20, "no file"),
+    "empty path": (lambda folder: "", "no file"),
     "no file": (lambda folder: folder / "nowhere.csv", "nowhere.csv"),
     "folder": (lambda folder: folder, "no file"),
     "no rows": (lambda folder: frame().iloc[:0], "no rows"),
@@ -119,6 +123,12 @@ def test_what_is_no_table_is_one_sentence(kind: str, part: str, tmp_path: Path) 
         ({}, "at least one task"),
         ([], "at least one task"),
         ("nowhere", "nowhere"),
+        ("", "no folder or file"),
+        ("x" * 5000, "no folder or file"),
+        ("a\0b", "no folder or file"),
+        ({"a": (frame(), frame())}, "a task is {'train'"),
+        ({"a": ["train.csv", "test.csv"]}, "a task is {'train'"),
+        ({"a": "text,label\ngood cat,no\n" * 1000}, "no file"),
     ],
 )
 def test_what_holds_no_tasks_is_one_sentence(tasks: Any, word: str) -> None:
