@@ -7,7 +7,7 @@ import math
 import numbers
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -18,6 +18,7 @@ DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?
 LISTED = re.compile(
     r"[\[{]\s*(?:[-+.0-9'\"].*)?[\]}]|\(\s*[-+.0-9'\"][^,]*,.*\)|[-+]?[0-9]+(?:\s*[,;|]\s*[0-9]+)+", flags=re.DOTALL
 )
+SEVERAL = "label is a list: multi-label data are not supported, a row has one label"
 SURROGATE = "half of a character (a lone surrogate)"
 
 
@@ -35,7 +36,7 @@ class NotALabel(Exception):
 
 def is_missing(value: Any) -> bool:
     """Return whether a value stands for none: None, NaN, pandas' NA and NaT."""
-    if value is None:
+    if value is None or (isinstance(value, Decimal) and value.is_nan()):
         return True
     try:
         return bool(value != value)
@@ -46,30 +47,52 @@ def is_missing(value: Any) -> bool:
 def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str:
     """Return a label as text: the text itself, an integer's digits (also of 1.0), True or False.
 
-    :param what: `label`, or `task`, whose names obey the same rules.
+    :param what: `label`, or `task`, whose names may be any text or number.
     :param classes: names that integers stand for.
-    :raises NotALabel: it is missing, a list, a real number or of another type.
+    :raises NotALabel: it is missing, a list, an object or of another type; of a label also: it is a real number, or
+        reads as a list.
     """
+    if getattr(value, "shape", None) == () and not isinstance(value, (str, numbers.Number)):
+        value = value.item()  # an array or tensor of one number, which is no list
+    is_label = what == "label"
     if isinstance(value, str):
         if not value.strip():
             raise NotALabel(f"no {what}")
         if has_surrogate(value):
             raise NotALabel(f"{what} holds {SURROGATE}")
-        if LISTED.fullmatch(value.strip()):
-            raise NotALabel(several(what))
+        if is_label and LISTED.fullmatch(value.strip()):
+            raise NotALabel(SEVERAL)
         return str(value)
     if is_missing(value):
         raise NotALabel(f"no {what}")
     if type(value).__name__ in ("bool", "bool_"):
         return str(bool(value))
     if isinstance(value, (numbers.Real, Decimal)):
-        number: Any = value
-        if not math.isfinite(number) or number != int(number):
-            raise NotALabel(score(what, str(value)), "score")
-        return _class_name(int(number), classes) if classes else str(int(number))
+        if _is_whole(value):
+            # Not str(), which refuses more than 4,300 digits.
+            return _class_name(int(value), classes) if classes else str(Decimal(int(value)))
+        if is_label:
+            raise NotALabel(score(_shown(value)), "score")
+        return _shown(value)
+    if isinstance(value, Mapping):
+        raise NotALabel(f"{what} is an object: name one of its fields, as in {what}_column=a.b")
     if isinstance(value, Iterable) and not isinstance(value, bytes):
-        raise NotALabel(several(what))
+        raise NotALabel(SEVERAL if is_label else f"{what} is a list: a row has one {what}")
     raise NotALabel(f"{what} is of type {type(value).__name__}: it must be a text, a whole number, True or False")
+
+
+def _is_whole(value: Any) -> bool:
+    try:
+        return isinstance(value, numbers.Integral) or (math.isfinite(value) and value == int(value))
+    except OverflowError:  # a fraction beyond all floats
+        return False
+
+
+def _shown(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # more digits than Python converts
+        return f"of type {type(value).__name__}"
 
 
 def _class_name(number: int, classes: Sequence[str]) -> str:
@@ -80,14 +103,9 @@ def _class_name(number: int, classes: Sequence[str]) -> str:
     return classes[number]
 
 
-def several(what: str) -> str:
-    """Return what is wrong with a list."""
-    return f"{what} is a list: multi-label data are not supported, a row has one {what}"
-
-
-def score(what: str, value: str) -> str:
+def score(value: str) -> str:
     """Return what is wrong with a real number."""
-    return f"{what} {value} is a real-valued score: regression is not supported, name classes instead"
+    return f"label {value} is a real-valued score: regression is not supported, name classes instead"
 
 
 def has_surrogate(text: str) -> bool:

@@ -18,6 +18,11 @@ def notes_on(tasks: Sequence[TextTask], scenario: str) -> list[str]:
         notes.append(f"pairs of texts in {_named(pairs)}, single texts in the other tasks")
     if scenario == "til":
         notes += [f"{conflict}; each task has a head of its own" for conflict in label_conflicts(tasks, "dil")]
+    else:
+        head = list(dict.fromkeys(label for task in tasks for label in task.labels))
+        for pair in nearly_alike(head):
+            if not any(set(pair) <= set(task.labels) for task in tasks):
+                notes.append(f"labels {_quoted(pair)} of different tasks are nearly the same")
     numbers = [label for task in tasks for label in task.labels if INTEGER.fullmatch(label)]
     if scenario == "dil" and numbers and len({task.labels for task in tasks}) > 1:
         notes.append(

@@ -64,7 +64,7 @@ class Columns:
 
     def named(self) -> dict[str, str]:
         """Return by option the column that must be there."""
-        found = {"text_column": self.text, "label_column": self.label_column or "label"}
+        found = {"text_column": self.text, "label_column": "label" if self.label_column is None else self.label_column}
         if self.text_pair_column is not None:
             found["text_pair_column"] = self.text_pair_column
         if self.task_column is not None:
@@ -73,7 +73,7 @@ class Columns:
 
     @property
     def text(self) -> str:
-        return self.text_column or "text"
+        return "text" if self.text_column is None else self.text_column
 
     def unread(self, columns: Sequence[str]) -> list[str]:
         """Return those of a table's columns that nothing is read of."""

@@ -66,7 +66,9 @@ class Reader:
         :raises UsageError: it is of no type that can be read, or names no tasks.
         """
         if isinstance(data, (str, os.PathLike)):
-            return self._of_path(Path(data))
+            if not os.path.exists(path := os.path.expanduser(data)):
+                raise UsageError(f"there is no folder or file {_short(data)}.")
+            return self._of_path(Path(path))
         if self.columns.task_column is not None:
             return self._of_tables(self._parts_of("", data))
         tasks = self._tasks(data)
@@ -80,7 +82,7 @@ class Reader:
         by_column = self.columns.task_column is not None
         if ALL_TASKS in folders and not by_column:
             if root.is_file():
-                have = f" Its columns are {', '.join(self._file(root, root.name).columns)}."
+                have = f" Its columns are {', '.join(self._file(root, task_files.key_of_single(root)).columns)}."
                 raise UsageError(
                     f"{root} is one file: say which column names the tasks, task_column=..., or make a folder of them, "
                     f"<task>/train.csv.{have}"
@@ -107,7 +109,8 @@ class Reader:
         for part, file in task_files.parts_in(folder, self.problems).items():
             tables[part] = None
             with self.problems.caught():
-                tables[part] = self._file(file, task_files.key_of(task, file))
+                key = task_files.key_of_single(file) if file == folder and not task else task_files.key_of(task, file)
+                tables[part] = self._file(file, key)
         return tables
 
     def _file(self, file: Path, key: str) -> Table:
@@ -187,8 +190,14 @@ class Reader:
         """Return the tables of a task, or of all tasks (`name` is then "")."""
         task = f"task {name}" if name else "the table"
         tables: Tables = {}
-        if isinstance(value, (str, os.PathLike)) and Path(value).is_dir():
-            return self._files(Path(value), name)
+        if isinstance(value, (str, os.PathLike)) and os.path.isdir(path := os.path.expanduser(value)):
+            return self._files(Path(path), name)
+        if isinstance(value, (list, tuple)) and value and not isinstance(value[0], Mapping):
+            self.problems.append(
+                f"{task} is a {type(value).__name__}, and its row 1 is not an object: a task is {{'train': ..., "
+                "'test': ...}, or a table"
+            )
+            return {"train": None, "test": None}
         if not isinstance(value, Mapping) or _is_table(value, self.columns):
             tables["train"] = None
             with self.problems.caught():
@@ -217,9 +226,9 @@ class Reader:
         :raises UsageError: it is of another type, or no table.
         """
         if isinstance(value, (str, os.PathLike)):
-            path = Path(value)
-            if not path.is_file():
-                raise UsageError(f"{place}: there is no file {str(value)!r}.")
+            path = Path(os.path.expanduser(value))
+            if not os.path.isfile(path):  # not path.is_file(), which raises if the name is too long
+                raise UsageError(f"{place}: there is no file {_short(value)}.")
             return self._file(path, task_files.key_of(task, path))
         make = _maker(value)
         if make is None:
@@ -241,9 +250,17 @@ def _of_frame(frame: pd.DataFrame, place: str) -> Table:
     return Table(place, names, lambda i: frame.iloc[:, i].tolist(), range(1, len(frame) + 1))
 
 
+def _of_dataset(data: Any, place: str) -> Table:
+    if data.format["type"] == "custom":
+        raise UsageError(
+            f"{place}: its with_transform would not be applied: use map(), or take it off by reset_format()."
+        )
+    return of_arrow(data.with_format("arrow")[:], place)
+
+
 TABLES: dict[str, Callable[[Any, str], Table]] = {
     "pandas.DataFrame": _of_frame,
-    "datasets.Dataset": lambda data, place: of_arrow(data.with_format("arrow")[:], place),
+    "datasets.Dataset": _of_dataset,
     "pyarrow.Table": of_arrow,
     "polars.DataFrame": lambda data, place: of_columns(data.to_dict(as_series=False), place),
 }
@@ -271,6 +288,11 @@ def _maker(value: Any) -> Callable[[Any, str], Table] | None:
     if isinstance(value, (list, tuple)):
         return lambda data, place: of_records(data, place, range(1, len(data) + 1))
     return next((TABLES[kind] for cls in type(value).__mro__ if (kind := _kind(cls)) in TABLES), None)
+
+
+def _short(path: str | os.PathLike[str], most: int = 200) -> str:
+    name = str(path)
+    return repr(name if len(name) <= most else f"{name[:most]}...")
 
 
 def _refusal(value: Any, place: str, otherwise: str) -> str:

@@ -23,6 +23,12 @@ LONE_RETURN = "a lone carriage return, which ends no line: take it out, or save 
 LONGEST_FIELD = 2**31 - 1
 SEPARATORS = {"tab": "\t", ";": ";", ",": ",", "|": "|"}
 """What others use, by the name that the option `separator` knows."""
+OTHER_FORMATS = {
+    b"\x1f\x8b": "compressed by gzip: let its name end with .gz",
+    b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as .csv",
+    b"PAR1": "a Parquet file: let its name end with .parquet",
+}
+"""What a file that is no text begins with."""
 NAMED_SEPARATORS = {"tab": "\t", r"\t": "\t"}
 
 
@@ -61,18 +67,32 @@ class TextFormat:
     encoding: str | None = None
 
     def __post_init__(self) -> None:
+        for option, value in (("separator", self.separator), ("encoding", self.encoding)):
+            if value is not None and not isinstance(value, str):
+                raise UsageError(f"{option} takes a text, not {value!r}.")
         if self.separator is not None and (len(self.separator_character()) != 1 or self.separator in '"\r\n\0'):
             raise UsageError(f"separator takes one character, or tab, not {self.separator!r}.")
         try:
-            " ".encode(self.encoding or "utf-8")
+            " ".encode("utf-8" if self.encoding is None else self.encoding)
         except (LookupError, ValueError) as error:
             raise UsageError(f"encoding {self.encoding!r} is none that Python knows: try utf-8 or latin-1.") from error
 
     @property
     def codec(self) -> str:
         """The encoding, which for UTF-8 takes a byte order mark as none of the text."""
-        name = codecs.lookup(self.encoding or "utf-8").name
+        name = codecs.lookup("utf-8" if self.encoding is None else self.encoding).name
         return "utf-8-sig" if name == "utf-8" else name
+
+    def check_used(self, suffixes: Iterable[str]) -> None:
+        """Refuse an option that says how files are written of which none was read.
+
+        :param suffixes: of the files that were read.
+        :raises UsageError: naming the option.
+        """
+        if self.separator is not None and not {".csv", ".tsv"} & set(suffixes):
+            raise UsageError("separator is of .csv and .tsv files, and none was read: leave it out.")
+        if self.encoding is not None and not set(suffixes) - {".parquet"}:
+            raise UsageError("encoding is of text files, and none was read: leave it out.")
 
     def separator_character(self, default: str = ",") -> str:
         return default if self.separator is None else NAMED_SEPARATORS.get(self.separator, self.separator)
@@ -95,6 +115,9 @@ def parse(content: bytes, file: Path, form: TextFormat) -> Table:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise UsageError(f"{place} is damaged ({error}).") from error
+    for start, kind in OTHER_FORMATS.items():
+        if content.startswith(start):
+            raise UsageError(f"{place} is {kind}.")
     text = _decoded(content, place, form)
     if suffix == ".csv":
         return _csv(text, place, form.separator_character(","))
@@ -133,17 +156,56 @@ def of_columns(columns: Mapping[Any, Any], place: str) -> Table:
 
 def of_arrow(table: Any, place: str) -> Table:
     """Return a pyarrow table as one, with the class names that `datasets` wrote beside its columns."""
-    stored = (table.schema.metadata or {}).get(b"huggingface", b"{}")
-    features = json.loads(stored).get("info", {}).get("features", {})
-    classes = {name: f["names"] for name, f in features.items() if f.get("_type") == "ClassLabel"}
     names = list(map(str, table.column_names))
-    return Table(place, names, lambda i: table.column(i).to_pylist(), range(1, table.num_rows + 1), classes=classes)
+    return Table(
+        place,
+        names,
+        lambda i: _arrow_values(table, i, place),
+        range(1, table.num_rows + 1),
+        classes=_class_names((table.schema.metadata or {}).get(b"huggingface", b"{}")),
+    )
+
+
+def _arrow_values(table: Any, position: int, place: str) -> list[Any]:
+    import pyarrow
+
+    try:
+        values: list[Any] = table.column(position).to_pylist()
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        name, reason = table.column_names[position], str(error).strip().partition("\n")[0]
+        raise UsageError(f"{place}: column {name!r} holds a value that cannot be read ({reason}).") from error
+    return values
+
+
+def _class_names(stored: bytes) -> dict[str, Sequence[str]]:
+    """Return the names of the classes of each column, or field of objects (`a.b`), that `datasets` described."""
+    features: Any = json.loads(stored)
+    for key in ("info", "features"):
+        features = features.get(key) if isinstance(features, dict) else None
+    classes: dict[str, Sequence[str]] = {}
+    if isinstance(features, dict):
+        # The column with the longest name is the one that `a.b.c` names, so it comes last.
+        for column in sorted(features, key=len):
+            classes.update(_class_names_of(features[column], column))
+    return classes
+
+
+def _class_names_of(feature: Any, path: str) -> dict[str, Sequence[str]]:
+    if not isinstance(feature, dict):
+        return {}
+    if isinstance(feature.get("_type"), str):
+        is_class = feature["_type"] == "ClassLabel"
+        return {path: feature.get("names") or () if is_class else ()}
+    return {name: n for key in feature for name, n in _class_names_of(feature[key], f"{path}.{key}").items()}
 
 
 def _list(values: Any, what: str) -> list[Any]:
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise UsageError(f"{what} is no list.")
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+    found: Any = values.tolist() if hasattr(values, "tolist") else list(values)
+    if not isinstance(found, list):  # an array without dimensions
+        raise UsageError(f"{what} is no list.")
+    return found
 
 
 def _decoded(content: bytes, place: str, form: TextFormat) -> str:
@@ -158,6 +220,7 @@ def _decoded(content: bytes, place: str, form: TextFormat) -> str:
         )
         utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
         raise UsageError(f"{place}, line {line}: {'UTF-16 text: say encoding=utf-16' if utf16 else hint}.") from error
+    text = text.removeprefix("\ufeff")  # utf-16-le and others leave the byte order mark in
     if (at := text.find("\0")) >= 0:
         line = text.count("\n", 0, at) + 1
         raise UsageError(f"{place}, line {line}: a NUL character; if it is UTF-16 text, say encoding=utf-16.")
@@ -338,6 +401,7 @@ def _parquet(content: bytes, place: str) -> Table:
     import pyarrow.parquet
 
     try:
-        return of_arrow(pyarrow.parquet.read_table(pyarrow.BufferReader(content)), place)
+        # Not read_table(), which refuses two columns of one name even if neither is read.
+        return of_arrow(pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read(), place)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{place} cannot be read as Parquet ({str(error).strip().splitlines()[0]}).") from error

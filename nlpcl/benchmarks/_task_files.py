@@ -24,7 +24,7 @@ PARTS = {
 ZIPPED = (".csv", ".tsv", ".jsonl", ".json")
 SUFFIXES = (*ZIPPED, ".parquet")
 READ = ".csv, .tsv, .jsonl, .json (each also .gz) or .parquet"
-# Files that accompany data and hold none; hidden ones and those that begin with an underscore count, too.
+# Files that accompany data and hold none; so do hidden ones, and those with an underscore first unless they hold data.
 COMPANIONS = ("readme", "license", "licence", "copying", "notice", "citation", "changelog", "thumbs", "desktop")
 ALL_TASKS = ""
 """Stands for the task of a table whose rows name their tasks."""
@@ -49,7 +49,7 @@ def files_of(root: Path, tasks: Sequence[str] | None = None) -> dict[str, str]:
 
     :param root: the folder, or the one file.
     :param tasks: only the files of these tasks; None: of all.
-    :return: by path relative to `root`, with `/` on every system; of a single file by its name.
+    :return: by path relative to `root`, with `/` on every system; of a single file by `data` and its suffix.
     :raises UsageError: `root` is not there, or holds files that are no part of a task.
     """
     problems = Problems()
@@ -57,7 +57,10 @@ def files_of(root: Path, tasks: Sequence[str] | None = None) -> dict[str, str]:
     if tasks is not None and ALL_TASKS not in folders:
         check_names(tasks, list(folders), f"{root}: ")
         folders = {task: folders[task] for task in tasks}
-    files = {key_of(task, f): f for task, folder in folders.items() for f in parts_in(folder, problems).values()}
+    if root.is_file():
+        files = {key_of_single(root): root}
+    else:
+        files = {key_of(task, f): f for task, folder in folders.items() for f in parts_in(folder, problems).values()}
     problems.check(str(root))
     try:
         return {key: known_sha256(file) for key, file in files.items()}
@@ -68,6 +71,11 @@ def files_of(root: Path, tasks: Sequence[str] | None = None) -> dict[str, str]:
 def key_of(task: str, file: Path) -> str:
     """Return the name under which a record keeps the SHA-256 of a task's file: `task/train.csv`."""
     return f"{task}/{file.name}" if task else file.name
+
+
+def key_of_single(file: Path) -> str:
+    """Return the same of a file that holds all tasks: it may be renamed, but its suffix says how it is read."""
+    return f"data{suffix_of(file)}"
 
 
 def digest(content: bytes) -> str:
@@ -99,8 +107,8 @@ def layout(root: Path, problems: Problems) -> dict[str, Path]:
     if not root.is_dir():
         raise UsageError(f"{root} is not a folder or a file.")
     entries = _entries(root)
-    folders = [path for path in entries if path.is_dir()]
-    stray = [path for path in entries if not path.is_dir()]
+    folders = [path for path in entries if path.is_dir() and path.name[0] != "_"]
+    stray = [path for path in entries if path not in folders]
     if not folders and any(part_named(_stem(path)) for path in stray):
         return {ALL_TASKS: root}
     if not folders:
@@ -109,7 +117,7 @@ def layout(root: Path, problems: Problems) -> dict[str, Path]:
     if stray:
         problems.append(
             f"{_names(stray)} in {root} would not be read: a task's files lie in a folder of its own, as "
-            f"{folders[0].name}/train.csv"
+            f"{folders[0].name}/train.csv, and no task's name begins with an underscore"
         )
     for folder in folders:
         if not folder.name.isprintable():
@@ -160,8 +168,12 @@ def _entries(folder: Path) -> list[Path]:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise UsageError(f"{folder} cannot be read ({error.strerror}).") from error
-    return [path for path in paths if path.name[0] not in "._" and not _accompanies(path)]
+    return [path for path in paths if not _accompanies(path)]
 
 
 def _accompanies(path: Path) -> bool:
-    return _stem(path).lower() in COMPANIONS and not suffix_of(path) and not path.is_dir()
+    if path.name[0] == "_":
+        inner = path.glob("*") if path.is_dir() else [path]
+        return not any(suffix_of(file) and file.name[0] != "." for file in inner)
+    companion = _stem(path).lower() in COMPANIONS and not suffix_of(path) and not path.is_dir()
+    return companion or path.name[0] == "."

@@ -89,7 +89,7 @@ def _labels_of(name: str, parts: Mapping[str, Part], words: Words, problems: Pro
     scores = {split: real for split in counts if (real := _labels.score_among(counts[split])) is not None}
     for split, real in scores.items():
         rows = [i for i, word in enumerate(words[split]) if word is not None and _labels.score_among([word])]
-        parts[split].report(_labels.score("label", real), rows, problems)
+        parts[split].report(_labels.score(real), rows, problems)
     if scores:
         return ()
     integers = _labels.as_integers(every)

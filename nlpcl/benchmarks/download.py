@@ -44,13 +44,14 @@ def data_bytes(folder: str, path: str, sha256: str, url: str, root: str | Path |
 
 
 def data_root(root: str | Path | None, *, file: bool = False) -> Path | None:
-    """The folder that `root`, or else the environment variable NLPCL_DATA, names; None if neither does.
+    """Return the folder that `root`, or else the environment variable NLPCL_DATA, names; None if neither does.
 
     :param file: whether one file will do as well.
     :raises UsageError: it is not a folder.
     """
     root = root or os.environ.get(ROOT_VARIABLE) or None
-    if root is not None and not Path(root).is_dir() and not (file and Path(root).is_file()):
+    root = None if root is None else os.path.expanduser(root)  # no shell does it for --data-root=~/data
+    if root is not None and not os.path.isdir(root) and not (file and os.path.isfile(root)):
         what = "folder or file" if file else "folder"
         raise UsageError(f"the data root {str(root)!r} is not a {what}; give another --data-root or none to download.")
     return None if root is None else Path(root)

@@ -17,11 +17,10 @@ from nlpcl.benchmarks._problems import Problems
 from nlpcl.benchmarks._rows import Columns
 from nlpcl.benchmarks._sources import Reader
 from nlpcl.benchmarks._tables import TextFormat
-from nlpcl.benchmarks._task_files import ALL_TASKS, files_of, layout
+from nlpcl.benchmarks._task_files import ALL_TASKS, files_of, layout, suffix_of
 from nlpcl.benchmarks._text_tasks import Draws, text_task
 from nlpcl.benchmarks.base import text_benchmark_from_tasks
 from nlpcl.benchmarks.download import data_root
-from nlpcl.encoders import known_sha256
 from nlpcl.errors import UsageError, suggest
 from nlpcl.orders import order_tasks
 from nlpcl.ranges import Since
@@ -95,7 +94,8 @@ def text_benchmark(
     check_size("valid_size", valid_size)
     columns = Columns(text_column, text_pair_column, label_column, task_column)
     problems = Problems()
-    source = Reader(columns, TextFormat(separator, encoding), problems).source(tasks)
+    form = TextFormat(separator, encoding)
+    source = Reader(columns, form, problems).source(tasks)
     place = str(tasks) if isinstance(tasks, (str, os.PathLike)) else "the data"
     if not source.names:
         problems.check(place)
@@ -109,6 +109,7 @@ def text_benchmark(
     ready = [task for task in made if task is not None]
     problems.extend(label_conflicts(ready, scenario))
     problems.check(place)
+    form.check_used({suffix_of(Path(file)) for file in source.files})
 
     notes = list(source.remarks)
     for split, size in (("test", test_size), ("valid", valid_size)):
@@ -131,9 +132,7 @@ def text_benchmark(
 
 
 def _own_files(root: Path, spec: Any) -> dict[str, str]:
-    """Return the SHA-256 of the files of the tasks that a run learns; a single file is known by its content alone."""
-    if root.is_file():
-        return {"data": known_sha256(root)}
+    """Return the SHA-256 of the files of the tasks that a run learns."""
     folders = [name for name in layout(root, Problems()) if name != ALL_TASKS]
     return files_of(root, order_tasks([folders], spec.order, spec.tasks) if folders else None)
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlpcl.benchmarks._task_files import files_of
+from nlpcl.benchmarks.download import data_root
 from nlpcl.cli import main
 from nlpcl.errors import UsageError, UsageErrors
 from tests.helpers.own_data import ROWS, frame, lines, stream, write
@@ -114,12 +115,24 @@ def test_what_is_no_part_is_named(tmp_path: Path) -> None:
         files_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "hidden", ["_b/train.csv", "_b/x.jsonl.gz", "a/_valid.csv", "_valid.parquet", "a/_old/test.tsv"]
+)
+def test_an_underscore_hides_no_data(hidden: str, tmp_path: Path) -> None:
+    write(tmp_path, {"a/train.csv": CSV, "a/test.csv": CSV, "__MACOSX/._a.csv": "x", "a/_cache/x": "", hidden: CSV})
+    with pytest.raises(UsageError, match=next(name for name in hidden.split("/") if name[0] == "_")):
+        stream(tmp_path)
+    write(tmp_path / "parts", {"train.csv": CSV, "test.csv": CSV, "_old/train.csv": CSV})
+    with pytest.raises(UsageError, match="_old"):
+        stream(tmp_path / "parts", task_column="shop")
+
+
 def test_files_of_reads_the_tasks_asked_for(tmp_path: Path) -> None:
     write(tmp_path, {f"{task}/{part}.csv": CSV for task in "ab" for part in ("train", "test")})
     digest = hashlib.sha256(CSV.encode()).hexdigest()
     assert files_of(tmp_path, ["b"]) == {"b/train.csv": digest, "b/test.csv": digest}
     assert files_of(tmp_path, ["b"]) == stream(tmp_path, subset=["b"]).files
-    assert files_of(tmp_path / "a" / "train.csv") == {"train.csv": digest}
+    assert files_of(tmp_path / "a" / "train.csv") == {"data.csv": digest}
     with pytest.raises(UsageError, match="unknown task 'c'"):
         files_of(tmp_path, ["c"])
     with pytest.raises(UsageError, match="nowhere"):
@@ -169,6 +182,19 @@ def test_one_table_holds_all_tasks(tmp_path: Path) -> None:
         stream(tmp_path / "folders", **columns)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".CSV.GZ", ".parquet"])
+def test_a_single_file_may_be_renamed(suffix: str, tmp_path: Path) -> None:
+    """A run is known by the same files as its record holds, and these say the format but not the file's name."""
+    data, plain = frame().assign(shop=["x", "y", "y", "x"] * 5), suffix.lower().removesuffix(".gz")
+    text = data.to_csv(index=False, sep="\t" if plain == ".tsv" else ",").encode()
+    content = {".csv": text, ".tsv": text, ".CSV.GZ": gzip.compress(text, mtime=0), ".parquet": parquet(data)}[suffix]
+    write(tmp_path, {f"one{suffix}": content, f"other{suffix}": content})
+    expected = {f"data{plain}": hashlib.sha256(content).hexdigest()}
+    for name in ("one", "other"):
+        file = tmp_path / f"{name}{suffix}"
+        assert stream(file, task_column="shop", test_size=2).files == files_of(file) == expected
+
+
 def test_a_row_without_a_task_is_named() -> None:
     data = frame().assign(shop=["x", None, " ", "X", *"xy" * 8])
     with pytest.raises(UsageErrors) as caught:
@@ -199,3 +225,17 @@ def test_one_file_runs_from_the_command_line(tmp_path: Path, tiny: str, capsys: 
     assert "task_column" in capsys.readouterr().err
     assert main(["data", "prepare", "asc", *line[:2]]) == 2
     assert "not a folder" in capsys.readouterr().err
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, {f"data/a/{part}.csv": CSV for part in ("train", "test")})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_root("~/data") == tmp_path / "data"
+    assert data_root("~/data/a/train.csv", file=True) == tmp_path / "data" / "a" / "train.csv"
+    assert stream("~/data").task_names == ["a"]
+    assert stream({"a": "~/data/a", "b": {"train": "~/data/a/train.csv", "test": frame()}}).task_names == ["a", "b"]
+    monkeypatch.setenv("NLPCL_DATA", "~/data")
+    assert data_root(None) == tmp_path / "data"
+    for wrong in ("~/nothing", "~nobody-of-this-name/data", "x" * 5000):
+        with pytest.raises(UsageError, match="data root"):
+            data_root(wrong, file=True)

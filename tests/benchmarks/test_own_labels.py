@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,6 +98,10 @@ def folded_plainly(name: str) -> str:
         (["no", "yes", "", "yes"] * 2, "row 3: no label"),
         (["no", "yes", "yes\ud83d", "yes"] * 2, "row 3"),
         (["no", "yes", "no", b"yes"] * 2, "row 4"),
+        ([{"a": 1}, "no"] * 4, r"object.*label_column=a\.b"),
+        ([10**5000, 1, Fraction(10**5000, 3)] * 2, "row 3.*real-valued"),
+        ([Decimal("sNaN"), Decimal("NaN"), 1] * 2, "row 1: no label .*in 4 of 6 rows"),
+        ([Decimal("1.5"), 1] * 4, "real-valued"),
     ],
 )
 def test_what_is_no_class_is_named(labels: list[Any], word: str) -> None:
@@ -149,6 +155,32 @@ def test_numbers_may_be_long() -> None:
     assert labels_of(frame([bigger, big, "9"] * 4), frame([big])) == ["9", big, bigger]
 
 
+def test_a_value_of_no_dimensions_is_no_list() -> None:
+    numbers = [torch.tensor(1), np.array(0), np.array(1.0), torch.tensor(0)] * 4
+    assert labels_of(frame(numbers), frame([0, 1])) == ["0", "1"]
+    assert labels_of(frame([np.array("no"), "yes"] * 4), frame()) == ["no", "yes"]
+    assert labels_of(frame([torch.tensor(True), False] * 4), frame([True])) == ["False", "True"]
+    with pytest.raises(UsageError, match=r"row 1: no label .*in 8 of 8 rows"):
+        labels_of(frame(), frame([np.array(np.nan), torch.tensor(float("nan"))] * 4))
+    with pytest.raises(UsageError, match="multi-label"):
+        labels_of(frame(), frame([torch.tensor([1])] * 4))
+
+
+def test_a_number_may_be_of_any_size() -> None:
+    assert labels_of(frame([10**5000, 9, Decimal(8)] * 4), frame([9])) == ["8", "9", "1" + "0" * 5000]
+
+
+@pytest.mark.parametrize(
+    "names", [["2020,2021", "2022"], ["[1]", "[2]"], [1.5, 2.5], [1.0, 2.0], [10**5000, 1], ["0.5"]]
+)
+def test_a_task_may_have_any_name(names: list[Any]) -> None:
+    data = frame([0, 0, 1, 1] * 5).assign(shop=(names * 20)[:20])
+    expected = [str(Decimal(name)).removesuffix(".0") if not isinstance(name, str) else name for name in names]
+    assert stream(data, task_column="shop", test_size=0.2).task_names == expected
+    with pytest.raises(UsageError, match="row 1: task is a list"):
+        stream(data.assign(shop=[["x"]] * 20), task_column="shop", test_size=0.2)
+
+
 def test_a_null_among_integers_makes_no_labels() -> None:
     """pandas then keeps floats."""
     whole, holes = pd.DataFrame(frame()), frame().assign(label=pd.Series([0, 1, *[None, 1] * 9]))
@@ -195,6 +227,35 @@ def test_names_of_classes_are_kept(tmp_path: Path) -> None:
     tasks = {"a": {"train": train, "test": train}, "b": {"train": classed(["pos", "neg"], [0, 1] * 10), "test": test}}
     both = stream(tasks, scenario="dil")
     assert both.n_classes == [2, 2] and list(both.test_stream[1].dataset.targets) == [1, 1, 0]
+
+
+def test_names_of_classes_within_objects_are_kept(tmp_path: Path) -> None:
+    def nested(names: list[str]) -> datasets.Dataset:
+        features = datasets.Features(
+            {
+                "text": datasets.Value("string"),
+                "meta": {
+                    "label": datasets.ClassLabel(names=names),
+                    "more": {"label": datasets.ClassLabel(names=names)},
+                },
+                "tags": datasets.Sequence(datasets.ClassLabel(names=names)),
+            }
+        )
+        objects = [{"label": i % 2, "more": {"label": i % 2}} for i in range(20)]
+        columns = {"text": list(frame()["text"]), "meta": objects, "tags": [[0, 1]] * 20}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    first, second = nested(["neg", "pos"]), nested(["pos", "neg"])
+    second.to_parquet(tmp_path / "b.parquet")
+    for column in ("meta.label", "meta.more.label"):
+        for other in (second, tmp_path / "b.parquet", second.with_format("torch")):
+            tasks = {"a": {"train": first, "test": first}, "b": {"train": second, "test": other}}
+            benchmark = stream(tasks, scenario="dil", label_column=column)
+            assert benchmark.sizes[1]["labels"] == ["neg", "pos"]
+            assert list(benchmark.test_stream[0].dataset.targets) == [0, 1] * 10
+            assert list(benchmark.test_stream[1].dataset.targets) == [1, 0] * 10
+    plain = first.remove_columns("meta").add_column("meta.label", ["no", "yes"] * 10)
+    assert labels_of(plain, plain, label_column="meta.label") == ["no", "yes"]
 
 
 @pytest.mark.parametrize("hidden", [-1, None])
@@ -245,3 +306,16 @@ def test_numbers_matched_by_name_are_told() -> None:
     tasks = {str(i): {"train": frame(own * 4), "test": frame(own)} for i, own in enumerate([[0, 1], [0, 1, 2]])}
     assert any("matched by name" in note for note in stream(tasks, scenario="dil").notes)
     assert not any("matched by name" in note for note in stream(tasks).notes)
+
+
+def test_nearly_the_same_labels_of_one_head_are_noted() -> None:
+    labels = {"a": ["positive", "negative"], "b": ["postive", "negative"]}
+
+    def notes(tasks: str, scenario: str) -> list[str]:
+        data = {task: {"train": frame(labels[task] * 4), "test": frame(labels[task])} for task in tasks}
+        return [note for note in stream(data, scenario=scenario).notes if "'positive' and 'postive'" in note]
+
+    assert len(notes("ab", "dil")) == 1 and "different tasks" in notes("ab", "dil")[0]
+    assert not notes("ab", "til")
+    labels["b"] = ["postive", "neutral"]
+    assert len(notes("ab", "cil")) == 1

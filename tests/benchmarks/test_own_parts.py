@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow
 import pytest
@@ -62,9 +63,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "stream": (lambda folder: datasets.Dataset.from_pandas(frame()).to_iterable_dataset(), "IterableDataset"),
     "number": (lambda folder: 3, "int"),
     "column": (lambda folder: frame()["text"], "Series"),
+    "transformed": (
+        lambda folder: datasets.Dataset.from_pandas(frame()).with_transform(lambda rows: rows),
+        "with_transform",
+    ),
     "texts": (lambda folder: ["good cat"], "row 1: not an object"),
     "lists that differ": (lambda folder: {"text": ["a"], "label": [0, 1]}, "length"),
     "no lists": (lambda folder: {"text": "a", "label": "b"}, "'text'"),
+    "array of no dimensions": (lambda folder: {"text": np.array("x"), "label": [0]}, "'text'"),
+    "csv as text": (lambda folder: frame().to_csv(index=False) * 20, "no file"),
+    "empty path": (lambda folder: "", "no file"),
     "no file": (lambda folder: folder / "nowhere.csv", "nowhere.csv"),
     "folder": (lambda folder: folder, "no file"),
     "no rows": (lambda folder: frame().iloc[:0], "no rows"),
@@ -115,6 +123,12 @@ def test_what_is_no_table_is_one_sentence(kind: str, part: str, tmp_path: Path) 
         ({}, "at least one task"),
         ([], "at least one task"),
         ("nowhere", "nowhere"),
+        ("", "no folder or file"),
+        ("x" * 5000, "no folder or file"),
+        ("a\0b", "no folder or file"),
+        ({"a": (frame(), frame())}, "a task is {'train'"),
+        ({"a": ["train.csv", "test.csv"]}, "a task is {'train'"),
+        ({"a": "text,label\ngood cat,no\n" * 1000}, "no file"),
     ],
 )
 def test_what_holds_no_tasks_is_one_sentence(tasks: Any, word: str) -> None:
@@ -221,7 +235,10 @@ def test_a_missing_column_is_offered_by_its_usual_name() -> None:
         *({"order": order} for order in (None, 0.5, [1])),
         *({"subset": subset} for subset in (1.5, [None], True)),
         *({"scenario": scenario} for scenario in ("TIL", None)),
-        *({"separator": "ab"}, {"encoding": "klingon"}),
+        *({"separator": separator} for separator in ("ab", "", 1, True, b",")),
+        *({"encoding": encoding} for encoding in ("klingon", "", 5, b"utf-8", False)),
+        *({f"{column}_column": name} for column in ("text", "text_pair", "label", "task") for name in ("", 0, False)),
+        *({"separator": ","}, {"encoding": "utf-8"}),  # of files, and none is read
     ],
 )
 def test_a_wrong_argument_is_one_sentence(wrong: dict[str, Any]) -> None:
@@ -348,3 +365,23 @@ def test_columns_that_are_not_read_are_noted() -> None:
     assert "columns that are not read: id, doc" in benchmark.notes
     benchmark = one_task(nested, nested, text_column="doc.body")
     assert "columns that are not read: text, id" in benchmark.notes
+
+
+def test_options_of_files_that_are_not_read_are_refused(tmp_path: Path) -> None:
+    frame().to_parquet(tmp_path / "a.parquet")
+    frame().to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    frame().to_csv(tmp_path / "a.csv.gz", index=False)
+    for suffix, refused in ((".parquet", ["separator", "encoding"]), (".jsonl", ["separator"]), (".csv.gz", [])):
+        for option, value in (("separator", ","), ("encoding", "latin-1")):
+            if option in refused:
+                with pytest.raises(UsageError, match=option):
+                    one_task(tmp_path / f"a{suffix}", frame(), **{option: value})
+            else:
+                assert one_task(tmp_path / f"a{suffix}", frame(), **{option: value}).sizes[0]["test"] == 20
+
+
+def test_a_column_is_named_by_a_text() -> None:
+    numbered = frame().assign(**{"0": "dog"}).rename(columns={"0": 0})
+    with pytest.raises(UsageError, match="text_column"):
+        one_task(numbered, numbered, text_column=0)
+    assert one_task(numbered, numbered, text_column="0").sizes[0]["test"] == 20

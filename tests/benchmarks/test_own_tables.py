@@ -6,10 +6,13 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -147,6 +150,10 @@ def test_a_text_may_be_long() -> None:
         ("train.csv", "text,label\ngood,no\n".encode("utf-16-le"), ["NUL", "encoding=utf-16"]),
         ("train.csv.gz", gzip.compress(b"text,label\ngood,no\n", mtime=0)[:-5], ["damaged"]),
         ("train.csv.gz", b"text,label\n", ["damaged"]),
+        ("train.csv", gzip.compress(b"text,label\n", mtime=0), [".gz"]),
+        ("train.jsonl", gzip.compress(b"{}\n", mtime=0), [".gz"]),
+        ("train.csv", b"PK\x03\x04...", ["Excel"]),
+        ("train.tsv", b"PAR1\x15...", [".parquet"]),
         ("train.parquet", b"PAR1 and no more", ["Parquet"]),
         ("train.jsonl", b'{"text": "good", "label": "no"}\n[1]\n', ["line 2", "object"]),
         ("train.jsonl", b'{"text": "good", "text": "bad", "label": "no"}\n', ["line 1", "'text' twice"]),
@@ -172,6 +179,8 @@ def test_separator_and_encoding(tmp_path: Path) -> None:
     for encoding in (None, "utf-8", "UTF8"):
         assert rows_of(table(b"\xef\xbb\xbf" + text.encode(), separator=";", encoding=encoding)) == rows
         assert table(b"\xef\xbb\xbf" + text.encode(), separator=";", encoding=encoding).columns[0] == "text"
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le"):
+        assert table(("\ufeff" + text).encode(encoding), separator=";", encoding=encoding).columns[0] == "text"
     for separator in ("tab", "\t", r"\t"):
         assert rows_of(table(lines(ROWS, "\t"), separator=separator)) == ROWS
     for wrong in (
@@ -208,3 +217,57 @@ def test_fields_of_objects_are_columns(tmp_path: Path) -> None:
 def test_doubled_marks_of_a_tsv_file_are_told(tmp_path: Path) -> None:
     write(tmp_path, {"a/train.tsv": lines([*ROWS, ('"a ""cat"""', "no")], "\t"), "a/test.csv": lines(ROWS)})
     assert any('""' in note and "train.tsv" in note for note in stream(tmp_path).notes)
+
+
+def parquet(columns: Mapping[str, Any], described: Any = None) -> bytes:
+    """A file with the description that `datasets` writes."""
+    data = pyarrow.table(columns)
+    if described is not None:
+        data = data.replace_schema_metadata({"huggingface": json.dumps(described)})
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(data, buffer)
+    return buffer.getvalue()
+
+
+TEXTS_AND_LABELS = {"text": [text for text, _ in ROWS], "label": [label for _, label in ROWS]}
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"info": None},
+        {"info": {"features": None}},
+        {"info": {"features": {"toks": [{"dtype": "string", "_type": "Value"}], "text": {"_type": "Value"}}}},
+        {"info": {"features": {"label": {"_type": "ClassLabel", "names": None, "num_classes": 2}}}},
+        {"info": {"features": ["text"]}},
+        [1],
+    ],
+)
+def test_a_parquet_file_may_be_described_in_any_way(described: Any) -> None:
+    found = table(parquet({**TEXTS_AND_LABELS, "toks": [["a"]] * 20}, described), "train.parquet")
+    assert [row[:2] for row in rows_of(found)] == ROWS
+
+
+def test_a_parquet_value_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    not_utf8 = pyarrow.array([b"\xff"] * 20, pyarrow.binary()).cast(pyarrow.string(), safe=False)
+    far = pyarrow.array([2**62] * 20, pyarrow.int64()).cast(pyarrow.timestamp("ms"))
+    good = write(tmp_path, {"good.csv": lines(ROWS)}) / "good.csv"
+    for i, (column, values) in enumerate([("text", not_utf8), ("label", not_utf8), ("label", far)]):
+        write(tmp_path, {f"{i}.parquet": parquet({**TEXTS_AND_LABELS, column: values})})
+        with pytest.raises(UsageError, match=column):
+            one_task(good, tmp_path / f"{i}.parquet")
+        # A column that is not read may hold anything.
+        other = {**TEXTS_AND_LABELS, "other": values}
+        write(tmp_path, {f"other{i}.parquet": parquet(other)})
+        assert one_task(good, tmp_path / f"other{i}.parquet").sizes[0]["test"] == 20
+
+
+def test_a_parquet_column_that_is_not_read_may_be_there_twice(tmp_path: Path) -> None:
+    arrays = [pyarrow.array(TEXTS_AND_LABELS["text"]), pyarrow.array(TEXTS_AND_LABELS["label"])]
+    for names in (["text", "label", "id", "id"], ["text", "label", "text", "id"]):
+        pyarrow.parquet.write_table(pyarrow.table([*arrays, *arrays], names=names), tmp_path / "a.parquet")
+        if names.count("text") == 1:
+            assert one_task(tmp_path / "a.parquet", tmp_path / "a.parquet").sizes[0]["test"] == 20
+        else:
+            with pytest.raises(UsageError, match="'text' is there twice"):
+                one_task(tmp_path / "a.parquet", tmp_path / "a.parquet")
