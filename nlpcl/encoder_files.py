@@ -33,8 +33,11 @@ OTHER_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.ckpt", "*.ggu
 LFS = b"version https://git-lfs"
 FLOATS = ("F64", "F32", "F16", "BF16")
 ENCODER_DECODERS = set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
-# Encoders of text are pretrained as masked language models, but for these.
-ENCODERS = (set(MODEL_FOR_MASKED_LM_MAPPING_NAMES) | {"xlnet", "canine", "splinter"}) - ENCODER_DECODERS
+# Encoders of text are pretrained as masked language models, but for these. bert-generation has a class for causal ones
+# alone, and is bidirectional unless its configuration says is_decoder.
+ENCODERS = (
+    set(MODEL_FOR_MASKED_LM_MAPPING_NAMES) | {"bert-generation", "xlnet", "canine", "splinter"}
+) - ENCODER_DECODERS
 DECODERS = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - ENCODERS - ENCODER_DECODERS
 
 
@@ -122,7 +125,7 @@ def check_kind(config: Any, name: str) -> None:
     kind = config.model_type
     if kind in ENCODER_DECODERS or getattr(config, "is_encoder_decoder", False):
         raise UsageError(f"{name} is an encoder-decoder ({kind}); what is needed is an encoder, such as BERT.")
-    if kind in DECODERS or getattr(config, "is_decoder", False):
+    if kind in DECODERS or getattr(config, "is_decoder", False) or getattr(config, "causal", False):
         raise UsageError(
             f"{name} is a decoder ({kind}), whose tokens see only those before them; what is needed is an encoder, "
             "such as BERT."

@@ -100,13 +100,17 @@ def _hashes(folder: Path, *patterns: str) -> dict[str, str]:
 
 
 def known_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, which is read again only if its inode, size or time of change is another."""
+    """Return the SHA-256 of a file, which is read again only if its device, inode, size or a time of it is another.
+
+    A tool that restores the time of modification (`rsync -t`, `touch -r`) cannot set that of the last change of status.
+    """
     facts = path.stat()
-    return _sha256_of(path.resolve(), facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    stamp = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return _sha256_of(path.resolve(), stamp)
 
 
 @functools.cache
-def _sha256_of(path: Path, inode: int, size: int, changed: int) -> str:
+def _sha256_of(path: Path, stamp: tuple[int, ...]) -> str:
     return sha256(path)
 
 

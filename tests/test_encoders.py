@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,19 @@ def test_a_file_is_hashed_again_only_where_it_changed(
     (folder / "vocab.txt").write_text("another")
     after = encoder_fingerprint(str(folder))
     assert read == ["vocab.txt"] and after == {**before, "tokenizer": {**before["tokenizer"], "vocab.txt": "new"}}
+
+
+def test_a_file_edited_in_place_is_hashed_again_though_its_time_was_restored(tmp_path: Path) -> None:
+    """The file system's clock ticks every few milliseconds, hence the loop."""
+    file = tmp_path / "vocab.txt"
+    file.write_bytes(b"one two")
+    facts = file.stat()
+    assert encoders.known_sha256(file) == hashlib.sha256(b"one two").hexdigest()
+    file.write_bytes(b"two one")
+    while file.stat().st_mtime_ns != facts.st_mtime_ns or file.stat().st_ctime_ns == facts.st_ctime_ns:
+        os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert (file.stat().st_ino, file.stat().st_size) == (facts.st_ino, facts.st_size)
+    assert encoders.known_sha256(file) == hashlib.sha256(b"two one").hexdigest()
 
 
 def test_what_ships_in_a_wheel_is_kept_with_its_tokenizer() -> None:

@@ -14,10 +14,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from transformers import BertForMaskedLM, BertModel, BertTokenizerFast
+from transformers import AutoModel, BertForMaskedLM, BertModel, BertTokenizerFast
 
 from nlpcl.benchmarks.text import load_tokenizer
 from nlpcl.cli import main
+from nlpcl.encoder_files import check_kind
 from nlpcl.errors import UsageError
 from nlpcl.models import Bert, BertAdapter
 from nlpcl.models.encoder import TextEncoder
@@ -203,6 +204,41 @@ def test_what_is_no_encoder_of_text_is_refused(kind: str, folder: Path) -> None:
     for load in (load_tokenizer, TextEncoder):
         with pytest.raises(UsageError, match=words.get(kind, "not known as an encoder")):
             load(str(folder))
+
+
+# Models for causal language modelling are built upon these; which of them is an encoder, only its states tell.
+EITHER = ["bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "flaubert"]
+EITHER += ["megatron-bert", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta"]
+EITHER += ["xlm-roberta-xl", "xlnet", "xmod", "gpt_neox", "gpt_neox_japanese", "gpt2"]
+
+
+SWITCHED = [("xlm", {"causal": True}), ("flaubert", {"causal": True})]
+SWITCHED += [("bert-generation", {"is_decoder": True}), ("roformer", {"is_decoder": True})]
+
+
+@pytest.mark.parametrize(("kind", "switch"), [*((kind, {}) for kind in EITHER), *SWITCHED])
+def test_only_what_sees_no_later_tokens_is_called_a_decoder(kind: str, switch: dict[str, Any]) -> None:
+    """The oracle: whether the first state changes with the last token."""
+    languages = {"languages": ["en_XX"], "default_language": "en_XX"} if kind == "xmod" else {}
+    config = tiny_config(kind, **languages, **switch)
+    model = AutoModel.from_config(config).eval()
+    ids = torch.arange(5, 13)[None].repeat(2, 1)
+    ids[1, -1] = 14
+    with torch.inference_mode():
+        one, other = model(input_ids=ids, attention_mask=torch.ones_like(ids))[0][:, 0]
+    if torch.equal(one, other):
+        with pytest.raises(UsageError, match="is a decoder"):
+            check_kind(config, kind)
+    else:
+        check_kind(config, kind)
+
+
+def test_bert_generation_is_an_encoder_unless_its_configuration_says_otherwise(tmp_path: Path) -> None:
+    folder = Path(save_tiny(tmp_path / "enc", "bert-generation"))
+    assert TextEncoder(str(folder))(packed([3, 9]))[0].shape == (2, 32, 32)
+    edit(folder, is_decoder=True)
+    with pytest.raises(UsageError, match="is a decoder"):
+        TextEncoder(str(folder))
 
 
 def test_states_of_another_width_are_refused(tmp_path: Path) -> None:
