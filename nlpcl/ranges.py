@@ -63,6 +63,8 @@ NotAll = Annotated[float, Field(ge=0, lt=1)]
 """Part of a whole, not all: a dropout, a momentum."""
 Between = Annotated[float, Field(gt=0, lt=1)]
 """Part of a whole, neither nothing nor all."""
+Examples = Annotated[int, Field(ge=1, le=10**9)]
+"""How many examples."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Seed of a generator of random numbers."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

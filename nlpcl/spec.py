@@ -15,7 +15,7 @@ from nlpcl.errors import UsageError, suggest
 from nlpcl.options import Option, check_options, entry_options, stored_options
 from nlpcl.orders import canonical_order, check_names, check_order, order_tasks
 from nlpcl.presets import Preset, preset_for
-from nlpcl.ranges import Count, Digest, LearningRate, Positive, Rate, Seed, Share, Since, in_words, since
+from nlpcl.ranges import Count, Digest, Examples, LearningRate, Positive, Rate, Seed, Share, Since, in_words, since
 from nlpcl.registry import (
     BackboneEntry,
     BenchmarkEntry,
@@ -80,7 +80,7 @@ class RunSpec(BaseModel):
     scenario: Literal["til", "dil", "cil"] = "til"
     order: int | str | list[str] = 0
     tasks: Count | list[str] | None = None
-    train_size: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    train_size: Examples | None = None
     strategy: str = "ctr"
     options: dict[str, Any] | None = None
     backbone: str | None = None

@@ -142,6 +142,7 @@ def test_test_data_are_never_touched(
     strategy: str, backbone: str, option: str, on: Any, tiny: str, folders: dict[str, Path]
 ) -> None:
     fields = {"benchmark": "folder", "strategy": strategy, "backbone": backbone, "model": tiny, "epochs": "1"}
+    fields["max_length"] = "32"
     request = Request(fields, (option,))
     spec = request.spec()
     if spec.options is not None and "memory_share" in spec.options:

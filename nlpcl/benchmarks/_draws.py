@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from nlpcl.errors import UsageError
+from nlpcl.ranges import Between, Examples
 
-Size = int | float
+Size = Examples | Between
 TENTH = 0.1
 
 
