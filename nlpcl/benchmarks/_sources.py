@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from nlpcl.benchmarks import _task_files as task_files
+from nlpcl.benchmarks._formats import TextFormat, parse
 from nlpcl.benchmarks._labels import alike
 from nlpcl.benchmarks._problems import Problems
 from nlpcl.benchmarks._rows import Columns, Part, select, words_in
-from nlpcl.benchmarks._tables import Table, TextFormat, of_arrow, of_columns, of_records, parse
+from nlpcl.benchmarks._tables import Table, of_arrow, of_columns, of_records
 from nlpcl.benchmarks._task_files import ALL_TASKS, part_named
 from nlpcl.errors import UsageError
 
