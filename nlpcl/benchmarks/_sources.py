@@ -193,10 +193,10 @@ class Reader:
         tables: Tables = {}
         if isinstance(value, (str, os.PathLike)) and os.path.isdir(path := os.path.expanduser(value)):
             return self._files(Path(path), name)
-        if isinstance(value, (list, tuple)) and value and not isinstance(value[0], Mapping):
+        if isinstance(value, (list, tuple)) and value and not _is_row(value[0], self.columns):
             self.problems.append(
-                f"{task} is a {type(value).__name__}, and its row 1 is not an object: a task is {{'train': ..., "
-                "'test': ...}, or a table"
+                f"{task} is a {type(value).__name__}, and its row 1 is not an object with text and label: a task is "
+                "{'train': ..., 'test': ...}, or a table"
             )
             return {"train": None, "test": None}
         if not isinstance(value, Mapping) or _is_table(value, self.columns):
@@ -280,6 +280,12 @@ def _is_table(value: Any, columns: Columns) -> bool:
         texts = value.get(columns.text.partition(".")[0])
         return not _parts_named(value) and texts is not None and not isinstance(texts, Mapping)
     return any(_kind(cls) in TABLES for cls in type(value).__mro__)
+
+
+def _is_row(value: Any, columns: Columns) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return not _parts_named(value) and not isinstance(value.get(columns.text), (list, tuple))
 
 
 def _maker(value: Any) -> Callable[[Any, str], Table] | None:
