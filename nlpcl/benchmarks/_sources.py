@@ -135,6 +135,11 @@ class Reader:
         for split in (split for split, part in parts.items() if part is None):
             for of_task in found.values():
                 of_task[split] = None
+        self.problems.extend(
+            f"the rows of task {name!r} cannot be a task: its name holds characters that do not print"
+            for name in found
+            if not name.isprintable()
+        )
         for group in alike(found):
             self.problems.append(
                 f"tasks {' and '.join(map(repr, group))} differ only by blanks, case or notation: write them alike"
