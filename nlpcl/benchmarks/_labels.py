@@ -7,7 +7,7 @@ import math
 import numbers
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,7 @@ LISTED = re.compile(
     r"[\[{]\s*(?:[-+.0-9'\"].*)?[\]}]|\(\s*[-+.0-9'\"][^,]*,.*\)|[-+]?[0-9]+(?:\s*[,;|]\s*[0-9]+)+", flags=re.DOTALL
 )
 SEVERAL = "label is a list: multi-label data are not supported, a row has one label"
+MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "nat")
 SURROGATE = "half of a character (a lone surrogate)"
 
 
@@ -68,9 +69,10 @@ def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str
     if type(value).__name__ in ("bool", "bool_"):
         return str(bool(value))
     if isinstance(value, (numbers.Real, Decimal)):
-        if _is_whole(value):
+        number: Any = value
+        if _is_whole(number):
             # Not str(), which refuses more than 4,300 digits.
-            return _class_name(int(value), classes) if classes else str(Decimal(int(value)))
+            return _class_name(int(number), classes) if classes else str(Decimal(int(number)))
         if is_label:
             raise NotALabel(score(_shown(value)), "score")
         return _shown(value)
@@ -149,7 +151,8 @@ def folded(word: str) -> str:
     plain = unicodedata.normalize("NFKC", word)
     plain = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf").casefold()
     plain = unicodedata.normalize("NFKC", plain)
-    return str(Decimal(plain).normalize()) if DECIMAL.fullmatch(plain) and len(plain) <= 28 else plain
+    # Plus 0, as -0 is 0.
+    return str((Decimal(plain) + 0).normalize()) if DECIMAL.fullmatch(plain) and len(plain) <= 28 else plain
 
 
 def alike(words: Iterable[str]) -> list[list[str]]:
@@ -160,26 +163,69 @@ def alike(words: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def nearly_alike(words: Sequence[str], at_most: int = 200) -> list[tuple[str, str]]:
-    """Return pairs of labels that a slip of the pen may have made of one, as postive and positive.
+def truth_and_number(words: Iterable[str]) -> list[str]:
+    """Return True or False, and 0 or 1, if labels hold both: they may be the same; else []."""
+    words = list(words)
+    pair = [next((word for word in words if folded(word) in known), None) for known in (("true", "false"), ("0", "1"))]
+    return [word for word in pair if word is not None] if None not in pair else []
 
-    Those that differ in digits alone are none.
+
+def doubts(words: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:
+    """Return labels that may not be meant as different classes, and why; all of them can be used."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    found += [(pair, "are nearly the same") for pair in dict.fromkeys([*_alike_but_signs(words), *_slips(words)])]
+    found += [(pair, f"have {piece!r} in common; does a row have several labels?") for pair, piece in _shared(words)]
+    found += [(pair, "are a number and a word") for pair in _number_and_word(words)]
+    if len(words) > 1:
+        found += [((word,), "may stand for a missing value") for word in words if folded(word) in MISSING]
+    return found
+
+
+def _alike_but_signs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of words that signs alone tell apart, as very-good and very_good."""
+    first: dict[str, str] = {}
+    for word in words:
+        plain = re.sub(r"[\W_]", "", folded(word))
+        if len(plain) > 1 and not plain.isdigit() and (other := first.setdefault(plain, word)) != word:
+            yield other, word
+
+
+def _slips(words: Sequence[str], at_most: int = 200) -> Iterator[tuple[str, str]]:
+    """Yield pairs that a slip of the pen may have made of one, as postive and positive; not if digits alone differ.
 
     :param at_most: with more labels none are compared.
     """
     if len(words) > at_most:
-        return []
+        return
     plain = {word: re.sub(r"[0-9]", "", word) for word in words if len(word) > 4}
     names = list(plain)
     matcher = difflib.SequenceMatcher(autojunk=False)
-    pairs = []
     for i, first in enumerate(names):
         matcher.set_seq2(first)
         for second in names[i + 1 :]:
             matcher.set_seq1(second)
             if plain[first] != plain[second] and matcher.quick_ratio() > 0.9 and matcher.ratio() > 0.9:
-                pairs.append((first, second))
-    return pairs
+                yield first, second
+
+
+def _shared(words: Sequence[str]) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield the first pair of labels with a piece in common, as news;sport and sport;tech, for each mark."""
+    for mark in ",;|":
+        first: dict[str, str] = {}
+        for word in words:
+            pieces = {folded(piece): piece.strip() for piece in word.split(mark) if piece.strip()}
+            shared = next((piece for piece in pieces if piece in first), None)
+            if shared is not None:
+                yield (first[shared], word), pieces[shared]
+                break
+            first.update(dict.fromkeys(pieces, word))
+
+
+def _number_and_word(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    number = next((word for word in words if DECIMAL.fullmatch(word)), None)
+    other = next((word for word in words if not DECIMAL.fullmatch(word)), None)
+    if number is not None and other is not None:
+        yield number, other
 
 
 def in_order(words: Iterable[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from nlpcl.benchmarks._labels import INTEGER, alike, nearly_alike
+from nlpcl.benchmarks._labels import INTEGER, alike, doubts, truth_and_number
 from nlpcl.benchmarks.base import TextTask
 
 
@@ -20,9 +20,9 @@ def notes_on(tasks: Sequence[TextTask], scenario: str) -> list[str]:
         notes += [f"{conflict}; each task has a head of its own" for conflict in label_conflicts(tasks, "dil")]
     else:
         head = list(dict.fromkeys(label for task in tasks for label in task.labels))
-        for pair in nearly_alike(head):
-            if not any(set(pair) <= set(task.labels) for task in tasks):
-                notes.append(f"labels {_quoted(pair)} of different tasks are nearly the same")
+        for labels, why in doubts(head):
+            if not any(set(labels) <= set(task.labels) for task in tasks):
+                notes.append(f"labels {_quoted(labels)} of different tasks {why}")
     numbers = [label for task in tasks for label in task.labels if INTEGER.fullmatch(label)]
     if scenario == "dil" and numbers and len({task.labels for task in tasks}) > 1:
         notes.append(
@@ -35,8 +35,12 @@ def label_conflicts(tasks: Sequence[TextTask], scenario: str) -> list[str]:
     """Return a sentence for each label that tasks with one head spell differently."""
     if scenario == "til":
         return []
-    groups = alike(label for task in tasks for label in task.labels)
-    return [f"labels {_quoted(group)} of different tasks differ only by blanks, case or notation" for group in groups]
+    head = list(dict.fromkeys(label for task in tasks for label in task.labels))
+    groups = alike(head)
+    found = [f"labels {_quoted(group)} of different tasks differ only by blanks, case or notation" for group in groups]
+    if pair := truth_and_number(head):
+        found.append(f"labels {_quoted(pair)} of different tasks may be the same: write them alike")
+    return found
 
 
 def missing_parts(train: Sequence[str], test: Sequence[str]) -> list[str]:
@@ -74,8 +78,8 @@ def _of_task(task: TextTask) -> Iterator[str]:
     untrained = [label for i, label in enumerate(task.labels) if i not in trained_labels]
     if untrained:
         yield f"{task.name}: no training example of {_named(untrained)} is left by train_size"
-    for first, second in nearly_alike(task.labels):
-        yield f"{task.name}: labels {_quoted([first, second])} are nearly the same"
+    for meant, why in doubts(task.labels):
+        yield f"{task.name}: label{'' if len(meant) == 1 else 's'} {_quoted(meant)} {why}"
     columns = [column for column in ("text", "text_pair") if column in task.train]
     texts = {split: _keys(getattr(task, split), columns) for split in ("train", "valid", "test")}
     trained = set(texts["train"])

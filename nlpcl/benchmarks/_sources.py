@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from nlpcl.benchmarks import _task_files as task_files
+from nlpcl.benchmarks._formats import TextFormat, parse
 from nlpcl.benchmarks._labels import alike
 from nlpcl.benchmarks._problems import Problems
 from nlpcl.benchmarks._rows import Columns, Part, select, words_in
-from nlpcl.benchmarks._tables import Table, TextFormat, of_arrow, of_columns, of_records, parse
+from nlpcl.benchmarks._tables import Table, of_arrow, of_columns, of_records
 from nlpcl.benchmarks._task_files import ALL_TASKS, part_named
 from nlpcl.errors import UsageError
 
@@ -134,6 +135,11 @@ class Reader:
         for split in (split for split, part in parts.items() if part is None):
             for of_task in found.values():
                 of_task[split] = None
+        self.problems.extend(
+            f"the rows of task {name!r} cannot be a task: its name holds characters that do not print"
+            for name in found
+            if not name.isprintable()
+        )
         for group in alike(found):
             self.problems.append(
                 f"tasks {' and '.join(map(repr, group))} differ only by blanks, case or notation: write them alike"
@@ -192,10 +198,10 @@ class Reader:
         tables: Tables = {}
         if isinstance(value, (str, os.PathLike)) and os.path.isdir(path := os.path.expanduser(value)):
             return self._files(Path(path), name)
-        if isinstance(value, (list, tuple)) and value and not isinstance(value[0], Mapping):
+        if isinstance(value, (list, tuple)) and value and not _is_row(value[0], self.columns):
             self.problems.append(
-                f"{task} is a {type(value).__name__}, and its row 1 is not an object: a task is {{'train': ..., "
-                "'test': ...}, or a table"
+                f"{task} is a {type(value).__name__}, and its row 1 is not an object with text and label: a task is "
+                "{'train': ..., 'test': ...}, or a table"
             )
             return {"train": None, "test": None}
         if not isinstance(value, Mapping) or _is_table(value, self.columns):
@@ -279,6 +285,12 @@ def _is_table(value: Any, columns: Columns) -> bool:
         texts = value.get(columns.text.partition(".")[0])
         return not _parts_named(value) and texts is not None and not isinstance(texts, Mapping)
     return any(_kind(cls) in TABLES for cls in type(value).__mro__)
+
+
+def _is_row(value: Any, columns: Columns) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return not _parts_named(value) and not isinstance(value.get(columns.text), (list, tuple))
 
 
 def _maker(value: Any) -> Callable[[Any, str], Table] | None:

@@ -105,6 +105,9 @@ def _labels_of(name: str, parts: Mapping[str, Part], words: Words, problems: Pro
     for group in alike:
         spellings = " and ".join(_where(word, parts, words, counts) for word in group)
         problems.append(f"task {name}: labels {spellings} differ only by blanks, case or notation: write them alike")
+    if truths := _labels.truth_and_number(every):
+        spellings = " and ".join(_where(word, parts, words, counts) for word in truths)
+        problems.append(f"task {name}: labels {spellings} may be the same: write them alike")
     trained = counts.get("train")
     if not trained:
         return ()

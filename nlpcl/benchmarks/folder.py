@@ -12,11 +12,11 @@ from typing import Annotated, Any
 from avalanche.benchmarks import CLScenario
 
 from nlpcl.benchmarks._draws import Size, check_size
+from nlpcl.benchmarks._formats import TextFormat
 from nlpcl.benchmarks._notes import drawn, label_conflicts, missing_parts, notes_on
 from nlpcl.benchmarks._problems import Problems
 from nlpcl.benchmarks._rows import Columns
 from nlpcl.benchmarks._sources import Reader
-from nlpcl.benchmarks._tables import TextFormat
 from nlpcl.benchmarks._task_files import ALL_TASKS, files_of, layout, suffix_of
 from nlpcl.benchmarks._text_tasks import Draws, text_task
 from nlpcl.benchmarks.base import text_benchmark_from_tasks

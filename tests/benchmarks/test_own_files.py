@@ -199,6 +199,8 @@ def test_a_row_without_a_task_is_named() -> None:
     data = frame().assign(shop=["x", None, " ", "X", *"xy" * 8])
     with pytest.raises(UsageErrors) as caught:
         stream(data, task_column="shop", test_size=0.5)
+    with pytest.raises(UsageError, match="do not print"):
+        stream(frame().assign(shop=["x", "a\nb"] * 10), task_column="shop", test_size=0.5)
     assert "row 2: no task" in str(caught.value) and "'x' and 'X'" in str(caught.value)
 
 

@@ -68,7 +68,14 @@ def test_labels_of_any_type_are_classes_or_one_sentence(kinds: list[Any]) -> Non
     except UsageError as error:
         assert "task a" in str(error)
         usable = set(names) - {None}
-        assert None in names or len({folded_plainly(str(name)) for name in usable}) < len(usable) or "0.5" in usable
+        folded = {folded_plainly(str(name)) for name in usable}
+        truths = folded & {"true", "false"} and folded & {"0.0", "1.0"}
+        assert (
+            truths
+            or None in names
+            or len({folded_plainly(str(name)) for name in usable}) < len(usable)
+            or "0.5" in usable
+        )
     else:
         assert None not in names
         # Numbers of a file of floats are the integers that they are.
@@ -112,7 +119,8 @@ def test_what_is_no_class_is_named(labels: list[Any], word: str) -> None:
 @pytest.mark.parametrize(
     ("first", "second"),
     [("pos", "pos "), ("pos", "Pos"), ("very good", "very  good"), ("pos", "ｐｏｓ"), ("né", "ne\u0301"), ("1", "01"),
-     ("pos", "pos\u200b"), ("straße", "STRASSE"), ("2", "²"), ("no", "\xa0no")],
+     ("pos", "pos\u200b"), ("straße", "STRASSE"), ("2", "²"), ("no", "\xa0no"),
+     ("-0", "0"), ("0", "-0.0"), ("True", "1"), ("0", "false")],
 )  # fmt: skip
 def test_labels_that_look_alike_are_refused_in_both_spellings(first: str, second: str, tmp_path: Path) -> None:
     both = frame([first, second, "other"] * 4)
@@ -128,6 +136,44 @@ def test_labels_that_look_alike_are_refused_in_both_spellings(first: str, second
         stream(tasks, scenario="dil")
     assert repr(first) in str(caught.value) and repr(second) in str(caught.value)
     assert any(repr(second) in note for note in stream(tasks).notes)
+
+
+@pytest.mark.parametrize(
+    "labels", [[True, 1, False, 0], [True, 0.0], [np.bool_(True), np.int64(1)], ["TRUE", "01", "0"]]
+)
+def test_truths_beside_numbers_are_refused(labels: list[Any]) -> None:
+    with pytest.raises(UsageError, match="may be the same"):
+        labels_of(frame(labels * 4), frame(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["pos", "nan"], ["'nan'"]),
+        (["pos", "None", "neg"], ["'None'"]),
+        (["1", "yes", "no"], ["'1' and 'no'"]),
+        ([3, "many"], ["'3' and 'many'"]),
+        ([True, 2], ["'2' and 'True'"]),
+        (["pos", "pos."], ["'pos' and 'pos.'"]),
+        (["very-good", "very_good", "bad"], ["'very-good' and 'very_good'"]),
+        (["news;sport", "sport;tech", "news"], ["news;sport", "several labels"]),
+        (["news;sport", "sport;tech", "news;tech"], ["'news'", "several labels"]),
+        (["a|b", "a|c"], ["'a|b' and 'a|c'", "several labels"]),
+        (["Boston, MA", "Salem, ma"], ["'Boston, MA' and 'Salem, ma'"]),
+        (["C", "C++", "C#"], []),
+        (["-1", "1", "0"], []),
+        (["10", "100"], []),
+        (["nan"], []),
+        (["good, very", "bad; no"], []),
+    ],
+)
+def test_labels_of_which_one_may_be_meant_are_noted(labels: list[Any], words: list[str]) -> None:
+    tasks = {"a": {"train": frame(labels * 6), "test": frame(labels)}}
+    notes = [note for note in stream(tasks).notes if "label" in note and "one label only" not in note]
+    assert all(any(word in note for note in notes) for word in words) and bool(notes) == bool(words)
+    if len(labels) == 2 and words and "number" not in notes[0]:  # one in each task of a shared head
+        tasks = {str(i): {"train": frame([label, "x y"] * 6), "test": frame([label])} for i, label in enumerate(labels)}
+        assert any(words[0] in note for note in stream(tasks, scenario="dil").notes)
 
 
 def test_other_scripts_and_signs_are_labels() -> None:

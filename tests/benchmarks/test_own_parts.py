@@ -127,6 +127,8 @@ def test_what_is_no_table_is_one_sentence(kind: str, part: str, tmp_path: Path) 
         ("x" * 5000, "no folder or file"),
         ("a\0b", "no folder or file"),
         ({"a": (frame(), frame())}, "a task is {'train'"),
+        ({"a": (frame().to_dict("list"), frame().to_dict("list"))}, "a task is {'train'"),
+        ({"a": ({"train": frame()}, {"test": frame()})}, "a task is {'train'"),
         ({"a": ["train.csv", "test.csv"]}, "a task is {'train'"),
         ({"a": "text,label\ngood cat,no\n" * 1000}, "no file"),
     ],
