@@ -19,6 +19,7 @@ from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervise
 from torch.utils.data import Dataset
 
 from nlpcl.benchmarks._labels import in_order
+from nlpcl.benchmarks.cache import fingerprint
 from nlpcl.benchmarks.text import PackedText, columns, load_tokenizer, pack
 from nlpcl.benchmarks.words import Words
 from nlpcl.errors import UsageError, suggest
@@ -233,13 +234,14 @@ def text_benchmark_from_tasks(
     words = tokenizer if isinstance(tokenizer, Words) else None
     vectors = words.vectors(tasks) if words else None
     fast = vectors.tokenizer() if vectors else load_tokenizer(tokenizer)
+    identity = fingerprint(fast)
 
     everything: list[PackedText] = []
 
     def dataset(frame: pd.DataFrame, task: int, classes: Sequence[int]) -> Any:
         texts, pairs = words.columns(frame) if words else columns(frame)
         targets = [classes[label] for label in frame["label"]]
-        packed = pack(fast, texts, pairs, targets, max_length)
+        packed = pack(fast, identity, texts, pairs, targets, max_length)
         everything.append(packed)
         lengths = DataAttribute(packed.lengths.tolist(), "lengths")  # for batches of like length
         return labelled(packed, targets, task, lengths)

@@ -98,10 +98,16 @@ class PackedText(Dataset[tuple[Tensor, int]]):
 
 
 def pack(
-    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, targets: list[int], max_length: int
+    tokenizer: Any,
+    identity: str | None,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    targets: list[int],
+    max_length: int,
 ) -> PackedText:
     """Tokenise, or take what an earlier run with the same data, tokenizer and length left on disk.
 
+    :param identity: the tokenizer's `fingerprint`; None means that nothing is kept on disk.
     :param texts: first segments.
     :param pairs: second segments, or None.
     """
@@ -110,7 +116,7 @@ def pack(
         x = encode(tokenizer, texts, pairs, max_length)
         return {"ids": smallest(x[:, 0]), "flags": (x[:, 1] + 2 * x[:, 2]).to(torch.uint8)}
 
-    tensors = cached(cache_key(tokenizer, max_length, texts, pairs), make)
+    tensors = cached(cache_key(identity, max_length, texts, pairs), make)
     return PackedText(tensors["ids"], tensors["flags"], targets)
 
 

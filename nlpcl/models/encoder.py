@@ -164,22 +164,34 @@ class TextEncoder(PackedEncoder):
         return positions_of(self.model)
 
     def check_length(self, length: int) -> None:
-        """Refuse an encoder that does not give each of so many tokens a state, or not the same one twice.
+        """Refuse an encoder that does not give each of so many tokens a state of its text alone, the same each time.
+
+        The second of three texts is encoded among them and alone, padded alike: some models fold examples into one
+        another where the length is not the one that they are made for.
 
         :raises UsageError: with what it does instead.
         """
         x = self._probe(length)
+        x[1, 1, -(-length // 2) :] = 0
+        x[2, 1, -(-length * 3 // 4) :] = 0
         with refusing(f"encoder {self.name!r} cannot encode texts of {length} tokens"), _apart(self.model):
-            states, again = (self._encode(x).last_hidden_state for _ in range(2))
-        expected = (2, length, self.width)
+            states, again, alone = (self._encode(texts).last_hidden_state for texts in (x, x, x[1:2]))
+        expected = (len(x), length, self.width)
         if tuple(states.shape) != expected:
             raise UsageError(
                 f"encoder {self.name!r} gives states {tuple(states.shape)} for {length} tokens, not {expected}."
             )
-        if not states.isfinite().all():
+        real = x[:, 1].bool()
+        if not states[real].isfinite().all():
             raise UsageError(f"encoder {self.name!r} gives states that are not finite.")
-        if not torch.equal(states, again):
+        if not torch.equal(states[real], again[real]):
             raise UsageError(f"encoder {self.name!r} gives other states each time, also without dropout.")
+        within, alone = states[1, real[1]], alone[:, real[1]]
+        if alone.shape[0] != 1 or not torch.allclose(alone[0], within, atol=1e-4, rtol=1e-4):
+            raise UsageError(
+                f"encoder {self.name!r} mixes the texts of a batch: one of {length} tokens has other states alone than "
+                "among others."
+            )
 
     def check_embedded(self) -> None:
         """Refuse an encoder that encodes word embeddings otherwise than their tokens.
@@ -194,9 +206,9 @@ class TextEncoder(PackedEncoder):
             torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
 
     def _probe(self, length: int) -> Tensor:
-        """Two texts (2, 3, L) of that length."""
+        """Three texts (3, 3, L) of that length."""
         rows = getattr(self.model.config, "vocab_size", 2)
-        ids = torch.arange(2 * length).reshape(2, length) % rows
+        ids = torch.arange(3 * length).reshape(3, length) % rows
         x = torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)], dim=1)
         return x.to(next(self.model.parameters()).device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.processors import TemplateProcessing
 
 from nlpcl.benchmarks import cache, text
-from nlpcl.benchmarks.text import load_tokenizer, pack, smallest
+from nlpcl.benchmarks.text import PackedText, load_tokenizer, smallest
 
 TEXTS = ["good cat", "the dog is hot", "one two bad"]
 PAIRS = ["red sun", "rain", "a blue cat was cold"]
@@ -22,6 +25,10 @@ PAIRS = ["red sun", "rain", "a blue cat was cold"]
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "tokens")
     return tmp_path / "tokens"
+
+
+def pack(tokenizer: Any, texts: list[str], pairs: list[str] | None, targets: list[int], length: int) -> PackedText:
+    return text.pack(tokenizer, cache.fingerprint(tokenizer), texts, pairs, targets, length)
 
 
 def examples(packed: Any) -> torch.Tensor:
@@ -43,13 +50,56 @@ def test_second_time_does_not_tokenise(tiny: str, monkeypatch: pytest.MonkeyPatc
 def test_whatever_decides_the_result_decides_the_key(other: Any, tiny: str, encoders: dict[str, str]) -> None:
     tokenizer = load_tokenizer(tiny)
     texts, pairs, length = other
-    key = cache.cache_key(tokenizer, length, texts, pairs)
-    assert key != cache.cache_key(tokenizer, 16, TEXTS, PAIRS)
-    assert key != cache.cache_key(load_tokenizer(encoders["distilbert"]), length, texts, pairs)
+    key = cache.cache_key(cache.fingerprint(tokenizer), length, texts, pairs)
+    assert key != cache.cache_key(cache.fingerprint(tokenizer), 16, TEXTS, PAIRS)
+    assert key != cache.cache_key(cache.fingerprint(load_tokenizer(encoders["distilbert"])), length, texts, pairs)
     tokenizer("good", max_length=5, truncation=True, padding="max_length")  # leaves traces in the tokenizer
-    assert key == cache.cache_key(load_tokenizer(tiny), length, texts, pairs)
-    cache.fingerprint.cache_clear()
-    assert key == cache.cache_key(tokenizer, length, texts, pairs)
+    assert key == cache.cache_key(cache.fingerprint(load_tokenizer(tiny)), length, texts, pairs)
+    assert key == cache.cache_key(cache.fingerprint(tokenizer), length, texts, pairs)
+
+
+def cut_left(tokenizer: Any) -> None:
+    tokenizer.truncation_side = "left"
+
+
+def split_special(tokenizer: Any) -> None:
+    tokenizer.split_special_tokens = True
+
+
+def pad_with_mask(tokenizer: Any) -> None:
+    tokenizer.pad_token = "[MASK]"
+
+
+def no_segments(tokenizer: Any) -> None:
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+
+
+def no_special_tokens(tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+
+
+def lower_nothing(tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.normalizer = BertNormalizer(lowercase=False)
+
+
+def another_word(tokenizer: Any) -> None:
+    tokenizer.add_tokens(["goodness"])
+
+
+CHANGES = [cut_left, split_special, pad_with_mask, no_segments, no_special_tokens, lower_nothing]
+CHANGES += [another_word]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_tokenizer_changed_in_place_gets_its_own_ids(change: Callable[[Any], None], tiny: str) -> None:
+    """The oracle tokenises without a cache."""
+    texts, pairs = ["Good cat [SEP] goodness", "one two"], ["the dog is hot and red and blue", "one"]
+    tokenizer = load_tokenizer(tiny)
+    before = examples(pack(tokenizer, texts, pairs, [0, 1], 12)).clone()
+    change(tokenizer)
+    expected = text.encode(tokenizer, texts, pairs, 12)
+    assert not torch.equal(before, expected)
+    assert torch.equal(examples(pack(tokenizer, texts, pairs, [0, 1], 12)), expected)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])

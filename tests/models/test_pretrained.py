@@ -248,6 +248,40 @@ def test_states_of_another_width_are_refused(tmp_path: Path) -> None:
         TextEncoder(save_tiny(tmp_path / "reformer", "reformer", **sizes))
 
 
+# Each from the states (B, L, H) of a sound encoder, where B is 1 for a text alone.
+MIXES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean of the batch": lambda states: states + states.mean(dim=0),
+    "the next text's": lambda states: states.roll(1, dims=0),
+    "normalised over the batch": lambda states: states / states.norm(dim=0),
+    "read the other way round": lambda states: states.transpose(0, 1).reshape(states.shape),
+    "two for a text alone": lambda states: states.expand(2, -1, -1) if len(states) == 1 else states,
+}
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_an_encoder_that_mixes_the_texts_of_a_batch_is_refused(mix: str) -> None:
+    class Mixing(BertModel):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            out = super().forward(*args, **kwargs)
+            out.last_hidden_state = MIXES[mix](out.last_hidden_state)
+            return out
+
+    state = torch.get_rng_state()
+    model = Mixing(tiny_config("bert"))
+    torch.set_rng_state(state)
+    with pytest.raises(UsageError, match="batch"):
+        TextEncoder(model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("length", "landmarks"), [(4, 2), (16, 4), (16, 8), (24, 4), (24, 12), (32, 8)])
+def test_a_nystromformer_that_folds_texts_into_one_is_refused(length: int, landmarks: int, tmp_path: Path) -> None:
+    """It cuts what it is given into texts of `segment_means_seq_len`, whatever the batch."""
+    sizes = {"segment_means_seq_len": length, "num_landmarks": landmarks}
+    with pytest.raises(UsageError, match="encoder"):
+        TextEncoder(save_tiny(tmp_path / "nystromformer", "nystromformer", **sizes))
+
+
 def take_out(*patterns: str) -> Fault:
     return lambda folder: [file.unlink() for pattern in patterns for file in folder.glob(pattern)]
 
