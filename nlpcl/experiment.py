@@ -147,36 +147,38 @@ def run(
         the same id was made from other files.
     :raises KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
-    spec = identified(spec.filled(), data_root)
     more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
-    tf32, place = spec.precision == "tf32", None if out is None else Path(out) / spec.id
-    with distributed.processes(device) as there, alone(place), runtime.matrix_products(tf32):
-        check_processes(strategies.get(spec.strategy), distributed.world_size())
-        job = _Job(spec, there, progress, compiled, gradient_checkpointing)
-        if repeated is not None:
-            job.made_before["the record to repeat"] = repeated.data
-        if place is None:
-            return job.run(None, **more)
-        if not fresh and (before := _record_of(place / "record.json")) is not None:
-            job.made_before[str(place / "record.json")] = before.data
-        folder = Folder(place / "checkpoints", spec.id)
-        if fresh:
-            folder.clear()
-        try:
-            record = job.run(folder, checkpoint_minutes, **more)
-        except NoState as error:
-            job.tell(f"the checkpoint does not fit ({error}): starting over")
-            folder.clear()
-            record = job.run(folder, checkpoint_minutes, **more)
-        except Failed as error:
+    with distributed.processes(device) as there:
+        with distributed.together():
+            spec = identified(spec.filled(), data_root)
+        place = None if out is None else Path(out) / spec.id
+        with alone(place), runtime.matrix_products(spec.precision == "tf32"):
+            check_processes(strategies.get(spec.strategy), distributed.world_size())
+            job = _Job(spec, there, progress, compiled, gradient_checkpointing)
+            if repeated is not None:
+                job.made_before["the record to repeat"] = repeated.data
+            if place is None:
+                return job.run(None, **more)
+            if not fresh and (before := _record_of(place / "record.json")) is not None:
+                job.made_before[str(place / "record.json")] = before.data
+            folder = Folder(place / "checkpoints", spec.id)
+            if fresh:
+                folder.clear()
+            try:
+                record = job.run(folder, checkpoint_minutes, **more)
+            except NoState as error:
+                job.tell(f"the checkpoint does not fit ({error}): starting over")
+                folder.clear()
+                record = job.run(folder, checkpoint_minutes, **more)
+            except Failed as error:
+                if distributed.is_first():
+                    error.record.save(place / "failed.json")
+                raise
             if distributed.is_first():
-                error.record.save(place / "failed.json")
-            raise
-        if distributed.is_first():
-            record.save(place / "record.json")
-            (place / "failed.json").unlink(missing_ok=True)
-        folder.clear()
-        return record
+                record.save(place / "record.json")
+                (place / "failed.json").unlink(missing_ok=True)
+            folder.clear()
+            return record
 
 
 def _record_of(path: Path) -> Record | None:
@@ -220,14 +222,14 @@ class _Job:
                     plugins=[ProgressPlugin(progress)],
                     **more,
                 )
+                identified(spec, more["data_root"])  # or the files changed while they were read
+                self.data = self._data()
+                for place, data in self.made_before.items():
+                    check_same(data, self.data, place)
         except (RuntimeError, MemoryError) as error:
             if (told := explained(error, None, spec)) is None:
                 raise
             raise UsageError(told) from error
-        identified(spec, more["data_root"])  # or they changed while they were read
-        self.data = self._data()
-        for place, data in self.made_before.items():
-            check_same(data, self.data, place)
         if self.recompute:
             self.strategy.model.backbone.recompute_activations()
         if self.compiled:

@@ -49,14 +49,14 @@ def run(
     ] = False,
 ) -> None:
     """Train a strategy on a benchmark and write a record."""
-    from nlpcl.identity import identified
-
     repeated = None if source is None else _record_of(source, asked)
-    spec = identified(asked.spec() if repeated is None else _spec_of(repeated, source, asked), data_root)
-    path = out / spec.id / "record.json"
+    spec = asked.spec() if repeated is None else _spec_of(repeated, source, asked)
     if dry_run:
+        from nlpcl.identity import identified
+
         if is_first():
-            _show_spec(spec, path, as_json)
+            spec = identified(spec, data_root)
+            _show_spec(spec, out / spec.id / "record.json", as_json)
         return
     from nlpcl import experiment
     from nlpcl.display import ProgressReporter, print_record
@@ -81,6 +81,7 @@ def run(
     )
     if not is_first():
         return
+    path = out / record.id / "record.json"
     if plot:
         draw(record, path.with_name("matrix.png"))
     if as_json:
