@@ -162,22 +162,26 @@ def test_a_file_and_its_gzipped_copy_are_one(tmp_path: Path) -> None:
     assert own_files("a.txt.gz", published=plain.values())(tmp_path, None) == {}
 
 
-def test_nothing_of_other_data_is_overwritten_or_taken_for_done(own: Path, encoder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_of_other_data_is_overwritten_or_taken_for_done(
+    change: Callable[[Path, Path], None], own: Path, encoder: Path, tmp_path: Path
+) -> None:
     asked = asked_for(encoder, "adapter_size=4")
     (cell,) = plan([asked], tmp_path / "runs", data_root=str(own)).cells
     first = run(asked.spec(), own, tmp_path / "runs")
     assert first.id == cell.id and first.run_spec() == cell.spec
     assert plan([asked], tmp_path / "runs", data_root=str(own)).done == {cell.id}
     before = (tmp_path / "runs" / first.id / "record.json").read_bytes()
-    correct(own)
+    change(own, encoder)
     assert plan([asked], tmp_path / "runs", data_root=str(own)).done == set()
     second = run(asked.spec(), own, tmp_path / "runs")
-    assert second.id != first.id and second.data["files"] != first.data["files"]
+    assert second.id != first.id and second.data != first.data
     assert (tmp_path / "runs" / first.id / "record.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("change", CHANGES)
 def test_no_checkpoint_of_other_data_is_taken_up(
-    own: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: Callable[[Path, Path], None], own: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.test_resume import Killed, killed_at
 
@@ -186,10 +190,10 @@ def test_no_checkpoint_of_other_data_is_taken_up(
         killed_at((1, 0, "after"), dying)
         with pytest.raises(Killed):
             run(asked, own, tmp_path / "runs")
-    correct(own)
-    record = run(asked, own, tmp_path / "runs")
+    change(own, encoder)
+    record = run(spec_on(encoder), own, tmp_path / "runs")
     assert record.measured.resumed == 0 and record.status == "ok"
-    assert record.matrices == run(asked, own, tmp_path / "fresh").matrices
+    assert record.matrices == run(spec_on(encoder), own, tmp_path / "fresh").matrices
 
 
 def hub(folder: Path, tiny: str, commit: str) -> None:
