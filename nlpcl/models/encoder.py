@@ -187,7 +187,7 @@ class TextEncoder(PackedEncoder):
         if not torch.equal(states[real], again[real]):
             raise UsageError(f"encoder {self.name!r} gives other states each time, also without dropout.")
         within, alone = states[1, real[1]], alone[:, real[1]]
-        if alone.shape[0] != 1 or not torch.allclose(alone[0], within, atol=1e-4, rtol=1e-4):
+        if alone.shape[0] != 1 or not torch.isclose(alone[0], within, atol=1e-4, rtol=1e-4).all():
             raise UsageError(
                 f"encoder {self.name!r} mixes the texts of a batch: one of {length} tokens has other states alone than "
                 "among others."
