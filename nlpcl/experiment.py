@@ -293,7 +293,7 @@ class _Job:
         }
 
     def _data(self) -> dict[str, Any]:
-        """What was read."""
+        """Return the data files, tasks and encoder that the run read."""
         encoder = encoder_facts(self.spec.model, getattr(self.benchmark, "vectors", None))
         return {"files": self.benchmark.files, "tasks": self.benchmark.sizes, "encoder": encoder}
 

@@ -237,7 +237,7 @@ class Registry(Generic[E]):
                         del self._entries[key]
 
     def _registered(self, module: str, before: set[str]) -> bool:
-        """Whether a plugin has entries: those that it added, or that came with its package earlier."""
+        """Return whether a plugin has entries: its own, or earlier ones of its package."""
         top = module.partition(".")[0]
         targets = (entry.target for entry in self._entries.values())
         return set(self._entries) > before or any(t.__module__.partition(".")[0] == top for t in targets)

@@ -23,13 +23,13 @@ from nlpcl.errors import UsageError
 LONE_RETURN = "a lone carriage return, which ends no line: take it out, or save the file with line feeds"
 LONGEST_FIELD = 2**31 - 1
 SEPARATORS = {"tab": "\t", ";": ";", ",": ",", "|": "|"}
-"""What others use, by the name that the option `separator` knows."""
+"""Characters of separators that the option `separator` takes by name."""
 OTHER_FORMATS = {
     b"\x1f\x8b": "compressed by gzip: let its name end with .gz",
     b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as .csv",
     b"PAR1": "a Parquet file: let its name end with .parquet",
 }
-"""What a file that is no text begins with."""
+"""First bytes of formats that hold no text, with the formats' names."""
 NAMED_SEPARATORS = {"tab": "\t", r"\t": "\t"}
 
 
@@ -38,7 +38,7 @@ class TextFormat:
     """How files of text are written.
 
     :param separator: of the fields of .csv and .tsv; None: a comma, and a tab.
-    :param encoding: None: UTF-8, with or without a byte order mark.
+    :param encoding: name of a codec; None means UTF-8, with or without a byte order mark.
     :raises UsageError: no single character, or no encoding that Python knows.
     """
 

@@ -1,4 +1,4 @@
-"""What a user should know of data that can be used as they are."""
+"""Write notes on data that can be used as they are but may spoil a result."""
 
 from __future__ import annotations
 

@@ -41,10 +41,10 @@ TEXTS = ("text", "text_pair")
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a table are called.
+    """Names of the columns of a table.
 
-    :param text_column: None: `text`; so `text_pair_column` (where there is one) and `label_column`.
-    :param task_column: None: rows do not name their task.
+    :param text_column: None means `text`; `text_pair_column` (where there is one) and `label_column` likewise.
+    :param task_column: None means that rows do not name their task.
     :raises UsageError: one column is to be two things.
     """
 

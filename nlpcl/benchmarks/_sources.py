@@ -1,4 +1,4 @@
-"""What your own data may be: a folder, a file, or objects in memory; and the tasks that it holds."""
+"""Read own data, from a folder, a file or objects in memory, into tasks."""
 
 from __future__ import annotations
 

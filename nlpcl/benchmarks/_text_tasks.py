@@ -21,7 +21,7 @@ Words = dict[str, list[str | None]]
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn from the training part.
+    """Sizes and seed of the draws from the training part.
 
     :param test: size of the test part where there is none; None: it must be there.
     :param valid: size of the validation part where there is none; None: a tenth.

@@ -168,7 +168,7 @@ def Folder(
 ) -> CLScenario[Any]:
     """Make the benchmark of the folder or file `root`, for the command line; see `text_benchmark`.
 
-    :param root: None: what NLPCL_DATA names.
+    :param root: folder or file; None means the one that NLPCL_DATA names.
     :param text_column: the column of texts, or a.b for the field b of the objects in column a; null: text.
     :param text_pair_column: that of second texts; null: text_pair, where there is one.
     :param label_column: that of labels; null: label.

@@ -79,7 +79,7 @@ OWN_FILES = {
         *(f"tiny-imagenet-200/{part}" for part in ("wnids.txt", "val/*.txt", "val/images/*", "train/*/images/*"))
     ),
 }
-"""For `BenchmarkEntry.own_files`, by folder."""
+"""Values of `BenchmarkEntry.own_files`, by folder."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def _table(protocol: Protocol, rows: Sequence[Row], settings: Mapping[tuple[str,
 
 
 def _draws(rows: Sequence[Row], settings: Mapping[tuple[str, str], str]) -> list[str]:
-    """Whether the spreads contain the draw of the training examples; by method where it is not the same of all."""
+    """Say whether the spreads contain the draw of the training examples, by method where methods differ in it."""
     methods: dict[str, list[str]] = {}
     for row in rows:
         if row.draw:

@@ -308,7 +308,7 @@ def _check_measured_cells(spec: RunSpec, regime: Regime, record: Record) -> None
 
 
 def measured(row: int, column: int, tasks: int, regime: Regime, evaluate: str) -> bool:
-    """Whether a run tests task `column` after task `row`; see `nlpcl.loop.fit`."""
+    """Return whether a run tests task `column` after task `row`; see `nlpcl.loop.fit`."""
     if regime == "isolated":
         return row == column
     if regime == "joint":

@@ -108,7 +108,7 @@ class TextEncoder(PackedEncoder):
         super().__init__(getattr(model.config, "hidden_size", 0), padding)
         self.name = encoder_name(encoder)
         self.named = not isinstance(encoder, PreTrainedModel)
-        """Whether its name says where its files are."""
+        """True where the encoder was given by name or folder, not as a loaded model."""
         self.model = model
         self.pooling = pooling
         takes = inspect.signature(self.model.forward).parameters

@@ -51,7 +51,7 @@ def check_pair(benchmark: Any, encoder: TextEncoder) -> None:
 
 
 def _differs(encoder: str, tokenizer: Any) -> bool:
-    """Whether an encoder's own tokenizer gives other ids; without one, that of another folder is meant for it."""
+    """Return whether an encoder's own tokenizer gives other ids; False where the encoder has no tokenizer."""
     folder = encoder_folder(encoder)
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZER):
         return False
@@ -60,7 +60,7 @@ def _differs(encoder: str, tokenizer: Any) -> bool:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two names are one encoder's; none is no name."""
+    """Return whether two names mean one encoder; an empty name means none."""
     try:
         return bool(other) and Path(encoder_path(one)).resolve() == Path(encoder_path(other)).resolve()
     except UsageError:  # a tokenizer may say that it comes from where there is nothing now

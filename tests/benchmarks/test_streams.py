@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from nlpcl.benchmarks import DSC, NLI, SSC, Newsgroups
 from nlpcl.benchmarks import newsgroups as newsgroups_module
@@ -20,6 +19,7 @@ from nlpcl.benchmarks.newsgroups import TOPICS, body
 from nlpcl.cli import main
 from nlpcl.registry import benchmarks
 from tests.helpers.messages import mentions, refused
+from tests.helpers.own_data import Blank
 
 # train (positive, negative), test (positive, negative), where they are not 4000 (2000, 2000) and 500 (250, 250).
 DSC_SIZES = {
@@ -39,17 +39,6 @@ NEWS_SIZES = {
     "soc.religion.christian": (599, 398), "talk.politics.guns": (546, 364), "talk.politics.mideast": (564, 376),
     "talk.politics.misc": (465, 310), "talk.religion.misc": (377, 251),
 }  # fmt: skip
-
-
-class Blank:
-    """A tokenizer that reads nothing, for tests that only count."""
-
-    name_or_path = "blank"
-    model_input_names = ("input_ids", "attention_mask")
-
-    def __call__(self, texts: list[str], pairs: list[str] | None, max_length: int, **kwargs: Any) -> Any:
-        ones = torch.ones(len(texts), max_length, dtype=torch.long)
-        return {"input_ids": ones, "attention_mask": ones}
 
 
 def counts(experience: Any) -> dict[int, int]:
