@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import AutoModel, AutoTokenizer
 
 from nlpcl import RunSpec, run
-from nlpcl.encoders import encoder_path
+from nlpcl.config.encoders import encoder_path
 
 source = encoder_path(sys.argv[1] if len(sys.argv) > 1 else "minilm")
 with tempfile.TemporaryDirectory() as temporary:

@@ -14,7 +14,7 @@ import torch
 
 from nlpcl import RunSpec, run
 from nlpcl.registry import register_strategy
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 @register_strategy("l2sp", title="pull towards the first weights", url="https://arxiv.org/abs/1802.01483")

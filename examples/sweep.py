@@ -12,12 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nlpcl.display import SweepReporter
-from nlpcl.grid import Grid
+from nlpcl.cli.display import SweepReporter
 from nlpcl.leaderboard.compare import compare
 from nlpcl.leaderboard.files import read, select
 from nlpcl.leaderboard.report import markdown
-from nlpcl.sweep import Execution, cores, plan, run_local
+from nlpcl.sweeps.grid import Grid
+from nlpcl.sweeps.sweep import Execution, cores, plan, run_local
 
 
 def main(encoder: str, out: Path) -> None:

@@ -12,22 +12,22 @@ __version__ = "0.1.0"
 
 _HOME = {
     "UsageError": "nlpcl.errors",
-    "RunSpec": "nlpcl.spec",
-    "Record": "nlpcl.records",
-    "run": "nlpcl.experiment",
-    "fit": "nlpcl.loop",
+    "RunSpec": "nlpcl.config.spec",
+    "Record": "nlpcl.records.record",
+    "run": "nlpcl.runs.run",
+    "fit": "nlpcl.runs.fit",
     "ContinualModel": "nlpcl.models",
     "BertAdapter": "nlpcl.models",
     "build_model": "nlpcl.models",
 }
 
 if TYPE_CHECKING:
+    from nlpcl.config.spec import RunSpec
     from nlpcl.errors import UsageError
-    from nlpcl.experiment import run
-    from nlpcl.loop import fit
     from nlpcl.models import BertAdapter, ContinualModel, build_model
-    from nlpcl.records import Record
-    from nlpcl.spec import RunSpec
+    from nlpcl.records.record import Record
+    from nlpcl.runs.fit import fit
+    from nlpcl.runs.run import run
 
 __all__ = [
     "BertAdapter",

@@ -19,8 +19,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from nlpcl.config.orders import Published
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
-from nlpcl.orders import Published
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ class StrategyEntry:
     and is tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains once on the
     whole stream and fills the last row. `ddp` says whether it trains in several processes what it trains in one,
     `ddp_reason` why not. `defaults` gives values to options whose class has none, `types` types to those whose class
-    has none, or one without a range; `presets` are `(condition, values)` pairs, see `nlpcl.presets`; `aliases` find it,
-    too.
+    has none, or one without a range; `presets` are `(condition, values)` pairs, see `nlpcl.config.presets`; `aliases`
+    find it, too.
     """
 
     name: str
@@ -73,7 +73,7 @@ class BenchmarkEntry:
 
     `reason` says why a scenario is missing; `modality` what its examples are; `sizes` are its training,
     validation and test examples in the first published order. `published`, called with `scenario`, `order`, `tasks` and
-    the benchmark's options, gives the orders and names that `nlpcl.orders.order_tasks` takes; None: data tell them.
+    the benchmark's options, gives the orders and names that `nlpcl.config.orders.order_tasks` takes; None: data tell.
     `own_files`, called with the data root and the complete spec, gives the SHA-256 by name of the files there that
     a run reads and that are no published ones; None means that every file is checked against what was published.
     """
@@ -208,10 +208,18 @@ class Registry(Generic[E]):
         return [_why(source, error) for source, error in self._faults.items()]
 
     def _files(self) -> list[Source]:
+        found = []
         package = importlib.import_module(self.package)
-        names = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-        modules = [f"{self.package}.{name}" for name in names]
-        return [Source(n, m, partial(importlib.import_module, m)) for n, m in zip(names, modules, strict=True)]
+        for outer in pkgutil.iter_modules(package.__path__):
+            names = [outer.name]
+            if outer.ispkg:
+                inner = pkgutil.iter_modules([str(Path(path) / outer.name) for path in package.__path__])
+                names += [f"{outer.name}.{module.name}" for module in inner]
+            for name in names:
+                stem, module = name.rpartition(".")[2], f"{self.package}.{name}"
+                if not name.startswith("_") and not stem.startswith("_"):
+                    found.append(Source(stem, module, partial(importlib.import_module, module)))
+        return found
 
     def _points(self) -> list[Source]:
         return [

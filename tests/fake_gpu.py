@@ -19,7 +19,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from nlpcl import runtime
+from nlpcl.training import runtime
 
 GPU = "gpu"
 FILE = Path(__file__).resolve()

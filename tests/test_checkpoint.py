@@ -21,14 +21,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlpcl import checkpoint, experiment, runtime
 from nlpcl.cli import main
-from nlpcl.identity import identified
+from nlpcl.config.spec import RunSpec
 from nlpcl.leaderboard.files import read
-from nlpcl.records import Record
-from nlpcl.spec import RunSpec
-from nlpcl.state import Capture, Streams
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.records.record import Record
+from nlpcl.runs import checkpoint
+from nlpcl.runs import run as experiment
+from nlpcl.runs.identity import identified
+from nlpcl.runs.state import Capture, Streams
+from nlpcl.training import runtime
+from nlpcl.training.strategy import ContinualStrategy
 from tests.helpers.messages import mentions, refused
 from tests.test_resume import Killed, content, killed_at, run, spec_of
 

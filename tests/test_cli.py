@@ -12,7 +12,7 @@ import pytest
 
 import nlpcl.strategies
 from nlpcl.cli import main
-from nlpcl.records import Record
+from nlpcl.records.record import Record
 from tests.helpers.messages import mentions
 
 QUICK = ["--tasks", "2", "--train-size", "16", "--epochs", "1", "--set", "adapter_size=8"]
@@ -146,7 +146,7 @@ TOY = '''
 """Toy: NCL with a weight on the loss."""
 
 from nlpcl.registry import register_strategy
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 @register_strategy("toy", title="a toy")

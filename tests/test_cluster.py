@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from nlpcl.cluster import Needs, run_on_ray
-from nlpcl.records import Record
-from nlpcl.request import Request
-from nlpcl.sweep import Cell, Execution, Outcome, last_line, plan, run_local
+from nlpcl.config.arguments import Request
+from nlpcl.records.record import Record
+from nlpcl.sweeps.ray import Needs, run_on_ray
+from nlpcl.sweeps.sweep import Cell, Execution, Outcome, last_line, plan, run_local
 from tests.helpers.messages import refused
 
 EPOCHS = 80  # long enough for two runs to work at once, whenever they started

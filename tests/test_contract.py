@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 import torch
 
-from nlpcl import experiment
+from nlpcl.config.presets import preset_for
+from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.options import entry_options
-from nlpcl.presets import preset_for
-from nlpcl.records import Record
+from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, strategies
-from nlpcl.spec import RunSpec
+from nlpcl.runs import run as experiment
 from tests.helpers.messages import refused
 from tests.models.test_image_cnn import tiny_images
 

@@ -7,12 +7,12 @@ import warnings
 import pytest
 import torch
 
-from nlpcl.experiment import build_strategy
-from nlpcl.loop import fit
+from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.registry import strategies
-from nlpcl.runtime import seed_everything
-from nlpcl.spec import RunSpec
+from nlpcl.runs.fit import fit
+from nlpcl.runs.run import build_strategy
+from nlpcl.training.runtime import seed_everything
 from tests.models.test_image_cnn import tiny_images
 from tests.test_contract import MEMORY, REPLAY, SLOW
 

@@ -6,9 +6,9 @@ import io
 
 from rich.console import Console
 
-from nlpcl.display import print_record
-from nlpcl.records import Record
-from nlpcl.spec import RunSpec
+from nlpcl.cli.display import print_record
+from nlpcl.config.spec import RunSpec
+from nlpcl.records.record import Record
 
 
 def shown(tasks: int, width: int) -> str:

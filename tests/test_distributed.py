@@ -23,15 +23,16 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from nlpcl import distributed, experiment
-from nlpcl.checkpoint import Keeper
 from nlpcl.cli import main
-from nlpcl.launch import VARIABLES
-from nlpcl.models.task_transfer import TaskTransfer
-from nlpcl.records import Record
+from nlpcl.config.spec import RunSpec
+from nlpcl.records.record import Record
 from nlpcl.registry import check_processes, strategies
-from nlpcl.spec import RunSpec
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.runs import run as experiment
+from nlpcl.runs.checkpoint import Keeper
+from nlpcl.strategies.cat.task_transfer import TaskTransfer
+from nlpcl.training import distributed
+from nlpcl.training.launch import VARIABLES
+from nlpcl.training.strategy import ContinualStrategy
 from tests.helpers.messages import mentions, refused
 from tests.test_contract import MEMORY, REPLAY, SMALL
 from tests.test_resume import first_backbone

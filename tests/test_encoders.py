@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from nlpcl import encoders, experiment
-from nlpcl.benchmarks.text import load_tokenizer
-from nlpcl.encoders import MINILM_SHA256, encoder_fingerprint
+from nlpcl.benchmarks._text import load_tokenizer
+from nlpcl.config import encoders
+from nlpcl.config.encoders import MINILM_SHA256, encoder_fingerprint
+from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.models.pretrained import load_encoder
-from nlpcl.spec import RunSpec
+from nlpcl.runs import run as experiment
 
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
 

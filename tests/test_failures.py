@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch._inductor.exc import InvalidCxxCompiler
 
-from nlpcl import experiment
 from nlpcl.evaluation import MatrixMetric
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.runs import run as experiment
+from nlpcl.training.strategy import ContinualStrategy
 from tests.helpers.messages import mentions, refused
 from tests.test_resume import run, spec_of
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from nlpcl.cli import main
-from nlpcl.grid import Grid, values_of
-from nlpcl.request import Request
+from nlpcl.config.arguments import Request
+from nlpcl.sweeps.grid import Grid, values_of
 from tests.helpers.messages import mentions
 
 

@@ -13,19 +13,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nlpcl import experiment, spec
-from nlpcl.benchmarks.download import own_files
+from nlpcl.benchmarks._files.download import own_files
 from nlpcl.cli import main
+from nlpcl.config import spec
+from nlpcl.config.arguments import Request
+from nlpcl.config.spec import RunSpec, spec_id
 from nlpcl.errors import UsageError
-from nlpcl.identity import identified
 from nlpcl.options import complete_options
 from nlpcl.ranges import Since
-from nlpcl.records import Record
+from nlpcl.records.record import Record
 from nlpcl.registry import benchmarks
-from nlpcl.request import Request
-from nlpcl.spec import RunSpec, spec_id
-from nlpcl.sweep import plan
-from nlpcl.tune import Search, tune
+from nlpcl.runs import run as experiment
+from nlpcl.runs.identity import identified
+from nlpcl.sweeps.sweep import plan
+from nlpcl.sweeps.tune import Search, tune
 from tests.conftest import make_tasks, written
 from tests.helpers.messages import refused
 

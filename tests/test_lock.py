@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from nlpcl import lock, sweep
 from nlpcl.cli import main
-from nlpcl.records import Record
-from nlpcl.request import Request
-from nlpcl.sweep import Execution, Outcome, plan, run_local
+from nlpcl.config.arguments import Request
+from nlpcl.records.record import Record
+from nlpcl.runs import lock
+from nlpcl.sweeps import sweep
+from nlpcl.sweeps.sweep import Execution, Outcome, plan, run_local
 from tests.test_sweep import Told
 
 HOLD = """
 import sys, pathlib
-from nlpcl.lock import alone
+from nlpcl.runs.lock import alone
 with alone(pathlib.Path(sys.argv[1])):
     print(flush=True)
     input()

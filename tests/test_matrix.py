@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from nlpcl.cli import main
-from nlpcl.coverage import DOCUMENTED, IMAGE, LANGUAGE, missing, strategy_matrix
+from nlpcl.cli.coverage import DOCUMENTED, IMAGE, LANGUAGE, missing, strategy_matrix
 from nlpcl.registry import backbones, strategies
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nlpcl import metrics
+from nlpcl.records import metrics
 
 M = [[0.9, None, None], [0.8, 0.7, None], [0.85, 0.6, 0.5]]
 DIAGONAL = [[0.9, None, None], [None, 0.8, None], [None, None, 0.4]]

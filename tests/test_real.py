@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nlpcl.experiment import run
+from nlpcl.config.spec import RunSpec
 from nlpcl.registry import backbones, strategies
-from nlpcl.spec import RunSpec
+from nlpcl.runs.run import run
 from tests.test_contract import MEMORY, REPLAY
 
 pytestmark = pytest.mark.full

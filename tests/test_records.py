@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
-from nlpcl.records import Record, check_out, collect
-from nlpcl.spec import RunSpec
-from nlpcl.sweep import finished
+from nlpcl.records.record import Record, check_out, collect
+from nlpcl.sweeps.sweep import finished
 from tests.helpers.messages import refused
 
 
@@ -131,7 +131,7 @@ def test_numbers_that_no_record_can_hold_are_damage(tmp_path: Path, part: str, n
 
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make().save(tmp_path / "record.json")
-    monkeypatch.setattr("nlpcl.records.MOST_BYTES", 100)
+    monkeypatch.setattr("nlpcl.records.record.MOST_BYTES", 100)
     with refused("record.json MiB"):
         Record.load(tmp_path / "record.json")
 

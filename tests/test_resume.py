@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from nlpcl import checkpoint, experiment
-from nlpcl.identity import identified
-from nlpcl.records import Record
+from nlpcl.config.spec import RunSpec
+from nlpcl.records.record import Record
 from nlpcl.registry import StrategyEntry, benchmarks, strategies
-from nlpcl.spec import RunSpec
+from nlpcl.runs import checkpoint
+from nlpcl.runs import run as experiment
+from nlpcl.runs.identity import identified
 from tests.models.test_image_cnn import tiny_images as three_images
 from tests.strategies.test_avalanche import tiny_images
 from tests.test_contract import MEMORY, REPLAY, SLOW, SMALL, TEXT

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from nlpcl.config.presets import preset_for
+from nlpcl.config.spec import RunSpec, spec_id
 from nlpcl.options import entry_options
-from nlpcl.presets import preset_for
 from nlpcl.registry import BenchmarkEntry, benchmarks
-from nlpcl.spec import RunSpec, spec_id
 from tests.helpers.messages import refused
 
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from nlpcl import sweep
 from nlpcl.cli import main
-from nlpcl.display import SweepReporter, duration
-from nlpcl.grid import Grid
-from nlpcl.records import Record
-from nlpcl.request import Request
-from nlpcl.sweep import Cell, Execution, Outcome, estimates, plan, run_local
+from nlpcl.cli.display import SweepReporter, duration
+from nlpcl.config.arguments import Request
+from nlpcl.records.record import Record
+from nlpcl.sweeps import sweep
+from nlpcl.sweeps.grid import Grid
+from nlpcl.sweeps.sweep import Cell, Execution, Outcome, estimates, plan, run_local
 from tests.helpers.messages import mentions, refused
 from tests.leaderboard.generate import record_of
 

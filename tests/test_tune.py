@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from nlpcl import experiment, tune
 from nlpcl.cli import main
+from nlpcl.config.arguments import PresetFile, Request
+from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
-from nlpcl.loop import fit
-from nlpcl.metrics import average
+from nlpcl.records.metrics import average
 from nlpcl.registry import benchmarks
-from nlpcl.request import PresetFile, Request
-from nlpcl.spec import RunSpec
-from nlpcl.tune import Axis, Search, Trial
+from nlpcl.runs import run as experiment
+from nlpcl.runs.fit import fit
+from nlpcl.sweeps import tune
+from nlpcl.sweeps.tune import Axis, Search, Trial
 from tests.helpers.messages import mentions, refused
 
 FIELDS = {"tasks": "2", "train_size": "16", "epochs": "1"}

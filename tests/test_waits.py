@@ -14,10 +14,10 @@ import pytest
 import torch
 from avalanche.core import SupervisedPlugin
 
-from nlpcl import experiment
-from nlpcl.loop import fit
 from nlpcl.registry import backbones, strategies
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.runs import run as experiment
+from nlpcl.runs.fit import fit
+from nlpcl.training.strategy import ContinualStrategy
 from tests.fake_gpu import GPU, fake_gpu
 from tests.test_contract import SLOW
 from tests.test_resume import ENTRIES, FEMNIST, OURS, first_backbone, spec_of

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from nlpcl.benchmarks import ASC
-from nlpcl.strategies._batches import pool_batches
+from nlpcl.training.batches import pool_batches
 
 TASKS = ("Bing9domains_ipod", "Bing3domains_Speaker", "Bing5domains_CreativeLabsNomadJukeboxZenXtra40GB")
 SIZES = (50, 100, 200, 500, 1000, 2000, 5000)

@@ -25,7 +25,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from nlpcl.benchmarks import TextTask, Words, text_benchmark_from_tasks
 from nlpcl.models import build_model
-from nlpcl.strategies import cat
+from nlpcl.strategies.cat import cat
 
 WORDS = [f"word{i}" for i in range(16)]
 

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from avalanche.evaluation import PluginMetric
 
-from nlpcl import runtime
-from nlpcl.experiment import prepare
-from nlpcl.loop import fit
-from nlpcl.metrics import average, forgetting
-from nlpcl.spec import RunSpec
+from nlpcl.config.spec import RunSpec
+from nlpcl.records.metrics import average, forgetting
+from nlpcl.runs.fit import fit
+from nlpcl.runs.run import prepare
+from nlpcl.training import runtime
 
 Cells = dict[tuple[int, int], np.ndarray]
 DRAWS = 2000

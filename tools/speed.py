@@ -32,17 +32,18 @@ from avalanche.training.supervised import Naive
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from nlpcl import runtime
-from nlpcl.benchmarks import TextTask, asc, text_benchmark_from_tasks
-from nlpcl.benchmarks.base import published_hashes
-from nlpcl.benchmarks.download import data_bytes
-from nlpcl.encoders import encoder_path
-from nlpcl.experiment import build_strategy
+from nlpcl.benchmarks import TextTask, text_benchmark_from_tasks
+from nlpcl.benchmarks._base import published_hashes
+from nlpcl.benchmarks._files.download import data_bytes
+from nlpcl.benchmarks.text import asc
+from nlpcl.config.encoders import encoder_path
+from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
-from nlpcl.runtime import sent
-from nlpcl.spec import RunSpec
-from nlpcl.strategies._batches import batch_rows, loader_of
-from nlpcl.strategies.base import DTYPES
+from nlpcl.runs.run import build_strategy
+from nlpcl.training import runtime
+from nlpcl.training.batches import batch_rows, loader_of
+from nlpcl.training.runtime import sent
+from nlpcl.training.strategy import DTYPES
 
 DOMAIN = "XuSemEval14_laptop"
 TEST = 64

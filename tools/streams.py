@@ -27,7 +27,7 @@ def padding(lengths: torch.Tensor, batches: list[list[int]], fixed: int | None =
 
 def measure(name: str, model: str, root: str | None, batch_size: int) -> list[Any]:
     from nlpcl.registry import benchmarks
-    from nlpcl.strategies._batches import LengthGroupedBatches
+    from nlpcl.training.batches import LengthGroupedBatches
 
     entry, seconds = benchmarks.get(name), []
     for _ in range(2):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nlpcl.records import Record
+from nlpcl.records.record import Record
 
 SHARED = "parameters"
 

@@ -1,15 +1,19 @@
 """Streams as Avalanche benchmarks, one file each."""
 
-from nlpcl.benchmarks.asc import ASC
-from nlpcl.benchmarks.base import TextTask, text_benchmark_from_tasks
-from nlpcl.benchmarks.celeba import CelebA
-from nlpcl.benchmarks.core50 import CORe50
-from nlpcl.benchmarks.demo import Demo
-from nlpcl.benchmarks.dsc import DSC
-from nlpcl.benchmarks.femnist import FEMNIST
-from nlpcl.benchmarks.folder import Folder, text_benchmark
-from nlpcl.benchmarks.image_tasks import ImageTask, image_benchmark_from_tasks
-from nlpcl.benchmarks.images import (
+from nlpcl.benchmarks._base import TextTask, text_benchmark_from_tasks
+from nlpcl.benchmarks._images import ImageTask, image_benchmark_from_tasks
+from nlpcl.benchmarks.folder.stream import Folder, text_benchmark
+from nlpcl.benchmarks.images.celeba import CelebA
+from nlpcl.benchmarks.images.core50 import CORe50
+from nlpcl.benchmarks.images.femnist import FEMNIST
+from nlpcl.benchmarks.images.partitions import (
+    HeterogeneousCIFAR10,
+    PartitionedCIFAR10,
+    PartitionedCIFAR100,
+    PartitionedFashionMNIST,
+    PartitionedMNIST,
+)
+from nlpcl.benchmarks.images.split import (
     PermutedMNIST,
     RotatedMNIST,
     SplitCIFAR10,
@@ -18,17 +22,13 @@ from nlpcl.benchmarks.images import (
     SplitMNIST,
     SplitTinyImageNet,
 )
-from nlpcl.benchmarks.newsgroups import Newsgroups
-from nlpcl.benchmarks.nli import NLI
-from nlpcl.benchmarks.partitions import (
-    HeterogeneousCIFAR10,
-    PartitionedCIFAR10,
-    PartitionedCIFAR100,
-    PartitionedFashionMNIST,
-    PartitionedMNIST,
-)
-from nlpcl.benchmarks.ssc import SSC
-from nlpcl.benchmarks.vlcs import VLCS
+from nlpcl.benchmarks.images.vlcs import VLCS
+from nlpcl.benchmarks.text.asc import ASC
+from nlpcl.benchmarks.text.demo import Demo
+from nlpcl.benchmarks.text.dsc import DSC
+from nlpcl.benchmarks.text.newsgroups import Newsgroups
+from nlpcl.benchmarks.text.nli import NLI
+from nlpcl.benchmarks.text.ssc import SSC
 from nlpcl.benchmarks.words import Words
 
 __all__ = [

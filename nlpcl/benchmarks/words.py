@@ -20,8 +20,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from nlpcl.benchmarks.text import columns
-from nlpcl.encoders import sha256
+from nlpcl.benchmarks._text import columns
+from nlpcl.config.encoders import sha256
 from nlpcl.errors import UsageError
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"

@@ -12,7 +12,7 @@ import typer
 from nlpcl.cli import compare, data, leaderboard, run, show, sweep, tune  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
 from nlpcl.errors import UsageError, UsageErrors, printable
-from nlpcl.launch import is_first, local_rank
+from nlpcl.training.launch import is_first, local_rank
 
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
 ParserError: Any = typer.BadParameter.__base__

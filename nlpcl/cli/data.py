@@ -67,7 +67,7 @@ def data_verify(
 @data.command("list", context_settings=NAMES)
 def data_list() -> None:
     """Benchmarks with the source and licence of their data, and where copies are kept."""
-    from nlpcl.benchmarks.cache import cache_folder
+    from nlpcl.benchmarks._files.cache import cache_folder
     from nlpcl.registry import benchmarks
 
     table = Table(show_lines=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nlpcl.request import Request, flag
+from nlpcl.config.arguments import Request, flag
 
 # By field of the spec what its option says; further names that it goes by.
 SPEC_OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -19,11 +19,11 @@ from nlpcl.cli.options import (
     Out,
     asks_for_a_run,
 )
+from nlpcl.config.arguments import Request, flag
+from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
-from nlpcl.launch import is_first
-from nlpcl.records import Record
-from nlpcl.request import Request, flag
-from nlpcl.spec import RunSpec
+from nlpcl.records.record import Record
+from nlpcl.training.launch import is_first
 
 
 @app.command(context_settings=NAMES)
@@ -52,16 +52,16 @@ def run(
     repeated = None if source is None else _record_of(source, asked)
     spec = asked.spec() if repeated is None else _spec_of(repeated, source, asked)
     if dry_run:
-        from nlpcl.identity import identified
+        from nlpcl.runs.identity import identified
 
         if is_first():
             spec = identified(spec, data_root)
             _show_spec(spec, out / spec.id / "record.json", as_json)
         return
-    from nlpcl import experiment
-    from nlpcl.display import ProgressReporter, print_record
-    from nlpcl.display import plot as draw
-    from nlpcl.records import check_out
+    from nlpcl.cli.display import ProgressReporter, print_record
+    from nlpcl.cli.display import plot as draw
+    from nlpcl.records.record import check_out
+    from nlpcl.runs import run as experiment
 
     if is_first():
         check_out(out)

@@ -19,12 +19,12 @@ from nlpcl.cli.options import (
     Out,
     asks_for_a_run,
 )
+from nlpcl.config.arguments import Request
 from nlpcl.errors import UsageError, printable
-from nlpcl.request import Request
 
 if TYPE_CHECKING:
-    from nlpcl.cluster import Needs
-    from nlpcl.sweep import Execution, Plan
+    from nlpcl.sweeps.ray import Needs
+    from nlpcl.sweeps.sweep import Execution, Plan
 
 
 @app.command(context_settings=NAMES)
@@ -63,9 +63,9 @@ def sweep(
     gradient_checkpointing: GradientCheckpointing = False,
 ) -> None:
     """Do many runs: each option may have several values, as --strategy ncl,hat --order 0-4. What is done is skipped."""
-    from nlpcl.cluster import Needs
-    from nlpcl.grid import Grid
-    from nlpcl.sweep import Execution, plan, workers
+    from nlpcl.sweeps.grid import Grid
+    from nlpcl.sweeps.ray import Needs
+    from nlpcl.sweeps.sweep import Execution, plan, workers
 
     amounts = {"cpus": cpus, "gpus": gpus, "memory": memory, "retries": retries}
     asked_of_ray: dict[str, Any] = {name: value for name, value in amounts.items() if value is not None}
@@ -91,10 +91,10 @@ def sweep(
 
 
 def _execute(found: Plan, execution: Execution, jobs: int | None, ray: str | None, needs: Needs) -> None:
-    from nlpcl.cluster import run_on_ray
-    from nlpcl.display import SweepReporter
-    from nlpcl.records import check_out
-    from nlpcl.sweep import run_local
+    from nlpcl.cli.display import SweepReporter
+    from nlpcl.records.record import check_out
+    from nlpcl.sweeps.ray import run_on_ray
+    from nlpcl.sweeps.sweep import run_local
 
     check_out(execution.out)
     with SweepReporter(len(found.to_run), execution) as watch:
@@ -110,7 +110,7 @@ def _execute(found: Plan, execution: Execution, jobs: int | None, ray: str | Non
 
 
 def _show(found: Plan, jobs: int | None) -> None:
-    from nlpcl.display import duration
+    from nlpcl.cli.display import duration
 
     table = Table(box=None, pad_edge=False)
     for column in ("id", "run", "time"):

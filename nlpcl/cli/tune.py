@@ -11,11 +11,11 @@ import typer
 
 from nlpcl.cli.app import NAMES, DataRoot, app, quiet
 from nlpcl.cli.options import Device, EvalBatchSize, asks_for_a_run
+from nlpcl.config.arguments import Request
 from nlpcl.errors import UsageError, printable
-from nlpcl.request import Request
 
 if TYPE_CHECKING:
-    from nlpcl.tune import Search, Trial
+    from nlpcl.sweeps.tune import Search, Trial
 
 
 @app.command(context_settings=NAMES)
@@ -36,9 +36,9 @@ def tune(
     eval_batch_size: EvalBatchSize = 128,
 ) -> None:
     """Choose settings on validation data: --set lamb=0.1..10:log, --set net=cnn,gru; else the learning rate."""
-    from nlpcl.records import check_out
-    from nlpcl.tune import Search
-    from nlpcl.tune import tune as search_on
+    from nlpcl.records.record import check_out
+    from nlpcl.sweeps.tune import Search
+    from nlpcl.sweeps.tune import tune as search_on
 
     quiet()
     if out.is_dir():

@@ -9,7 +9,7 @@ from avalanche.evaluation import GenericPluginMetric, Metric, PluginMetric
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from nlpcl import distributed
+from nlpcl.training import distributed
 
 
 def macro_f1(predictions: Tensor, targets: Tensor) -> float:

@@ -7,9 +7,9 @@ from typing import Any
 from avalanche.evaluation import PluginMetric
 from torch import Tensor
 
-from nlpcl import distributed
 from nlpcl.evaluation.macro_f1 import macro_f1
-from nlpcl.failures import not_finite
+from nlpcl.runs.failures import not_finite
+from nlpcl.training import distributed
 
 Matrix = list[list[float | None]]
 

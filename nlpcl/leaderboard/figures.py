@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nlpcl.display import short as task_name
+from nlpcl.cli.display import short as task_name
 from nlpcl.leaderboard.cells import shown
 from nlpcl.leaderboard.files import Block, Run
 from nlpcl.leaderboard.rows import RANKED, Row
-from nlpcl.metrics import average_over_time, forgetting_by_task
+from nlpcl.records.metrics import average_over_time, forgetting_by_task
 
 Figure = dict[str, Any]
 MOST_LABELLED = 20  # tasks up to which each cell of a matrix shows its figure

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nlpcl.errors import UsageError, fold, suggest
-from nlpcl.records import Record
+from nlpcl.records.record import Record
 
 FILE = re.compile(r"record\.json|failed\.json|[0-9a-f]{16}\.json")
 ABSENT = "(absent)"

@@ -9,7 +9,7 @@ from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard.cells import marked, named, protocol_words, settings_of, signed, spread
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, by_protocol
-from nlpcl.records import write_atomically
+from nlpcl.records.record import write_atomically
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
 MARKED = str.maketrans({c: f"\\{c}" for c in "\\|*_`[]~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})

@@ -12,7 +12,7 @@ import numpy as np
 
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard.compare import Comparison
-from nlpcl.records import write_atomically
+from nlpcl.records.record import write_atomically
 
 LATEX = str.maketrans({
     **{c: f"\\{c}" for c in "&%$#_{}"},

@@ -16,7 +16,7 @@ from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, rank
 from nlpcl.leaderboard.files import Block, Run, as_text
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Row, by_protocol
-from nlpcl.records import write_atomically
+from nlpcl.records.record import write_atomically
 
 GENERATOR = "nlpcl leaderboard"
 RUNS_A_SHARD = 40

@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard.files import FILE, Run, aligned, as_text, differing, flattened, short
-from nlpcl.records import Record
+from nlpcl.records.record import Record
 from nlpcl.registry import Regime, backbones, benchmarks, strategies
-from nlpcl.spec import RunSpec
 
 MOST_BYTES = 4 * 2**20
 LONGEST = 1000
@@ -284,7 +284,9 @@ def _chosen(order: list[str], tasks: int | list[str] | None) -> list[str]:
 
 @cache
 def _published() -> dict[str, list[list[str]]]:
-    orders: dict[str, list[list[str]]] = json.loads((files("nlpcl.benchmarks") / "orders.json").read_text("utf-8"))
+    orders: dict[str, list[list[str]]] = json.loads(
+        (files("nlpcl.benchmarks._files") / "orders.json").read_text("utf-8")
+    )
     return orders
 
 
@@ -308,7 +310,7 @@ def _check_measured_cells(spec: RunSpec, regime: Regime, record: Record) -> None
 
 
 def measured(row: int, column: int, tasks: int, regime: Regime, evaluate: str) -> bool:
-    """Return whether a run tests task `column` after task `row`; see `nlpcl.loop.fit`."""
+    """Return whether a run tests task `column` after task `row`; see `nlpcl.runs.fit.fit`."""
     if regime == "isolated":
         return row == column
     if regime == "joint":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nlpcl.errors import UsageError
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import PerTask
-from nlpcl.runtime import sent
+from nlpcl.training.runtime import sent
 
 TaskLabels = Tensor | int
 _MISSING: Any = object()

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from nlpcl.encoder_files import position_table, positions_of, refusing
 from nlpcl.errors import NOT_BOTH, UsageError, suggest
 from nlpcl.models.base import Backbone, TaskLabels
+from nlpcl.models.encoder_files import position_table, positions_of, refusing
 from nlpcl.models.pretrained import EncoderLike, encoder_name, load_encoder
 
 Pooling = Literal["mean", "cls", "pooler"]

@@ -9,7 +9,7 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
 from nlpcl.models.sizes import PerTask, tensor_bytes
-from nlpcl.runtime import sent
+from nlpcl.training.runtime import sent
 
 ABSENT = -1000.0
 """Logit of a class that a narrower head does not have, in mini-batches of several tasks."""

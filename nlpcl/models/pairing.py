@@ -7,10 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from nlpcl.encoder_files import check_length, check_vocabulary, encoder_folder, read_tokenizer
-from nlpcl.encoders import TOKENIZER, encoder_path
+from nlpcl.config.encoders import TOKENIZER, encoder_path
 from nlpcl.errors import UsageError
 from nlpcl.models.encoder import FULL_ATTENTION, TextEncoder
+from nlpcl.models.encoder_files import check_length, check_vocabulary, encoder_folder, read_tokenizer
 from nlpcl.models.pretrained import EncoderLike
 
 UNLIMITED = 10**6

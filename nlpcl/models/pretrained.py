@@ -12,7 +12,9 @@ from typing import Any, TypeAlias
 import torch
 from transformers import AutoModel, PreTrainedModel
 
-from nlpcl.encoder_files import (
+from nlpcl.config.encoders import encoder_path
+from nlpcl.errors import UsageError
+from nlpcl.models.encoder_files import (
     check_kind,
     check_weights,
     encoder_folder,
@@ -21,8 +23,6 @@ from nlpcl.encoder_files import (
     read_skeleton,
     refusing,
 )
-from nlpcl.encoders import encoder_path
-from nlpcl.errors import UsageError
 
 EncoderLike: TypeAlias = str | os.PathLike[str] | PreTrainedModel
 POOLER = re.compile(r"(.*\.)?pooler\.")

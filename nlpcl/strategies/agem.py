@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._replay import (
+from nlpcl.strategies._shared.replay import (
     MemoryPlugin,
     ReplayStrategy,
     flatten,

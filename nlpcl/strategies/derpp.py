@@ -26,8 +26,8 @@ from nlpcl.errors import UsageError
 from nlpcl.models.heads import ABSENT
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._replay import MemoryPlugin, ReplayStrategy, replay_logits
-from nlpcl.strategies.base import mode
+from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayStrategy, replay_logits
+from nlpcl.training.strategy import mode
 
 
 def own_mse(logits: Tensor, stored: Tensor) -> Tensor:

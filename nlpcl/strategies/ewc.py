@@ -33,9 +33,9 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
 from nlpcl.ranges import Count, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._batches import loader_of
-from nlpcl.strategies._quadratic import MergedQuadratic, QuadraticPlugin, trainable
-from nlpcl.strategies.base import ContinualStrategy, mode, on_device
+from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticPlugin, trainable
+from nlpcl.training.batches import loader_of
+from nlpcl.training.strategy import ContinualStrategy, mode, on_device
 
 PARITY_BATCH = 20
 """Batch size of the original toolkit's Fisher estimate."""

@@ -27,8 +27,7 @@ import torch
 from nlpcl.errors import UsageError
 from nlpcl.ranges import Positive, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.runtime import sent
-from nlpcl.strategies._replay import (
+from nlpcl.strategies._shared.replay import (
     MemoryPlugin,
     ReplayStrategy,
     flatten,
@@ -36,6 +35,7 @@ from nlpcl.strategies._replay import (
     set_gradients,
     trainable,
 )
+from nlpcl.training.runtime import sent
 
 
 def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: float) -> np.ndarray:

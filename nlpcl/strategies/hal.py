@@ -46,10 +46,10 @@ from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.runtime import sent
-from nlpcl.strategies._features import FeaturesPlugin, joint_mean
-from nlpcl.strategies._replay import ReplayStrategy, replay_logits
-from nlpcl.strategies.base import continual_model, mode, on_device
+from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
+from nlpcl.strategies._shared.replay import ReplayStrategy, replay_logits
+from nlpcl.training.runtime import sent
+from nlpcl.training.strategy import continual_model, mode, on_device
 
 Weights = Mapping[str, Tensor]
 

@@ -23,7 +23,7 @@ output has the least entropy (`entropy`).
 from __future__ import annotations
 
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._masks import MASK_PRESETS, MaskInference, MaskPlugin
+from nlpcl.strategies._shared.masks import MASK_PRESETS, MaskInference, MaskPlugin
 
 HATPlugin = MaskPlugin
 

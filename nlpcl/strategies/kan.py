@@ -40,7 +40,7 @@ from nlpcl.models.gates import Gates
 from nlpcl.models.text_gru import TextGRU, last_state
 from nlpcl.ranges import Mean, Rate, Scale, Spread
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._masks import (
+from nlpcl.strategies._shared.masks import (
     CLAMP,
     GATE_INIT,
     GATE_LEARNING_RATE,
@@ -50,8 +50,8 @@ from nlpcl.strategies._masks import (
     gate_group,
     least_entropy,
 )
-from nlpcl.strategies._recurrent import recurrent_backbone
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.strategies._shared.recurrent import recurrent_backbone
+from nlpcl.training.strategy import ContinualStrategy
 
 
 class KANNet(nn.Module):

@@ -17,8 +17,8 @@ from typing import Any
 
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._quadratic import QuadraticPlugin
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.strategies._shared.quadratic import QuadraticPlugin
+from nlpcl.training.strategy import ContinualStrategy
 
 
 class L2Plugin(QuadraticPlugin, supports_distributed=True):  # type: ignore[call-arg]

@@ -12,7 +12,7 @@ from typing import Any
 from avalanche.training import JointTraining
 
 from nlpcl.registry import Regime, register_strategy
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 @register_strategy("mtl", title="all tasks at once (multi-task learning)", ddp=True)

@@ -6,7 +6,7 @@ Loss: CE(head_t(x), y). The lower bound every method is measured against; stores
 from __future__ import annotations
 
 from nlpcl.registry import register_strategy
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 @register_strategy("ncl", title="naive continual learning (fine-tuning in sequence)", ddp=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from nlpcl.models.base import ContinualModel
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import Regime, register_strategy
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 @register_strategy("one", title="each task alone, from the initial model", ddp=True)

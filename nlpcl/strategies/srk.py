@@ -44,13 +44,13 @@ from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nlpcl import distributed
 from nlpcl.models.base import ContinualModel, Site
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.text_gru import last_state
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._recurrent import recurrent_backbone
-from nlpcl.strategies.base import ContinualStrategy, minibatch_rows
+from nlpcl.strategies._shared.recurrent import recurrent_backbone
+from nlpcl.training import distributed
+from nlpcl.training.strategy import ContinualStrategy, minibatch_rows
 
 CEILING = 0.9
 SLOPE = 0.001

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 import torch
 
-from nlpcl import encoders as encoders_module
 from nlpcl.benchmarks import ASC, Demo, TextTask, text_benchmark_from_tasks
-from nlpcl.benchmarks.base import published_orders
-from nlpcl.benchmarks.demo import DOMAINS, NOISE, _task
-from nlpcl.benchmarks.download import data_bytes
-from nlpcl.benchmarks.text import encode, load_tokenizer
+from nlpcl.benchmarks._base import published_orders
+from nlpcl.benchmarks._files.download import data_bytes
+from nlpcl.benchmarks._text import encode, load_tokenizer
+from nlpcl.benchmarks.text.demo import DOMAINS, NOISE, _task
+from nlpcl.config import encoders as encoders_module
 from tests.conftest import make_tasks
 from tests.helpers.messages import refused
 
@@ -222,7 +222,7 @@ def test_padding_is_on_the_right_whatever_the_tokenizer_says(tiny: str) -> None:
 
 
 def test_a_missing_minilm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nlpcl.encoders.find_spec", lambda _: None)
+    monkeypatch.setattr("nlpcl.config.encoders.find_spec", lambda _: None)
     encoders_module._minilm_folder.cache_clear()
     with refused("nlpcl[demo]"):
         load_tokenizer("minilm")
@@ -261,7 +261,7 @@ def test_demo_words_change_sides_between_domains() -> None:
 
 def test_demo_is_the_same_everywhere() -> None:
     code = (
-        "import hashlib; from nlpcl.benchmarks.demo import DOMAINS, _task; "
+        "import hashlib; from nlpcl.benchmarks.text.demo import DOMAINS, _task; "
         "print(hashlib.sha256(''.join(_task(d, None, 0).train.to_csv() for d in DOMAINS).encode()).hexdigest())"
     )
     root = str(Path(__file__).resolve().parents[2])

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.processors import TemplateProcessing
 
-from nlpcl.benchmarks import cache, text
-from nlpcl.benchmarks.text import PackedText, load_tokenizer, smallest
+from nlpcl.benchmarks import _text as text
+from nlpcl.benchmarks._files import cache
+from nlpcl.benchmarks._text import PackedText, load_tokenizer, smallest
 
 TEXTS = ["good cat", "the dog is hot", "one two bad"]
 PAIRS = ["red sun", "rain", "a blue cat was cold"]

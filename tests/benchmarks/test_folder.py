@@ -12,10 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlpcl import experiment
 from nlpcl.benchmarks import text_benchmark
 from nlpcl.cli import main
-from nlpcl.spec import RunSpec
+from nlpcl.config.spec import RunSpec
+from nlpcl.runs import run as experiment
 from tests.helpers.messages import refused
 
 

@@ -23,13 +23,13 @@ from nlpcl.benchmarks import (
     SplitFMNIST,
     SplitTinyImageNet,
 )
-from nlpcl.benchmarks.image_files import IDX_FILES, idx_array, read_cifar
-from nlpcl.benchmarks.image_tasks import COLOUR
-from nlpcl.benchmarks.vlcs import LABELS as KINDS
+from nlpcl.benchmarks._images import COLOUR
+from nlpcl.benchmarks.images._readers import IDX_FILES, idx_array, read_cifar
+from nlpcl.benchmarks.images.vlcs import LABELS as KINDS
 from nlpcl.cli import main
+from nlpcl.config.spec import RunSpec
 from nlpcl.registry import backbones as all_backbones
 from nlpcl.registry import benchmarks, check_combination, strategies
-from nlpcl.spec import RunSpec
 from tests.helpers.messages import refused
 
 

@@ -23,12 +23,12 @@ from nlpcl.benchmarks import (
     SplitCIFAR10,
     SplitMNIST,
 )
-from nlpcl.benchmarks.base import published_orders
-from nlpcl.benchmarks.image_files import DIGITS, read_cifar, read_idx
-from nlpcl.benchmarks.images import class_order, permutation, rotation
-from nlpcl.benchmarks.partitions import dirichlet, stratified, uneven_parts
+from nlpcl.benchmarks._base import published_orders
+from nlpcl.benchmarks.images._readers import DIGITS, read_cifar, read_idx
+from nlpcl.benchmarks.images.partitions import dirichlet, stratified, uneven_parts
+from nlpcl.benchmarks.images.split import class_order, permutation, rotation
 from nlpcl.cli import main
-from nlpcl.records import Record
+from nlpcl.records.record import Record
 from tests.helpers.messages import refused
 
 MNIST_TRAIN = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlpcl.benchmarks._task_files import files_of
-from nlpcl.benchmarks.download import data_root
+from nlpcl.benchmarks._files.download import data_root
+from nlpcl.benchmarks.folder._task_files import files_of
 from nlpcl.cli import main
 from nlpcl.errors import UsageError, UsageErrors
 from tests.helpers.own_data import ROWS, frame, lines, stream, write

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlpcl.benchmarks import TextTask
-from nlpcl.benchmarks._draws import draw
+from nlpcl.benchmarks.folder._draws import draw
 from nlpcl.errors import UsageError
 from tests.helpers.own_data import Blank, frame, one_task, stream, write
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlpcl.benchmarks._formats import TextFormat, parse
-from nlpcl.benchmarks._tables import Table
+from nlpcl.benchmarks.folder._formats import TextFormat, parse
+from nlpcl.benchmarks.folder._tables import Table
 from nlpcl.errors import UsageError
 from tests.helpers.own_data import ROWS, lines, one_task, stream, write
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from nlpcl.benchmarks import DSC, NLI, SSC, Newsgroups
-from nlpcl.benchmarks import newsgroups as newsgroups_module
-from nlpcl.benchmarks.base import published_orders
-from nlpcl.benchmarks.newsgroups import TOPICS, body
+from nlpcl.benchmarks._base import published_orders
+from nlpcl.benchmarks.text import newsgroups as newsgroups_module
+from nlpcl.benchmarks.text.newsgroups import TOPICS, body
 from nlpcl.cli import main
 from nlpcl.registry import benchmarks
 from tests.helpers.messages import mentions, refused

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nlpcl.encoders import MINILM_SHA256
+from nlpcl.config.encoders import MINILM_SHA256
+from nlpcl.config.spec import RunSpec
 from nlpcl.leaderboard.submit import place_of
-from nlpcl.records import Record
-from nlpcl.spec import RunSpec
+from nlpcl.records.record import Record
 
 TASKS = ("laptop", "restaurant", "camera")
 Matrix = list[list[float | None]]

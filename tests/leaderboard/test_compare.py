@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from nlpcl.cli import main
+from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard import report
 from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, Comparison, compare
@@ -21,8 +22,7 @@ from nlpcl.leaderboard.files import Run, differing, flattened, read, select
 from nlpcl.leaderboard.readme import tables
 from nlpcl.leaderboard.rows import gather, load
 from nlpcl.leaderboard.site import build
-from nlpcl.metrics import derive
-from nlpcl.spec import RunSpec
+from nlpcl.records.metrics import derive
 from tests.helpers.messages import mentions, refused
 from tests.leaderboard.generate import flat, record_of, triangle
 

@@ -12,7 +12,7 @@ from nlpcl.leaderboard.cells import spread
 from nlpcl.leaderboard.published import OURS, beside, read_published
 from nlpcl.leaderboard.rows import Row, gather, load
 from nlpcl.leaderboard.submit import MOST_BYTES, place_of
-from nlpcl.records import Record
+from nlpcl.records.record import Record
 from tests.helpers.messages import mentions, refused
 from tests.leaderboard.generate import TASKS, file_many, record_of, triangle
 

@@ -23,7 +23,7 @@ from nlpcl.leaderboard.readme import BEGIN, END, tables, update_readme
 from nlpcl.leaderboard.rows import Row, gather, load
 from nlpcl.leaderboard.site import build, overview
 from nlpcl.leaderboard.submit import place_of
-from nlpcl.records import Record
+from nlpcl.records.record import Record
 from tests.helpers.messages import mentions, refused
 from tests.leaderboard.generate import TASKS, file_many, record_of
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from nlpcl import experiment
 from nlpcl.cli import main
+from nlpcl.config.spec import RunSpec
 from nlpcl.leaderboard.submit import add, check, checked, measured, place_of
-from nlpcl.records import Record
-from nlpcl.spec import RunSpec
+from nlpcl.records.record import Record
+from nlpcl.runs import run as experiment
 from tests.helpers.messages import mentions, refused
 from tests.leaderboard.generate import TASKS, flat, record_of, triangle
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nlpcl.models.base import Context
-from nlpcl.models.capsules import (
+from nlpcl.strategies.capsules.layers import (
     KERNELS,
     CapsuleAdapter,
     DynamicRouting,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlpcl.models.contrast import TaskAttention, TaskAttentions, contrastive_loss
+from nlpcl.strategies.classic.contrast import TaskAttention, TaskAttentions, contrastive_loss
 
 B, DIM, TAU = 7, 5, 0.7
 

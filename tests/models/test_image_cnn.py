@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from nlpcl.benchmarks.image_tasks import GREY, Images, ImageTask, image_benchmark_from_tasks
+from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_from_tasks
 from nlpcl.models import ImageCNN, build_model, weight_factor
 from nlpcl.models.gates import Gates
 from nlpcl.models.image_cnn import side_after

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoModel, BertForMaskedLM, BertModel, BertTokenizerFast
 
-from nlpcl.benchmarks.text import load_tokenizer
+from nlpcl.benchmarks._text import load_tokenizer
 from nlpcl.cli import main
-from nlpcl.encoder_files import check_kind
 from nlpcl.errors import UsageError
 from nlpcl.models import Bert, BertAdapter
 from nlpcl.models.encoder import TextEncoder
+from nlpcl.models.encoder_files import check_kind
 from nlpcl.models.pretrained import load_encoder
 from tests.helpers.encoders import edit, packed, save_tiny, store, tiny_config, weights
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from nlpcl.models import build_model
 from nlpcl.models.gates import Gates
 from nlpcl.models.sizes import model_bytes, tensor_bytes
-from nlpcl.models.task_transfer import (
+from nlpcl.strategies.cat.task_transfer import (
     MaskViews,
     TaskTransfer,
     TaskTransfers,

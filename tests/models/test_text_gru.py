@@ -11,8 +11,8 @@ from torch import nn
 from nlpcl.models import BertFrozen, build_model
 from nlpcl.models.text_gru import TextGRU
 from nlpcl.strategies.hat import HAT
-from nlpcl.strategies.owm import OWM
-from nlpcl.strategies.ucl import UCL
+from nlpcl.strategies.owm.owm import OWM
+from nlpcl.strategies.ucl.ucl import UCL
 from tests.helpers.encoders import packed
 from tests.helpers.messages import refused
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from nlpcl import experiment
 from nlpcl.benchmarks import text_benchmark_from_tasks
 from nlpcl.benchmarks.words import Words
-from nlpcl.encoders import sha256
+from nlpcl.config.encoders import sha256
+from nlpcl.config.spec import RunSpec
 from nlpcl.models import WordVectors, build_model
 from nlpcl.models.base import unprotected
-from nlpcl.spec import RunSpec
+from nlpcl.runs import run as experiment
 from tests.conftest import WORDS, make_tasks
 from tests.helpers.encoders import packed
 from tests.helpers.messages import mentions, refused

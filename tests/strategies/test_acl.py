@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
 from nlpcl.models import build_model
-from nlpcl.models.adversarial import Discriminator, SharedPrivate, fresh_copy, overlap, reverse_gradient
-from nlpcl.strategies.acl import ACL, ACLPlugin, Repeated
+from nlpcl.strategies.acl.acl import ACL, ACLPlugin, Repeated
+from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, fresh_copy, overlap, reverse_gradient
 from tests.models.test_image_cnn import tiny_images
 from tests.strategies.test_hal import accuracy, train
 

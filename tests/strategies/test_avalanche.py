@@ -20,15 +20,15 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from nlpcl.benchmarks import ASC, text_benchmark_from_tasks
-from nlpcl.benchmarks.image_tasks import Images, image_benchmark_from_tasks
+from nlpcl.benchmarks._images import Images, image_benchmark_from_tasks
 from nlpcl.benchmarks.words import Words
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import macro_f1, macro_f1_metrics
-from nlpcl.loop import fit
 from nlpcl.models import Backbone, build_model
 from nlpcl.options import MISSING, options_of
 from nlpcl.registry import strategies
-from nlpcl.strategies.avalanche import ENTRIES, _MIRPlugin
+from nlpcl.runs.fit import fit
+from nlpcl.strategies.avalanche.entries import ENTRIES, _MIRPlugin
 from nlpcl.strategies.ncl import NCL
 from tests.conftest import WORDS, make_tasks
 from tests.helpers.messages import refused

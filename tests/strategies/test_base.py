@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from nlpcl.loop import fit
 from nlpcl.models import build_model
-from nlpcl.strategies._optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
-from nlpcl.strategies.base import (
-    ContinualStrategy,
-    logits_of,
-)
+from nlpcl.runs.fit import fit
 from nlpcl.strategies.hat import HAT
 from nlpcl.strategies.mtl import MTL
 from nlpcl.strategies.ncl import NCL
 from nlpcl.strategies.one import ONE
+from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
+from nlpcl.training.strategy import (
+    ContinualStrategy,
+    logits_of,
+)
 
 
 def build(cls: Any, benchmark: Any, tiny: str, **options: Any) -> Any:

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 
 from nlpcl.benchmarks import ASC
 from nlpcl.models import build_model
-from nlpcl.strategies._batches import LengthGroupedBatches, WholeBatches, batch_rows, loader_of, numbered_batches
 from nlpcl.strategies.ncl import NCL
+from nlpcl.training.batches import LengthGroupedBatches, WholeBatches, batch_rows, loader_of, numbered_batches
 
 
 def padded(lengths: list[int], batches: list[list[int]]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nlpcl.registry import strategies
-from nlpcl.strategies.base import ContinualStrategy
+from nlpcl.training.strategy import ContinualStrategy
 from tests.test_resume import run, spec_of
 
 

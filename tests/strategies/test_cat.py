@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel
 
-from nlpcl.benchmarks.image_tasks import GREY, Images, ImageTask, image_benchmark_from_tasks
-from nlpcl.experiment import prepare
+from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_from_tasks
+from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.models.gates import sparsity
-from nlpcl.models.task_transfer import TransferModel, readout_logits, train_readouts
-from nlpcl.spec import RunSpec
-from nlpcl.strategies import cat
-from nlpcl.strategies._selection import validation_loss
-from nlpcl.strategies.base import mode
-from nlpcl.strategies.cat import CAT, CATPlugin, batches, copied, data_for
+from nlpcl.runs.run import prepare
+from nlpcl.strategies.cat import cat
+from nlpcl.strategies.cat.cat import CAT, CATPlugin, batches, copied, data_for
+from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
+from nlpcl.training.early_stopping import validation_loss
+from nlpcl.training.strategy import mode
 from tests.helpers.validation import Plateau, train_with_validation
 from tests.models.test_image_cnn import tiny_images
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from nlpcl.models import build_model
 from nlpcl.models.sizes import model_bytes
-from nlpcl.strategies import classic
-from nlpcl.strategies.classic import CLASSIC
+from nlpcl.strategies.classic import classic
+from nlpcl.strategies.classic.classic import CLASSIC
 from tests.models.test_contrast import loop_attention, loop_contrast
 
 TERMS = ("contrast", "sharing", "distillation")

@@ -11,16 +11,16 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import nn
 
+from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.models.adapters import NORMS, BertAdapter
 from nlpcl.models.base import ContinualModel
 from nlpcl.registry import strategies
-from nlpcl.spec import RunSpec
-from nlpcl.strategies._masks import annealed_scale, least_entropy, site_factors
-from nlpcl.strategies.bcl import BCL
-from nlpcl.strategies.cat import CAT
-from nlpcl.strategies.classic import CLASSIC
-from nlpcl.strategies.ctr import CTR
+from nlpcl.strategies._shared.masks import annealed_scale, least_entropy, site_factors
+from nlpcl.strategies.capsules.bcl import BCL
+from nlpcl.strategies.capsules.ctr import CTR
+from nlpcl.strategies.cat.cat import CAT
+from nlpcl.strategies.classic.classic import CLASSIC
 from nlpcl.strategies.hat import HAT, HATPlugin
 from nlpcl.strategies.kan import KAN
 

@@ -11,12 +11,12 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import Tensor, nn
 
-from nlpcl.benchmarks.image_tasks import GREY, Images, ImageTask, image_benchmark_from_tasks
+from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_from_tasks
 from nlpcl.models import ContinualModel, build_model
 from nlpcl.models.base import unprotected
-from nlpcl.models.projection import joined
 from nlpcl.strategies.ncl import NCL
-from nlpcl.strategies.owm import OWM, OWMPlugin, final_alphas
+from nlpcl.strategies.owm.owm import OWM, OWMPlugin, final_alphas
+from nlpcl.strategies.owm.projection import joined
 from tests.helpers.messages import refused
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -9,8 +9,8 @@ import torch
 
 from nlpcl.models import build_model
 from nlpcl.registry import strategies
-from nlpcl.runtime import matrix_products
 from nlpcl.strategies.ncl import NCL
+from nlpcl.training.runtime import matrix_products
 from tests.test_contract import own_model
 
 ENGINE = [entry for entry in strategies.entries() if entry.engine and entry.protocol != "joint"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlpcl.models import build_model
-from nlpcl.strategies._quadratic import MergedQuadratic, trainable
+from nlpcl.strategies._shared.quadratic import MergedQuadratic, trainable
 from nlpcl.strategies.ewc import EWC, EWCPlugin
 from nlpcl.strategies.l2 import L2, L2Plugin
 from nlpcl.strategies.ncl import NCL

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from nlpcl.errors import UsageError
 from nlpcl.models import build_model
 from nlpcl.models.heads import ABSENT
-from nlpcl.strategies._replay import (
+from nlpcl.strategies._shared.replay import (
     ReplayMemory,
     flatten,
     reference_gradient,

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
 from nlpcl.models import build_model
-from nlpcl.strategies import _selection
-from nlpcl.strategies._selection import validation_loss
 from nlpcl.strategies.mtl import MTL
 from nlpcl.strategies.ncl import NCL
+from nlpcl.training import early_stopping as _selection
+from nlpcl.training.early_stopping import validation_loss
 from tests.helpers.messages import refused
 
 

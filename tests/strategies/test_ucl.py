@@ -14,8 +14,8 @@ from torch import nn
 
 from nlpcl.models import Backbone, ContinualModel, ImageCNN, TaskHeads, build_model
 from nlpcl.models.base import unprotected
-from nlpcl.models.bayesian import Bayesian
-from nlpcl.strategies.ucl import UCL, UCLPlugin, start_of_task, strengths, ucl_penalty
+from nlpcl.strategies.ucl.layers import Bayesian
+from nlpcl.strategies.ucl.ucl import UCL, UCLPlugin, start_of_task, strengths, ucl_penalty
 
 FILTERS = 4
 OPTIONS: dict[str, dict[str, int]] = {

@@ -1,0 +1,1 @@
+"""Files of streams: downloads, hashes and the cache of tokenised text."""

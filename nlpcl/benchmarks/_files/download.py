@@ -1,0 +1,115 @@
+"""Files of a benchmark: from a folder the user names, or downloaded once, always checked by SHA-256."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import os
+import zlib
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pooch
+import requests
+
+from nlpcl.config.encoders import known_sha256
+from nlpcl.errors import UsageError
+
+ROOT_VARIABLE = "NLPCL_DATA"
+
+
+def data_bytes(folder: str, path: str, sha256: str, url: str, root: str | Path | None) -> bytes:
+    """The content of the file `root/folder/path`, or without a root of the downloaded copy of `url`.
+
+    :param folder: the benchmark's folder under a data root.
+    :param path: the file's path in it; `path.gz` will do, if what it holds is the published file.
+    :param sha256: what the content must hash to.
+    :param url: its public source, at a pinned revision.
+    :param root: `--data-root`; None: the environment variable NLPCL_DATA, else download.
+    :raises UsageError: the file is missing, differs from the published one, or cannot be downloaded.
+    """
+    folder_of_data = data_root(root)
+    if folder_of_data is None:
+        return _download(folder, path, sha256, url).read_bytes()
+    content = read(folder_of_data / folder / path)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise UsageError(
+            f"{folder_of_data / folder / path} differs from the published file (SHA-256 {found[:12]}..., expected "
+            f"{sha256[:12]}...); replace it by the original, or leave --data-root out to download it."
+        )
+    return content
+
+
+def data_root(root: str | Path | None, *, file: bool = False) -> Path | None:
+    """Return the folder that `root`, or else the environment variable NLPCL_DATA, names; None if neither does.
+
+    :param file: whether one file will do as well.
+    :raises UsageError: it is not a folder.
+    """
+    root = root or os.environ.get(ROOT_VARIABLE) or None
+    root = None if root is None else os.path.expanduser(root)  # no shell does it for --data-root=~/data
+    if root is not None and not os.path.isdir(root) and not (file and os.path.isfile(root)):
+        what = "folder or file" if file else "folder"
+        raise UsageError(f"the data root {str(root)!r} is not a {what}; give another --data-root or none to download.")
+    return None if root is None else Path(root)
+
+
+def read(file: Path) -> bytes:
+    """The content of `file`, or what `file.gz` holds.
+
+    :raises UsageError: neither is there, or the latter is cut short.
+    """
+    packed = file.with_name(file.name + ".gz")
+    if file.is_file():
+        return file.read_bytes()
+    if not packed.is_file():
+        raise UsageError(f"{file} is missing; complete the data root, or leave --data-root out to download the data.")
+    try:
+        return gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{packed} is damaged ({error}); replace it by the original.") from error
+
+
+def own_files(*patterns: str, published: Collection[str] = ()) -> Callable[[Path, Any], dict[str, str]]:
+    """Return a function for `BenchmarkEntry.own_files`.
+
+    :param patterns: of files under the data root; `name.gz` stands for `name` where that is missing.
+    :param published: SHA-256 of files as published, and of what they hold if they are compressed: these are not own.
+    """
+
+    def found(root: Path, spec: Any) -> dict[str, str]:
+        hashes: dict[str, str] = {}
+        for pattern in patterns:
+            for file in sorted(file for file in root.glob(pattern) if file.is_file()):
+                name = file.relative_to(root).as_posix()
+                plain = name if name.endswith(".tar.gz") else name.removesuffix(".gz")
+                if plain in hashes or known_sha256(file) in published:
+                    continue
+                digest = known_sha256(file) if name == plain else hashlib.sha256(read(root / plain)).hexdigest()
+                if digest not in published:
+                    hashes[plain] = digest
+        return hashes
+
+    return found
+
+
+def _download(folder: str, path: str, sha256: str, url: str) -> Path:
+    pooch.get_logger().setLevel(logging.ERROR)
+    target = Path(pooch.os_cache("nlpcl")) / folder / path
+    try:
+        # pooch writes to a temporary name, checks the hash and renames.
+        pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=target.name, path=target.parent)
+    except ValueError as error:
+        raise UsageError(
+            f"{url} no longer gives the published file (its SHA-256 differs); "
+            "get the data elsewhere and name the folder with --data-root."
+        ) from error
+    except (OSError, requests.RequestException) as error:
+        raise UsageError(
+            f"could not download {url} ({type(error).__name__}); check the network and that {target.parent} can be "
+            f"written, or name a folder that holds {folder}/{path} with --data-root."
+        ) from error
+    return target

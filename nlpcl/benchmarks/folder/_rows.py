@@ -1,0 +1,244 @@
+"""Rows of your own data, judged: texts, labels and the names of tasks."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from nlpcl.benchmarks import _labels
+from nlpcl.benchmarks._labels import NotALabel, has_surrogate, is_missing, word_of
+from nlpcl.benchmarks.folder._problems import Problems
+from nlpcl.benchmarks.folder._tables import Table
+from nlpcl.errors import UsageError, fold, suggest
+
+# Names under which public data sets keep what is called text, text_pair and label here; offered, never assumed.
+USUAL = {
+    "text_column": (
+        *("sentence", "content", "review", "document", "body", "tweet", "comment", "question", "utterance", "message"),
+        *("sentence1", "premise", "question1", "input", "headline", "title"),
+    ),
+    "text_pair_column": ("sentence2", "hypothesis", "question2", "pair", "aspect", "term", "answer"),
+    "label_column": (
+        "labels",
+        "target",
+        "class",
+        "category",
+        "intent",
+        "sentiment",
+        "gold_label",
+        "rating",
+        "stars",
+        "y",
+    ),
+    "task_column": ("domain", "category", "genre", "dataset", "source", "topic"),
+}
+TEXTS = ("text", "text_pair")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns of a table.
+
+    :param text_column: None means `text`; `text_pair_column` (where there is one) and `label_column` likewise.
+    :param task_column: None means that rows do not name their task.
+    :raises UsageError: one column is to be two things.
+    """
+
+    text_column: str | None = None
+    text_pair_column: str | None = None
+    label_column: str | None = None
+    task_column: str | None = None
+
+    def __post_init__(self) -> None:
+        asked: dict[str, str] = {}
+        for option, column in self.named().items():
+            if not isinstance(column, str) or not column:
+                raise UsageError(f"{option} takes the name of a column, not {column!r}.")
+            if column in asked:
+                raise UsageError(f"{option} and {asked[column]} are both {column!r}: they must be two columns.")
+            asked[column] = option
+
+    def named(self) -> dict[str, str]:
+        """Return by option the column that must be there."""
+        found = {"text_column": self.text, "label_column": "label" if self.label_column is None else self.label_column}
+        if self.text_pair_column is not None:
+            found["text_pair_column"] = self.text_pair_column
+        if self.task_column is not None:
+            found["task_column"] = self.task_column
+        return found
+
+    @property
+    def text(self) -> str:
+        return "text" if self.text_column is None else self.text_column
+
+    def unread(self, columns: Sequence[str]) -> list[str]:
+        """Return those of a table's columns that nothing is read of."""
+        read = {"text_pair", *self.named().values()}
+        outer = {name[:i] for name in read for i, character in enumerate(name) if character == "."}
+        return [column for column in columns if column not in read | outer]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of one task: `train`, `valid` or `test`.
+
+    :param place: the file, or task and part, for messages.
+    :param frame: columns `text`, `text_pair` (may be missing), `label` and `task` (may be missing), by row number.
+    :param lines: whether row numbers are lines of a file.
+    :param classes: the names that numbers stand for, by column.
+    """
+
+    place: str
+    frame: pd.DataFrame
+    lines: bool
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def report(self, fault: str, positions: Sequence[int], problems: Problems) -> None:
+        """Collect a fault of the rows at `positions`."""
+        rows = [int(self.frame.index[i]) for i in positions]
+        problems.add_rows(self.place, fault, rows, len(self.frame), lines=self.lines)
+
+
+def select(table: Table, columns: Columns, problems: Problems) -> Part | None:
+    """Return the columns of a table that are read; None if one is missing.
+
+    :param problems: gets what is missing or there twice.
+    """
+    wanted = {option.removesuffix("_column"): name for option, name in columns.named().items()}
+    if columns.text_pair_column is None and "text_pair" in table.columns and columns.text != "text_pair":
+        wanted["text_pair"] = "text_pair"
+    before = len(problems)
+    values = {}
+    for key, name in wanted.items():
+        with problems.caught():
+            values[key] = _column(table, name, f"{key}_column")
+    if len(problems) > before:
+        return None
+    if not len(table.rows):
+        problems.append(f"{table.place}: there are no rows")
+        return None
+    frame = pd.DataFrame({key: pd.Series(column, dtype=object) for key, column in values.items()})
+    frame.index = pd.Index(table.rows)
+    classes = {key: table.classes[name] for key, name in wanted.items() if name in table.classes}
+    return Part(table.place, frame, table.lines, classes)
+
+
+def _column(table: Table, name: str, option: str) -> list[Any]:
+    """Return the values of a column, or of a field of its objects (`a.b`).
+
+    :raises UsageError: there is none, or more than one.
+    """
+    count = sum(column == name for column in table.columns)
+    if count > 1:
+        raise UsageError(f"{table.place}: column {name!r} is there {'twice' if count == 2 else f'{count} times'}.")
+    if count:
+        return table.values(list(table.columns).index(name))
+    outer, inner = name, ""
+    while "." in outer:
+        outer, _, last = outer.rpartition(".")
+        inner = f"{last}.{inner}" if inner else last
+        if list(table.columns).count(outer) == 1:
+            values = table.values(list(table.columns).index(outer))
+            found = [_field(value, inner.split(".")) for value in values]
+            if any(value is not None for value in found):
+                return found
+            raise UsageError(f"{table.place}: {_missing_field(values, outer, inner.split('.'))}")
+    raise UsageError(f"{table.place}: column {name!r} is missing; {_hint(table, name, option)}")
+
+
+def _field(value: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _missing_field(values: Sequence[Any], name: str, path: Sequence[str]) -> str:
+    """Say which field of objects in the column `name` is missing, and which there are in its place."""
+    for key in path:
+        keys = {str(key) for value in values if isinstance(value, Mapping) for key in value}
+        if key not in keys:
+            return f"no {name!r} has a field {key!r}. {suggest(key, keys) if keys else 'It holds no objects.'}"
+        values = [_field(value, [key]) for value in values]
+        name = f"{name}.{key}"
+    return f"{name!r} is empty in every row."
+
+
+def _hint(table: Table, name: str, option: str) -> str:
+    """Say which columns there are and which of them may be meant."""
+    names = list(table.columns)
+    there = f"there are {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else "there are none"
+    usual = [column for column in names if fold(column) in (fold(name), *map(fold, USUAL[option]))]
+    if usual:
+        return f"{there}. Perhaps {option}={usual[0]}?"
+    if name in ("text", "label"):
+        first_line = ", and the first line of a file must name them" if table.lines else ""
+        return f"{there}: name it with {option}={first_line}"
+    return f"{there}. {suggest(name, names)}"
+
+
+def check_texts(part: Part, columns: Sequence[str], problems: Problems) -> None:
+    """Collect the rows whose texts are missing, no texts, or cannot be stored."""
+    for column in columns:
+        values = part.frame[column].tolist()
+        if not _are_texts(values):
+            _report(part, values, lambda value, column=column: _text_fault(value, column), problems)  # type: ignore[misc]
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+    types = set(map(type, values))
+    return types == {str} and all(map(str.strip, values)) and not has_surrogate("".join(values))
+
+
+def _text_fault(value: Any, column: str) -> str | None:
+    if isinstance(value, str):
+        if not value.strip():
+            return f"no {column}"
+        return f"{column} holds {_labels.SURROGATE}" if has_surrogate(value) else None
+    if is_missing(value):
+        return f"no {column}"
+    if isinstance(value, numbers.Number):
+        return f"{column} is a number"
+    kinds = {"list": "a list", "tuple": "a list", "dict": "an object"}
+    name = type(value).__name__
+    return f"{column} is {kinds.get(name, f'of type {name}')}"
+
+
+def _report(part: Part, values: Sequence[Any], fault_of: Callable[[Any], str | None], problems: Problems) -> None:
+    positions: dict[str, list[int]] = {}
+    for i, value in enumerate(values):
+        if (fault := fault_of(value)) is not None:
+            positions.setdefault(fault, []).append(i)
+    for fault, rows in positions.items():
+        part.report(fault, rows, problems)
+
+
+def words_in(part: Part, column: str, problems: Problems) -> list[str | None]:
+    """Return the labels of a part as text, or the names of its rows' tasks; None for those that are none.
+
+    :param column: `label` or `task`.
+    :param problems: gets the rows without one.
+    """
+    values = part.frame[column].tolist()
+    classes = part.classes.get(column, ())
+    types = set(map(type, values))
+    if len(types) == 1 and types <= {str, int, bool}:  # values that are equal are then the same label
+        try:
+            words = {value: word_of(value, column, classes) for value in set(values)}
+            return [words[value] for value in values]
+        except NotALabel:
+            pass  # below, with the rows
+    found: list[str | None] = []
+    faults: dict[str, tuple[str, list[int]]] = {}
+    for i, value in enumerate(values):
+        try:
+            found.append(word_of(value, column, classes))
+        except NotALabel as error:
+            found.append(None)
+            faults.setdefault(error.kind, (str(error), []))[1].append(i)
+    for fault, rows in faults.values():
+        part.report(fault, rows, problems)
+    return found

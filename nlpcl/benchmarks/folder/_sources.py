@@ -1,0 +1,312 @@
+"""Read own data, from a folder, a file or objects in memory, into tasks."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nlpcl.benchmarks._labels import alike
+from nlpcl.benchmarks.folder import _task_files as task_files
+from nlpcl.benchmarks.folder._formats import TextFormat, parse
+from nlpcl.benchmarks.folder._problems import Problems
+from nlpcl.benchmarks.folder._rows import Columns, Part, select, words_in
+from nlpcl.benchmarks.folder._tables import Table, of_arrow, of_columns, of_records
+from nlpcl.benchmarks.folder._task_files import ALL_TASKS, part_named
+from nlpcl.errors import UsageError
+
+TAKEN = (
+    "a pandas or polars frame, a datasets.Dataset, a pyarrow table, a list of objects, lists by column name, or the "
+    f"path of a file ({task_files.READ})"
+)
+Parts = Mapping[str, Part | None]
+"""The parts of a task; None stands for one that is there and cannot be read."""
+Tables = dict[str, Table | None]
+PARTS_ARE = "parts are train, valid (or validation, dev, val) and test"
+
+
+@dataclass
+class Source:
+    """Tasks by name, read when they are asked for.
+
+    :param names: of the tasks, in their order.
+    :param parts: returns the parts of a task.
+    :param files: SHA-256 of each file that was read so far.
+    :param remarks: what a user should know of what was read so far.
+    """
+
+    names: Sequence[str]
+    parts: Callable[[str], Parts]
+    files: dict[str, str] = field(default_factory=dict)
+    remarks: dict[str, None] = field(default_factory=dict)
+
+
+class Reader:
+    """Makes a `Source` of data in any shape.
+
+    :param columns: what the columns are called.
+    :param form: how text files are written.
+    :param problems: gets what is wrong with the data.
+    """
+
+    def __init__(self, columns: Columns, form: TextFormat, problems: Problems) -> None:
+        self.columns = columns
+        self.form = form
+        self.problems = problems
+        self.files: dict[str, str] = {}
+        self.remarks: dict[str, None] = {}
+
+    def source(self, data: Any) -> Source:
+        """Return the tasks in `data`.
+
+        :raises UsageError: it is of no type that can be read, or names no tasks.
+        """
+        if isinstance(data, (str, os.PathLike)):
+            if not os.path.exists(path := os.path.expanduser(data)):
+                raise UsageError(f"there is no folder or file {_short(data)}.")
+            return self._of_path(Path(path))
+        if self.columns.task_column is not None:
+            return self._of_tables(self._parts_of("", data))
+        tasks = self._tasks(data)
+        return self._source(list(tasks), lambda name: self._selected(self._parts_of(name, tasks[name])))
+
+    def _source(self, names: Sequence[str], parts: Callable[[str], Parts]) -> Source:
+        return Source(names, parts, self.files, self.remarks)
+
+    def _of_path(self, root: Path) -> Source:
+        folders = task_files.layout(root, self.problems)
+        by_column = self.columns.task_column is not None
+        if ALL_TASKS in folders and not by_column:
+            if root.is_file():
+                have = f" Its columns are {', '.join(self._file(root, task_files.key_of_single(root)).columns)}."
+                raise UsageError(
+                    f"{root} is one file: say which column names the tasks, task_column=..., or make a folder of them, "
+                    f"<task>/train.csv.{have}"
+                )
+            raise UsageError(
+                f"{root} holds no folder a task, as <task>/train.csv: make one, or say which column names the tasks, "
+                "task_column=..."
+            )
+        if by_column:
+            if ALL_TASKS not in folders:
+                raise UsageError(
+                    f"{root} holds a folder a task ({', '.join(list(folders)[:5])}), so there is no task_column: leave "
+                    "it out."
+                )
+            return self._of_tables(self._files(root, ALL_TASKS))
+        return self._source(list(folders), lambda name: self._selected(self._files(folders[name], name)))
+
+    def _files(self, folder: Path, task: str) -> Tables:
+        """Read the parts in a folder, or a single file.
+
+        :param task: begins the names under which the files' SHA-256 are kept.
+        """
+        tables: Tables = {}
+        for part, file in task_files.parts_in(folder, self.problems).items():
+            tables[part] = None
+            with self.problems.caught():
+                key = task_files.key_of_single(file) if file == folder and not task else task_files.key_of(task, file)
+                tables[part] = self._file(file, key)
+        return tables
+
+    def _file(self, file: Path, key: str) -> Table:
+        """Read a file once: what is hashed is what is parsed."""
+        content = task_files.read(file)
+        self.files[key] = task_files.digest(content)
+        return parse(content, file, self.form)
+
+    def _of_tables(self, tables: Tables) -> Source:
+        """Deal the rows out to the tasks that they name, in the order in which these first occur."""
+        found: dict[str, dict[str, Part | None]] = {}
+        parts = self._selected(tables)
+        for split, part in parts.items():
+            if part is None:
+                continue
+            names = pd.Series(words_in(part, "task", self.problems), index=part.frame.index, dtype=object)
+            for name, frame in part.frame.groupby(names, sort=False):
+                found.setdefault(str(name), {})[split] = Part(
+                    f"{part.place}, task {name}", frame, part.lines, part.classes
+                )
+        for split in (split for split, part in parts.items() if part is None):
+            for of_task in found.values():
+                of_task[split] = None
+        self.problems.extend(
+            f"the rows of task {name!r} cannot be a task: its name holds characters that do not print"
+            for name in found
+            if not name.isprintable()
+        )
+        for group in alike(found):
+            self.problems.append(
+                f"tasks {' and '.join(map(repr, group))} differ only by blanks, case or notation: write them alike"
+            )
+        return self._source(list(found), found.__getitem__)
+
+    def _tasks(self, data: Any) -> dict[str, Any]:
+        """Return the tasks of data in memory by name.
+
+        :raises UsageError: they are none, or one table that names no tasks.
+        """
+        if isinstance(data, (list, tuple)):
+            if data and all(isinstance(row, Mapping) and not _parts_named(row) for row in data):
+                raise UsageError("a list of objects is one table: say which column names the tasks, task_column=...")
+            return {f"task{i}": task for i, task in enumerate(data)}
+        if _is_table(data, self.columns):
+            have = ", ".join(self._table(data, "the table", "").columns)
+            raise UsageError(
+                "one table holds all tasks: say which column names them, task_column=..., or give the tasks by name, "
+                f"{{'name': {{'train': ..., 'test': ...}}}}. Its columns are {have}."
+            )
+        if not isinstance(data, Mapping):
+            raise UsageError(_refusal(data, "your data", f"give parts by task name, a folder, or {TAKEN}"))
+        named = _parts_named(data)
+        of_tasks = any(isinstance(value, Mapping) and _parts_named(value) for value in data.values())
+        if data and len(named) == len(data) and not of_tasks:
+            raise UsageError(
+                f"{', '.join(named)} are parts, not tasks: give {{'task': {{'train': ..., 'test': ...}}}}, or say "
+                "which column names the tasks, task_column=..."
+            )
+        tasks: dict[str, Any] = {}
+        for key, value in data.items():
+            name = str(key)
+            usable = isinstance(key, str) or (isinstance(key, numbers.Integral) and not isinstance(key, bool))
+            if not usable or not name.strip() or not name.isprintable():
+                raise UsageError(f"a task's name is a text or a whole number, not {key!r}.")
+            if name in tasks:
+                raise UsageError(f"two tasks are named {name!r}.")
+            tasks[name] = value
+        return tasks
+
+    def _selected(self, tables: Tables) -> Parts:
+        parts: dict[str, Part | None] = {}
+        for split, table in tables.items():
+            parts[split] = None
+            if table is not None:
+                self.remarks.update(dict.fromkeys(table.remarks))
+                parts[split] = select(table, self.columns, self.problems)
+                if unread := self.columns.unread(table.columns):
+                    self.remarks[f"columns that are not read: {', '.join(unread)}"] = None
+        return parts
+
+    def _parts_of(self, name: str, value: Any) -> Tables:
+        """Return the tables of a task, or of all tasks (`name` is then "")."""
+        task = f"task {name}" if name else "the table"
+        tables: Tables = {}
+        if isinstance(value, (str, os.PathLike)) and os.path.isdir(path := os.path.expanduser(value)):
+            return self._files(Path(path), name)
+        if isinstance(value, (list, tuple)) and value and not _is_row(value[0], self.columns):
+            self.problems.append(
+                f"{task} is a {type(value).__name__}, and its row 1 is not an object with text and label: a task is "
+                "{'train': ..., 'test': ...}, or a table"
+            )
+            return {"train": None, "test": None}
+        if not isinstance(value, Mapping) or _is_table(value, self.columns):
+            tables["train"] = None
+            with self.problems.caught():
+                tables["train"] = self._table(value, task, name)
+            return tables
+        if not _parts_named(value):
+            keys = ", ".join(map(str, list(value)[:10])) or "nothing"
+            self.problems.append(f"{task} holds {keys}, and no part: {PARTS_ARE}")
+            return {"train": None, "test": None}
+        for key, part in value.items():
+            split = part_named(str(key))
+            if split is None:
+                self.problems.append(f"{task}: {key} is not read, take it out: {PARTS_ARE}")
+            elif split in tables:
+                self.problems.append(f"{task}: {key} is a second part {split}: keep one")
+            else:
+                tables[split] = None
+                with self.problems.caught():
+                    tables[split] = self._table(part, f"{task}, {key}", f"{name}/{split}".lstrip("/"))
+        return tables
+
+    def _table(self, value: Any, place: str, task: str) -> Table:
+        """Return a part in memory, or the file that it names, as a table.
+
+        :param task: as in `_files`.
+        :raises UsageError: it is of another type, or no table.
+        """
+        if isinstance(value, (str, os.PathLike)):
+            path = Path(os.path.expanduser(value))
+            if not os.path.isfile(path):  # not path.is_file(), which raises if the name is too long
+                raise UsageError(f"{place}: there is no file {_short(value)}.")
+            return self._file(path, task_files.key_of(task, path))
+        make = _maker(value)
+        if make is None:
+            raise UsageError(_refusal(value, place, f"give {TAKEN}"))
+        return make(value, place)
+
+
+def _parts_named(value: Mapping[Any, Any]) -> list[str]:
+    return [str(key) for key in value if part_named(str(key))]
+
+
+def _kind(cls: type) -> str:
+    """Return the library that a class comes from, and its name: `datasets.Dataset`."""
+    return f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
+
+
+def _of_frame(frame: pd.DataFrame, place: str) -> Table:
+    names = [str(name) for name in frame.columns]
+    return Table(place, names, lambda i: frame.iloc[:, i].tolist(), range(1, len(frame) + 1))
+
+
+def _of_dataset(data: Any, place: str) -> Table:
+    if data.format["type"] == "custom":
+        raise UsageError(
+            f"{place}: its with_transform would not be applied: use map(), or take it off by reset_format()."
+        )
+    return of_arrow(data.with_format("arrow")[:], place)
+
+
+TABLES: dict[str, Callable[[Any, str], Table]] = {
+    "pandas.DataFrame": _of_frame,
+    "datasets.Dataset": _of_dataset,
+    "pyarrow.Table": of_arrow,
+    "polars.DataFrame": lambda data, place: of_columns(data.to_dict(as_series=False), place),
+}
+"""By library and class, so that none is imported which the user has not."""
+HINTS = {
+    "builtins.NoneType": "leave it out",
+    "builtins.generator": "make a list of it",
+    "datasets.IterableDataset": "it is read as a stream and has no length, so load it without streaming",
+    "polars.LazyFrame": "call its collect() first",
+    "pandas.Series": "a table has the columns text and label",
+}
+
+
+def _is_table(value: Any, columns: Columns) -> bool:
+    if isinstance(value, Mapping):
+        texts = value.get(columns.text.partition(".")[0])
+        return not _parts_named(value) and texts is not None and not isinstance(texts, Mapping)
+    return any(_kind(cls) in TABLES for cls in type(value).__mro__)
+
+
+def _is_row(value: Any, columns: Columns) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return not _parts_named(value) and not isinstance(value.get(columns.text), (list, tuple))
+
+
+def _maker(value: Any) -> Callable[[Any, str], Table] | None:
+    """Return what makes a table of `value`, or None."""
+    if isinstance(value, Mapping):
+        return of_columns
+    if isinstance(value, (list, tuple)):
+        return lambda data, place: of_records(data, place, range(1, len(data) + 1))
+    return next((TABLES[kind] for cls in type(value).__mro__ if (kind := _kind(cls)) in TABLES), None)
+
+
+def _short(path: str | os.PathLike[str], most: int = 200) -> str:
+    name = str(path)
+    return repr(name if len(name) <= most else f"{name[:most]}...")
+
+
+def _refusal(value: Any, place: str, otherwise: str) -> str:
+    kind = _kind(type(value))
+    return f"{place} cannot be of type {kind.removeprefix('builtins.')}: {HINTS.get(kind, otherwise)}."

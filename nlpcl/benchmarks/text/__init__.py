@@ -1,0 +1,1 @@
+"""Streams of texts, one file each."""

@@ -1,0 +1,239 @@
+"""What a run shows: progress while it runs, a matrix at its end, a picture on demand."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from nlpcl.errors import printable
+from nlpcl.records.metrics import average, final_scores
+from nlpcl.records.record import Record, write_atomically
+from nlpcl.sweeps.sweep import last_line
+
+if TYPE_CHECKING:
+    from nlpcl.sweeps.sweep import Cell, Execution, Outcome
+
+WIDTH = 22
+
+
+def short(name: str) -> str:
+    """A task's name without its source, cut to fit a column."""
+    name = name.rpartition("_")[2] or name
+    return name if len(name) <= WIDTH else name[: WIDTH - 1] + "…"
+
+
+def percent(cell: float | None) -> str:
+    """A score in [0, 1] as a percentage with one digit."""
+    return "" if cell is None else f"{100 * cell:.1f}"
+
+
+class ProgressReporter:
+    """Task, epoch, loss and time left; live on a terminal, otherwise a line per epoch. Writes to stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, markup=False)
+        self._bar: Progress | None = None
+        self._tasks: list[str] = []
+        self._epochs: list[int] = []
+        self._begun = time.monotonic()
+
+    def encoded(self, done: int, examples: int) -> None:
+        """While a frozen encoder computes token states, which happens once."""
+        text = f"encoder: {done} of {examples} examples"
+        if self.console.is_terminal:
+            print(f"\r{text}", end="\n" if done == examples else "", file=sys.stderr, flush=True)
+        elif done == examples:
+            print(text, file=sys.stderr, flush=True)
+
+    def start(self, tasks: list[str], epochs: list[int]) -> None:
+        """Before the first task."""
+        self._tasks, self._epochs, self._begun = tasks, epochs, time.monotonic()
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+            )
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
+            self._bar.add_task("", total=float(sum(epochs)))
+            self._bar.start()
+
+    def epoch(self, task: int, epoch: int, loss: float, step: int, steps: int) -> None:
+        """During an epoch; `step` of `steps` are done."""
+        done = sum(self._epochs[:task]) + epoch + step / steps
+        text = (
+            f"task {task + 1}/{len(self._tasks)} {short(self._tasks[task])}, "
+            f"epoch {epoch + 1}/{self._epochs[task]}, loss {loss:.3f}"
+        )
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, description=text)
+        elif step == steps:
+            left = (time.monotonic() - self._begun) / done * (sum(self._epochs) - done)
+            print(f"{text}, about {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def evaluated(self, row: int, accuracies: list[float | None]) -> None:
+        """After a test over the tasks."""
+        cells = [cell for cell in accuracies if cell is not None]
+        text = f"after task {row + 1}: accuracy {percent(sum(cells) / len(cells))} % over {len(cells)} task(s)"
+        self.console.print(text, highlight=False)
+
+    def say(self, sentence: str) -> None:
+        """Something of note."""
+        self.console.print(f"nlpcl: {sentence}", highlight=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        """After the last task, or when the run breaks off."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that fit."""
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit} {seconds % size // part:.0f} {smaller}"
+    return f"{seconds:.0f} s"
+
+
+class SweepReporter:
+    """How a sweep goes; live on a terminal with what each run last said, otherwise a line per run. Writes to stderr.
+
+    :param runs: number of runs that are to be done.
+    :param execution: where they write.
+    """
+
+    def __init__(self, runs: int, execution: Execution) -> None:
+        self.console = Console(stderr=True, markup=False)
+        self.runs = runs
+        self.execution = execution
+        self.failed: list[Outcome] = []
+        self.done = 0
+        columns = (BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} runs"), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self.console)
+        self._bar.add_task("", total=runs)
+        self._live = Live(self._bar, console=self.console, transient=True) if self.console.is_terminal else None
+
+    def __enter__(self) -> SweepReporter:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def running(self, cells: Sequence[Cell]) -> None:
+        """While these run."""
+        if self._live is not None:
+            lines = [f"{cell.label}: {last_line(cell.log(self.execution))}" for cell in cells]
+            texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines[: self.console.height - 3]]
+            self._live.update(Group(self._bar, *texts))
+
+    def ended(self, outcome: Outcome) -> None:
+        """A run is over."""
+        self.done += 1
+        self._bar.advance(self._bar.task_ids[0])
+        if outcome.error is not None:
+            self.failed.append(outcome)
+        told = "done" if outcome.error is None else f"failed: {printable(outcome.error)}"
+        self._say(f"{self.done}/{self.runs} {outcome.cell.label}: {told}")
+
+    def stopping(self, runs: int) -> None:
+        """The sweep is interrupted."""
+        self._say(f"nlpcl: {runs} run(s) save a checkpoint and stop; the same command goes on from there")
+
+    def _say(self, sentence: str) -> None:
+        self.console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def summary(derived: dict[str, float | None]) -> str:
+    """The derived metrics in one line, in percent."""
+    return ", ".join(f"{name.replace('_', ' ')} {percent(x)} %" for name, x in derived.items() if x is not None)
+
+
+def print_record(console: Console, record: Record) -> None:
+    """The accuracy matrix, or what matters of it where the screen is too narrow, and the derived metrics."""
+    matrix = matrix_table(record)
+    too_wide = Measurement.get(console, console.options.update(max_width=1000), matrix).maximum > console.width
+    console.print(task_table(record) if too_wide else matrix)
+    console.print(summary(record.derived()), highlight=False)
+
+
+def matrix_table(record: Record) -> Table:
+    """One row per trained task, one column per tested task."""
+    names = [task["name"] for task in record.data["tasks"]]
+    table = Table(title=_title(record), title_justify="left")
+    table.add_column("after task", no_wrap=True)
+    for i in range(len(names)):
+        table.add_column(str(i + 1), justify="right", no_wrap=True)
+    for i, (name, row) in enumerate(zip(names, record.matrices.accuracy, strict=True)):
+        if any(cell is not None for cell in row):
+            table.add_row(f"{i + 1} {short(name)}", *(percent(cell) for cell in row))
+    return table
+
+
+def task_table(record: Record) -> Table:
+    """One row per task: its accuracy once learnt and in the end."""
+    table = Table(title=_title(record), title_justify="left")
+    table.add_column("task", overflow="fold")
+    for column in ("learnt", "in the end"):
+        table.add_column(column, justify="right", no_wrap=True)
+    matrix = record.matrices.accuracy
+    for i, (task, final) in enumerate(zip(record.data["tasks"], final_scores(matrix), strict=True)):
+        table.add_row(f"{i + 1} {short(task['name'])}", percent(matrix[i][i]), percent(final))
+    return table
+
+
+def strategy_table(matrix: Mapping[str, Mapping[str, Sequence[str]]]) -> Table:
+    """One row per strategy, one column per backbone; a cell holds the scenarios in which the pair runs.
+
+    :param matrix: by strategy and backbone the scenarios, of every strategy for the same backbones.
+    """
+    title = "strategies on backbones (T: til, D: dil, and cil where labels differ; C: cil alone)"
+    table = Table(title=title, title_justify="left", box=None)
+    table.add_column("strategy", no_wrap=True)
+    for backbone in next(iter(matrix.values())):
+        table.add_column(backbone.replace("_", "_\n"), no_wrap=True)
+    for name, row in matrix.items():
+        table.add_row(name, *(" ".join(scenario[0].upper() for scenario in cell) or "-" for cell in row.values()))
+    return table
+
+
+def _title(record: Record) -> str:
+    return f"accuracy (%), {record.spec['strategy']} on {record.spec['benchmark']}"
+
+
+def plot(record: Record, path: Path) -> None:
+    """Accuracy matrix and average accuracy over time, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    matrix = [[float("nan") if cell is None else 100 * cell for cell in row] for row in record.matrices.accuracy]
+    names = [short(task["name"]) for task in record.data["tasks"]]
+    figure = Figure(figsize=(5 + 0.6 * len(names), 4 + 0.15 * len(names)), layout="constrained")
+    heat, curve = figure.subplots(1, 2)
+    image = heat.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
+    figure.colorbar(image, ax=heat, label="accuracy (%)")
+    heat.set(xlabel="tested on task", ylabel="after training task", title=record.spec["strategy"])
+    heat.set_xticks(range(len(names)), names, rotation=90)
+    heat.set_yticks(range(len(names)), names)
+    rows = [[cell for cell in row if cell is not None] for row in record.matrices.accuracy]
+    points: list[Any] = [(i + 1, 100 * sum(row) / len(row)) for i, row in enumerate(rows) if row]
+    curve.plot([x for x, _ in points], [y for _, y in points], marker="o")
+    curve.set(xlabel="tasks trained", ylabel="average accuracy on tested tasks (%)", ylim=(0, 100))
+    final = average(record.matrices.accuracy)
+    curve.set_title("" if final is None else f"final average {percent(final)} %")
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(content)
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,257 @@
+"""The record of a run: raw facts, one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nlpcl.config.spec import RunSpec, spec_id
+from nlpcl.errors import UsageError
+from nlpcl.records.metrics import derive
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DIGITS = 6
+MOST_TASKS = 1000
+MOST_BYTES = 32 * 2**20
+Positive = Annotated[float, Field(ge=0)]
+Span = Annotated[float, Field(ge=0, le=1e9)]  # seconds: their sum is finite, too
+
+
+class Matrices(BaseModel):
+    """Scores in [0, 1] on each task (column) after training each task (row); null where not measured.
+
+    They are kept with six digits, in memory as on disk.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    accuracy: list[list[float | None]]
+    macro_f1: list[list[float | None]]
+    initial: list[float | None] | None = None
+
+    @field_validator("accuracy", "macro_f1")
+    @classmethod
+    def _square(cls, matrix: list[list[float | None]]) -> list[list[float | None]]:
+        if not matrix or any(len(row) != len(matrix) for row in matrix):
+            raise ValueError("a matrix must be square")
+        if len(matrix) > MOST_TASKS:
+            raise ValueError(f"a matrix can have at most {MOST_TASKS} tasks")
+        if any(cell is not None and not 0 <= cell <= 1 for row in matrix for cell in row):
+            raise ValueError("a score must be in [0, 1]")
+        return [_rounded(row) for row in matrix]
+
+    @field_validator("initial")
+    @classmethod
+    def _scores(cls, row: list[float | None] | None) -> list[float | None] | None:
+        if any(cell is not None and not 0 <= cell <= 1 for cell in row or []):
+            raise ValueError("a score must be in [0, 1]")
+        return None if row is None else _rounded(row)
+
+    @model_validator(mode="after")
+    def _same_size(self) -> Matrices:
+        initial = self.accuracy if self.initial is None else self.initial
+        sizes = {len(self.accuracy), len(self.macro_f1), len(initial)}
+        if len(sizes) != 1:
+            raise ValueError("accuracy, macro_f1 and initial must be of the same tasks")
+        return self
+
+
+class Seconds(BaseModel):
+    """Time a run took: all of it, what came before the first task, training of each task, each evaluation."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    total: Span | None = None
+    setup: Span | None = None
+    train: Annotated[list[Span], Field(max_length=MOST_TASKS)] = []
+    evaluate: Annotated[list[Span], Field(max_length=MOST_TASKS + 1)] = []
+
+
+class Measured(BaseModel):
+    """What another repetition of the same run need not give again.
+
+    :ivar started: of the (last) start, in UTC, ISO 8601.
+    :ivar samples_per_second: training examples, each counted once an epoch, per second of training.
+    :ivar peak_memory_mb: largest resident memory of the process in MiB; `peak_gpu_memory_mb` on the GPU.
+    :ivar processes: how many computed together.
+    :ivar resumed: how often the run went on from a checkpoint.
+    :ivar host: processor, cores and GPU; no name of a machine or person.
+    :ivar git: commit and dirty flag of the source tree, if the package ran from one.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    started: str | None = None
+    seconds: Seconds = Seconds()
+    samples_per_second: Positive | None = None
+    peak_memory_mb: Positive | None = None
+    peak_gpu_memory_mb: Positive | None = None
+    device: str | None = None
+    processes: Annotated[int, Field(ge=1)] = 1
+    resumed: Annotated[int, Field(ge=0)] = 0
+    compiled: bool = False
+    host: dict[str, str | int | None] = {}
+    git: dict[str, str | bool] | None = None
+
+
+class Record(BaseModel):
+    """Raw facts of one run.
+
+    Everything but `measured` is bitwise repeatable on one machine, version set and number of threads and
+    processes. Averages are derived when read, never stored. docs/record.schema.json is its JSON Schema.
+
+    :ivar status: `ok`, or `failed` with the reason in `error`; only `ok` counts as done.
+    :ivar spec: the complete spec, as it was hashed into the record's id.
+    :ivar data: hashes of the files, sizes of the tasks, the encoder's weights, tokenizer and commit.
+    :ivar sizes: numbers of parameters, shares of units, and after each task the bytes to keep, by kind.
+    :ivar versions: of Python and of the packages that can change a result.
+    :ivar measured: seconds, rates, memory, host, git.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    record_version: Literal[1] = 1
+    status: Literal["ok", "failed"]
+    error: Annotated[str, Field(max_length=2000)] | None = None
+    spec: dict[str, Any]
+    data: dict[str, Any]
+    sizes: dict[str, Any]
+    seeds: dict[str, int]
+    versions: dict[str, str]
+    matrices: Matrices
+    measured: Measured
+
+    @field_validator("spec", "data", "sizes")
+    @classmethod
+    def _json(cls, content: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(content, allow_nan=False, default=str)
+        except ValueError as error:
+            raise ValueError("a number in it is not finite, or too long") from error
+        return content
+
+    @model_validator(mode="after")
+    def _failed_with_a_reason(self) -> Record:
+        if (self.status == "failed") != bool(self.error):
+            raise ValueError("a failed run has an error, and only a failed one")
+        return self
+
+    @property
+    def id(self) -> str:
+        """Hash of the spec as stored."""
+        return spec_id(self.spec)
+
+    def run_spec(self) -> RunSpec:
+        """The spec that repeats this run.
+
+        :raises UsageError: it is not complete, or of a newer version.
+        """
+        spec = RunSpec.parse(self.spec)
+        if spec.spec_version is None:
+            raise UsageError("the record's spec has no spec_version, so it is not complete and cannot be repeated.")
+        return spec
+
+    def derived(self) -> dict[str, float | None]:
+        """Averages, forgetting and transfer, from the matrices."""
+        m = self.matrices
+        return derive(m.accuracy, m.macro_f1, m.initial)
+
+    def content(self) -> bytes:
+        """What a record's file holds; of one record always the same."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode()
+
+    def save(self, path: str | Path) -> None:
+        """Write to a temporary name in the same folder, then rename; on failure nothing is left.
+
+        :raises UsageError: the file cannot be written.
+        """
+        path = Path(path)
+        try:
+            write_atomically(path, self.content())
+        except OSError as error:
+            raise UsageError(f"could not write {path} ({error.strerror or error}); choose another --out.") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> Record:
+        """Read and check a record.
+
+        :raises UsageError: there is no such file, or it is not a record.
+        """
+        try:
+            with Path(path).open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise UsageError(f"{path} is not a record: it is larger than {MOST_BYTES // 2**20} MiB.")
+            return cls.model_validate_json(content)
+        except OSError as error:
+            raise UsageError(f"cannot read {path} ({error.strerror}).") from error
+        except ValidationError as error:
+            raise UsageError(f"{path} is not a record: {fault(error)}.") from error
+
+
+def fault(error: ValidationError) -> str:
+    """What is wrong first in a file, and where in it."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return f"{where}: {first['msg']}"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either what it held before or all of it."""
+    created = [parent for parent in path.parents if not parent.exists()]
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:  # unlike mkstemp's, readable by whom the umask lets read
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # another run may have written there meanwhile
+            temporary.unlink(missing_ok=True)
+            for parent in created:
+                parent.rmdir()
+        raise
+
+
+def check_out(out: Path) -> None:
+    """Refuse before hours of training what would fail after them.
+
+    :raises UsageError: no record can be written to `out`.
+    """
+    place = next(parent for parent in (out, *out.resolve().parents) if parent.exists())
+    try:
+        with tempfile.NamedTemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UsageError(f"records cannot be written to {out} ({error.strerror}); choose another --out.") from error
+
+
+def collect(folder: str | Path) -> pd.DataFrame:
+    """All records below `folder`, one row each: id, plain fields of the spec, derived metrics, path.
+
+    :raises UsageError: a `record.json` there is not a record.
+    """
+    import pandas as pd
+
+    rows = []
+    for path in sorted(Path(folder).rglob("record.json")):
+        record = Record.load(path)
+        plain = {name: value for name, value in record.spec.items() if not isinstance(value, (dict, list))}
+        rows.append({"id": record.id, **plain, **record.derived(), "path": str(path)})
+    return pd.DataFrame(rows)
+
+
+def _rounded(row: list[float | None]) -> list[float | None]:
+    return [None if cell is None else round(cell, DIGITS) for cell in row]

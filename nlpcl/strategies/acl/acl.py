@@ -1,0 +1,256 @@
+"""ACL: adversarial continual learning (Ebrahimi et al., ECCV 2020, https://arxiv.org/abs/2003.09553).
+
+A shared encoder S learns features from which a discriminator D cannot tell the task, and a private encoder P_t what is
+left of task t; heads read both. S is replayed; what is private cannot be forgotten.
+
+    L = CE(head([P(x), S(x)]), y) + l1 CE(D(reverse(S(x))), t + 1) + l2 mean_{b,c} cos(S(x_b), P(x_c))^2
+    L_D = CE(D(S(x)), t + 1) + CE(D(z), 0),  z ~ N(0, 1)
+
+`reverse` turns the gradient round, t = 0, 1, ... is the task of an example, and all means go over the mini-batch and a
+draw from the memory together. Every mini-batch serves five steps on L and then one on L_D; D is new for each task. P_t
+is a net of the backbone's shape with weights of its own, and the product of all pairs of S and P asks for features of
+the same width; `private_width` makes its inner layer smaller.
+
+In task-incremental learning P_t and head t rest after their task, so the private features of a replayed example never
+change: they are kept with it instead of being computed at every step. In domain-incremental learning, where no label
+chooses at test, the last private encoder serves all and sees replayed examples, too.
+
+Where it differs from the original code. There replayed examples passed the current private encoder but their own head,
+which at test stood on its own private encoder. Heads have one layer, as for all methods here, instead of three of
+2048 units. D is trained by the strategy's kind of optimizer, with its schedule and clipping, on the shared features of
+the step before; the norms in the cosines are part of the graph. `parity=True` restores a memory filled in file order
+and replayed whole, and what `ContinualStrategy` lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from nlpcl.errors import UsageError
+from nlpcl.models.base import Backbone, ContinualModel
+from nlpcl.models.heads import SharedHead, TaskHeads
+from nlpcl.models.sizes import tensor_bytes
+from nlpcl.ranges import Count, Rate, Weight, Width
+from nlpcl.registry import register_strategy
+from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
+from nlpcl.strategies._shared.replay import ReplayStrategy
+from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
+from nlpcl.training.optimizers import new_optimizer
+from nlpcl.training.runtime import sent
+from nlpcl.training.strategy import DTYPES, ContinualStrategy, continual_model, mode
+
+
+class Repeated:
+    """A loader of which each batch comes several times in a row."""
+
+    def __init__(self, loader: Any, times: int) -> None:
+        self.loader = loader
+        self.times = times
+
+    def __len__(self) -> int:
+        return len(self.loader) * self.times
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for batch in self.loader:
+            for _ in range(self.times):
+                yield list(batch)  # a strategy puts the copies on the device into the list
+
+
+def encode(strategy: Any, encoder: Backbone, x: Tensor, task: Any) -> Tensor:
+    """Features of an encoder under the strategy's precision, in float32."""
+    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
+    with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        return encoder.features(x, task).float()
+
+
+class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[call-arg]
+    """Splits a model's backbone into a shared and private ones and trains them against a discriminator.
+
+    :param model: its backbone becomes the shared encoder, its heads get twice the width.
+    :param adversarial: l1.
+    :param orthogonality: l2.
+    :param shared_steps: steps on a mini-batch before one of the discriminator, at least 1.
+    :param discriminator_learning_rate: of the discriminator's optimizer; it follows the strategy's schedule.
+    :param private_width: width of a private encoder's inner fully connected layer; None: the backbone's.
+    :param memory: as in `MemoryPlugin`.
+    :raises UsageError: a number out of range.
+    """
+
+    of_task = ("discriminator", "_optimizer", "_real")
+
+    def __init__(
+        self,
+        model: ContinualModel,
+        *,
+        adversarial: float = 0.05,
+        orthogonality: float = 0.1,
+        shared_steps: int = 5,
+        discriminator_learning_rate: float = 0.001,
+        private_width: int | None = None,
+        **memory: Any,
+    ) -> None:
+        super().__init__(**memory)
+        if shared_steps < 1:
+            raise UsageError(f"shared_steps must be at least 1, not {shared_steps}.")
+        if adversarial < 0 or orthogonality < 0:
+            raise UsageError(f"adversarial and orthogonality must be at least 0, not {adversarial}, {orthogonality}.")
+        self.adversarial = adversarial
+        self.orthogonality = orthogonality
+        self.shared_steps = shared_steps
+        self.discriminator_learning_rate = discriminator_learning_rate
+        self.task_incremental = model.task_incremental
+        self.half = model.backbone.width
+        self.backbone = SharedPrivate(model.backbone, model.n_tasks if self.task_incremental else 1, private_width)
+        model.backbone = self.backbone
+        model.heads = wider_heads(model.heads, self.backbone.width)
+        self.discriminator: Discriminator
+        self._optimizer: Optimizer
+        self._real: tuple[Tensor, Tensor]
+        self._steps = 0
+        self.kept_private: Tensor | None = None
+        """Private features (capacity, F) of the memory's examples, on the host; None in domain-incremental learning."""
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        # The first callback of an experience, and the only one before the optimizer is made.
+        task = strategy.experience.current_experience
+        self.backbone.private.begin(task)
+        if self.task_incremental:
+            for i, linear in enumerate(strategy.model.heads.linears):
+                linear.requires_grad_(i == task)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        strategy.dataloader = Repeated(strategy.dataloader, self.shared_steps)
+        self._steps = 0
+        tasks = strategy.experience.current_experience + 1
+        self.discriminator = Discriminator(self.half, tasks + 1).to(strategy.device)
+        self._optimizer = new_optimizer(strategy.optimizer, self.discriminator, [])
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.discriminator_learning_rate
+        self.discriminator.requires_grad_(False)  # but in its own steps
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        private, shared = self.features.split(self.half, dim=1)
+        tasks = torch.full_like(strategy.mb_y, strategy.experience.current_experience)
+        if len(self.memory):
+            loss, more_private, more_shared, more_tasks = self.replay_loss(strategy)
+            strategy.loss = joint_mean(strategy.loss, loss, len(shared), len(more_shared))
+            private, shared = torch.cat([private, more_private]), torch.cat([shared, more_shared])
+            tasks = torch.cat([tasks, more_tasks])
+        fooled = F.cross_entropy(self.discriminator(reverse_gradient(shared)), tasks + 1)
+        strategy.loss = strategy.loss + self.adversarial * fooled + self.orthogonality * overlap(shared, private)
+        self._real = shared.detach(), tasks + 1
+
+    def replay_loss(self, strategy: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Cross-entropy of a draw from the memory, its private and shared features (M, F) and its tasks (M,)."""
+        slots = self.memory.indices(self.replay_batch_size)
+        replayed = self.memory.at(slots).on_device(strategy)
+        labels = replayed.task_labels
+        there = labels if isinstance(labels, int) else sent(labels, strategy.device)
+        if self.kept_private is None:
+            private, shared = encode(strategy, self.backbone, replayed.x, there).split(self.half, dim=1)
+        else:
+            private = sent(self.kept_private[slots], strategy.device)
+            shared = encode(strategy, self.backbone.shared, replayed.x, there)
+        logits = strategy.model.heads(torch.cat([private, shared], dim=1), labels)
+        tasks = sent(self.memory.tasks[slots], strategy.device)
+        return F.cross_entropy(logits, replayed.y), private, shared, tasks
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        self._steps += 1
+        if self._steps % self.shared_steps == 0:
+            self.train_discriminator(strategy)
+
+    def train_discriminator(self, strategy: Any) -> None:
+        """Take one step on L_D, clipped and at a rate that follows the schedule as the strategy's steps do."""
+        shared, tasks = self._real
+        self.discriminator.requires_grad_(True)
+        loss = F.cross_entropy(self.discriminator(shared), tasks)
+        noise = F.cross_entropy(self.discriminator(torch.randn_like(shared)), torch.zeros_like(tasks))
+        self._optimizer.zero_grad()
+        (loss + noise).backward()
+        if isinstance(strategy, ContinualStrategy):
+            strategy.clip_gradients(list(self.discriminator.parameters()))
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.discriminator_learning_rate * strategy.schedule_factor(self._steps - 1)
+        self._optimizer.step()
+        self.discriminator.requires_grad_(False)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        slots = self.fill(strategy)
+        if not self.task_incremental or not len(slots):
+            return
+        if self.kept_private is None:
+            self.kept_private = torch.zeros(self.memory.capacity, self.half)
+        task = strategy.experience.current_experience
+        encoder = self.backbone.private.of(task)
+        with mode(encoder, training=False), torch.no_grad():
+            for part in slots.split(strategy.train_mb_size):
+                x = self.memory.at(part).on_device(strategy).x
+                self.kept_private[part] = encode(strategy, encoder, x, task).cpu()
+
+    def kept_bytes(self) -> dict[str, int]:
+        """Bytes of the memory's filled slots and of their private features."""
+        kept = [] if self.kept_private is None else [self.kept_private[: len(self.memory)]]
+        return super().kept_bytes() | {"memory_private": tensor_bytes(kept)}
+
+
+def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | SharedHead:
+    """Fresh heads of the same kind and classes for features of another width."""
+    if isinstance(heads, TaskHeads):
+        return TaskHeads(width, heads.classes.tolist())
+    shared: Any = heads.linear
+    return SharedHead(width, shared.out_features, heads.n_tasks)
+
+
+@register_strategy(
+    "acl",
+    title="adversarial continual learning",
+    paper="Ebrahimi, Meier, Calandra, Darrell, Rohrbach: Adversarial Continual Learning, ECCV 2020",
+    url="https://arxiv.org/abs/2003.09553",
+    backbones=("cnn", "mlp"),
+    replay=True,
+    ddp_reason="its discriminator takes steps of its own on the features of the whole mini-batch",
+)
+class ACL(ReplayStrategy):
+    """Adversarial continual learning; further arguments as in `ReplayStrategy` and `ContinualStrategy`.
+
+    :param adversarial: weight of the discriminator's loss, at least 0; 0.05 in the original toolkit.
+    :param orthogonality: weight of the overlap of shared and private features, at least 0; 0.1 in the original toolkit.
+    :param shared_steps: steps on a mini-batch before one of the discriminator, at least 1; 5 in the original toolkit.
+    :param discriminator_learning_rate: learning rate of the discriminator, which follows the schedule; 0.001 in the
+        original toolkit.
+    :param private_width: width of a private encoder's inner fully connected layer; None: the backbone's, as in the
+        original toolkit.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        adversarial: Weight = 0.05,
+        orthogonality: Weight = 0.1,
+        shared_steps: Count = 5,
+        discriminator_learning_rate: Rate = 0.001,
+        private_width: Width | None = None,
+        **replay_kwargs: Any,
+    ) -> None:
+        self._plugin = partial(
+            ACLPlugin,
+            continual_model(model, type(self).__name__),
+            adversarial=adversarial,
+            orthogonality=orthogonality,
+            shared_steps=shared_steps,
+            discriminator_learning_rate=discriminator_learning_rate,
+            private_width=private_width,
+        )
+        super().__init__(model=model, **replay_kwargs)
+
+    def replay_plugin(self, **memory: Any) -> ACLPlugin:
+        return self._plugin(**memory)

@@ -1,0 +1,1 @@
+"""Avalanche's own strategies."""

@@ -1,0 +1,1 @@
+"""Methods with task capsules at the places of adapters: B-CL and CTR."""

@@ -1,0 +1,1 @@
+"""CAT: continual learning of similar and dissimilar tasks."""

@@ -1,0 +1,242 @@
+"""Knowledge from similar tasks: features under several masks in one pass, attention over them, and readouts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nlpcl.models.base import _MISSING, Backbone, ContinualModel, TaskLabels, single_task
+from nlpcl.models.gates import Gates
+from nlpcl.models.heads import ABSENT, TaskHeads
+from nlpcl.models.sizes import PerTask, tensor_bytes
+from nlpcl.training.runtime import sent
+
+
+class MaskViews:
+    """Features of a batch under several tasks' masks in one forward pass.
+
+    What stands before the first gates does not depend on the mask, so the batch is repeated right before those: a
+    frozen encoder below them, and a first layer of convolutions, are computed once. In an encoder whose own layers are
+    gated next to nothing comes before, and its residual stream passes the gates by, so there the inputs are repeated.
+
+    :param backbone: its sites are gated, now or later.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.copies = 1
+        for site in backbone.sites():
+            if not backbone.pretrained and all(name is None for name, _ in site.inputs):
+                site.activation.register_forward_hook(self._repeat, prepend=True)  # before the gate
+
+    def __call__(self, x: Tensor, tasks: Sequence[int]) -> Tensor:
+        """Features (n, B, F) of inputs `x` under the masks of n tasks."""
+        gates = cast(Gates, self.backbone.gates)
+        labels = sent(torch.tensor(tasks).repeat_interleave(len(x)), x.device)
+        chosen, gates.override = gates.override, None
+        self.copies = len(tasks)
+        try:
+            features = self.backbone.features(self._repeated(x) if self.backbone.pretrained else x, labels).float()
+        finally:
+            gates.override, self.copies = chosen, 1
+        return features.unflatten(0, (len(tasks), len(x)))
+
+    def _repeat(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return self._repeated(output)
+
+    def _repeated(self, x: Tensor) -> Tensor:
+        return x if self.copies == 1 else x.repeat(self.copies, *[1] * (x.dim() - 1))
+
+
+class TaskTransfer(nn.Module):
+    """One transformer encoder layer whose only query is a task's own vector, and a head on what comes out.
+
+        q = ReLU(e),  u = LayerNorm(q + Attention(q, H, H)),  h = LayerNorm(u + W2 ReLU(W1 u + b1) + b2)
+
+    :param features: F.
+    :param classes: C.
+    :param heads: attention heads; if they do not divide F, the next smaller number that does.
+    :param dropout: probability of dropping attention weights and units of either branch.
+    """
+
+    def __init__(self, features: int, classes: int, heads: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        heads = next(n for n in range(heads, 0, -1) if features % n == 0)
+        self.embedding = nn.Parameter(torch.randn(features))
+        self.attention = nn.MultiheadAttention(features, heads, dropout, batch_first=True)
+        self.feed = nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, features))
+        self.norms = nn.ModuleList(nn.LayerNorm(features) for _ in range(2))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B, C) from features (n, B, F) under the masks of n >= 1 tasks."""
+        known = features.transpose(0, 1)
+        query = self.embedding.relu().expand(len(known), 1, -1)
+        mixed = self.attention(query, known, known, need_weights=False)[0]
+        hidden = self.norms[0](query + self.dropout(mixed))
+        hidden = self.norms[1](hidden + self.dropout(self.feed(hidden)))
+        return self.head(hidden.squeeze(1))
+
+
+class TaskTransfers(PerTask):
+    """Which tasks each task found similar, a `TaskTransfer` where there are any, and whether that one serves at test.
+
+    A transfer is made when its task begins, or when a state that has one is loaded.
+
+    :param features: F.
+    :param classes: number of classes of each task.
+    :param heads: as in `TaskTransfer`.
+    """
+
+    kind = "attention"
+    device: Tensor
+
+    def __init__(self, features: int, classes: Sequence[int], heads: int) -> None:
+        super().__init__()
+        self.features = features
+        self.classes = list(classes)
+        self.heads = heads
+        self.similar: list[list[int]] = [[] for _ in classes]
+        """The tasks similar to each task, ascending; all of them came before it."""
+        self.chosen = [False for _ in classes]
+        """Whether the transfer serves the task at test, and not the head of its own mask."""
+        self.layers = nn.ModuleDict()
+        self.register_buffer("device", torch.empty(0), persistent=False)  # knows where new layers go
+
+    def begin(self, task: int, similar: Sequence[int]) -> None:
+        """From now on `task` trains, to which `similar` tasks are similar; what serves other tasks stays."""
+        self.layers.requires_grad_(False)
+        self.similar[task] = list(similar)
+        self.chosen[task] = False
+        if similar:
+            self._add(task)
+
+    def of(self, task: int) -> TaskTransfer | None:
+        """The transfer of a task; None if no task is similar to it."""
+        return cast(TaskTransfer, self.layers[str(task)]) if self.similar[task] else None
+
+    def bytes_for(self, tasks: int) -> int:
+        """Bytes of the first `tasks` tasks' layers, and one for each of their yes or no."""
+        layers = [layer for layer in (self.of(task) for task in range(tasks)) if layer is not None]
+        return tasks * (tasks + 1) // 2 + sum(tensor_bytes(layer.parameters()) for layer in layers)
+
+    def get_extra_state(self) -> Tensor:
+        """(T, T + 1): who is similar to whom, and whose transfer serves."""
+        table = torch.zeros(len(self.classes), len(self.classes) + 1, dtype=torch.bool)
+        for task, similar in enumerate(self.similar):
+            table[task, similar] = True
+        table[:, -1] = torch.tensor(self.chosen)
+        return table
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take it back; torch does this before it loads the layers' weights."""
+        self.similar = [row[:-1].nonzero().flatten().tolist() for row in state]
+        self.chosen = state[:, -1].tolist()
+        self.layers.clear()
+        for task, similar in enumerate(self.similar):
+            if similar:
+                self._add(task)
+
+    def _add(self, task: int) -> None:
+        self.layers[str(task)] = TaskTransfer(self.features, self.classes[task], self.heads).to(self.device.device)
+
+
+class TransferModel(ContinualModel):
+    """A model around another one's backbone and heads, whose tasks may also be classified by their `TaskTransfer`.
+
+    While a task trains, the logits are those of its own mask, and those of its transfer lie in `transferred` until
+    someone takes them. At test each task has the logits of the one chosen for it.
+
+    :param model: its backbone gets gates before the first forward pass.
+    :param attention_heads: as in `TaskTransfer`.
+    """
+
+    def __init__(self, model: ContinualModel, attention_heads: int) -> None:
+        super().__init__(model.backbone, model.heads)
+        linears = model.heads.linears if isinstance(model.heads, TaskHeads) else [model.heads.linear] * self.n_tasks
+        classes = [cast(nn.Linear, linear).out_features for linear in linears]
+        self.transfers = TaskTransfers(self.backbone.width, classes, attention_heads)
+        self.views = MaskViews(self.backbone)
+        self.transferred: Tensor | None = None
+
+    def forward(self, x: Tensor, task_labels: TaskLabels | None = _MISSING) -> Any:
+        """As in `ContinualModel`."""
+        if task_labels is _MISSING and not self.task_incremental:
+            task_labels = 0
+        if task_labels is _MISSING or task_labels is None:
+            return super().forward(x, task_labels)
+        task = single_task(task_labels)
+        gates = cast(Gates, self.backbone.gates)
+        served = task if gates.override is None else gates.override
+        if not isinstance(served, int):
+            return self._mixed(x, served)
+        if self.training and served == gates.current and self.transfers.of(served) is not None:
+            logits, self.transferred = self.both(x, served)
+            return logits
+        return self._transfer(x, served) if self.transfers.chosen[served] else super().forward(x, task)
+
+    def both(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) of a task's own mask, and of its transfer, which it must have."""
+        layer = self.transfers.of(task)
+        assert layer is not None
+        features = self.views(x, [task, *self.transfers.similar[task]])
+        with torch.autocast(x.device.type, enabled=False):
+            return self.heads(features[0], task), layer(features[1:])
+
+    def _transfer(self, x: Tensor, task: int) -> Tensor:
+        layer = self.transfers.of(task)
+        assert layer is not None
+        features = self.views(x, self.transfers.similar[task])
+        with torch.autocast(x.device.type, enabled=False):
+            return layer(features)
+
+    def _mixed(self, x: Tensor, tasks: Tensor) -> Tensor:
+        """Logits of a batch of several tasks; each transfer that serves sees its own examples."""
+        logits = super().forward(x, tasks)
+        for task in (task for task, chosen in enumerate(self.transfers.chosen) if chosen):
+            rows = (tasks == task).nonzero().flatten().to(x.device)
+            if len(rows):
+                own = self._transfer(x[rows], task)
+                logits = logits.index_copy(0, rows, F.pad(own, (0, logits.shape[1] - own.shape[1]), value=ABSENT))
+        return logits
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Logits nobody took hold a graph, which cannot be copied and means nothing in a copy.
+        return {**self.__dict__, "transferred": None}
+
+
+def train_readouts(
+    features: Tensor, targets: Tensor, classes: int, *, steps: int, learning_rate: float, batch_size: int = 128
+) -> tuple[Tensor, Tensor]:
+    """Softmax regressions from the features under n masks, each as if it were trained alone, in one batched product.
+
+    They start at 0 and take Adam's steps on the same random mini-batches.
+
+    :param features: (N, n, F).
+    :param targets: LongTensor (N,).
+    :param classes: C.
+    :return: weights (n, F, C) and biases (n, 1, C).
+    """
+    n, width = features.shape[1:]
+    weight = features.new_zeros(n, width, classes, requires_grad=True)
+    bias = features.new_zeros(n, 1, classes, requires_grad=True)
+    optimizer = torch.optim.Adam([weight, bias], lr=learning_rate)
+    size = min(batch_size, len(features))
+    for _ in range(steps):
+        rows = torch.randint(len(features), (size,), device=features.device)
+        logits = readout_logits(features[rows], weight, bias)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets[rows].repeat(n), reduction="sum") / size
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return weight.detach(), bias.detach()
+
+
+def readout_logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Logits (n, N, C) of n readouts for features (N, n, F)."""
+    return torch.baddbmm(bias, features.transpose(0, 1), weight)

@@ -1,0 +1,1 @@
+"""CLASSIC: continual and contrastive learning."""

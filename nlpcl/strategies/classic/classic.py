@@ -1,0 +1,178 @@
+"""CLASSIC: continual and contrastive learning (Ke, Liu, Xu, Shu, EMNLP 2021,
+https://aclanthology.org/2021.emnlp-main.550).
+
+HAT's masks on the adapters, and contrast between features that draws what earlier masks know into the current one, so
+that at test the last mask serves all domains.
+
+    L = CE + lambda R + l3 CSC + 1[t > 0] (l2 CKS + l1 CED)           (R: HAT's sparsity loss)
+    CSC = SupCon([z, z'], y)                                          (supervised contrast of the current task)
+    CKS = CE(head(m), y) + SupCon([z, m/|m|], y)                      (knowledge sharing)
+    CED = 1/t sum_{k<t} SupCon([z, h_k/|h_k|], sample)                (ensemble distillation, positives: same sample)
+
+z and z' are the normalised feature h of the current mask after two draws of the dropout before the head: one pass of
+the encoder serves both. h_k are features under the masks of the previous tasks k, without gradient or dropout.
+m = dropout(sum over the tasks of attention([h_0 .. h_{t-1} h])), with an attention along the axis of the tasks that
+each task but the first has for itself. SupCon and the attention: `models/contrast.py`.
+
+Where it differs from the original code: distillation is on, and from all previous tasks, where the original leaves it
+off or takes the last one; it is the mean over them, so its weight does not grow with t; CSC contrasts two draws of the
+dropout, not a view with its copy; R counts once, not once more in CKS; h_k is computed with the encoder's dropout off.
+As masks are hard and LayerNorms frozen, the h_k do not change while a task trains: they are computed once per task and
+travel with the examples (4 t F bytes each), so of a step only the attention and CED's small products grow with t.
+`parity=True` restores what it does for HAT; with soft masks and LayerNorms that train in every task the h_k do change,
+and are computed in each step.
+
+Shared and not maskable, and inference without task labels: as in `hat.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from torch import Tensor
+from torch.nn import functional as F
+
+from nlpcl.ranges import Temperature, Weight
+from nlpcl.registry import register_strategy
+from nlpcl.strategies._shared.adapters import adapter_backbone
+from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskInference
+from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
+from nlpcl.training import distributed
+from nlpcl.training.batches import numbered_batches
+from nlpcl.training.runtime import sent
+from nlpcl.training.strategy import DTYPES, mode, on_device
+
+
+@register_strategy(
+    "classic",
+    title="contrastive continual learning",
+    paper="Ke, Liu, Xu, Shu: CLASSIC: Continual and Contrastive Learning of Aspect Sentiment Classification Tasks, "
+    "EMNLP 2021",
+    url="https://aclanthology.org/2021.emnlp-main.550",
+    backbones=("bert_adapter",),
+    reason="it contrasts the features that the masks of a frozen encoder's adapters give",
+    presets=ORIGINAL_GATES,
+    ddp=True,
+)
+class CLASSIC(MaskInference):
+    """Masks and contrast; further arguments as in `MaskInference`, `MaskStrategy` and `ContinualStrategy`.
+
+    :param distillation: weight l1 of the distillation from previous masks; 1 in the original toolkit.
+    :param sharing: weight l2 of knowledge sharing; 1 in the original toolkit.
+    :param contrast: weight l3 of the current task's contrast; 1 in the original toolkit.
+    :param temperature: tau of every contrast; 1 in the original toolkit.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        distillation: Weight = 1.0,
+        sharing: Weight = 1.0,
+        contrast: Weight = 1.0,
+        temperature: Temperature = 1.0,
+        **mask_kwargs: Any,
+    ) -> None:
+        self.backbone = adapter_backbone(model, type(self).__name__)
+        self.attentions = TaskAttentions(model.n_tasks)
+        self.backbone.attentions = self.attentions  # so that they are saved, moved and trained with the model
+        super().__init__(model=model, **mask_kwargs)
+        self.distillation = distillation
+        self.sharing = sharing
+        self.contrast = contrast
+        self.temperature = temperature
+        self.previous: list[int] = []
+        self._forget_batch()
+
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        """The data of the experience, each example with its features under the previous tasks' masks."""
+        super().train_dataset_adaptation(**kwargs)
+        gates = self.masks.gates
+        self.previous = [k for k in gates.trained if k != gates.current]
+        self.attentions.begin(len(self.previous))
+        if self.previous and not self.parity:
+            self.adapted_dataset = self._with_previous(self.adapted_dataset)  # type: ignore[has-type]
+
+    def _with_previous(self, data: Any) -> Any:
+        features = torch.zeros(len(data), len(self.previous), self.backbone.width)
+        for rows, (x, *_) in numbered_batches(data, self.eval_mb_size, distributed.share()):
+            features[rows] = self.previous_features(on_device(self, x)).cpu()
+        distributed.total(features)  # of each example one process has them
+        # A list: of a tensor, Avalanche would make nested lists of numbers.
+        attribute = DataAttribute(list(features), "previous", use_in_getitem=True)
+        return data.update_data_attribute("previous", attribute)
+
+    @torch.no_grad()
+    def previous_features(self, x: Tensor) -> Tensor:
+        """Features (B, t, F) of inputs `x` under the stored masks of the t previous tasks, without dropout."""
+        gates, found = self.masks.gates, []
+        chosen = gates.override
+        with mode(self.model, training=False):
+            for task in self.previous:
+                gates.override = task
+                found.append(self._represent(x, task))
+        gates.override = chosen
+        return torch.stack(found, dim=1)
+
+    def _represent(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
+        dtype = DTYPES[self.precision]
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            return self.backbone.represent(x, task_labels).float()
+
+    def _unpack_minibatch(self) -> None:
+        if self.is_training and self.previous and not self.parity:
+            *batch, previous = self.mbatch  # type: ignore[has-type]
+            self.mbatch = batch  # ends with the task labels again, where everything else looks for them
+            self.mb_previous = sent(distributed.own(previous), self.device)
+        super()._unpack_minibatch()
+
+    def forward(self) -> Tensor:
+        """Logits of the mini-batch; in training the features they come from are kept for the loss."""
+        if not self.is_training:
+            return super().forward()
+        if self.previous and self.parity:
+            self.mb_previous = self.previous_features(self.mb_x)
+        self.mb_pooled = self._represent(self.mb_x, self.tasks)
+        self.mb_features = self.backbone.dropout(self.mb_pooled)
+        return self.model.heads(self.mb_features, self.tasks)
+
+    def criterion(self) -> Tensor:
+        """Loss of the mini-batch; in training with the contrastive terms, but for the masks' sparsity loss."""
+        loss = super().criterion()
+        if self.is_training:
+            loss = loss + self.contrast * self.own_contrast()
+            if self.previous:
+                loss = loss + self.sharing * self.shared_knowledge() + self.distillation * self.distilled()
+        return loss
+
+    def own_contrast(self) -> Tensor:
+        """CSC of the mini-batch: between two draws of the dropout, by class."""
+        return self._contrast_with(self.backbone.dropout(self.mb_pooled), by_class=True)
+
+    def shared_knowledge(self) -> Tensor:
+        """CKS of the mini-batch: what the attention over all tasks' features makes is classified, and contrasted."""
+        stacked = torch.cat([self.mb_previous, self.mb_pooled.unsqueeze(1)], dim=1).transpose(1, 2)
+        mixed = self.backbone.dropout(self.attentions(stacked).sum(dim=-1))
+        classified = self._criterion(self.model.heads(mixed, self.tasks), self.mb_y)
+        return classified + self._contrast_with(mixed, by_class=True)
+
+    def distilled(self) -> Tensor:
+        """CED of the mini-batch: with the features under each previous mask, sample by sample; mean over the masks."""
+        return self._contrast_with(self.mb_previous, by_class=False)
+
+    def _contrast_with(self, other: Tensor, *, by_class: bool) -> Tensor:
+        """Contrast between the features of all processes' rows and their `other`, (B, F) or (B, t, F)."""
+        z, others = (distributed.whole(F.normalize(x, dim=-1), self.mb_rows) for x in (self.mb_features, other))
+        others = others.movedim(0, -2)
+        labels = distributed.whole(self.mb_y, self.mb_rows) if by_class else torch.arange(len(z), device=z.device)
+        return contrastive_loss(torch.stack([z.expand_as(others), others], dim=-3), labels, self.temperature)
+
+    def _train_cleanup(self) -> None:
+        super()._train_cleanup()
+        self._forget_batch()
+
+    def _forget_batch(self) -> None:
+        # They hold a graph, which cannot be copied and means nothing later.
+        self.mb_previous = self.mb_pooled = self.mb_features = torch.empty(0)

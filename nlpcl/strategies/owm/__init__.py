@@ -1,0 +1,1 @@
+"""OWM: orthogonal weights modification."""

@@ -1,0 +1,1 @@
+"""UCL: uncertainty-regularised continual learning."""

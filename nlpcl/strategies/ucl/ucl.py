@@ -1,0 +1,238 @@
+"""UCL: uncertainty-regularised continual learning (Ahn et al., NeurIPS 2019, https://arxiv.org/abs/1905.11614).
+
+Every weight is drawn from N(mu, sigma^2) in training and is mu at test, with one sigma for each unit. A unit that ends
+a task with a small sigma is needed there, so what leads to it and away from it is held; the others stay free.
+
+    L = CE + (1/N) { a/2 sum_l ( ||S_l (mu_l - mu_l')||^2 + ||S_b,l (b_l - b_l')||^2 )
+                     + 1[t > 0] sum_l s0_l^2 ( ||(mu_l'/sigma_l')^2 (mu_l - mu_l')||_1 + the same for b_l )
+                     + beta/2 sum_l sum_i ( r_l,i - log r_l,i + sigma_l,i^2 - log sigma_l,i^2 ) }
+    S_l,ij = max( s0_l / sigma_l,i',  s0_{l-1} / sigma_{l-1},j' ),  S_b,l,i = s0_l / sigma_l,i',  r = (sigma / sigma')^2
+
+A prime marks the value at the start of the task, s0 the sigma a layer began with, t = 0, 1, ... the task; a is alpha in
+the first task and 1 afterwards; N is the number of training examples of the task, CE the mean over a mini-batch. The
+last sum has one entry for each unit i. Unit j of layer l - 1 is the one that makes the input of column j (for a
+convolution an input channel); a column whose input no Bayesian layer makes counts 0.
+
+Where it differs from the original toolkit: there the regulariser looked at the network's direct children alone and so
+found no layer in any text model, and the mean CE was divided by the batch size once more. Here every site of the
+backbone is Bayesian and regularised, whether it is a convolution in a list or stands deep inside an encoder; rho has a
+learning rate of its own in any optimizer, no weight decay and no clipping; layers of pretrained encoders keep their
+weights (see `make_bayesian`). The regulariser is divided by N, as in the variational bound it comes from; Ahn et al.'s
+code divides it by the batch size. `parity=True` restores the toolkit's CE / B + {...} / B with B the batch size, not
+the inert regulariser.
+
+What nothing regularises: the backbone's other shared parameters (LayerNorms and, in full fine-tuning, embeddings and
+the attention's query, key and value maps), which freeze after the first task, unless `parity`; the heads, which train
+freely. In task-incremental learning each task has its own head; in domain-incremental learning all share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from avalanche.core import SupervisedPlugin
+from torch import Tensor
+
+from nlpcl.models.base import ContinualModel, Site, replace_layer, unprotected
+from nlpcl.models.sizes import tensor_bytes
+from nlpcl.ranges import Between, Rate, Weight
+from nlpcl.registry import register_strategy
+from nlpcl.strategies.ucl.layers import Bayesian, make_bayesian
+from nlpcl.training.strategy import ContinualStrategy, continual_model, minibatch_rows, sites_of
+
+
+@dataclass(frozen=True)
+class Start:
+    """A site as it was when the task started, and what holds it there.
+
+    :param weight: mu'; the site's weight.
+    :param bias: b', (out,).
+    :param sigma: sigma', (out,).
+    :param strengths: S_l and S_b,l, broadcastable to weight and bias.
+    :param importances: (s0 mu'/sigma')^2 and (s0 b'/sigma')^2, shaped as weight and bias.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    sigma: Tensor
+    strengths: tuple[Tensor, Tensor]
+    importances: tuple[Tensor, Tensor]
+
+
+def strengths(sites: Sequence[Site]) -> dict[str, tuple[Tensor, Tensor]]:
+    """S_l, (out, columns, 1, ...), and S_b,l, (out,), of each site by name, from its present sigma.
+
+    S of the module's docstring (Ahn et al. 2019, section 3). A column that comes from no site counts 0.
+
+    :param sites: their modules are Bayesian, and whatever their `inputs` name is among them.
+    """
+    layers = {site.name: cast(Bayesian, site.module) for site in sites}
+    certain = {name: layer.initial_sigma / layer.sigma() for name, layer in layers.items()}
+    found = {}
+    for site in sites:
+        rows = certain[site.name]
+        columns = torch.cat(
+            [rows.new_zeros(n) if name is None else certain[name].repeat_interleave(n) for name, n in site.inputs]
+        )
+        both = torch.maximum(rows[:, None], columns[None, :])
+        found[site.name] = (both.reshape(*both.shape, *[1] * (layers[site.name].weight.dim() - 2)), rows)
+    return found
+
+
+@torch.no_grad()
+def start_of_task(sites: Sequence[Site]) -> dict[str, Start]:
+    """The present values of each site by name, and all that follows from them; see `Start`."""
+    held = strengths(sites)
+    found = {}
+    for site in sites:
+        layer = cast(Bayesian, site.module)
+        sigma = layer.sigma()
+        relative = sigma / layer.initial_sigma
+        importances = (
+            (layer.weight / relative.reshape(-1, *[1] * (layer.weight.dim() - 1))).square(),
+            (layer.bias / relative).square(),
+        )
+        weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+        found[site.name] = Start(weight, bias, sigma, held[site.name], importances)
+    return found
+
+
+def ucl_penalty(
+    sites: Sequence[Site], starts: Mapping[str, Start], *, alpha: float, beta: float, first: bool
+) -> Tensor:
+    """The braces in the module's docstring (Ahn et al. 2019, section 3), a scalar.
+
+    :param sites: their modules are Bayesian.
+    :param starts: each site at the start of the task.
+    :param alpha: factor a of the first task; later ones have 1.
+    :param beta: factor of the sigmas' part.
+    :param first: whether this is the first task, which is not held in the L1 norm.
+    """
+    penalties = []
+    for site in sites:
+        layer, start = cast(Bayesian, site.module), starts[site.name]
+        moved = (layer.weight - start.weight, layer.bias - start.bias)
+        for change, strength, importance in zip(moved, start.strengths, start.importances, strict=True):
+            penalties.append((alpha if first else 1.0) / 2 * (strength * change).square().sum())
+            if not first:
+                penalties.append((importance * change).abs().sum())
+        sigma = layer.sigma()
+        ratio = sigma / start.sigma
+        # log x^2 as 2 log x: x^2 would be 0 in float32 long before x is.
+        spread = ratio.square() - 2 * ratio.log() + sigma.square() - 2 * sigma.log()
+        penalties.append(beta / 2 * spread.sum())
+    return torch.stack(penalties).sum()
+
+
+class UCLPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+    """Makes every site of a `ContinualModel` Bayesian and regularises it.
+
+    Under a strategy of Avalanche's own rho has the learning rate and weight decay of the others.
+
+    :param model: the layers at its backbone's sites are replaced.
+    :param ratio: share of the noise in a weight's initial variance, in (0, 1).
+    :param alpha: factor of the quadratic part in the first task.
+    :param beta: factor of the sigmas' part.
+    :param rho_learning_rate: learning rate of rho.
+    :param parity: the original code's scaling of the loss, and what nothing regularises trains in every task.
+    :raises TypeError: a site's layer is no `nn.Linear`, `nn.Conv1d` or `nn.Conv2d`.
+    """
+
+    def __init__(
+        self,
+        model: ContinualModel,
+        *,
+        ratio: float = 0.125,
+        alpha: float = 5.0,
+        beta: float = 0.002,
+        rho_learning_rate: float = 0.01,
+        parity: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        for site in sites_of(model, "ucl"):
+            replace_layer(self.backbone, site, make_bayesian(site.module, ratio, self.backbone.pretrained))
+        self.sites = self.backbone.sites()
+        self.alpha = alpha
+        self.beta = beta
+        self.rho_learning_rate = rho_learning_rate
+        self.parity = parity
+        self.starts: dict[str, Start] = {}
+        self.first = True
+        """Whether no task has been trained yet."""
+        self.examples = 1
+        """N, by which the regulariser is divided."""
+
+    def parameter_group(self, strategy: Any) -> dict[str, Any]:
+        """Rho's own group of the optimizer: own learning rate, no weight decay."""
+        rhos = [cast(Bayesian, site.module).rho for site in self.sites]
+        return {"params": rhos, "lr": self.rho_learning_rate, "weight_decay": 0.0}
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        # The first callback of an experience, and the only one before the optimizer is made.
+        if not self.first and not self.parity:
+            for p in unprotected(self.backbone):
+                p.requires_grad_(False)
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.starts = start_of_task(self.sites)
+        self.examples = len(strategy.experience.dataset)
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        penalty = ucl_penalty(self.sites, self.starts, alpha=self.alpha, beta=self.beta, first=self.first)
+        if self.parity:
+            strategy.loss = (strategy.loss + penalty) / minibatch_rows(strategy)
+        else:
+            strategy.loss = strategy.loss + penalty / self.examples
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.first = False
+
+    def kept_bytes(self) -> dict[str, int]:
+        """Bytes of the values at the start of the task; what follows from them is not counted."""
+        starts = self.starts.values()
+        return {"previous_weights": tensor_bytes(t for s in starts for t in (s.weight, s.bias, s.sigma))}
+
+
+@register_strategy(
+    "ucl",
+    title="uncertainty-regularised continual learning",
+    paper="Ahn, Cha, Lee, Moon: Uncertainty-based Continual Learning with Adaptive Regularization, NeurIPS 2019",
+    url="https://arxiv.org/abs/1905.11614",
+    ddp=True,
+)
+class UCL(ContinualStrategy):
+    """Uncertainty-regularised continual learning; further arguments as in `ContinualStrategy`.
+
+    :param ratio: share of the noise in a weight's initial variance, in (0, 1); 0.125 in the original toolkit.
+    :param alpha: factor of the quadratic part of the regulariser in the first task; 5 in the original toolkit.
+    :param beta: factor of the part that keeps the noise from vanishing; 0.002 in the original toolkit.
+    :param rho_learning_rate: learning rate of rho, the noise's parameter; 0.01 in the original toolkit.
+    :param parity: restore what the original toolkit did: loss and regulariser over the batch size, LayerNorms that
+        train in every task, and what `ContinualStrategy` lists.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        ratio: Between = 0.125,
+        alpha: Weight = 5.0,
+        beta: Weight = 0.002,
+        rho_learning_rate: Rate = 0.01,
+        parity: bool = False,
+        plugins: list[Any] | None = None,
+        **base_kwargs: Any,
+    ) -> None:
+        self.uncertainty = UCLPlugin(
+            continual_model(model, type(self).__name__),
+            ratio=ratio,
+            alpha=alpha,
+            beta=beta,
+            rho_learning_rate=rho_learning_rate,
+            parity=parity,
+        )
+        super().__init__(model=model, plugins=[*(plugins or []), self.uncertainty], parity=parity, **base_kwargs)

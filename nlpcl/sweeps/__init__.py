@@ -1,0 +1,1 @@
+"""Many runs: grids of them, their execution here or on a cluster, and tuning."""

@@ -1,0 +1,307 @@
+"""Settings chosen with Optuna, on validation data alone."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+
+from nlpcl.config.arguments import OWNED, PresetFile, Request
+from nlpcl.config.encoders import MINILM, encoder_fingerprint
+from nlpcl.config.spec import RunSpec
+from nlpcl.errors import UsageError
+from nlpcl.options import find_option
+from nlpcl.records.metrics import average
+from nlpcl.runs.fit import fit
+from nlpcl.runs.identity import identified
+from nlpcl.runs.run import prepare
+from nlpcl.sweeps.grid import values_of
+from nlpcl.training import runtime
+
+On = Literal["first-task", "stream"]
+RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+?)(?P<log>:log)?")
+# What a preset of these is for; the settings in it go to every run that shares them.
+CONDITIONS = ("benchmark", "scenario", "strategy", "backbone")
+SPREAD = 10.0
+"""The learning rate is searched so many times below and above what it would be, where nothing else is named."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting that is searched: whole or real numbers from low to high, or one of some texts.
+
+    :param log: whether the logarithm is searched evenly.
+    """
+
+    name: str
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Texts that must be valid if all between are."""
+        return self.choices or (repr(self.low), repr(self.high))
+
+    def draw(self, trial: Any) -> str:
+        """The text of the value that a trial of Optuna is to try."""
+        if self.choices:
+            return str(trial.suggest_categorical(self.name, self.choices))
+        suggest = trial.suggest_int if isinstance(self.low, int) else trial.suggest_float
+        return repr(suggest(self.name, self.low, self.high, log=self.log))
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched.
+
+    :param fixed: the run without what is searched.
+    :param axes: what is.
+    :param on: `first-task`: accuracy on the first task once it is trained; `stream`: average accuracy at the end.
+    """
+
+    fixed: Request
+    axes: tuple[Axis, ...]
+    on: On
+
+    @classmethod
+    def asked(cls, request: Request, on: On) -> Search:
+        """The search of a command line: of `--set name=low..high`, with `:log` or not, and `--set name=a,b`.
+
+        If there is none, the learning rate is searched around its preset. An option's type does not tell its range.
+
+        :raises UsageError: a run cannot be asked for so, a range is none, or the learning rate is fixed.
+        """
+        owners = request.owners()
+        axes, fixed = [], []
+        for name, text in request.assigned().items():
+            found, choices = RANGE.fullmatch(text), values_of(name, text)
+            if found is not None:
+                option = find_option(name, owners)[1]
+                axes.append(_between(name, option.parse(found["low"]), option.parse(found["high"]), bool(found["log"])))
+            elif len(choices) > 1:
+                axes.append(Axis(name, choices=tuple(choices)))
+            else:
+                fixed.append(f"{name}={text}")
+        rest = replace(request, assign=tuple(fixed))
+        if not axes:
+            if "learning_rate" in {*request.fields, *request.assigned()}:
+                raise UsageError("nothing is left to search: name it, as --set learning_rate=1e-5..1e-3:log.")
+            usual = rest.spec().learning_rate
+            assert usual is not None
+            axes.append(Axis("learning_rate", usual / SPREAD, usual * SPREAD, log=True))
+        search = cls(rest, tuple(axes), on)
+        for i, axis in enumerate(axes):  # mistakes are told before anything runs
+            for text in axis.ends:
+                search.request([text if j == i else other.ends[0] for j, other in enumerate(axes)]).spec()
+        return search
+
+    def request(self, texts: Sequence[str]) -> Request:
+        """The run with these values of what is searched."""
+        pairs = [f"{axis.name}={text}" for axis, text in zip(self.axes, texts, strict=True)]
+        return replace(self.fixed, assign=(*self.fixed.assign, *pairs))
+
+    def name(self, data_root: str | None) -> str:
+        """Return the name of the study: the same for the same question about the same data, else another."""
+        spec = identified(self.request([axis.ends[0] for axis in self.axes]).spec(), data_root)
+        of_hub = spec.model not in (None, MINILM) and spec.model_sha256 is None
+        encoder = [encoder_fingerprint(str(spec.model))] if of_hub else []
+        content = [spec.id, *encoder, [vars(axis) for axis in self.axes], self.on]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{spec.strategy}-{spec.benchmark}-{digest}"
+
+    def usual(self) -> dict[str, Any]:
+        """What a run has without a search, as far as it lies in the ranges and among the choices: the first trial."""
+        try:
+            found = self._values(self.fixed.spec())
+        except UsageError:  # an option without a default is among what is searched
+            return {}
+        owners = self.fixed.owners()
+        usual: dict[str, Any] = {}
+        for axis in self.axes:
+            value, option = found[axis.name], find_option(axis.name, owners)[1]
+            same = [text for text in axis.choices if option.parse(text) == value]
+            if same:
+                usual[axis.name] = same[0]
+            elif not axis.choices and isinstance(value, (int, float)) and axis.low <= value <= axis.high:
+                usual[axis.name] = value
+        return usual
+
+    def preset(self, texts: Sequence[str], source: str) -> PresetFile:
+        """These values as a preset for runs of the same method on the same benchmark."""
+        spec = self.request(texts).spec()
+        values: dict[str, Any] = {}
+        for name, value in self._values(spec).items():
+            field = self._field(name)
+            if field is None:
+                values[name] = value
+            else:
+                values.setdefault(field, {})[name] = value
+        name_or_digest = "model" if spec.model_sha256 is None else "model_sha256"  # wherever the encoder lies then
+        facts = {name: getattr(spec, name) for name in (*CONDITIONS, name_or_digest)}
+        when = {name: glob.escape(value) for name, value in facts.items() if value is not None}
+        return PresetFile(when=when, values=values, source=source)
+
+    def _field(self, name: str) -> str | None:
+        """The field of the spec that holds a setting; None: it is one itself."""
+        owners = self.fixed.owners()
+        return dict(zip(owners, OWNED, strict=False)).get(find_option(name, owners)[0])
+
+    def _values(self, spec: RunSpec) -> dict[str, Any]:
+        """What a spec has of what is searched."""
+        fields = {axis.name: self._field(axis.name) for axis in self.axes}
+        return {
+            name: getattr(spec, name) if field is None else getattr(spec, field)[name] for name, field in fields.items()
+        }
+
+
+def _between(name: str, low: Any, high: Any, log: bool) -> Axis:
+    if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in (low, high)):
+        raise UsageError(f"{name} is no number, so it has no range: give its values, as --set {name}=a,b.")
+    if not low < high or (log and low <= 0):
+        needs = "low < high, and low > 0 with :log"
+        raise UsageError(f"a range takes {needs}, as --set {name}=0.1..10:log, not {low}..{high}.")
+    return Axis(name, low, high, log)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting that was tried.
+
+    :param number: how many the study then has, from 1.
+    :param texts: of what is searched.
+    :param accuracy: in [0, 1], on validation data; None: the run failed, and `error` says why.
+    """
+
+    number: int
+    texts: tuple[str, ...]
+    accuracy: float | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best setting of a study: its texts, its accuracy in [0, 1], and how many trials had one."""
+
+    texts: tuple[str, ...]
+    accuracy: float
+    trials: int
+
+
+def tune(
+    search: Search,
+    file: Path,
+    trials: int,
+    told: Callable[[Trial], None],
+    *,
+    data_root: str | None = None,
+    **where: Any,
+) -> Best:
+    """Search until the study has so many trials, those that failed included.
+
+    :param file: an SQLite file; a study of the same search over the same data in it goes on.
+    :param told: called after each trial.
+    :param data_root: folder with the data; None: the package downloads what it needs.
+    :param where: `device` and `eval_batch_size`.
+    :raises UsageError: Optuna is not installed, the file holds no studies, no run can be prepared, every trial failed,
+        or data or encoder change amid the search.
+    """
+    name = search.name(data_root)
+    study = _study(search, name, file)
+    import optuna
+
+    over = optuna.trial.TrialState
+    seed = search.request([axis.ends[0] for axis in search.axes]).spec().seed
+    reason: str | None = None
+    while (number := len(study.get_trials(states=(over.COMPLETE, over.FAIL))) + 1) <= trials:
+        # A seed for each trial: a study that was interrupted must not draw the same numbers again.
+        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+        if search.name(data_root) != name:
+            raise UsageError("the data or the encoder changed amid the search: start it again.")
+        drawn = study.ask()
+        texts = tuple(axis.draw(drawn) for axis in search.axes)
+        drawn.set_user_attr("texts", texts)
+        try:
+            accuracy = score(search.request(texts).spec(), search.on, data_root=data_root, **where)
+        except (UsageError, torch.OutOfMemoryError) as error:  # as a loss that is not finite
+            if isinstance(error, Unprepared) and not study.get_trials(states=(over.COMPLETE,)):
+                raise  # as an order that is none: other values of what is searched mend nothing
+            reason = str(error)
+            study.tell(drawn, state=over.FAIL)
+            told(Trial(number, texts, None, reason))
+        else:
+            study.tell(drawn, accuracy)
+            told(Trial(number, texts, accuracy))
+    complete = study.get_trials(states=(over.COMPLETE,))
+    if not complete:
+        raise UsageError(
+            "every trial failed" + (f", the last because: {reason}" if reason else ": name another --study.")
+        )
+    best = max(complete, key=lambda trial: (trial.value, -trial.number))
+    return Best(tuple(best.user_attrs["texts"]), best.value, len(complete))
+
+
+def _study(search: Search, name: str, file: Path) -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UsageError('nlpcl tune needs Optuna: pip install "nlpcl[tune]".') from error
+    from sqlalchemy.exc import DatabaseError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(
+            storage=f"sqlite:///{file}", study_name=name, direction="maximize", load_if_exists=True
+        )
+    except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
+        raise UsageError(f"{file} cannot be read or written as studies of Optuna: choose another --study.") from error
+    usual, over = search.usual(), optuna.trial.TrialState
+    known = study.get_trials(states=(over.WAITING, over.COMPLETE, over.FAIL))  # without one that was interrupted
+    if usual and all(trial.system_attrs.get("fixed_params") != usual for trial in known):
+        study.enqueue_trial(usual)
+    return study
+
+
+class Unprepared(UsageError):
+    """A run that fails before it trains."""
+
+
+def score(
+    spec: RunSpec, on: On, *, data_root: str | None = None, device: str = "auto", eval_batch_size: int = 128
+) -> float:
+    """Accuracy in [0, 1] on the validation data of the first task once it is trained, or, in the end, of all.
+
+    The strategy is driven over streams of training and validation data; the test stream is at hand nowhere, and a
+    frozen encoder computes no states of it.
+
+    :raises Unprepared: the spec cannot be run.
+    :raises UsageError: its loss is not finite.
+    """
+    n = 1 if on == "first-task" else None
+    try:
+        benchmark, strategy = prepare(
+            spec,
+            data_root=data_root,
+            device=runtime.choose_device(device),
+            encode={"splits": ("train", "valid"), "tasks": n},
+            eval_mb_size=eval_batch_size,
+        )
+    except UsageError as error:
+        raise Unprepared(str(error)) from error
+    seen: Any = SimpleNamespace(
+        train_stream=list(benchmark.train_stream)[:n], valid_stream=list(benchmark.valid_stream)[:n]
+    )
+    epochs = [spec.epochs_for(name) for name in benchmark.task_names[:n]]
+    with runtime.matrix_products(tf32=spec.precision == "tf32"):
+        found = average(fit(strategy, seen, eval="final", stream="valid", epochs=epochs).accuracy)
+    assert found is not None
+    return found

@@ -1,0 +1,1 @@
+"""How a strategy trains: batches, optimizer, early stopping, devices and processes."""

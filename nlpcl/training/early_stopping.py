@@ -1,0 +1,108 @@
+"""What validation data decide while an experience trains: its best epoch, and when to lower the learning rate."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nlpcl.errors import UsageError
+from nlpcl.models.base import single_task
+from nlpcl.training import distributed
+from nlpcl.training.batches import batch_rows, loader_of
+
+
+def validation_of(experience: Any) -> Any:
+    """The validation data of a training experience, an Avalanche dataset; None if its benchmark has none."""
+    benchmark = getattr(experience.origin_stream, "benchmark", None)
+    stream = getattr(benchmark, "valid_stream", None)
+    return stream[experience.current_experience].dataset.eval() if stream else None
+
+
+class Selection:
+    """Restores the parameters of the epoch with the lowest validation loss; can lower the learning rate on a plateau.
+
+    On a plateau, as in the code of HAT: after `patience` epochs without a lower loss the rate is divided by
+    `plateau_factor`, and once it is below `min_learning_rate` the experience ends.
+
+    :param best_epoch: restore the best epoch even without a plateau schedule.
+    :param plateau: follow the plateau schedule, which includes that.
+    :param patience: epochs, at least 1.
+    :param plateau_factor: above 1.
+    :param min_learning_rate: at least 0.
+    :raises UsageError: a number out of range.
+    """
+
+    def __init__(
+        self, best_epoch: bool, plateau: bool, patience: int, plateau_factor: float, min_learning_rate: float
+    ) -> None:
+        if patience < 1:
+            raise UsageError(f"patience must be at least 1, not {patience}.")
+        if plateau_factor <= 1:
+            raise UsageError(f"plateau_factor must be above 1, not {plateau_factor}.")
+        self.active = best_epoch or plateau
+        self.plateau = plateau
+        self.patience = patience
+        self.plateau_factor = plateau_factor
+        self.min_learning_rate = min_learning_rate
+        self.best_epochs: list[int] = []
+        """Of each training so far the epoch, from 1, whose parameters were kept."""
+        self.begin()
+
+    def begin(self) -> None:
+        """Before the first epoch."""
+        self.scale = 1.0
+        """Factor on the learning rate."""
+        self.best_loss = float("inf")
+        self.best_epoch = 0
+        self.stalled = 0
+        self.parameters: dict[str, Tensor] = {}
+
+    def after_epoch(self, strategy: Any, epoch: int, learning_rate: float) -> bool:
+        """Test on the validation data; whether the experience's training is over.
+
+        :param learning_rate: what `scale` multiplies.
+        """
+        loss = validation_loss(strategy)
+        if loss < self.best_loss:
+            self.best_loss, self.best_epoch, self.stalled = loss, epoch + 1, 0
+            trained = {n: p for n, p in strategy.model.named_parameters() if p.requires_grad}
+            self.parameters = {name: p.detach().clone() for name, p in trained.items()}
+            return False
+        self.stalled += 1
+        if not self.plateau or self.stalled < self.patience:
+            return False
+        self.stalled = 0
+        self.scale /= self.plateau_factor
+        return learning_rate * self.scale < self.min_learning_rate
+
+    @torch.no_grad()
+    def finish(self, strategy: Any) -> None:
+        """After the last epoch: put the best one's parameters back."""
+        parameters = dict(strategy.model.named_parameters())
+        for name, value in self.parameters.items():
+            parameters[name].copy_(value)
+        self.best_epochs.append(self.best_epoch)
+        self.parameters = {}
+
+
+@torch.no_grad()
+def validation_loss(strategy: Any) -> float:
+    """Return the mean loss over the validation data of the experience in training; moves no random state.
+
+    :raises UsageError: there are none.
+    """
+    from nlpcl.training.strategy import mode, on_device
+
+    found = [validation_of(e) for e in getattr(strategy, "_experiences", None) or [strategy.experience]]
+    if None in found:
+        raise UsageError("best_epoch and the plateau schedule need a benchmark with validation data, a valid_stream.")
+    data = reduce(lambda left, right: left.concat(right), found)
+    total = torch.zeros((), device=strategy.device)
+    with mode(strategy.model, training=False):
+        for x, y, *_, tasks in loader_of(data, batch_rows(data, strategy.eval_mb_size, share=distributed.share())):
+            loss = strategy.validation_criterion(on_device(strategy, x), y.to(strategy.device), single_task(tasks))
+            total += len(y) * loss
+    return float(distributed.total(total)) / len(data)

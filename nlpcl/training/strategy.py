@@ -1,0 +1,389 @@
+"""What every strategy shares: a fresh optimizer per experience, schedule, clipping and precision."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from avalanche.evaluation.metrics import accuracy_metrics
+from avalanche.models import avalanche_forward
+from avalanche.training import JointTraining
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nlpcl.errors import UsageError
+from nlpcl.models.base import ContinualModel, Site, single_task
+from nlpcl.models.sizes import model_bytes
+from nlpcl.registry import Regime
+from nlpcl.runs.failures import not_finite
+from nlpcl.training import distributed
+from nlpcl.training.batches import LengthGroupedBatches, batch_rows, loader_of
+from nlpcl.training.early_stopping import Selection
+from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
+from nlpcl.training.runtime import PAGE_LOCKED, sent
+from nlpcl.training.watch import Watch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Schedule = Literal["constant", "linear", "plateau"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
+    """Logits of inputs under a strategy's model and precision, in float32; also of Avalanche's own strategies."""
+    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
+    with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        return avalanche_forward(strategy.model, x, task_labels).float()
+
+
+def minibatch_rows(strategy: Any) -> int:
+    """Rows of the mini-batch in training, of all processes together; also of Avalanche's own strategies'."""
+    return getattr(strategy, "mb_rows", 0) or len(strategy.mb_y)
+
+
+def on_device(strategy: Any, x: Tensor) -> Tensor:
+    """Inputs from the host as the strategy's model takes them: trimmed where they are texts, and copied."""
+    if isinstance(strategy.model, ContinualModel):
+        x = strategy.model.backbone.trimmed(x)
+    return sent(x, strategy.device)
+
+
+def protocol_of(strategy: object) -> Regime:
+    """Return how a strategy is driven: as its class says; Avalanche's JointTraining jointly, its others continually."""
+    avalanches: Regime = "joint" if isinstance(strategy, JointTraining) else "continual"
+    return getattr(strategy, "protocol", avalanches)
+
+
+@contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """`model.train(training)`, undone module by module at the end."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+def silent_evaluator(*metrics: Any) -> EvaluationPlugin:
+    """Metrics that `eval` returns and nothing prints, without Avalanche's warning that nothing does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No loggers specified")
+        return EvaluationPlugin(*metrics)
+
+
+def accuracy_evaluator() -> EvaluationPlugin:
+    """Accuracy per experience and over the stream, returned by `eval` and printed nowhere."""
+    return silent_evaluator(accuracy_metrics(experience=True, stream=True))
+
+
+class ContinualStrategy(SupervisedTemplate):
+    """Avalanche's supervised template with what transformers need.
+
+    Texts come in batches of like length. The optimizer passed in is a template: each experience starts with a new
+    one of the same class and settings over the parameters that then train, without weight decay on biases and
+    LayerNorms. A plugin with a method `parameter_group(strategy) -> dict` gives its parameters a group of their own,
+    which the strategy does not clip.
+
+    Where several processes train together (`nlpcl.training.distributed`), the loss while a plugin sees it is that of
+    the process's own rows; after the backward pass gradients and loss are those of the whole mini-batch, of `mb_rows`
+    rows.
+
+    :param model: called as `model(x, task_labels)`.
+    :param optimizer: template of the optimizer of every experience.
+    :param criterion: loss of the logits (B, C) and the labels (B,).
+    :param evaluator: as in Avalanche; by default accuracy is measured and nothing is printed.
+    :param precision: fp32, or autocast to bf16 or fp16 (the latter with loss scaling).
+    :param schedule: `constant`, `linear` warm-up and decay over each experience, or `plateau`: constant until the
+        validation loss stalls, see `patience`.
+    :param warmup: share of an experience's steps in which the learning rate rises, in [0, 1].
+    :param clip_norm: largest norm of the gradient of all clipped parameters together; None: no clipping.
+    :param best_epoch: at the end of an experience restore the parameters of the epoch with the lowest loss on its
+        validation data, which its benchmark's `valid_stream` holds; on a plateau schedule always so.
+    :param patience: on a plateau schedule, epochs without a lower validation loss before the rate is lowered.
+    :param plateau_factor: what it is divided by then, above 1.
+    :param min_learning_rate: training of the experience ends when the rate would fall below.
+    :param parity: restore what the original toolkit did and this one does not: the linear schedule applied twice, Adam
+        without bias correction, the gradient clipped tensor by tensor, pooler frozen, operators that see padding.
+    """
+
+    protocol: Regime = "continual"
+    """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
+    mbatch: Any
+    loss: Tensor
+    transient: tuple[str, ...] = ("watch", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_common")
+    of_task: tuple[str, ...] = ("optimizer", "optimized_param_id", "_scheduler", "_clipped", "_bad_step")
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        criterion: Any = nn.CrossEntropyLoss(),  # noqa: B008 - Avalanche's default, and stateless
+        train_mb_size: int = 32,
+        train_epochs: int = 1,
+        eval_mb_size: int | None = 128,
+        device: str | torch.device = "cpu",
+        plugins: list[Any] | None = None,
+        evaluator: EvaluationPlugin | Callable[[], EvaluationPlugin] | None = accuracy_evaluator,
+        eval_every: int = -1,
+        precision: Precision = "fp32",
+        schedule: Schedule = "constant",
+        warmup: float = 0.1,
+        clip_norm: float | None = None,
+        best_epoch: bool = False,
+        patience: int = 5,
+        plateau_factor: float = 3.0,
+        min_learning_rate: float = 1e-4,
+        parity: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if parity and isinstance(model, ContinualModel):
+            model.backbone.set_parity()
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,  # type: ignore[arg-type]
+            eval_every=eval_every,
+            **kwargs,
+        )
+        self.precision = precision
+        self.schedule = schedule
+        self.warmup = warmup
+        self.clip_norm = clip_norm
+        self.parity = parity
+        self.selection = Selection(best_epoch, schedule == "plateau", patience, plateau_factor, min_learning_rate)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.watch: Watch | None = None
+        self._template = optimizer
+        self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
+        self._clipped: list[nn.Parameter] = []
+        self._tasks: Tensor | int = 0
+        self._unpacked: Tensor | None = None
+        self._bad_step = torch.tensor(-1)
+        self.mb_rows = 0
+        self._alike = True
+        self._common: distributed.Noise | None = None
+
+    def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
+        """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
+        batches = batch_rows(self.adapted_dataset, self.train_mb_size, shuffle=shuffle)
+        self._make_dataloader(batches, num_workers)
+
+    def make_eval_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
+        """Batches of this process's share of the experience to test; texts come sorted by length."""
+        batches = batch_rows(self.adapted_dataset, self.eval_mb_size, shuffle=shuffle, share=distributed.share())
+        self._make_dataloader(batches, num_workers)
+
+    def _make_dataloader(self, batches: LengthGroupedBatches, workers: int) -> None:
+        self.dataloader = loader_of(self.adapted_dataset, batches, workers, pin=self.device.type in PAGE_LOCKED)
+
+    def make_optimizer(self, **kwargs: Any) -> None:
+        """A new optimizer for the experience; parameters without `requires_grad` do not reach it."""
+        self.optimizer = new_optimizer(self._template, self.model, self._own_groups())
+        own = {id(p) for group in self._own_groups() for p in group["params"]}
+        self._clipped = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
+        self.optimized_param_id: dict[str, nn.Parameter] = {}  # not None: Avalanche asks
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        self._bad_step = torch.tensor(-1, device=self.device)
+        self.selection.begin()  # before there is a schedule, which asks for the rate's factor at once
+        distributed.same_everywhere(self.model)
+        super()._before_training_exp(**kwargs)
+        betas = self.optimizer.defaults.get("betas")
+
+        def factor(step: int) -> float:
+            of_schedule = self.schedule_factor(step)
+            return of_schedule * uncorrected(step, betas) if self.parity and betas else of_schedule
+
+        self._scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+
+    def schedule_factor(self, step: int) -> float:
+        """Return the factor of the schedule on the learning rate at a step of the experience in training."""
+        if self.schedule != "linear":
+            return self.selection.scale
+        total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
+        return (original_schedule if self.parity else linear_schedule)(step, total, self.warmup)
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        """Avalanche's loop over the epochs, which a checkpoint may join at a later step.
+
+        :raises UsageError: a loss was not finite.
+        """
+        first = 0 if self.watch is None else self.watch.enter(self)
+        if first is None:
+            return
+        for epoch in range(first, self.train_epochs):
+            if self.watch is None or not self.watch.joining:
+                self._before_training_epoch(**kwargs)
+            if self._stop_training:  # type: ignore[has-type]
+                self._stop_training = False
+                break
+            if self.watch is not None:
+                self.watch.begin_epoch(self, epoch)
+            self.training_epoch(**kwargs)
+            self.check_losses()
+            self._after_training_epoch(**kwargs)
+            if self.selection.active and self.selection.after_epoch(self, epoch, self._template.defaults["lr"]):
+                break
+            self._follow_schedule()
+        if self.selection.active:
+            self.selection.finish(self)
+
+    def _after_training_iteration(self, **kwargs: Any) -> None:
+        bad = ~self.loss.detach().isfinite().all() & (self._bad_step < 0)
+        self._bad_step = torch.where(bad, self.clock.train_exp_iterations, self._bad_step)
+        super()._after_training_iteration(**kwargs)
+        if self.watch is not None:
+            self.watch.stepped(self)
+
+    def check_losses(self) -> None:
+        """Look, which waits for the device, whether all losses of the experience so far were finite.
+
+        :raises UsageError: one was not.
+        """
+        step = int(self._bad_step)
+        if step >= 0:
+            raise not_finite(self, "loss", f"first in step {step + 1}")
+
+    def eval_epoch(self, **kwargs: Any) -> None:
+        """Avalanche's loop over the batches of an experience to test, in inference mode."""
+        with torch.inference_mode():
+            super().eval_epoch(**kwargs)
+
+    def _unpack_minibatch(self) -> None:
+        # Looked at before the copy to the device, where it would have to wait for it.
+        assert self.mbatch is not None
+        self._tasks = single_task(self.mbatch[-1])
+        if self.is_training:
+            self.mb_rows, self._alike = len(self.mbatch[1]), isinstance(self._tasks, int)
+            self.mbatch = [distributed.own(column) for column in self.mbatch]
+            self._tasks = self._tasks if self._alike else single_task(self.mbatch[-1])
+        if isinstance(self.model, ContinualModel):
+            self.mbatch[0] = self.model.backbone.trimmed(self.mbatch[0])
+        self.mbatch = [sent(column, self.device) for column in self.mbatch]
+        super()._unpack_minibatch()
+        self._unpacked = self.mbatch[-1]
+
+    def _before_forward(self, **kwargs: Any) -> None:
+        super()._before_forward(**kwargs)
+        self._common = distributed.own_noise(self.device, self.clock.train_iterations)
+
+    def forward(self) -> Tensor:
+        """Logits of the mini-batch, in float32."""
+        return logits_of(self, self.mb_x, self.tasks)
+
+    @property
+    def tasks(self) -> Tensor | int:
+        """Task labels of the mini-batch on the host, or one int; its own if a plugin has put another in its place."""
+        assert self.mbatch is not None
+        return self._tasks if self.mbatch[-1] is self._unpacked else self.mb_task_id
+
+    def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:
+        """Return the mean loss of a mini-batch of validation data, along the path that is being trained.
+
+        A method whose training takes another path than its test overrides this.
+
+        :param x: inputs on the device.
+        :param y: labels (B,) on the device.
+        """
+        return self._criterion(logits_of(self, x, task_labels), y)  # type: ignore[no-any-return]
+
+    def engine_settings(self) -> dict[str, Any]:
+        """Return the arguments with which a training inside this one follows its settings."""
+        selection = self.selection
+        return {
+            "precision": self.precision,
+            "schedule": self.schedule,
+            "warmup": self.warmup,
+            "clip_norm": self.clip_norm,
+            "best_epoch": selection.active,
+            "patience": selection.patience,
+            "plateau_factor": selection.plateau_factor,
+            "min_learning_rate": selection.min_learning_rate,
+            "parity": self.parity,
+        }
+
+    def backward(self) -> None:
+        """Backward pass; afterwards gradients are unscaled and the whole mini-batch's, so plugins see the true ones."""
+        self.loss = distributed.weighted(self.loss, self.mb_rows)
+        self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
+        if distributed.world_size() > 1:
+            distributed.common_noise(self._common, self.device)
+            parameters = (p for group in self.optimizer.param_groups for p in group["params"])
+            self.loss = distributed.sum_gradients(parameters, self.loss, self._alike)
+        self.scaler.unscale_(self.optimizer)
+
+    def clip_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Clip the gradients of parameters, together or, with `parity`, each by itself."""
+        if self.clip_norm is not None:
+            for together in [[p] for p in parameters] if self.parity else [parameters]:
+                nn.utils.clip_grad_norm_(together, self.clip_norm)
+
+    def optimizer_step(self) -> None:
+        """Clip, step, and move the schedule on."""
+        self.clip_gradients(self._clipped)
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        overflown = self.scaler.get_scale() < scale  # the scaler has left the step out
+        if self._scheduler is not None and not overflown:  # none yet in a step made by hand
+            self._scheduler.step()
+
+    def _follow_schedule(self) -> None:
+        """Let a rate that was lowered between two epochs hold for the next step already."""
+        if self._scheduler is not None and self.selection.plateau:
+            factor = self._scheduler.lr_lambdas[0](self._scheduler.last_epoch)
+            for group, rate in zip(self.optimizer.param_groups, self._scheduler.base_lrs, strict=True):
+                group["lr"] = rate * factor
+
+    def kept_bytes(self, tasks: int) -> dict[str, int]:
+        """Bytes that must be kept once `tasks` tasks are trained, by kind: the model's and what plugins hold.
+
+        A plugin that keeps something outside the model has a method `kept_bytes() -> dict[str, int]`.
+        """
+        found = model_bytes(self.model, tasks)
+        for plugin in self.plugins:
+            if hasattr(plugin, "kept_bytes"):
+                found |= plugin.kept_bytes()
+        return found
+
+    def _own_groups(self) -> list[dict[str, Any]]:
+        return [plugin.parameter_group(self) for plugin in self.plugins if hasattr(plugin, "parameter_group")]
+
+
+def continual_model(model: nn.Module, method: str) -> ContinualModel:
+    """`model`, if it is one that a method can shape.
+
+    :raises TypeError: it is not a `ContinualModel`.
+    """
+    if not isinstance(model, ContinualModel):
+        raise TypeError(
+            f"{method} shapes the model's layers, so it needs a ContinualModel, not a {type(model).__name__}"
+        )
+    return model
+
+
+def sites_of(model: ContinualModel, method: str) -> list[Site]:
+    """The sites of a model's backbone, which `method` works on.
+
+    :raises UsageError: it has none.
+    """
+    sites = model.backbone.sites()
+    if not sites:
+        raise UsageError(
+            f"{method} works on linear or convolutional layers, and the net of this {type(model.backbone).__name__} "
+            "has none: --set net=cnn."
+        )
+    return sites
