@@ -19,7 +19,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from nlpcl.training import runtime
+from nlpcl.models import device
 
 GPU = "gpu"
 FILE = Path(__file__).resolve()
@@ -170,7 +170,7 @@ def fake_gpu() -> Iterator[FakeGPU]:
     mode = FakeGPU()
     with ExitStack() as stack:
         stack.enter_context(patch.object(Tensor, "pin_memory", page_locked))
-        stack.enter_context(patch.object(runtime, "PAGE_LOCKED", (GPU,)))
+        stack.enter_context(patch.object(device, "PAGE_LOCKED", (GPU,)))
         # `Module.to` would swap each parameter that lies there already for itself, which those of an optimizer refuse.
         stack.enter_context(patch.object(torch.utils, "swap_tensors", lambda a, b: None))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

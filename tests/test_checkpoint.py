@@ -90,7 +90,7 @@ def test_damaged_bytes_are_never_loaded(data: st.DataObject, interrupted: Starte
     file = data.draw(st.sampled_from(files))
     cut = data.draw(st.none() | st.integers(0, 2**24))
     damaged(file, cut, data.draw(st.integers(0, 2**27)))
-    folder = checkpoint.Folder(tmp_path / "copy", spec.id)
+    folder = checkpoint.CheckpointFolder(tmp_path / "copy", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "10"
     assert len(folder.faults) == 1 and mentions(folder.faults[0], "11")
@@ -107,7 +107,7 @@ def test_what_cannot_be_read_now_is_left_as_it_is(
     def failing(path: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    folder = checkpoint.Folder(tmp_path / "copy", spec.id)
+    folder = checkpoint.CheckpointFolder(tmp_path / "copy", spec.id)
     with monkeypatch.context() as patch, refused("11 Input/output"):
         patch.setattr(checkpoint, "_sha256", failing)
         folder.newest()
@@ -141,7 +141,7 @@ def test_json_of_another_shape_is_damage(name: str, shape: str, interrupted: Sta
     spec, place, _ = interrupted
     shutil.copytree(place / "checkpoints", tmp_path / "copy")
     rewrite(tmp_path / "copy" / "11", name, shape.encode(errors="surrogateescape"))
-    folder = checkpoint.Folder(tmp_path / "copy", spec.id)
+    folder = checkpoint.CheckpointFolder(tmp_path / "copy", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "10"
 
@@ -225,7 +225,7 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
     failed = Record.load(place / "failed.json")
     assert failed.status == "failed" and failed.error is not None and "step 5" in failed.error
     assert [found.record.error for found in read(tmp_path)] == [failed.error], "a comparison tells of it"
-    folder = checkpoint.Folder(place / "checkpoints", spec.id)
+    folder = checkpoint.CheckpointFolder(place / "checkpoints", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "11"
     for part in ("start", "now"):

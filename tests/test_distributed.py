@@ -28,7 +28,7 @@ from nlpcl.config.spec import RunSpec
 from nlpcl.records.record import Record
 from nlpcl.registry import check_processes, strategies
 from nlpcl.runs import run as experiment
-from nlpcl.runs.checkpoint import Keeper
+from nlpcl.runs.checkpoint import CheckpointManager
 from nlpcl.strategies.cat.task_transfer import TaskTransfer
 from nlpcl.training import distributed
 from nlpcl.training.launch import VARIABLES
@@ -173,9 +173,9 @@ def start(rank: int, port: int, argv: list[str], said: Path, dies: tuple[int, in
     torch.set_num_threads(1)
     address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
-    steps, stepped = 0, Keeper.stepped
+    steps, stepped = 0, CheckpointManager.stepped
 
-    def counted(keeper: Keeper, strategy: Any) -> None:
+    def counted(keeper: CheckpointManager, strategy: Any) -> None:
         nonlocal steps
         steps += 1
         if dies and steps == dies[0]:
@@ -186,7 +186,7 @@ def start(rank: int, port: int, argv: list[str], said: Path, dies: tuple[int, in
         said.open("w") as file,
         redirect_stdout(file),
         redirect_stderr(file),
-        patch.object(Keeper, "stepped", counted),
+        patch.object(CheckpointManager, "stepped", counted),
     ):
         code = main(argv)
     raise SystemExit(code)
@@ -256,7 +256,7 @@ def test_each_process_has_a_gpu_or_is_refused(device: str, words: str, monkeypat
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "999")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "999")
-    with refused(words), distributed.processes(device):
+    with refused(words), distributed.process_group(device):
         pass
 
 

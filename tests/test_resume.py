@@ -106,7 +106,7 @@ Moment = tuple[int, int, str]
 def killed_at(moment: Moment, monkeypatch: pytest.MonkeyPatch) -> None:
     done, number, when = moment
     count = 0
-    write = checkpoint.Folder.write
+    write = checkpoint.CheckpointFolder.write
 
     def dying(self: Any, part: str, tree: Any, tensors: Any, facts: Any, older: Any) -> Path:
         nonlocal count
@@ -121,7 +121,7 @@ def killed_at(moment: Moment, monkeypatch: pytest.MonkeyPatch) -> None:
             raise Killed
         return path
 
-    monkeypatch.setattr(checkpoint.Folder, "write", dying)
+    monkeypatch.setattr(checkpoint.CheckpointFolder, "write", dying)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -39,10 +39,10 @@ from nlpcl.benchmarks.text import asc
 from nlpcl.config.encoders import encoder_path
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
+from nlpcl.models.device import to_device
 from nlpcl.runs.run import build_strategy
 from nlpcl.training import runtime
 from nlpcl.training.batches import batch_rows, loader_of
-from nlpcl.training.runtime import sent
 from nlpcl.training.strategy import DTYPES
 
 DOMAIN = "XuSemEval14_laptop"
@@ -154,7 +154,7 @@ class Bench:
             loader = loader_of(data, batch_rows(data, self.arguments.batch, shuffle=True))
             times = [self.now()]
             for x, y, _ in loader:
-                x, y = sent(model.backbone.trimmed(x), device), sent(y, device)
+                x, y = to_device(model.backbone.trimmed(x), device), to_device(y, device)
                 optimizer.zero_grad()
                 with torch.autocast(device.type, dtype=half, enabled=half is not torch.float32):
                     logits = model(x, 0)

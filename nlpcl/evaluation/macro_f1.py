@@ -39,9 +39,9 @@ class MacroF1(Metric[float]):
 
     def result(self) -> float:
         """Macro-F1 of all that was added, by all processes that evaluate together; 0 if nothing was."""
-        if not distributed.largest(len(self._targets)):
+        if not distributed.all_reduce_max(len(self._targets)):
             return 0.0
-        return macro_f1(distributed.joined(self._predictions), distributed.joined(self._targets))
+        return macro_f1(distributed.all_gather_ints(self._predictions), distributed.all_gather_ints(self._targets))
 
     def reset(self) -> None:
         """Forget what was added."""

@@ -49,7 +49,9 @@ class MatrixMetric(PluginMetric[Matrix]):
 
     def after_eval_exp(self, strategy: Any) -> None:
         # To the host at once: on a GPU each figure made from them would be a wait of its own.
-        predictions, targets = (distributed.joined(parts).cpu() for parts in (self._predictions, self._targets))
+        predictions, targets = (
+            distributed.all_gather_ints(parts).cpu() for parts in (self._predictions, self._targets)
+        )
         if bool((predictions < 0).any()):
             raise not_finite(strategy, "outputs", "in the test")
         accuracy = float((predictions == targets).double().mean())

@@ -13,9 +13,9 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
 from nlpcl.errors import UsageError
+from nlpcl.models.device import to_device
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import PerTask
-from nlpcl.training.runtime import sent
 
 TaskLabels = Tensor | int
 _MISSING: Any = object()
@@ -236,7 +236,7 @@ class ContinualModel(MultiTaskModule):
         if task_labels is None:
             return {task: self.forward_single_task(x, task) for task in sorted(self.known_train_tasks_labels)}
         task = single_task(task_labels)
-        there = task if isinstance(task, int) else sent(task, x.device)
+        there = task if isinstance(task, int) else to_device(task, x.device)
         features = self.backbone.features(x, there).float()
         # Heads and loss stay in float32 whatever the precision of the backbone.
         with torch.autocast(x.device.type, enabled=False):

@@ -8,8 +8,8 @@ import torch
 from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
+from nlpcl.models.device import to_device
 from nlpcl.models.sizes import PerTask, tensor_bytes
-from nlpcl.training.runtime import sent
 
 ABSENT = -1000.0
 """Logit of a class that a narrower head does not have, in mini-batches of several tasks."""
@@ -46,8 +46,8 @@ class TaskHeads(MultiTaskModule, PerTask):
         bias = torch.cat([self.linears[task].bias for task in present.tolist()])  # type: ignore[misc]
         classes = self.classes[present].unsqueeze(1)
         column, start = torch.arange(int(self.classes.max())), classes.cumsum(dim=0) - classes
-        columns = sent((start + torch.minimum(column, classes - 1))[row], x.device)
-        absent = sent((column >= classes)[row], x.device)
+        columns = to_device((start + torch.minimum(column, classes - 1))[row], x.device)
+        absent = to_device((column >= classes)[row], x.device)
         return nn.functional.linear(x, weight, bias).gather(1, columns).masked_fill(absent, ABSENT)
 
     def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from nlpcl.errors import UsageError
 from nlpcl.runs.failures import all_finite
-from nlpcl.runs.state import Capture, NoState, Restore, Streams
+from nlpcl.runs.state import Capture, NotSerializable, Restore, Streams
 from nlpcl.training import distributed
-from nlpcl.training.watch import Remainder
+from nlpcl.training.checkpointer import RemainingBatches
 
 FORMAT = 2
 ORDER = "order"  # torch's random state at the start of the epoch
@@ -64,7 +64,7 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-class Folder:
+class CheckpointFolder:
     """The checkpoints of one run on disk.
 
     :param path: the folder that holds them.
@@ -180,12 +180,12 @@ class Folder:
 
     def clear(self) -> None:
         """Remove all of them."""
-        if distributed.is_first():
+        if distributed.is_rank_zero():
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-class Keeper:
-    """Saves a run's checkpoints while it trains, and takes it up again: the `Watch` of a strategy.
+class CheckpointManager:
+    """Saves a run's checkpoints while it trains, and takes it up again: the `Checkpointer` of a strategy.
 
     Of several processes the first one saves, and all take up what it chooses; when, they decide together.
 
@@ -199,7 +199,7 @@ class Keeper:
 
     def __init__(
         self,
-        folder: Folder,
+        folder: CheckpointFolder,
         strategy: Any,
         benchmark: Any,
         minutes: float,
@@ -225,20 +225,20 @@ class Keeper:
         self._passes = self._epoch = self._step = 0
         self._order = torch.get_rng_state()
         self._now: tuple[dict[str, int], Any, dict[str, Tensor]] | None = None
-        self.joins_within = hasattr(strategy, "watch")
+        self.joins_within = hasattr(strategy, "checkpointer")
         if self.joins_within:
-            strategy.watch = self
+            strategy.checkpointer = self
 
     def resume(self) -> tuple[int, dict[str, Any]]:
         """Take up the newest good checkpoint; the number of tasks that are done and the facts, none if there is none.
 
-        :raises NoState: it does not fit.
+        :raises NotSerializable: it does not fit.
         :raises UsageError: a newer version of nlpcl wrote it.
         """
-        with distributed.together():
-            found = self.folder.newest() if distributed.is_first() else None
-        (number,) = distributed.from_first([int(found[0].name) if found else 0])
-        with distributed.together():
+        with distributed.raise_on_all_ranks():
+            found = self.folder.newest() if distributed.is_rank_zero() else None
+        (number,) = distributed.broadcast([int(found[0].name) if found else 0])
+        with distributed.raise_on_all_ranks():
             if number and found is None:
                 found = self.folder.numbered(number)
         for fault in self.folder.faults:
@@ -270,11 +270,11 @@ class Keeper:
         """
         self._rows = rows
         self._save(START, None)
-        if distributed.largest(int(self.stop)):
+        if distributed.all_reduce_max(int(self.stop)):
             self._end()
 
     def enter(self, strategy: Any) -> int | None:
-        """As in `Watch`."""
+        """As in `Checkpointer`."""
         self._passes += 1
         if self._now is None:
             return 0
@@ -286,23 +286,23 @@ class Keeper:
         return position["epoch"]
 
     def begin_epoch(self, strategy: Any, epoch: int) -> None:
-        """As in `Watch`."""
+        """As in `Checkpointer`."""
         self._epoch, self._step, self._order = epoch, 0, torch.get_rng_state()
         if self.joining:
             assert self._now is not None
             position, _, tensors = self._now
             self._step, self._order = position["step"], tensors[ORDER]
-            strategy.dataloader = Remainder(strategy.dataloader, self._step, self._order)
+            strategy.dataloader = RemainingBatches(strategy.dataloader, self._step, self._order)
             self.joining, self._now = False, None
 
     def stepped(self, strategy: Any) -> None:
-        """As in `Watch`.
+        """As in `Checkpointer`.
 
         :raises KeyboardInterrupt: the run is to stop.
         """
         self._step += 1
-        due = self.minutes > 0 and time.monotonic() - self._saved >= 60 * self.minutes and distributed.is_first()
-        asked = distributed.largest(2 if self.stop else int(due))
+        due = self.minutes > 0 and time.monotonic() - self._saved >= 60 * self.minutes and distributed.is_rank_zero()
+        asked = distributed.all_reduce_max(2 if self.stop else int(due))
         if asked:
             strategy.check_losses()
             self._save(NOW, {"pass": self._passes, "epoch": self._epoch, "step": self._step})
@@ -312,7 +312,7 @@ class Keeper:
     def _end(self) -> None:
         if self._able:
             self.tell("stopped: the same command goes on from here")
-        distributed.largest(0)  # not before the first process has saved
+        distributed.barrier()  # not before the first process has saved
         raise KeyboardInterrupt
 
     def _roots(self) -> dict[str, Any]:
@@ -320,7 +320,7 @@ class Keeper:
 
     def _save(self, part: str, position: dict[str, int] | None) -> None:
         self._saved = time.monotonic()
-        if not distributed.is_first() or not self._able or not all_finite(self.strategy.model):
+        if not distributed.is_rank_zero() or not self._able or not all_finite(self.strategy.model):
             return
         capture = Capture(part == NOW, self._untouched, self._streams)
         facts = {"rows": self._rows, "position": position, "facts": self.facts()}
@@ -329,7 +329,7 @@ class Keeper:
             if part == NOW:
                 capture.tensors[ORDER] = self._order
             self.latest = self.folder.write(part, tree, capture.tensors, facts, self.latest)
-        except NoState as error:
+        except NotSerializable as error:
             self._able = False
             self.tell(f"no checkpoints of this strategy: if the run is interrupted, it starts over ({error})")
         except OSError as error:
@@ -341,7 +341,7 @@ class Keeper:
 
 
 @contextmanager
-def stopped_by_signals(keeper: Keeper | None) -> Iterator[None]:
+def interruptible(keeper: CheckpointManager | None) -> Iterator[None]:
     """SIGINT and SIGTERM let the step in hand end, save a checkpoint and end the run; a second ends it at once.
 
     A strategy that cannot be joined within a task is stopped at once, too. Several processes may get a signal twice,

@@ -9,7 +9,7 @@ from avalanche.benchmarks import CLScenario
 from avalanche.training.templates import SupervisedTemplate
 
 from nlpcl.evaluation import MatrixMetric
-from nlpcl.runs.checkpoint import Keeper
+from nlpcl.runs.checkpoint import CheckpointManager
 from nlpcl.training.strategy import protocol_of
 
 Eval = Literal["seen", "full", "final"]
@@ -26,7 +26,7 @@ def fit(
     after: Callable[[int, MatrixMetric], None] | None = None,
     matrix: MatrixMetric | None = None,
     start: int = 0,
-    keeper: Keeper | None = None,
+    keeper: CheckpointManager | None = None,
 ) -> MatrixMetric:
     """Train a strategy on a benchmark, the way the strategy is meant to be driven, and test it.
 

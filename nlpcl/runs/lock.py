@@ -30,8 +30,8 @@ def alone(place: Path | None) -> Iterator[None]:
     from nlpcl.training import distributed  # here, as what imports torch is not for a sweep that only asks
 
     held = None
-    with distributed.together():
-        if place is not None and distributed.is_first():
+    with distributed.raise_on_all_ranks():
+        if place is not None and distributed.is_rank_zero():
             new = not place.parent.exists()
             held = _lock(place, PATIENCE)
     try:

@@ -23,13 +23,13 @@ from nlpcl.models.sizes import model_bytes, sizes_of
 from nlpcl.options import complete_options
 from nlpcl.records.record import Matrices, Measured, Record, Seconds
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
-from nlpcl.runs.checkpoint import Folder, Keeper, stopped_by_signals
+from nlpcl.runs.checkpoint import CheckpointFolder, CheckpointManager, interruptible
 from nlpcl.runs.failures import Failed, explained
 from nlpcl.runs.fit import fit
 from nlpcl.runs.identity import check_same, identified
 from nlpcl.runs.lock import alone
 from nlpcl.runs.progress import Progress, ProgressPlugin, Silent
-from nlpcl.runs.state import NoState
+from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed, runtime
 from nlpcl.training.strategy import silent_evaluator
 
@@ -149,8 +149,8 @@ def run(
     :raises KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
     more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
-    with distributed.processes(device) as there:
-        with distributed.together():
+    with distributed.process_group(device) as there:
+        with distributed.raise_on_all_ranks():
             spec = identified(spec.filled(), data_root)
         place = None if out is None else Path(out) / spec.id
         with alone(place), runtime.matrix_products(spec.precision == "tf32"):
@@ -162,20 +162,20 @@ def run(
                 return job.run(None, **more)
             if not fresh and (before := _record_of(place / "record.json")) is not None:
                 job.made_before[str(place / "record.json")] = before.data
-            folder = Folder(place / "checkpoints", spec.id)
+            folder = CheckpointFolder(place / "checkpoints", spec.id)
             if fresh:
                 folder.clear()
             try:
                 record = job.run(folder, checkpoint_minutes, **more)
-            except NoState as error:
+            except NotSerializable as error:
                 job.tell(f"the checkpoint does not fit ({error}): starting over")
                 folder.clear()
                 record = job.run(folder, checkpoint_minutes, **more)
             except Failed as error:
-                if distributed.is_first():
+                if distributed.is_rank_zero():
                     error.record.save(place / "failed.json")
                 raise
-            if distributed.is_first():
+            if distributed.is_rank_zero():
                 record.save(place / "record.json")
                 (place / "failed.json").unlink(missing_ok=True)
             folder.clear()
@@ -208,14 +208,14 @@ class _Job:
     def tell(self, sentence: str) -> None:
         self.progress.say(sentence)
 
-    def run(self, folder: Folder | None, minutes: float = 0, **more: Any) -> Record:
+    def run(self, folder: CheckpointFolder | None, minutes: float = 0, **more: Any) -> Record:
         spec, progress = self.spec, self.progress
         self.begun = self.last = time.monotonic()
         self.started = datetime.now(timezone.utc)
         self.seconds, self.resumed, self.spent = Seconds(), 0, 0.0
         self.kept: list[dict[str, int]] = []
         try:
-            with stopped_by_signals(None), distributed.together(), distributed.first_on_node():
+            with interruptible(None), distributed.raise_on_all_ranks(), distributed.local_rank_zero_first():
                 self.benchmark, self.strategy = prepare(
                     spec,
                     device=self.device,
@@ -241,10 +241,10 @@ class _Job:
         self.matrix = MatrixMetric(len(epochs))
         keeper, start = None, 0
         if folder is not None:
-            keeper = Keeper(folder, self.strategy, self.benchmark, minutes, self._facts, self.tell)
+            keeper = CheckpointManager(folder, self.strategy, self.benchmark, minutes, self._facts, self.tell)
             start = self._resume(keeper)
         try:
-            with stopped_by_signals(keeper):
+            with interruptible(keeper):
                 fit(
                     self.strategy,
                     self.benchmark,
@@ -303,7 +303,7 @@ class _Job:
         here = {"device": str(self.device), "processes": str(distributed.world_size()), "compiled": str(self.compiled)}
         return {**runtime.versions(), **here}
 
-    def _resume(self, keeper: Keeper) -> int:
+    def _resume(self, keeper: CheckpointManager) -> int:
         """Take up the newest checkpoint, if there is one; the number of tasks that are done."""
         rows, facts = keeper.resume()
         if facts:

@@ -51,7 +51,7 @@ EXTRA = "get_extra_state()"
 MISSING: Any = object()
 
 
-class NoState(Exception):
+class NotSerializable(Exception):
     """Something has no place in a checkpoint, or does not fit the object it should go into; says where."""
 
 
@@ -118,7 +118,7 @@ class Capture:
     def node(self, value: Any, path: str) -> Node:
         """The node of what stands at `path`.
 
-        :raises NoState: it is of a kind that cannot be stored.
+        :raises NotSerializable: it is of a kind that cannot be stored.
         """
         if value is None or type(value) in (bool, int, float, str):
             return ["=", value]
@@ -157,11 +157,11 @@ class Capture:
         try:
             whole = WholeBatches(data, [])
         except TypeError as error:
-            raise NoState(f"{path}: {error}") from error
+            raise NotSerializable(f"{path}: {error}") from error
         self.tensors[f"{path}.part"], self.tensors[f"{path}.row"] = whole.part_of, whole.row_of
         places = [self.streams.place(part) for part in whole.parts]
         if None in places or not set(data._data_attributes) <= OF_STREAMS:
-            raise NoState(f"{path}: holds more than examples of the stream")
+            raise NotSerializable(f"{path}: holds more than examples of the stream")
         return [self.node(places, f"{path}.places")]
 
     def _container(self, value: Any, path: str) -> Node:
@@ -177,7 +177,7 @@ class Capture:
         if isinstance(value, torch.device):
             return ["device", value.type]
         if not hasattr(value, "__dict__"):
-            raise NoState(f"{path}: a {type(value).__name__} cannot be stored")
+            raise NotSerializable(f"{path}: a {type(value).__name__} cannot be stored")
         held = {name: self.node(v, f"{path}.{name}") for name, v in attributes(value, self.within_task)}
         if isinstance(value, nn.Module) and type(value).get_extra_state is not nn.Module.get_extra_state:
             held = {EXTRA: self.node(value.get_extra_state(), f"{path}.{EXTRA}"), **held}
@@ -220,7 +220,7 @@ class Restore:
     def value(self, node: Node, old: Any, path: str) -> Any:
         """What belongs at `path`, where `old` stands now; `old` itself, changed in place, wherever it can be.
 
-        :raises NoState: it does not fit.
+        :raises NotSerializable: it does not fit.
         """
         kind = node[0]
         if kind == "=":
@@ -236,7 +236,7 @@ class Restore:
     def _constant(self, node: Node, old: Any, path: str) -> Any:
         found = named(node[1]) if old is MISSING else old
         if found is None:
-            raise NoState(f"{path}: is made while a task trains and cannot be stored")
+            raise NotSerializable(f"{path}: is made while a task trains and cannot be stored")
         return found
 
     _kept = _constant
@@ -266,13 +266,13 @@ class Restore:
 
     def _state(self, node: Node, old: Any, path: str) -> Any:
         if not isinstance(old, WITH_STATE_DICT):
-            raise NoState(f"{path}: is made while a task trains")
+            raise NotSerializable(f"{path}: is made while a task trains")
         old.load_state_dict(self.value(node[1], MISSING, f"{path}.state"))
         return old
 
     def _optimizer(self, node: Node, old: Any, path: str) -> Optimizer:
         if not isinstance(old, Optimizer):
-            raise NoState(f"{path}: is made while a task trains")
+            raise NotSerializable(f"{path}: is made while a task trains")
         _, state = self.value(node[1], [old.param_groups, dict(old.state)], f"{path}.state")
         old.state.clear()
         old.state.update(state)
@@ -295,7 +295,7 @@ class Restore:
         kinds: dict[str, Any] = {"dict": dict, "OrderedDict": OrderedDict}
         before = dict(old) if isinstance(old, dict) else {}
         if type(old).__name__ != node[1] and node[1] not in kinds:
-            raise NoState(f"{path}: a {node[1]} is made while a task trains")
+            raise NotSerializable(f"{path}: a {node[1]} is made while a task trains")
         new = self._built[path] = old if type(old).__name__ == node[1] else kinds[node[1]]()
         new.clear()
         for i, (key, value) in enumerate(node[2]):
@@ -320,7 +320,7 @@ class Restore:
             return kinds[node[1]](items)
         if same and isinstance(old, tuple):  # a named one
             return type(old)(*items)
-        raise NoState(f"{path}: a {node[1]} is made while a task trains")
+        raise NotSerializable(f"{path}: a {node[1]} is made while a task trains")
 
     def _object(self, node: Node, old: Any, path: str) -> Any:
         _, name, held = node
@@ -348,11 +348,11 @@ class Restore:
         """A new object of a class that is loaded already; a module as a copy of another of its class."""
         cls: Any = named(name)
         if not inspect.isclass(cls):
-            raise NoState(f"{path}: there is no {name}")
+            raise NotSerializable(f"{path}: there is no {name}")
         if cls in self._modules:
             return copy.deepcopy(self._modules[cls])
         if issubclass(cls, nn.Module) and cls.__module__.startswith("torch."):
-            raise NoState(f"{path}: a {cls.__name__} is made while a task trains")
+            raise NotSerializable(f"{path}: a {cls.__name__} is made while a task trains")
         made: Any = cls.__new__(cls)
         if isinstance(made, nn.Module):
             nn.Module.__init__(made)

@@ -25,6 +25,7 @@ import quadprog
 import torch
 
 from nlpcl.errors import UsageError
+from nlpcl.models.device import to_device
 from nlpcl.ranges import Positive, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.replay import (
@@ -35,7 +36,6 @@ from nlpcl.strategies._shared.replay import (
     set_gradients,
     trainable,
 )
-from nlpcl.training.runtime import sent
 
 
 def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: float) -> np.ndarray:
@@ -91,7 +91,7 @@ class GEMPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-a
         # In fp16 the gradient may have overflowed; the scaler then skips the step.
         if np.isfinite(numbers).all() and (products < 0).any():
             v = torch.from_numpy(project_gem(gram, products, self.margin, self.eps)).to(references.dtype)
-            v = sent(v, references.device)
+            v = to_device(v, references.device)
             set_gradients(parameters, current + v @ references, known)
 
 

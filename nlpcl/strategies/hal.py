@@ -42,13 +42,13 @@ from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, TaskLabels, single_task
+from nlpcl.models.device import to_device
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayStrategy, replay_logits
-from nlpcl.training.runtime import sent
 from nlpcl.training.strategy import continual_model, mode, on_device
 
 Weights = Mapping[str, Tensor]
@@ -115,7 +115,7 @@ class FromEmbedded(nn.Module):
     def forward(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
         """As in `ContinualModel`, with task labels on the host."""
         task = single_task(task_labels)
-        there = task if isinstance(task, int) else sent(task, embedded.device)
+        there = task if isinstance(task, int) else to_device(task, embedded.device)
         features = self.model.backbone.features_of(embedded, mask, there)
         return self.model.heads(features, task), features
 

@@ -282,7 +282,7 @@ class SRKPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         losses = [strategy._criterion(self.heads(h, task), strategy.mb_y) for h in features]
         self._both = losses[0] + losses[1]
         for total, new in zip(self.net.sums, sums, strict=True):
-            total += distributed.of_rows(new, minibatch_rows(strategy)).abs()
+            total += distributed.all_reduce_rows(new, minibatch_rows(strategy)).abs()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
         strategy.loss = strategy.loss + self._both

@@ -42,20 +42,20 @@ class LengthGroupedBatches(Sampler[list[int]]):
     :param lengths: real tokens of each example; all the same where there are no texts.
     :param batch_size: examples in a batch; the last one may be smaller.
     :param shuffle: random batches, from torch's default generator; all of an epoch's order is drawn at once.
-    :param share: (r, N): of the examples in their order only those at r, r + N, ..., which may be none.
+    :param shard: (r, N): of the examples in their order only those at r, r + N, ..., which may be none.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, shuffle: bool, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, shuffle: bool, shard: tuple[int, int] = (0, 1)) -> None:
         self.lengths = torch.as_tensor(lengths)
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.share = share
+        self.shard = shard
 
     def __len__(self) -> int:
-        return -(-len(range(self.share[0], len(self.lengths), self.share[1])) // self.batch_size)
+        return -(-len(range(self.shard[0], len(self.lengths), self.shard[1])) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        first, step = self.share
+        first, step = self.shard
         if not self.shuffle:
             return iter(self._cut(self._sorted(torch.arange(len(self.lengths)))[first::step]))
         rows = torch.randperm(len(self.lengths))[first::step]
@@ -136,10 +136,10 @@ def _column(attribute: DataAttribute[Any]) -> Tensor:
 
 
 def batch_rows(
-    data: Any, batch_size: int, *, shuffle: bool = False, share: tuple[int, int] = (0, 1)
+    data: Any, batch_size: int, *, shuffle: bool = False, shard: tuple[int, int] = (0, 1)
 ) -> LengthGroupedBatches:
-    """Batches of a dataset's examples, or of a `share`: of like length where they are texts, which have `lengths`."""
-    return LengthGroupedBatches(getattr(data, "lengths", [0] * len(data)), batch_size, shuffle, share)
+    """Batches of a dataset's examples, or of a `shard`: of like length where they are texts, which have `lengths`."""
+    return LengthGroupedBatches(getattr(data, "lengths", [0] * len(data)), batch_size, shuffle, shard)
 
 
 def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> WholeBatches | DataLoader[Any]:
@@ -158,8 +158,8 @@ def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> W
 
 
 def numbered_batches(
-    data: Any, batch_size: int, share: tuple[int, int] = (0, 1)
+    data: Any, batch_size: int, shard: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """All data, or a `share`, in mini-batches of like length, each with the indices of its examples."""
-    batches = list(batch_rows(data, batch_size, share=share))
+    """All data, or a `shard`, in mini-batches of like length, each with the indices of its examples."""
+    batches = list(batch_rows(data, batch_size, shard=shard))
     yield from zip(batches, loader_of(data, batches), strict=True)

@@ -40,13 +40,13 @@ def rank() -> int:
     return DistributedHelper.rank
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that writes and speaks."""
     return DistributedHelper.is_main_process
 
 
 @contextmanager
-def processes(device: str) -> Iterator[torch.device]:
+def process_group(device: str) -> Iterator[torch.device]:
     """Within it, the processes that torchrun started are one group; gives the device of this one.
 
     A group that exists already is used and left as it is.
@@ -75,14 +75,14 @@ def processes(device: str) -> Iterator[torch.device]:
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
-        largest(0)  # no process leaves, say with a mistake, while another still looks for it
+        barrier()  # no process leaves, say with a mistake, while another still looks for it
         yield place
     finally:
         dist.destroy_process_group()
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_ranks() -> Iterator[None]:
     """What a user's mistake stops in one process stops all of them, with the same words.
 
     :raises UsageError: that of the first process that has one.
@@ -94,7 +94,7 @@ def together() -> Iterator[None]:
         if world_size() == 1:
             raise
         message = str(error)
-    failed = largest(world_size() - rank() if message else 0)
+    failed = all_reduce_max(world_size() - rank() if message else 0)
     if failed:
         content = message.encode()[:LONGEST].ljust(LONGEST, b"\0")
         said = torch.frombuffer(bytearray(content), dtype=torch.uint8)
@@ -103,32 +103,32 @@ def together() -> Iterator[None]:
 
 
 @contextmanager
-def first_on_node() -> Iterator[None]:
+def local_rank_zero_first() -> Iterator[None]:
     """The first process of each machine goes first, so that the others find in the cache what it made."""
     if local_rank() > 0:
-        largest(0)
+        barrier()
     try:
         yield
     finally:
         if local_rank() == 0:
-            largest(0)
+            barrier()
 
 
-def share() -> tuple[int, int]:
+def shard_index() -> tuple[int, int]:
     """Number of this process and of all: it takes the rows [number :: all]."""
     return rank(), world_size()
 
 
-def own_rows(n: int) -> range:
+def local_rows(n: int) -> range:
     """Which of the n rows of a mini-batch are this process's; none if there are fewer rows than processes before it."""
     return range(rank(), n, world_size())
 
 
-def own(rows: Tensor) -> Tensor:
+def shard(rows: Tensor) -> Tensor:
     """Of rows (n, ...) this process's; if it has none the first, so that it takes part, to count for nothing."""
     if world_size() == 1:
         return rows
-    return rows[rank() :: world_size()] if own_rows(len(rows)) else rows[:1]
+    return rows[rank() :: world_size()] if local_rows(len(rows)) else rows[:1]
 
 
 class _Sum(torch.autograd.Function):
@@ -136,48 +136,53 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return total(x.clone())
+        return all_reduce(x.clone())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return total(grads[0].contiguous().clone())
+        return all_reduce(grads[0].contiguous().clone())
 
 
-def whole(x: Tensor, n: int) -> Tensor:
-    """All n rows of something, in their order, of which each process has its own (see `own`); differentiable.
+def all_gather(x: Tensor, n: int) -> Tensor:
+    """All n rows of something, in their order, of which each process has its own (see `shard`); differentiable.
 
     :param x: this process's rows.
     :param n: number of all.
     """
     if world_size() == 1:
         return x
-    places = own_rows(n)
+    places = local_rows(n)
     rows = torch.arange(n, device=x.device)[rank() :: world_size()]
     placed: Tensor = _Sum.apply(x.new_zeros(n, *x.shape[1:]).index_copy(0, rows, x[: len(places)]))
     return placed
 
 
-def joined(parts: Sequence[Tensor]) -> Tensor:
+def all_gather_ints(parts: Sequence[Tensor]) -> Tensor:
     """Whole numbers (n,) of all processes, on the host, of which each has its own rows' in parts (b,), or has none."""
     if world_size() == 1:
         return torch.cat(list(parts))
     found = torch.cat(list(parts)).cpu() if parts else torch.empty(0, dtype=torch.long)
-    return whole(found, int(total(torch.tensor(len(found)))))
+    return all_gather(found, int(all_reduce(torch.tensor(len(found)))))
 
 
-def of_rows(x: Tensor, n: int) -> Tensor:
+def all_reduce_rows(x: Tensor, n: int) -> Tensor:
     """Sum over the processes of what each has found of its own of n rows; without a gradient."""
-    return x if world_size() == 1 else total(x.clone() if own_rows(n) else torch.zeros_like(x))
+    return x if world_size() == 1 else all_reduce(x.clone() if local_rows(n) else torch.zeros_like(x))
 
 
-def total(x: Tensor) -> Tensor:
+def all_reduce(x: Tensor) -> Tensor:
     """x, in place the sum over the processes."""
     _reduce(x, dist.ReduceOp.SUM)
     return x
 
 
-def largest(number: int) -> int:
-    """The largest of the processes' numbers; all have come here when any goes on."""
+def barrier() -> None:
+    """Wait until every process has come here."""
+    all_reduce_max(0)
+
+
+def all_reduce_max(number: int) -> int:
+    """Return the largest of the processes' numbers."""
     if world_size() == 1:
         return number
     numbers = torch.tensor(number)
@@ -185,9 +190,9 @@ def largest(number: int) -> int:
     return int(numbers)
 
 
-def from_first(numbers: Sequence[int]) -> list[int]:
+def broadcast(numbers: Sequence[int]) -> list[int]:
     """The first process's numbers; the others give as many."""
-    return list(numbers) if world_size() == 1 else total(torch.tensor(numbers) * is_first()).tolist()
+    return list(numbers) if world_size() == 1 else all_reduce(torch.tensor(numbers) * is_rank_zero()).tolist()
 
 
 def _reduce(x: Tensor, operation: Any) -> None:
@@ -200,15 +205,15 @@ def _reduce(x: Tensor, operation: Any) -> None:
         raise UsageError(f"another process of this run ended, and so does this one ({reason}).") from error
 
 
-def weighted(loss: Tensor, n: int) -> Tensor:
+def weigh_loss(loss: Tensor, n: int) -> Tensor:
     """This process's part of the mean loss over n rows, given the mean over its own.
 
     The parts add up to 1, so a term that is the same everywhere, such as a penalty, counts once.
     """
-    return loss if world_size() == 1 else loss * (len(own_rows(n)) / n)
+    return loss if world_size() == 1 else loss * (len(local_rows(n)) / n)
 
 
-def sum_gradients(parameters: Iterable[Tensor], loss: Tensor, alike: bool) -> Tensor:
+def all_reduce_gradients(parameters: Iterable[Tensor], loss: Tensor, alike: bool) -> Tensor:
     """Make each gradient the sum over the processes, in one message; gives the sum of the losses.
 
     A parameter without a gradient in every process keeps none.
@@ -219,19 +224,19 @@ def sum_gradients(parameters: Iterable[Tensor], loss: Tensor, alike: bool) -> Te
     """
     parameters = list(parameters)
     if not alike:
-        reached = total(torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)).tolist()
+        reached = all_reduce(torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)).tolist()
         for p, known in zip(parameters, reached, strict=True):
             if known and p.grad is None:
                 p.grad = torch.zeros_like(p)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = total(torch.cat([*(g.flatten() for g in gradients), loss.detach().reshape(1)]))
+    flat = all_reduce(torch.cat([*(g.flatten() for g in gradients), loss.detach().reshape(1)]))
     for g, part in zip(gradients, flat.split([g.numel() for g in gradients] + [1]), strict=False):
         g.copy_(part.view_as(g))
     return flat[-1].clone()
 
 
 @torch.no_grad()
-def same_everywhere(model: nn.Module) -> None:
+def broadcast_model(model: nn.Module) -> None:
     """Give all processes the first one's values of what trains and of the buffers."""
     if world_size() == 1:
         return
@@ -241,10 +246,10 @@ def same_everywhere(model: nn.Module) -> None:
             dist.broadcast(value, 0)
 
 
-Noise = tuple[Tensor, Tensor | None]
+RngState = tuple[Tensor, Tensor | None]
 
 
-def own_noise(device: torch.device, step: int) -> Noise | None:
+def fork_rng(device: torch.device, step: int) -> RngState | None:
     """From now on draw what follows from the seed, this process and the step alone; the states to go back to."""
     if world_size() == 1:
         return None
@@ -254,7 +259,7 @@ def own_noise(device: torch.device, step: int) -> Noise | None:
     return common
 
 
-def common_noise(states: Noise | None, device: torch.device) -> None:
+def restore_rng(states: RngState | None, device: torch.device) -> None:
     """Draw again what all processes draw."""
     if states is not None:
         torch.set_rng_state(states[0])

@@ -21,7 +21,7 @@ def validation_of(experience: Any) -> Any:
     return stream[experience.current_experience].dataset.eval() if stream else None
 
 
-class Selection:
+class EarlyStopping:
     """Restores the parameters of the epoch with the lowest validation loss; can lower the learning rate on a plateau.
 
     On a plateau, as in the code of HAT: after `patience` epochs without a lower loss the rate is divided by
@@ -102,7 +102,9 @@ def validation_loss(strategy: Any) -> float:
     data = reduce(lambda left, right: left.concat(right), found)
     total = torch.zeros((), device=strategy.device)
     with mode(strategy.model, training=False):
-        for x, y, *_, tasks in loader_of(data, batch_rows(data, strategy.eval_mb_size, share=distributed.share())):
+        for x, y, *_, tasks in loader_of(
+            data, batch_rows(data, strategy.eval_mb_size, shard=distributed.shard_index())
+        ):
             loss = strategy.validation_criterion(on_device(strategy, x), y.to(strategy.device), single_task(tasks))
             total += len(y) * loss
-    return float(distributed.total(total)) / len(data)
+    return float(distributed.all_reduce(total)) / len(data)

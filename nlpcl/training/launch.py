@@ -17,6 +17,6 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if launched() else 0
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process writes to the terminal: of all, the first."""
     return not launched() or os.environ["RANK"] == "0"

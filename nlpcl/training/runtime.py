@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nlpcl.errors import UsageError, suggest
 
@@ -26,8 +25,6 @@ PACKAGES = (
     *("numpy", "pillow"),
 )
 DEVICES = ("auto", "cpu", "cuda", "cuda:1", "mps", "xpu")
-PAGE_LOCKED = ("cuda",)
-"""Kinds of devices that copy from page-locked memory while the host goes on."""
 DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", re.ASCII)
 
 
@@ -66,13 +63,6 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} cannot be used here: try --device cpu or --device auto.") from error
     return device
-
-
-def sent(x: Tensor, device: torch.device) -> Tensor:
-    """x on a device; to a GPU through page-locked memory, so that the host does not wait for the copy."""
-    if device.type in PAGE_LOCKED and x.device.type == "cpu":
-        x = x.contiguous().pin_memory()
-    return x.to(device, non_blocking=True)
 
 
 def versions() -> dict[str, str]:

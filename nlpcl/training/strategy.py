@@ -18,15 +18,15 @@ from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, Site, single_task
+from nlpcl.models.device import PAGE_LOCKED, to_device
 from nlpcl.models.sizes import model_bytes
 from nlpcl.registry import Regime
 from nlpcl.runs.failures import not_finite
 from nlpcl.training import distributed
 from nlpcl.training.batches import LengthGroupedBatches, batch_rows, loader_of
-from nlpcl.training.early_stopping import Selection
+from nlpcl.training.checkpointer import Checkpointer
+from nlpcl.training.early_stopping import EarlyStopping
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
-from nlpcl.training.runtime import PAGE_LOCKED, sent
-from nlpcl.training.watch import Watch
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "plateau"]
@@ -49,7 +49,7 @@ def on_device(strategy: Any, x: Tensor) -> Tensor:
     """Inputs from the host as the strategy's model takes them: trimmed where they are texts, and copied."""
     if isinstance(strategy.model, ContinualModel):
         x = strategy.model.backbone.trimmed(x)
-    return sent(x, strategy.device)
+    return to_device(x, strategy.device)
 
 
 def protocol_of(strategy: object) -> Regime:
@@ -116,7 +116,7 @@ class ContinualStrategy(SupervisedTemplate):
     """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
     mbatch: Any
     loss: Tensor
-    transient: tuple[str, ...] = ("watch", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_common")
+    transient: tuple[str, ...] = ("checkpointer", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_common")
     of_task: tuple[str, ...] = ("optimizer", "optimized_param_id", "_scheduler", "_clipped", "_bad_step")
 
     def __init__(
@@ -163,9 +163,11 @@ class ContinualStrategy(SupervisedTemplate):
         self.warmup = warmup
         self.clip_norm = clip_norm
         self.parity = parity
-        self.selection = Selection(best_epoch, schedule == "plateau", patience, plateau_factor, min_learning_rate)
+        self.early_stopping = EarlyStopping(
+            best_epoch, schedule == "plateau", patience, plateau_factor, min_learning_rate
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.watch: Watch | None = None
+        self.checkpointer: Checkpointer | None = None
         self._template = optimizer
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._clipped: list[nn.Parameter] = []
@@ -174,7 +176,7 @@ class ContinualStrategy(SupervisedTemplate):
         self._bad_step = torch.tensor(-1)
         self.mb_rows = 0
         self._alike = True
-        self._common: distributed.Noise | None = None
+        self._common: distributed.RngState | None = None
 
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
@@ -183,7 +185,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def make_eval_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches of this process's share of the experience to test; texts come sorted by length."""
-        batches = batch_rows(self.adapted_dataset, self.eval_mb_size, shuffle=shuffle, share=distributed.share())
+        batches = batch_rows(self.adapted_dataset, self.eval_mb_size, shuffle=shuffle, shard=distributed.shard_index())
         self._make_dataloader(batches, num_workers)
 
     def _make_dataloader(self, batches: LengthGroupedBatches, workers: int) -> None:
@@ -198,8 +200,8 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         self._bad_step = torch.tensor(-1, device=self.device)
-        self.selection.begin()  # before there is a schedule, which asks for the rate's factor at once
-        distributed.same_everywhere(self.model)
+        self.early_stopping.begin()  # before there is a schedule, which asks for the rate's factor at once
+        distributed.broadcast_model(self.model)
         super()._before_training_exp(**kwargs)
         betas = self.optimizer.defaults.get("betas")
 
@@ -212,7 +214,7 @@ class ContinualStrategy(SupervisedTemplate):
     def schedule_factor(self, step: int) -> float:
         """Return the factor of the schedule on the learning rate at a step of the experience in training."""
         if self.schedule != "linear":
-            return self.selection.scale
+            return self.early_stopping.scale
         total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
         return (original_schedule if self.parity else linear_schedule)(step, total, self.warmup)
 
@@ -221,32 +223,34 @@ class ContinualStrategy(SupervisedTemplate):
 
         :raises UsageError: a loss was not finite.
         """
-        first = 0 if self.watch is None else self.watch.enter(self)
+        first = 0 if self.checkpointer is None else self.checkpointer.enter(self)
         if first is None:
             return
         for epoch in range(first, self.train_epochs):
-            if self.watch is None or not self.watch.joining:
+            if self.checkpointer is None or not self.checkpointer.joining:
                 self._before_training_epoch(**kwargs)
             if self._stop_training:  # type: ignore[has-type]
                 self._stop_training = False
                 break
-            if self.watch is not None:
-                self.watch.begin_epoch(self, epoch)
+            if self.checkpointer is not None:
+                self.checkpointer.begin_epoch(self, epoch)
             self.training_epoch(**kwargs)
             self.check_losses()
             self._after_training_epoch(**kwargs)
-            if self.selection.active and self.selection.after_epoch(self, epoch, self._template.defaults["lr"]):
+            if self.early_stopping.active and self.early_stopping.after_epoch(
+                self, epoch, self._template.defaults["lr"]
+            ):
                 break
             self._follow_schedule()
-        if self.selection.active:
-            self.selection.finish(self)
+        if self.early_stopping.active:
+            self.early_stopping.finish(self)
 
     def _after_training_iteration(self, **kwargs: Any) -> None:
         bad = ~self.loss.detach().isfinite().all() & (self._bad_step < 0)
         self._bad_step = torch.where(bad, self.clock.train_exp_iterations, self._bad_step)
         super()._after_training_iteration(**kwargs)
-        if self.watch is not None:
-            self.watch.stepped(self)
+        if self.checkpointer is not None:
+            self.checkpointer.stepped(self)
 
     def check_losses(self) -> None:
         """Look, which waits for the device, whether all losses of the experience so far were finite.
@@ -268,17 +272,17 @@ class ContinualStrategy(SupervisedTemplate):
         self._tasks = single_task(self.mbatch[-1])
         if self.is_training:
             self.mb_rows, self._alike = len(self.mbatch[1]), isinstance(self._tasks, int)
-            self.mbatch = [distributed.own(column) for column in self.mbatch]
+            self.mbatch = [distributed.shard(column) for column in self.mbatch]
             self._tasks = self._tasks if self._alike else single_task(self.mbatch[-1])
         if isinstance(self.model, ContinualModel):
             self.mbatch[0] = self.model.backbone.trimmed(self.mbatch[0])
-        self.mbatch = [sent(column, self.device) for column in self.mbatch]
+        self.mbatch = [to_device(column, self.device) for column in self.mbatch]
         super()._unpack_minibatch()
         self._unpacked = self.mbatch[-1]
 
     def _before_forward(self, **kwargs: Any) -> None:
         super()._before_forward(**kwargs)
-        self._common = distributed.own_noise(self.device, self.clock.train_iterations)
+        self._common = distributed.fork_rng(self.device, self.clock.train_iterations)
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch, in float32."""
@@ -302,7 +306,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def engine_settings(self) -> dict[str, Any]:
         """Return the arguments with which a training inside this one follows its settings."""
-        selection = self.selection
+        selection = self.early_stopping
         return {
             "precision": self.precision,
             "schedule": self.schedule,
@@ -317,12 +321,12 @@ class ContinualStrategy(SupervisedTemplate):
 
     def backward(self) -> None:
         """Backward pass; afterwards gradients are unscaled and the whole mini-batch's, so plugins see the true ones."""
-        self.loss = distributed.weighted(self.loss, self.mb_rows)
+        self.loss = distributed.weigh_loss(self.loss, self.mb_rows)
         self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
         if distributed.world_size() > 1:
-            distributed.common_noise(self._common, self.device)
+            distributed.restore_rng(self._common, self.device)
             parameters = (p for group in self.optimizer.param_groups for p in group["params"])
-            self.loss = distributed.sum_gradients(parameters, self.loss, self._alike)
+            self.loss = distributed.all_reduce_gradients(parameters, self.loss, self._alike)
         self.scaler.unscale_(self.optimizer)
 
     def clip_gradients(self, parameters: list[nn.Parameter]) -> None:
@@ -343,7 +347,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _follow_schedule(self) -> None:
         """Let a rate that was lowered between two epochs hold for the next step already."""
-        if self._scheduler is not None and self.selection.plateau:
+        if self._scheduler is not None and self.early_stopping.plateau:
             factor = self._scheduler.lr_lambdas[0](self._scheduler.last_epoch)
             for group, rate in zip(self.optimizer.param_groups, self._scheduler.base_lrs, strict=True):
                 group["lr"] = rate * factor

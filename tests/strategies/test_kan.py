@@ -358,7 +358,7 @@ def test_both_phases_are_chosen_on_validation_data_as_plain_loops_would(
         best, rates = train_with_validation(step, lambda path=path: validate(path), parameters, **common)  # type: ignore[misc]
         assert rates[-1] < rate if plateau else best < epochs
         expected.append(best)
-    assert strategy.selection.best_epochs[1:] == expected
+    assert strategy.early_stopping.best_epochs[1:] == expected
     found = {
         "main": model.backbone.net.main.gru,
         "access": model.backbone.net.access.gru,

@@ -55,7 +55,7 @@ def test_the_epoch_with_the_lowest_loss_is_restored(
 ) -> None:
     losses_are(losses, monkeypatch)
     strategy, epochs = trained(NCL, benchmark_of(), tiny, best_epoch=True, train_epochs=len(losses))
-    assert strategy.selection.best_epochs == [best]
+    assert strategy.early_stopping.best_epochs == [best]
     for p, kept in zip(strategy.model.parameters(), epochs.parameters[best - 1], strict=True):
         assert torch.equal(p, kept)
     moved = [not torch.equal(a, b) for a, b in zip(epochs.parameters[0], epochs.parameters[-1], strict=True)]
@@ -71,7 +71,7 @@ def test_on_a_plateau_the_rate_falls_until_training_ends(
     options = {"patience": 2, "plateau_factor": 3.0, "min_learning_rate": 0.002}
     strategy, epochs = trained(NCL, benchmark_of(), tiny, schedule="plateau", train_epochs=9, **options)
     assert epochs.rates == pytest.approx([0.009] * 4 + [0.003] * 3)  # stalled in epochs 3 and 4, and in 6 and 7
-    assert strategy.selection.best_epochs == [5]
+    assert strategy.early_stopping.best_epochs == [5]
 
 
 def test_every_task_starts_at_the_full_rate(benchmark_of: Any, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:

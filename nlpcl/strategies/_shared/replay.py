@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import TaskLabels, single_task
+from nlpcl.models.device import to_device
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.ranges import Count, SomeShare
 from nlpcl.training.batches import loader_of
-from nlpcl.training.runtime import sent
 from nlpcl.training.strategy import ContinualStrategy, logits_of, on_device
 
 
@@ -50,8 +50,8 @@ class Replayed:
 
     def on_device(self, strategy: Any) -> Replayed:
         """The same as the strategy's model takes them; the task labels stay on the host."""
-        logits = None if self.logits is None else sent(self.logits, strategy.device)
-        y = sent(self.y, strategy.device)
+        logits = None if self.logits is None else to_device(self.logits, strategy.device)
+        y = to_device(self.y, strategy.device)
         return Replayed(on_device(strategy, self.x), y, self.task_labels, logits)
 
 

@@ -35,6 +35,7 @@ from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import Backbone, ContinualModel
+from nlpcl.models.device import to_device
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.ranges import Count, Rate, Weight, Width
@@ -43,7 +44,6 @@ from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayStrategy
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
 from nlpcl.training.optimizers import new_optimizer
-from nlpcl.training.runtime import sent
 from nlpcl.training.strategy import DTYPES, ContinualStrategy, continual_model, mode
 
 
@@ -152,14 +152,14 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         slots = self.memory.indices(self.replay_batch_size)
         replayed = self.memory.at(slots).on_device(strategy)
         labels = replayed.task_labels
-        there = labels if isinstance(labels, int) else sent(labels, strategy.device)
+        there = labels if isinstance(labels, int) else to_device(labels, strategy.device)
         if self.kept_private is None:
             private, shared = encode(strategy, self.backbone, replayed.x, there).split(self.half, dim=1)
         else:
-            private = sent(self.kept_private[slots], strategy.device)
+            private = to_device(self.kept_private[slots], strategy.device)
             shared = encode(strategy, self.backbone.shared, replayed.x, there)
         logits = strategy.model.heads(torch.cat([private, shared], dim=1), labels)
-        tasks = sent(self.memory.tasks[slots], strategy.device)
+        tasks = to_device(self.memory.tasks[slots], strategy.device)
         return F.cross_entropy(logits, replayed.y), private, shared, tasks
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:

@@ -169,7 +169,7 @@ class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg
         Numbers of right answers are compared, not quotients: few examples make many ties, which rounding would break.
         """
         right = [self.reference_right(strategy, task), *self.readouts_right(strategy, task, previous).tolist()]
-        reference, *found = distributed.from_first(right)  # all processes must come to the same tasks
+        reference, *found = distributed.broadcast(right)  # all processes must come to the same tasks
         return [k for k, right in zip(previous, found, strict=True) if right > reference]
 
     def reference_right(self, strategy: Any, task: int) -> int:
@@ -231,7 +231,7 @@ class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg
         for _, x, y in batches(valid, strategy):
             right += (torch.stack(self.both(strategy, x, task)).argmax(-1) == y).sum(dim=1)
         self.model.train()
-        return [n / len(valid) for n in distributed.from_first(right.long().tolist())]
+        return [n / len(valid) for n in distributed.broadcast(right.long().tolist())]
 
     def both(self, strategy: Any, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Return the logits of a task's own head, and of its transfer, under the strategy's precision."""

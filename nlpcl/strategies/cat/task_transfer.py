@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlpcl.models.base import _MISSING, Backbone, ContinualModel, TaskLabels, single_task
+from nlpcl.models.device import to_device
 from nlpcl.models.gates import Gates
 from nlpcl.models.heads import ABSENT, TaskHeads
 from nlpcl.models.sizes import PerTask, tensor_bytes
-from nlpcl.training.runtime import sent
 
 
 class MaskViews:
@@ -36,7 +36,7 @@ class MaskViews:
     def __call__(self, x: Tensor, tasks: Sequence[int]) -> Tensor:
         """Features (n, B, F) of inputs `x` under the masks of n tasks."""
         gates = cast(Gates, self.backbone.gates)
-        labels = sent(torch.tensor(tasks).repeat_interleave(len(x)), x.device)
+        labels = to_device(torch.tensor(tasks).repeat_interleave(len(x)), x.device)
         chosen, gates.override = gates.override, None
         self.copies = len(tasks)
         try:

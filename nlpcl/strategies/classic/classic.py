@@ -34,6 +34,7 @@ from avalanche.benchmarks.utils.data_attribute import DataAttribute
 from torch import Tensor
 from torch.nn import functional as F
 
+from nlpcl.models.device import to_device
 from nlpcl.ranges import Temperature, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.adapters import adapter_backbone
@@ -41,7 +42,6 @@ from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskInference
 from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
-from nlpcl.training.runtime import sent
 from nlpcl.training.strategy import DTYPES, mode, on_device
 
 
@@ -97,9 +97,9 @@ class CLASSIC(MaskInference):
 
     def _with_previous(self, data: Any) -> Any:
         features = torch.zeros(len(data), len(self.previous), self.backbone.width)
-        for rows, (x, *_) in numbered_batches(data, self.eval_mb_size, distributed.share()):
+        for rows, (x, *_) in numbered_batches(data, self.eval_mb_size, distributed.shard_index()):
             features[rows] = self.previous_features(on_device(self, x)).cpu()
-        distributed.total(features)  # of each example one process has them
+        distributed.all_reduce(features)  # of each example one process has them
         # A list: of a tensor, Avalanche would make nested lists of numbers.
         attribute = DataAttribute(list(features), "previous", use_in_getitem=True)
         return data.update_data_attribute("previous", attribute)
@@ -125,7 +125,7 @@ class CLASSIC(MaskInference):
         if self.is_training and self.previous and not self.parity:
             *batch, previous = self.mbatch  # type: ignore[has-type]
             self.mbatch = batch  # ends with the task labels again, where everything else looks for them
-            self.mb_previous = sent(distributed.own(previous), self.device)
+            self.mb_previous = to_device(distributed.shard(previous), self.device)
         super()._unpack_minibatch()
 
     def forward(self) -> Tensor:
@@ -164,9 +164,9 @@ class CLASSIC(MaskInference):
 
     def _contrast_with(self, other: Tensor, *, by_class: bool) -> Tensor:
         """Contrast between the features of all processes' rows and their `other`, (B, F) or (B, t, F)."""
-        z, others = (distributed.whole(F.normalize(x, dim=-1), self.mb_rows) for x in (self.mb_features, other))
+        z, others = (distributed.all_gather(F.normalize(x, dim=-1), self.mb_rows) for x in (self.mb_features, other))
         others = others.movedim(0, -2)
-        labels = distributed.whole(self.mb_y, self.mb_rows) if by_class else torch.arange(len(z), device=z.device)
+        labels = distributed.all_gather(self.mb_y, self.mb_rows) if by_class else torch.arange(len(z), device=z.device)
         return contrastive_loss(torch.stack([z.expand_as(others), others], dim=-3), labels, self.temperature)
 
     def _train_cleanup(self) -> None:

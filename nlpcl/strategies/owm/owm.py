@@ -137,13 +137,13 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         group_of = torch.arange(count) * groups // count
         sums = [projector.p.new_zeros(groups, len(projector.p)) for projector in self.projectors]
         with mode(strategy.model, training=False):
-            for indices, (x, *_, tasks) in numbered_batches(data, size, distributed.share()):
+            for indices, (x, *_, tasks) in numbered_batches(data, size, distributed.shard_index()):
                 members = F.one_hot(group_of[indices], groups).to(strategy.device)
                 self._watch(partial(self._add_means, sums, members))
                 logits_of(strategy, on_device(strategy, x), single_task(tasks))
                 self._unwatch()
         sizes = group_of.bincount().to(strategy.device)
-        return [distributed.total(found) / sizes.unsqueeze(1) for found in sums]
+        return [distributed.all_reduce(found) / sizes.unsqueeze(1) for found in sums]
 
     def _add_means(self, sums: list[Tensor], members: Tensor, site: int, module: nn.Module, args: Any) -> None:
         means = example_means(module, args[0], self.backbone.context.mask).to(sums[site])

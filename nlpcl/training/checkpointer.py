@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Watch(Protocol):
+class Checkpointer(Protocol):
     """Told at the points where a training can be interrupted, and asked where to join it."""
 
     joining: bool
@@ -25,7 +25,7 @@ class Watch(Protocol):
         """After a step, when nothing of it is left to be done."""
 
 
-class Remainder:
+class RemainingBatches:
     """What is left of an epoch: a loader's batches after the first `done`, in the order they had.
 
     :param loader: as it is at the start of an epoch.
