@@ -32,7 +32,7 @@ from nlpcl.runs.state import Capture, Streams
 from nlpcl.training import runtime
 from nlpcl.training.strategy import ContinualStrategy
 from tests.helpers.messages import mentions, refused
-from tests.test_resume import Killed, content, killed_at, run, spec_of
+from tests.helpers.runs import Killed, content, killed_at, run, spec_of
 
 Started = tuple[RunSpec, Path, Record]
 

@@ -13,8 +13,8 @@ from nlpcl.registry import strategies
 from nlpcl.runs.fit import fit
 from nlpcl.runs.run import build_strategy
 from nlpcl.training.runtime import seed_everything
-from tests.models.test_image_cnn import tiny_images
-from tests.test_contract import MEMORY, REPLAY, SLOW
+from tests.helpers.contract import MEMORY, REPLAY, SLOW
+from tests.helpers.images import tiny_images
 
 TRIPLES = [
     pytest.param(

@@ -33,9 +33,9 @@ from nlpcl.strategies.cat.task_transfer import TaskTransfer
 from nlpcl.training import distributed
 from nlpcl.training.launch import VARIABLES
 from nlpcl.training.strategy import ContinualStrategy
+from tests.helpers.contract import MEMORY, REPLAY, SMALL
 from tests.helpers.messages import mentions, refused
-from tests.test_contract import MEMORY, REPLAY, SMALL
-from tests.test_resume import first_backbone
+from tests.helpers.runs import first_backbone
 
 TOGETHER = [entry.name for entry in strategies.entries() if entry.ddp]
 VARIANTS: dict[str, dict[str, Any]] = {

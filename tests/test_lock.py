@@ -15,7 +15,7 @@ from nlpcl.records.record import Record
 from nlpcl.runs import lock
 from nlpcl.sweeps import sweep
 from nlpcl.sweeps.sweep import Execution, Outcome, plan, run_local
-from tests.test_sweep import Told
+from tests.helpers.sweeps import Told
 
 HOLD = """
 import sys, pathlib

@@ -17,24 +17,18 @@ from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard import report
-from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, Comparison, compare
+from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, compare
 from nlpcl.leaderboard.files import Run, differing, flattened, read, select
 from nlpcl.leaderboard.readme import tables
 from nlpcl.leaderboard.rows import gather, load
 from nlpcl.leaderboard.site import build
 from nlpcl.records.metrics import derive
+from tests.helpers.comparisons import compared, file
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import flat, record_of, triangle
+from tests.helpers.records import flat, record_of, triangle
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = [(order, seed) for order in range(3) for seed in range(3)]
-
-
-def file(folder: Path, *given: Any, **changes: Any) -> Path:
-    record = record_of(*given, **changes)
-    path = folder / record.id / "record.json"
-    record.save(path)
-    return path
 
 
 @pytest.fixture
@@ -50,11 +44,6 @@ def folder(tmp_path: Path) -> Path:
         ):
             file(tmp_path, strategy, order, seed, base + gain)
     return tmp_path
-
-
-def compared(folder: Path, *names: str, **more: Any) -> Comparison:
-    where = more.pop("where", None)
-    return compare(select(names, read(folder), where), **more)
 
 
 def test_differences_are_paired_over_order_and_seed(folder: Path) -> None:

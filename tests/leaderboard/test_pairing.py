@@ -9,9 +9,9 @@ import pytest
 
 from nlpcl.leaderboard.files import read
 from nlpcl.leaderboard.rows import gather
+from tests.helpers.comparisons import compared, file
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import TASKS, record_of
-from tests.leaderboard.test_compare import compared, file
+from tests.helpers.records import TASKS, record_of
 
 
 def test_an_order_by_its_number_and_by_its_names_is_one(tmp_path: Path) -> None:

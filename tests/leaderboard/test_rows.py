@@ -14,7 +14,7 @@ from nlpcl.leaderboard.rows import Row, gather, load
 from nlpcl.leaderboard.submit import MOST_BYTES, place_of
 from nlpcl.records.record import Record
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import TASKS, file_many, record_of, triangle
+from tests.helpers.records import TASKS, file_many, record_of, triangle
 
 NAMED = Path(__file__).resolve().parents[2] / "leaderboard" / "published.csv"
 FACTS = record_of().data

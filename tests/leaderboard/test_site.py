@@ -25,11 +25,11 @@ from nlpcl.leaderboard.site import build, overview
 from nlpcl.leaderboard.submit import place_of
 from nlpcl.records.record import Record
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import TASKS, file_many, record_of
+from tests.helpers.pages import hostile
+from tests.helpers.records import TASKS, file_many, record_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = OURS
-EVIL = "<script>hurt()</script><img src=x onerror=hurt()>\u202e|`*[x](javascript:hurt())%{z}\"'&"
 OTHERS = ["page.css", "page.js", "plotly.js", "rows.js"]
 HAND = [[0.9, None, None], [0.8, 0.7, None], [0.85, 0.6, 0.5]]
 
@@ -171,17 +171,6 @@ def test_many_tasks_lose_their_labels_in_the_cells_only(tmp_path: Path) -> None:
         file_many(tmp_path / str(tasks), ["ncl"], [{"benchmark": "asc"}], orders=1, seeds=1, tasks=tasks)
         (run,) = all_rows(tmp_path / str(tasks))[0].runs.values()
         assert ("texttemplate" in figures.matrix(run)["data"][0]) == (tasks <= 20)
-
-
-def hostile() -> Record:
-    tasks = [{"name": f"{EVIL[:90]}{i}", "labels": [EVIL], "train": 1, "valid": 0, "test": 1} for i in range(3)]
-    spec = dict.fromkeys(("strategy", "benchmark", "backbone", "model"), EVIL)
-    return record_of(
-        "ncl", EVIL, 0, 0.5, spec={**spec, "options": {EVIL: EVIL}, "tasks": None},
-        data={"tasks": tasks, "files": {EVIL: EVIL}, "encoder": {"name": EVIL}},
-        sizes={"parameters": EVIL}, versions={EVIL: EVIL},
-        measured={"host": {"cpu": EVIL}, "device": EVIL, "git": {"commit": EVIL}, "started": EVIL},
-    )  # fmt: skip
 
 
 def test_what_a_record_says_is_shown_and_never_obeyed(tmp_path: Path) -> None:

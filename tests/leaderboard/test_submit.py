@@ -14,7 +14,7 @@ from nlpcl.leaderboard.submit import add, check, checked, measured, place_of
 from nlpcl.records.record import Record
 from nlpcl.runs import run as experiment
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import TASKS, flat, record_of, triangle
+from tests.helpers.records import TASKS, flat, record_of, triangle
 
 FULL = [[0.5] * 3] * 3
 DIAGONAL = [[0.5 if i == j else None for j in range(3)] for i in range(3)]

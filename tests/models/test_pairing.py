@@ -16,8 +16,8 @@ from nlpcl.errors import UsageError
 from nlpcl.models import Bert, BertFrozen, build_model, precompute
 from nlpcl.models.encoder import TextEncoder
 from nlpcl.strategies.hal import HAL
-from tests.conftest import make_tasks
 from tests.helpers.encoders import WORDS, edit, packed, save_tiny, save_tokenizer, tiny_config
+from tests.helpers.text_tasks import make_tasks
 
 
 def benchmark_for(tokenizer: Any, max_length: int = 32) -> Any:

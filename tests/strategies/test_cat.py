@@ -24,8 +24,8 @@ from nlpcl.strategies.cat.cat import CAT, CATPlugin, batches, copied, data_for
 from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.training.early_stopping import validation_loss
 from nlpcl.training.strategy import mode
+from tests.helpers.images import tiny_images
 from tests.helpers.validation import Plateau, train_with_validation
-from tests.models.test_image_cnn import tiny_images
 
 
 class Spy(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]

@@ -15,7 +15,7 @@ from nlpcl.models import build_model
 from nlpcl.models.sizes import model_bytes
 from nlpcl.strategies.classic import classic
 from nlpcl.strategies.classic.classic import CLASSIC
-from tests.models.test_contrast import loop_attention, loop_contrast
+from tests.helpers.loops import loop_attention, loop_contrast
 
 TERMS = ("contrast", "sharing", "distillation")
 OFF = dict.fromkeys(TERMS, 0.0)

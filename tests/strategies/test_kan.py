@@ -17,9 +17,9 @@ from nlpcl.models import build_model
 from nlpcl.models.base import Context
 from nlpcl.models.text_gru import TextGRU
 from nlpcl.strategies.kan import KAN, KANNet, KANPlugin, accessible_factors
-from tests.conftest import make_tasks
+from tests.helpers.loops import gru_states
+from tests.helpers.text_tasks import make_tasks
 from tests.helpers.validation import Plateau, train_with_validation
-from tests.models.test_text_gru import gru_states
 
 
 def build(benchmark: Any, tiny: str, epochs: int = 3, **options: Any) -> KAN:

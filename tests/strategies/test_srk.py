@@ -23,7 +23,7 @@ from nlpcl.strategies.srk import (
     squeezed_states,
     update_factors,
 )
-from tests.conftest import make_tasks
+from tests.helpers.text_tasks import make_tasks
 
 LENGTHS = [6, 3, 1]
 MASK = torch.arange(6) < torch.tensor(LENGTHS)[:, None]
