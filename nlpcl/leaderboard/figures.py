@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nlpcl.cli.display import short as task_name
+from nlpcl.config.orders import short_task_name
 from nlpcl.leaderboard.cells import shown
 from nlpcl.leaderboard.files import Block, Run
 from nlpcl.leaderboard.rows import RANKED, Row
@@ -33,7 +33,7 @@ def percent(score: float | None) -> float | None:
 
 def task_names(run: Run) -> list[str]:
     """Numbered, so that no two are alike."""
-    return [f"{i} {text(task_name(task['name']))}" for i, task in enumerate(run.record.data["tasks"], start=1)]
+    return [f"{i} {text(short_task_name(task['name']))}" for i, task in enumerate(run.record.data["tasks"], start=1)]
 
 
 def matrix(run: Run) -> Figure:
