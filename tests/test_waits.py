@@ -107,4 +107,5 @@ def test_avalanches_own_run_on_such_a_device(
     name: str, process: Executor, models: dict[str, str], three_tasks: dict[str, Path]
 ) -> None:
     """Their loops do wait, but all lies where it belongs."""
-    process.submit(waits_of, name, first_backbone(strategies.get(name)), models, three_tasks).result()
+    _, steps = process.submit(waits_of, name, first_backbone(strategies.get(name)), models, three_tasks).result()
+    assert steps > 0

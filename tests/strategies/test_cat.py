@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,15 +24,8 @@ from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, tr
 from nlpcl.training.early_stopping import validation_loss
 from nlpcl.training.strategy import mode
 from tests.helpers.images import tiny_images
+from tests.helpers.training import Spy
 from tests.helpers.validation import Plateau, train_with_validation
-
-
-class Spy(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
-    """Calls a function at one of the hooks, with the strategy."""
-
-    def __init__(self, hook: str, see: Any) -> None:
-        super().__init__()
-        setattr(self, hook, lambda strategy, **kwargs: see(strategy))
 
 
 def build(benchmark: Any, similar: dict[int, list[int]] | None = None, **options: Any) -> CAT:

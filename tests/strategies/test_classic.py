@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from avalanche.core import SupervisedPlugin
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +15,7 @@ from nlpcl.models.sizes import model_bytes
 from nlpcl.strategies.classic import classic
 from nlpcl.strategies.classic.classic import CLASSIC
 from tests.helpers.loops import loop_attention, loop_contrast
+from tests.helpers.training import Spy
 
 TERMS = ("contrast", "sharing", "distillation")
 OFF = dict.fromkeys(TERMS, 0.0)
@@ -37,14 +37,6 @@ def train(strategy: CLASSIC, benchmark: Any, *tasks: int) -> None:
 
 def inputs(experience: Any) -> Tensor:
     return torch.stack([experience.dataset[i][0] for i in range(len(experience.dataset))])
-
-
-class Spy(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
-    """Calls a function at one of the hooks, with the strategy."""
-
-    def __init__(self, hook: str, see: Any) -> None:
-        super().__init__()
-        setattr(self, hook, lambda strategy, **kwargs: see(strategy))
 
 
 @pytest.mark.parametrize("scenario", ["til", "dil"])
