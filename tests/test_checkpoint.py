@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
-from nlpcl.leaderboard.files import read
+from nlpcl.leaderboard.files import read_runs
 from nlpcl.records.record import Record
 from nlpcl.runs import checkpoint
 from nlpcl.runs import run as experiment
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
         run(spec, three_tasks["til"], tmp_path)
     failed = Record.load(place / "failed.json")
     assert failed.status == "failed" and failed.error is not None and "step 5" in failed.error
-    assert [found.record.error for found in read(tmp_path)] == [failed.error], "a comparison tells of it"
+    assert [found.record.error for found in read_runs(tmp_path)] == [failed.error], "a comparison tells of it"
     folder = checkpoint.CheckpointFolder(place / "checkpoints", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "11"

@@ -355,7 +355,7 @@ def test_a_record_of_a_local_encoder_is_not_filed(tmp_path: Path) -> None:
 
 def test_runs_on_one_encoder_are_compared_wherever_it_lay(tmp_path: Path) -> None:
     from nlpcl.leaderboard.compare import compare
-    from nlpcl.leaderboard.files import read, select
+    from nlpcl.leaderboard.files import read_runs, select_runs
     from tests.helpers.records import record_of
 
     for name, digest in (("ncl", "0"), ("ewc", "0"), ("hat", "1")):
@@ -363,10 +363,10 @@ def test_runs_on_one_encoder_are_compared_wherever_it_lay(tmp_path: Path) -> Non
             local = {"model": f"folder-of-{name}", "model_sha256": digest * 64, "spec_version": 2}
             record = record_of(name, seed=seed, spec=local)
             record.save(tmp_path / record.id / "record.json")
-    pool = read(tmp_path)
-    assert len(compare(select(["ncl", "ewc"], pool)).blocks) == 2
+    pool = read_runs(tmp_path)
+    assert len(compare(select_runs(["ncl", "ewc"], pool)).blocks) == 2
     with pytest.raises(UsageError, match="model"):
-        compare(select(["ncl", "hat"], pool))
+        compare(select_runs(["ncl", "hat"], pool))
 
 
 def test_a_preset_of_a_local_encoder_fits_wherever_it_lies(

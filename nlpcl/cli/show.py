@@ -46,17 +46,17 @@ def list_(
 
 def _show_matrix(as_json: bool) -> None:
     """Strategies on backbones, and how that compares with what the original toolkit documents."""
-    from nlpcl.cli.coverage import DOCUMENTED, SOURCE, missing, strategy_matrix
+    from nlpcl.cli.coverage import DOCUMENTED, ORIGINAL, missing, strategy_matrix
 
     found = strategy_matrix()
     absent, pairs = missing(found), sum(map(len, DOCUMENTED.values()))
     if as_json:
-        print(json.dumps({"matrix": found, "documented": DOCUMENTED, "source": SOURCE, "missing": absent}))
+        print(json.dumps({"matrix": found, "documented": DOCUMENTED, "source": ORIGINAL, "missing": absent}))
         return
     from nlpcl.cli.display import strategy_table
 
     console.print(strategy_table(found))
-    print(f"of {pairs} pairs that {SOURCE} has, {pairs - len(absent)} run here")
+    print(f"of {pairs} pairs that {ORIGINAL} has, {pairs - len(absent)} run here")
     if absent:
         print(f"not yet: {', '.join(absent)}")
 

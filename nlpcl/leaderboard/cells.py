@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlpcl.errors import printable
-from nlpcl.leaderboard.files import short
+from nlpcl.leaderboard.files import shortened
 from nlpcl.leaderboard.published import Beside, Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, Score
 
 # Name, title, and for figures the order in which the best comes first.
-COLUMNS: tuple[tuple[str, str, str], ...] = (
+PAGE_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("method", "Method", ""),
     ("benchmark", "Benchmark", ""),
     ("scenario", "Scenario", ""),
@@ -28,13 +28,13 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("runs", "Runs", "desc"),
     ("budget", "Budget", ""),
 )
-BEST_FIRST = {name: best for name, _, best in COLUMNS}
+BEST_FIRST = {name: best for name, _, best in PAGE_COLUMNS}
 LAST = {"asc": 1e9, "desc": -1e9}  # what is missing is sorted behind all figures
 
 
 def shown(words: str) -> str:
     """Words of a record in one line, without the characters that hide or turn others, and not too long."""
-    return short(printable(words))
+    return shortened(printable(words))
 
 
 def spread(score: Score | None) -> str:
@@ -50,7 +50,7 @@ def signed(fraction: float) -> str:
     return f"{100 * fraction:+.1f}".replace("-", "−")
 
 
-def duration(seconds: float) -> str:
+def seconds_as_text(seconds: float) -> str:
     """Seconds with three digits, of more than a hundred all."""
     return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
@@ -72,7 +72,7 @@ def settings_of(rows: Sequence[Row]) -> Mapping[tuple[str, str], str]:
     return found
 
 
-def named(row: Row, settings: Mapping[tuple[str, str], str]) -> str:
+def method_name(row: Row, settings: Mapping[tuple[str, str], str]) -> str:
     """The method, and its setting, as `settings_of` gives it, where there are several."""
     return " ".join(filter(None, (shown(row.strategy), settings[row.strategy, row.setting])))
 
@@ -90,7 +90,7 @@ def protocol_words(protocol: Protocol) -> dict[str, str]:
     return {"benchmark": shown(protocol["benchmark"]), "rest": rest, "budget": shown(protocol.budget)}
 
 
-def summary(row: Row, setting: str, published: Figures) -> dict[str, Any]:
+def row_cells(row: Row, setting: str, published: Figures) -> dict[str, Any]:
     """A row of the page's table: texts, and figures as a text, a number to sort by and a hint; `setting` as shown."""
     protocol, scores, found = row.protocol, row.scores, beside(row, published, RANKED)
     orders, seeds = len({order for order, _ in row.runs}), len({seed for _, seed in row.runs})
@@ -110,7 +110,7 @@ def summary(row: Row, setting: str, published: Figures) -> dict[str, Any]:
         cells[name] = _figure(name, score.mean if score else None, spread(score))
     rank, seconds = row.rank, row.seconds.mean if row.seconds else None
     cells["rank"] = _figure("rank", rank.value if rank else None, f"{rank.value:.2f}" if rank else "", ranked(row))
-    cells["seconds"] = _figure("seconds", seconds, duration(seconds) if seconds else "")
+    cells["seconds"] = _figure("seconds", seconds, seconds_as_text(seconds) if seconds else "")
     return {**cells, **_published(found)}
 
 

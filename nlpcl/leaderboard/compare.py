@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nlpcl.errors import UsageError, suggest
-from nlpcl.leaderboard.files import ABSENT, Block, Run, aligned, differing, flattened, short, under
+from nlpcl.leaderboard.files import NO_VALUE, Block, Run, aligned, differing, flattened, shortened, under
 from nlpcl.leaderboard.statistics import (
     average_ranks,
     blocks_needed,
@@ -24,11 +24,11 @@ from nlpcl.leaderboard.statistics import (
     wilcoxon_p,
 )
 
-BLOCK = ("order", "seed")
+_BLOCK = ("order", "seed")
 DRAW = "data_seed"  # of the subset that `train_size` draws: of each seed its own, or one for all
 # A method brings its own optimization; every other field of the spec is protocol, and so is one added later.
 METHOD = ("strategy", "options", "learning_rate", "weight_decay", "schedule", "warmup", "clip_norm")
-DATA = ("encoder", "files", "tasks")
+_DATA = ("encoder", "files", "tasks")
 # Older records do not tell these, so one without them differs from none in them.
 UNTOLD = ("data.encoder.revision", "data.encoder.tokenizer")
 LEAST_ALPHA = 1e-6  # far below, the studentized range has no quantile in double precision
@@ -157,10 +157,10 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
         raise UsageError(f"{label} has only failed runs ({len(runs)}).")
     by_block: dict[Block, Run] = {}
     for run in done:
-        for name, one, other in differing(done[0].spec, run.spec, (*BLOCK, DRAW, *allow)):
+        for name, one, other in differing(done[0].spec, run.spec, (*_BLOCK, DRAW, *allow)):
             raise UsageError(
-                f"{label} has records with {name} {short(one)} and {short(other)}: "
-                f"choose with --where {name}={short(other if one == ABSENT else one)}."
+                f"{label} has records with {name} {shortened(one)} and {shortened(other)}: "
+                f"choose with --where {name}={shortened(other if one == NO_VALUE else one)}."
             )
         known = by_block.setdefault(run.block, run)
         if known.record.matrices != run.record.matrices:
@@ -170,8 +170,8 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
 
 def facts(run: Run) -> dict[str, Any]:
     """All that a protocol fixes: the spec without the method, and the data that were really read."""
-    spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *BLOCK))}
-    data = {f"data.{name}": run.record.data.get(name) for name in DATA}
+    spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *_BLOCK))}
+    data = {f"data.{name}": run.record.data.get(name) for name in _DATA}
     encoder = data["data.encoder"]
     if isinstance(encoder, dict):
         told = {name: value for name, value in encoder.items() if f"data.encoder.{name}" in UNTOLD}
@@ -183,7 +183,7 @@ def facts(run: Run) -> dict[str, Any]:
 def apart(a: Run, b: Run, ignore: Iterable[str]) -> list[tuple[str, str, str]]:
     """In what two runs' protocols differ: name, and both values as text."""
     different = differing(facts(a), facts(b), ignore)
-    return [field for field in different if not (ABSENT in field[1:] and under(field[0], UNTOLD))]
+    return [field for field in different if not (NO_VALUE in field[1:] and under(field[0], UNTOLD))]
 
 
 def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequence[str]) -> None:
@@ -198,7 +198,7 @@ def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequen
         for mine, other in pairs:
             different = apart(mine, other, ignored)
             if different:
-                told = "; ".join(f"{name}: {short(one)} and {short(two)}" for name, one, two in different)
+                told = "; ".join(f"{name}: {shortened(one)} and {shortened(two)}" for name, one, two in different)
                 flags = " ".join(f"--allow {name}" for name, *_ in different)
                 raise UsageError(
                     f"{first.label} and {method.label} were not run under one protocol. They differ in {told}. "
@@ -242,7 +242,7 @@ def _ranking(values: np.ndarray, higher: bool, alpha: float) -> Ranking:
 
 
 def _told(blocks: Iterable[Block]) -> str:
-    return ", ".join(f"order {short(order)} seed {seed}" for order, seed in sorted(blocks))
+    return ", ".join(f"order {shortened(order)} seed {seed}" for order, seed in sorted(blocks))
 
 
 def _left_out(methods: Sequence[Method], common: set[Block]) -> list[str]:

@@ -26,7 +26,7 @@ def text(words: str) -> str:
     return escape(shown(words), quote=False)
 
 
-def percent(score: float | None) -> float | None:
+def rounded_percent(score: float | None) -> float | None:
     """A fraction as a percentage with two digits."""
     return None if score is None else round(100 * score, 2)
 
@@ -43,7 +43,7 @@ def matrix(run: Run) -> Figure:
         "type": "heatmap",
         "x": names,
         "y": names,
-        "z": [[percent(cell) for cell in row] for row in scores],
+        "z": [[rounded_percent(cell) for cell in row] for row in scores],
         "zmin": 0,
         "zmax": 100,
         "colorscale": "Viridis",
@@ -62,7 +62,8 @@ def over_time(runs: Mapping[Block, Run]) -> Figure | None:
     None where no run was tested after two tasks or more.
     """
     curves = {
-        block: [percent(x) for x in average_over_time(run.record.matrices.accuracy)] for block, run in runs.items()
+        block: [rounded_percent(x) for x in average_over_time(run.record.matrices.accuracy)]
+        for block, run in runs.items()
     }
     if not any(sum(value is not None for value in curve) > 1 for curve in curves.values()):
         return None
@@ -70,7 +71,7 @@ def over_time(runs: Mapping[Block, Run]) -> Figure | None:
     hover = {"hovertemplate": "%{y:.1f} % after task %{x}"}
     line: Figure = {"type": "scatter", "mode": "lines+markers", "x": x, **hover}
     data: list[Figure] = [
-        {**line, "y": curve, "name": text(named(block)), "opacity": 0.45 if len(curves) > 1 else 1}
+        {**line, "y": curve, "name": text(block_name(block)), "opacity": 0.45 if len(curves) > 1 else 1}
         for block, curve in curves.items()
     ]
     if len(curves) > 1:
@@ -87,7 +88,7 @@ def over_time(runs: Mapping[Block, Run]) -> Figure | None:
 
 def forgotten(run: Run) -> Figure | None:
     """A bar of each task but the last: percentage points lost since it was known best; None where not measured."""
-    lost = [percent(x) for x in forgetting_by_task(run.record.matrices.accuracy)]
+    lost = [rounded_percent(x) for x in forgetting_by_task(run.record.matrices.accuracy)]
     if not any(x is not None for x in lost):
         return None
     bars = {
@@ -119,7 +120,7 @@ def _points(name: str, rows: Sequence[Row]) -> Figure:
         "mode": "markers+text",
         "name": text(name),
         "x": [round(row.seconds.mean, 3) for row in rows if row.seconds],
-        "y": [percent(score.mean) for row in rows if (score := row.scores[RANKED])],
+        "y": [rounded_percent(score.mean) for row in rows if (score := row.scores[RANKED])],
         "text": [text(row.strategy) for row in rows],
         "ids": [row.id for row in rows],
         "textposition": "top center",
@@ -139,7 +140,7 @@ def machine(run: Run) -> str:
     )
 
 
-def named(block: Block) -> str:
+def block_name(block: Block) -> str:
     """Order and seed in words."""
     order, seed = block
     return f"order {order}, seed {seed}"

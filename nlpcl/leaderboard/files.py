@@ -13,8 +13,8 @@ from nlpcl.errors import UsageError, fold, suggest
 from nlpcl.records.record import Record
 
 FILE = re.compile(r"record\.json|failed\.json|[0-9a-f]{16}\.json")
-ABSENT = "(absent)"
-WIDTH = 100
+NO_VALUE = "(absent)"
+_WIDTH = 100
 
 Block = tuple[str, int]
 
@@ -70,7 +70,7 @@ def aligned(runs: Iterable[Run], every: Iterable[Run]) -> list[Run]:
     ]
 
 
-def read(folder: Path) -> list[Run]:
+def read_runs(folder: Path) -> list[Run]:
     """All records below a folder, named `record.json`, `failed.json` or after their id; in order of path.
 
     :raises UsageError: such a file is not a record.
@@ -78,7 +78,9 @@ def read(folder: Path) -> list[Run]:
     return [Run.load(path) for path in sorted(folder.rglob("*.json")) if FILE.fullmatch(path.name)]
 
 
-def select(names: Sequence[str], pool: Sequence[Run], where: Mapping[str, str] | None = None) -> dict[str, list[Run]]:
+def select_runs(
+    names: Sequence[str], pool: Sequence[Run], where: Mapping[str, str] | None = None
+) -> dict[str, list[Run]]:
     """The runs that each name means.
 
     :param names: `strategy`, `strategy@backbone`, a record or a folder of records.
@@ -113,7 +115,7 @@ def _named(name: str, pool: Sequence[Run]) -> list[Run]:
     if runs:
         return runs
     if path.exists():
-        return read(path) if path.is_dir() else [Run.load(path)]
+        return read_runs(path) if path.is_dir() else [Run.load(path)]
     known = {run.spec["strategy"] for run in pool} | {f"{run.spec['strategy']}@{run.spec['backbone']}" for run in pool}
     raise UsageError(f"there is no record of {name!r}, and no such file or folder. {suggest(name, known)}")
 
@@ -135,9 +137,9 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def short(text: str) -> str:
+def shortened(text: str) -> str:
     """`text`, cut where a sentence would be swamped by it."""
-    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
 def under(name: str, fields: Iterable[str]) -> bool:
@@ -149,5 +151,5 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Iterable[str] 
     """Name and both values, as text, of all fields that differ; sorted by name."""
     ignored = tuple(ignore)
     names = [name for name in sorted({*a, *b}) if not under(name, ignored)]
-    both = [(name, *(as_text(x[name]) if name in x else ABSENT for x in (a, b))) for name in names]
+    both = [(name, *(as_text(x[name]) if name in x else NO_VALUE for x in (a, b))) for name in names]
     return [(name, mine, other) for name, mine, other in both if mine != other]

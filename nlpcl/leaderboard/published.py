@@ -14,7 +14,7 @@ from nlpcl.leaderboard.rows import Row
 OURS = Path(__file__).with_name("published.csv")
 
 
-class Published(BaseModel):
+class PublishedFigure(BaseModel):
     """A line of `published.csv`.
 
     :ivar model: the encoder; empty where there was none.
@@ -39,7 +39,7 @@ class Published(BaseModel):
     source: str = Field(min_length=1)
 
 
-Figures = dict[tuple[str, str, str, str, str], list[Published]]
+Figures = dict[tuple[str, str, str, str, str], list[PublishedFigure]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def read_published(path: Path = OURS) -> Figures:
     found: Figures = {}
     for number, line in enumerate(frame.to_dict("records"), start=2):
         try:
-            figure = Published.model_validate({**line, "train_size": line.get("train_size") or None})
+            figure = PublishedFigure.model_validate({**line, "train_size": line.get("train_size") or None})
         except ValidationError as error:
             first = error.errors()[0]
             raise UsageError(f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
@@ -92,7 +92,7 @@ def beside(row: Row, published: Figures, metric: str) -> Beside | None:
     return Beside(best.value / 100, difference, _unlike(row, best), best.source)
 
 
-def _unlike(row: Row, published: Published) -> tuple[str, ...]:
+def _unlike(row: Row, published: PublishedFigure) -> tuple[str, ...]:
     size = published.train_size
     theirs = {"encoder": published.model, "tasks": str(published.tasks), "training examples a task": str(size or "all")}
     model = row.protocol["model"].rpartition("/")[2]

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nlpcl.errors import UsageError, printable
-from nlpcl.leaderboard.cells import marked, named, protocol_words, settings_of, signed, spread
+from nlpcl.leaderboard.cells import marked, method_name, protocol_words, settings_of, signed, spread
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, by_protocol
 from nlpcl.records.record import write_atomically
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
 MARKED = str.maketrans({c: f"\\{c}" for c in "\\|*_`[]~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
-COLUMNS = ("method", "runs", "accuracy", "macro-F1", "forgetting", "average rank", "published", "difference")
+_COLUMNS = ("method", "runs", "accuracy", "macro-F1", "forgetting", "average rank", "published", "difference")
 
 
 def update_readme(readme: Path, rows: Sequence[Row], published: Figures) -> bool:
@@ -26,7 +26,7 @@ def update_readme(readme: Path, rows: Sequence[Row], published: Figures) -> bool
         if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
             raise UsageError(f"{readme} needs one line {BEGIN} and, after it, one line {END}.")
         before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-        changed = f"{before}{BEGIN}\n{tables(rows, published)}\n{after}"
+        changed = f"{before}{BEGIN}\n{markdown_tables(rows, published)}\n{after}"
         if changed != text:
             write_atomically(readme, changed.encode())
     except (OSError, UnicodeDecodeError) as error:
@@ -34,7 +34,7 @@ def update_readme(readme: Path, rows: Sequence[Row], published: Figures) -> bool
     return changed != text
 
 
-def tables(rows: Sequence[Row], published: Figures) -> str:
+def markdown_tables(rows: Sequence[Row], published: Figures) -> str:
     """A table for each protocol; all figures in percent, differences in percentage points."""
     if not rows:
         return "No records yet."
@@ -45,10 +45,10 @@ def tables(rows: Sequence[Row], published: Figures) -> str:
 def _table(protocol: Protocol, rows: Sequence[Row], settings: Mapping[tuple[str, str], str], published: Figures) -> str:
     head = protocol_words(protocol)
     caption = f"**{_plain(head['benchmark'])}** {_plain(head['rest'])}: {_plain(head['budget'])}"
-    cells = [_cells(row, named(row, settings), published) for row in rows]
-    used = [i for i in range(len(COLUMNS)) if any(line[i] for line in cells)]
+    cells = [_cells(row, method_name(row, settings), published) for row in rows]
+    used = [i for i in range(len(_COLUMNS)) if any(line[i] for line in cells)]
     lines = [
-        [COLUMNS[i] for i in used],
+        [_COLUMNS[i] for i in used],
         ["---", *["---:"] * (len(used) - 1)],
         *([line[i] for i in used] for line in cells),
     ]
@@ -63,7 +63,7 @@ def _draws(rows: Sequence[Row], settings: Mapping[tuple[str, str], str]) -> list
     methods: dict[str, list[str]] = {}
     for row in rows:
         if row.draw:
-            methods.setdefault(row.draw, []).append(_plain(named(row, settings)))
+            methods.setdefault(row.draw, []).append(_plain(method_name(row, settings)))
     return list(methods) if len(methods) == 1 else [f"{', '.join(names)}: {draw}" for draw, names in methods.items()]
 
 

@@ -22,7 +22,7 @@ LATEX = str.maketrans({
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """A caption, column titles, and rows of text; the first column is of names, the others are figures."""
 
     caption: str
@@ -30,7 +30,7 @@ class Table:
     rows: list[list[str]]
 
 
-def tables(comparison: Comparison) -> list[Table]:
+def tables(comparison: Comparison) -> list[TextTable]:
     """The methods, then the pairs; figures in percent and percentage points."""
     return [_methods(comparison), _pairs(comparison)]
 
@@ -48,7 +48,7 @@ def sentences(comparison: Comparison) -> list[str]:
     return ranked + c.notes
 
 
-def _methods(c: Comparison) -> Table:
+def _methods(c: Comparison) -> TextTable:
     columns = ["method", "runs", "mean", "sd"] + (["average rank"] if c.ranking else [])
     rows = []
     for i, label in enumerate(c.labels):
@@ -56,10 +56,10 @@ def _methods(c: Comparison) -> Table:
         spread = f"{column.std(ddof=1):.2f}" if len(column) > 1 else ""
         rank = [f"{c.ranking.ranks[i]:.2f}"] if c.ranking else []
         rows.append([label, str(len(column)), f"{column.mean():.2f}", spread, *rank])
-    return Table(f"{_words(c.metric)}, %", columns, rows)
+    return TextTable(f"{_words(c.metric)}, %", columns, rows)
 
 
-def _pairs(c: Comparison) -> Table:
+def _pairs(c: Comparison) -> TextTable:
     columns = ["pair", "difference", "95 % t interval", "Wilcoxon p", "Holm p"]
     columns += (["Nemenyi p"] if c.ranking else []) + ["better"]
     rows = []
@@ -68,7 +68,7 @@ def _pairs(c: Comparison) -> Table:
         nemenyi = [_p(_nemenyi(c, pair.first, pair.second))] if c.ranking else []
         row = [f"{pair.first} − {pair.second}", _signed(pair.difference), ends, _p(pair.p), _p(pair.p_holm), *nemenyi]
         rows.append([*row, pair.better or "-"])
-    return Table(f"difference in {_words(c.metric)}, percentage points", columns, rows)
+    return TextTable(f"difference in {_words(c.metric)}, percentage points", columns, rows)
 
 
 def _nemenyi(c: Comparison, first: str, second: str) -> float:

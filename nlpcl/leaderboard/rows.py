@@ -16,10 +16,10 @@ from nlpcl.errors import UsageError
 from nlpcl.leaderboard.compare import DRAW, HIGHER_IS_BETTER, METHOD, UNTOLD, draw_of_subset, facts, method_of
 from nlpcl.leaderboard.files import FILE, Block, Run, aligned, as_text, under
 from nlpcl.leaderboard.statistics import average_ranks
-from nlpcl.leaderboard.submit import check_data, check_size
+from nlpcl.leaderboard.submit import check_data, check_file_size
 
 RANKED = "average_accuracy"
-READ = ("data.files", "data.tasks", DRAW, *UNTOLD)  # of each order or seed its own, or not told by each
+_READ = ("data.files", "data.tasks", DRAW, *UNTOLD)  # of each order or seed its own, or not told by each
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def load(folder: Path) -> tuple[list[Run], int]:
     done, failed = [], 0
     for path in sorted(folder.rglob("*.json")):
         if FILE.fullmatch(path.name):
-            check_size(path)
+            check_file_size(path)
             run = Run.load(path)
             if run.record.status == "ok":
                 try:
@@ -156,7 +156,7 @@ def gather(runs: Iterable[Run]) -> list[Row]:
     variants_of: dict[str, list[tuple[Protocol, list[Run]]]] = defaultdict(list)
     every = list(runs)
     for run in aligned(every, every):
-        shared = {name: value for name, value in facts(run).items() if not under(name, READ)}
+        shared = {name: value for name, value in facts(run).items() if not under(name, _READ)}
         shared["number_of_tasks"] = len(run.record.matrices.accuracy)
         variants = variants_of[as_text(shared)]
         for protocol, members in variants:

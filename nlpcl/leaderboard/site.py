@@ -12,7 +12,17 @@ from typing import Any
 from nlpcl import __version__
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard import figures
-from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, ranked, settings_of, shown, spread, summary
+from nlpcl.leaderboard.cells import (
+    PAGE_COLUMNS,
+    marked,
+    method_name,
+    protocol_words,
+    ranked,
+    row_cells,
+    settings_of,
+    shown,
+    spread,
+)
 from nlpcl.leaderboard.files import Block, Run, as_text
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Row, by_protocol
@@ -59,10 +69,10 @@ def _contents(rows: Sequence[Row], published: Figures, results: Path) -> Iterato
         name = f"details/{number:04}.js"
         shard_of |= {row.id: name for row in shard}
         yield name, _script(f"leaderboard.shards[{json.dumps(name)}]", _details(shard, peers, published, results))
-    columns = [{"name": name, "title": title, "best": best} for name, title, best in COLUMNS]
+    columns = [{"name": name, "title": title, "best": best} for name, title, best in PAGE_COLUMNS]
     settings = settings_of(rows)
     table = [
-        {**summary(row, settings[row.strategy, row.setting], published), "shard": shard_of[row.id]} for row in rows
+        {**row_cells(row, settings[row.strategy, row.setting], published), "shard": shard_of[row.id]} for row in rows
     ]
     yield "rows.js", _script("var leaderboard", {"columns": columns, "rows": table, "shards": {}})
     yield "index.html", _page(rows, table).encode(errors="replace")
@@ -108,7 +118,7 @@ def _page(rows: Sequence[Row], table: Sequence[dict[str, Any]]) -> str:
         runs=sum(len(row.runs) for row in rows),
         rows=len(rows),
         filters={name: sorted({row[name] for row in table} - {""}) for name in FILTERS},
-        columns=COLUMNS,
+        columns=PAGE_COLUMNS,
         overview=overview(rows),
     )
 
@@ -128,7 +138,7 @@ def overview(rows: Sequence[Row]) -> dict[str, Any]:
         for row, mean in zip(members, means, strict=True):
             share = (mean - low) / (high - low) if high > low else 1.0
             cell = {"id": row.id, "text": spread(row.scores[RANKED]), "share": round(share, 3), "best": mean == high}
-            methods.setdefault((row.strategy, row.setting), (named(row, settings), {}))[1][number] = cell
+            methods.setdefault((row.strategy, row.setting), (method_name(row, settings), {}))[1][number] = cell
     heads = [protocol_words(members[0].protocol) for members in most]
     lines = [(name, [cells.get(i) for i in range(len(most))]) for name, cells in methods.values()]
     return {"heads": heads, "lines": lines, "protocols": len(columns)}
@@ -172,7 +182,7 @@ def _run(block: Block, run: Run, results: Path) -> dict[str, Any]:
     root = Path(*results.parts[1:][-2:]) if results.is_absolute() else results
     path = (root / run.path.relative_to(results)).as_posix()
     return {
-        "name": shown(figures.named(block)),
+        "name": shown(figures.block_name(block)),
         "command": f"nlpcl run --from {shlex.quote(printable(path))}",
         "environment": [[shown(name), shown(value)] for name, value in environment(run)],
         "matrix": figures.matrix(run),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-DIGITS = 9  # values that differ by less are equal: sums of rounded scores in another order
+_DIGITS = 9  # values that differ by less are equal: sums of rounded scores in another order
 
 
 def mean_interval(differences: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
@@ -22,7 +22,7 @@ def mean_interval(differences: Sequence[float], confidence: float = 0.95) -> tup
     :param differences: one of each block, in any order.
     :return: lower and upper end; None for fewer than two blocks.
     """
-    ordered = np.sort(np.round(np.asarray(differences, dtype=float), DIGITS))  # the sum depends on the order
+    ordered = np.sort(np.round(np.asarray(differences, dtype=float), _DIGITS))  # the sum depends on the order
     n = len(ordered)
     if n < 2:
         return None
@@ -33,13 +33,13 @@ def mean_interval(differences: Sequence[float], confidence: float = 0.95) -> tup
 
 def wilcoxon_p(differences: Sequence[float]) -> float:
     """Two-sided p of Wilcoxon's signed-rank test; 1 where no block differs. Blocks without a difference drop out."""
-    rounded = np.round(np.asarray(differences, dtype=float), DIGITS)
+    rounded = np.round(np.asarray(differences, dtype=float), _DIGITS)
     return float(stats.wilcoxon(rounded).pvalue) if rounded.any() else 1.0
 
 
 def direction(differences: Sequence[float]) -> int:
     """Sign of the mean if the signed ranks agree with it, else 0: a few large differences may outweigh many small."""
-    rounded = np.round(np.asarray(differences, dtype=float), DIGITS)
+    rounded = np.round(np.asarray(differences, dtype=float), _DIGITS)
     ranked = float(np.sign(rounded) @ stats.rankdata(np.abs(rounded)))
     return int(np.sign(ranked)) if ranked * rounded.mean() > 0 else 0
 
@@ -71,7 +71,7 @@ def average_ranks(values: np.ndarray, higher_is_better: bool = True) -> np.ndarr
     :return: (methods,), in [1, methods].
     """
     oriented = -values if higher_is_better else values
-    return np.asarray(stats.rankdata(np.round(oriented, DIGITS), axis=1).mean(axis=0))
+    return np.asarray(stats.rankdata(np.round(oriented, _DIGITS), axis=1).mean(axis=0))
 
 
 def friedman(values: np.ndarray) -> tuple[float, float]:
@@ -80,7 +80,7 @@ def friedman(values: np.ndarray) -> tuple[float, float]:
     :param values: (blocks, methods), at least 3 methods.
     :return: statistic and p; 0 and 1 where all methods are equal in every block.
     """
-    rounded = np.round(values, DIGITS)
+    rounded = np.round(values, _DIGITS)
     if (rounded == rounded[:, :1]).all():
         return 0.0, 1.0
     found = stats.friedmanchisquare(*rounded.T)

@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
-from nlpcl.leaderboard.files import FILE, Run, aligned, as_text, differing, flattened, short
+from nlpcl.leaderboard.files import FILE, Run, aligned, as_text, differing, flattened, shortened
 from nlpcl.records.record import Record
 from nlpcl.registry import Regime, backbones, benchmarks, strategies
 
-MOST_BYTES = 4 * 2**20
-LONGEST = 1000
+MOST_FILED_BYTES = 4 * 2**20
+_LONGEST = 1000
 # Characters that break lines, hide, or turn the direction of what follows them.
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 FOREIGN = ("/", "~", ".", "\\")
@@ -89,7 +89,7 @@ def _check_same(known: Record, record: Record, told: str, advice: str) -> None:
     if different:
         name, there, here = different[0]
         raise UsageError(
-            f"{told}: {name} is {short(there)} and would be {short(here)}"
+            f"{told}: {name} is {shortened(there)} and would be {shortened(here)}"
             f"{f' ({len(different)} fields differ)' if len(different) > 1 else ''}. {advice}."
         )
 
@@ -155,36 +155,36 @@ def checked(path: Path) -> Record:
 
     :raises UsageError: naming the file and what is wrong with it.
     """
-    check_size(path)
+    check_file_size(path)
     record = Record.load(path)
     try:
         if record.status != "ok":
-            raise UsageError(f"the run failed ({short(record.error or '')!r}).")
+            raise UsageError(f"the run failed ({shortened(record.error or '')!r}).")
         _check_text(record)
         spec = record.run_spec()
         if spec.id != record.id:
             raise UsageError("its spec does not repeat to the same id: it was not written by nlpcl run.")
         spec.check()
         if spec.model_sha256 is not None and not backbones.get(str(spec.backbone)).words:
-            raise UsageError(f"its model {short(str(spec.model))!r} is a folder of one machine, which others lack.")
+            raise UsageError(f"its model {shortened(str(spec.model))!r} is a folder of one machine, which others lack.")
         check_data(record)
         _check_tasks(spec, record)
         _check_measured_cells(spec, strategies.get(spec.strategy).protocol, record)
-        if len(record.content()) > MOST_BYTES:
-            raise UsageError(f"filed it would be larger than {MOST_BYTES // 2**20} MiB.")
+        if len(record.content()) > MOST_FILED_BYTES:
+            raise UsageError(f"filed it would be larger than {MOST_FILED_BYTES // 2**20} MiB.")
     except UsageError as error:
         raise UsageError(f"{path} is refused: {error}") from error
     return record
 
 
-def check_size(path: Path) -> None:
-    """:raises UsageError: the file cannot be read, or is larger than `MOST_BYTES`."""
+def check_file_size(path: Path) -> None:
+    """:raises UsageError: the file cannot be read, or is larger than `MOST_FILED_BYTES`."""
     try:
         size = path.stat().st_size
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror}).") from error
-    if size > MOST_BYTES:
-        raise UsageError(f"{path} is larger than {MOST_BYTES // 2**20} MiB: the results take no such record.")
+    if size > MOST_FILED_BYTES:
+        raise UsageError(f"{path} is larger than {MOST_FILED_BYTES // 2**20} MiB: the results take no such record.")
 
 
 def _strings(content: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -204,12 +204,12 @@ def _check_text(record: Record) -> None:
     for where, text in _strings(record.model_dump(mode="json")):
         hidden = next((c for c in text if unicodedata.category(c) in UNSEEN), None)
         if hidden is not None:
-            raise UsageError(f"a text in {short(ascii(where))} has the control character U+{ord(hidden):04X}.")
-        if len(text) > LONGEST:
-            raise UsageError(f"a text in {short(where)} is longer than {LONGEST} characters.")
+            raise UsageError(f"a text in {shortened(ascii(where))} has the control character U+{ord(hidden):04X}.")
+        if len(text) > _LONGEST:
+            raise UsageError(f"a text in {shortened(where)} is longer than {_LONGEST} characters.")
     model = record.spec.get("model")
     if isinstance(model, str) and (model.startswith(FOREIGN) or ":" in model or "\\" in model):
-        raise UsageError(f"its model {short(model)!r} is a folder of one machine: use a name that others can load.")
+        raise UsageError(f"its model {shortened(model)!r} is a folder of one machine: use a name that others can load.")
 
 
 def check_data(record: Record) -> None:
@@ -238,7 +238,7 @@ def tasks_of(record: Record) -> list[Sizes]:
     names = [task.name for task in tasks]
     if len(names) != len(record.matrices.accuracy) or len(set(names)) < len(names):
         raise UsageError(
-            f"data.tasks must name each of the {len(record.matrices.accuracy)} tasks once, not {short(str(names))}."
+            f"data.tasks must name each of the {len(record.matrices.accuracy)} tasks once, not {shortened(str(names))}."
         )
     return tasks
 
@@ -248,7 +248,9 @@ def _check_tasks(spec: RunSpec, record: Record) -> None:
     names = [task.name for task in tasks]
     wanted = spec.tasks if isinstance(spec.tasks, list) else names
     if set(wanted) != set(names) or (isinstance(spec.tasks, int) and spec.tasks != len(names)):
-        raise UsageError(f"its spec asks for tasks {short(str(spec.tasks))}, its data are of {short(str(names))}.")
+        raise UsageError(
+            f"its spec asks for tasks {shortened(str(spec.tasks))}, its data are of {shortened(str(names))}."
+        )
     _check_order(spec, names)
     for task in tasks:
         spec.epochs_for(task.name)
@@ -262,11 +264,11 @@ def _check_order(spec: RunSpec, names: list[str]) -> None:
     """The tasks come as the order says: by its names, or by its number in the orders that were published."""
     benchmark = benchmarks.get(spec.benchmark)
     if isinstance(spec.order, int) and not 0 <= spec.order < benchmark.orders:
-        raise UsageError(f"{benchmark.name} has orders 0 to {benchmark.orders - 1}, not {short(str(spec.order))}.")
+        raise UsageError(f"{benchmark.name} has orders 0 to {benchmark.orders - 1}, not {shortened(str(spec.order))}.")
     published = [orders for key, orders in _published().items() if key.partition("_")[0] == benchmark.name]
     fitting = [orders for orders in published if set(names) <= set(orders[0])]
     if published and not fitting and benchmark.modality == "text":
-        raise UsageError(f"{benchmark.name} has no tasks {short(str(names))}.")
+        raise UsageError(f"{benchmark.name} has no tasks {shortened(str(names))}.")
     if isinstance(spec.order, int):
         wanted = [_chosen(orders[spec.order], spec.tasks) for orders in fitting]
     elif isinstance(spec.order, str) and re.fullmatch(r"seed:\d+", spec.order):
@@ -274,8 +276,8 @@ def _check_order(spec: RunSpec, names: list[str]) -> None:
     else:
         wanted = [_chosen([spec.order] if isinstance(spec.order, str) else spec.order, spec.tasks)]
     if wanted and names not in wanted:
-        asked = f"{short(as_text(spec.order))}, with tasks {short(str(wanted[0]))}"
-        raise UsageError(f"its spec asks for the order {asked}; its data are of {short(str(names))}.")
+        asked = f"{shortened(as_text(spec.order))}, with tasks {shortened(str(wanted[0]))}"
+        raise UsageError(f"its spec asks for the order {asked}; its data are of {shortened(str(names))}.")
 
 
 def _chosen(order: list[str], tasks: int | list[str] | None) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nlpcl.leaderboard.compare import Comparison, compare
-from nlpcl.leaderboard.files import read, select
+from nlpcl.leaderboard.files import read_runs, select_runs
 from tests.helpers.records import record_of
 
 
@@ -19,4 +19,4 @@ def file(folder: Path, *given: Any, **changes: Any) -> Path:
 
 def compared(folder: Path, *names: str, **more: Any) -> Comparison:
     where = more.pop("where", None)
-    return compare(select(names, read(folder), where), **more)
+    return compare(select_runs(names, read_runs(folder), where), **more)

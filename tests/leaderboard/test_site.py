@@ -17,9 +17,9 @@ import pytest
 
 from nlpcl.cli import main
 from nlpcl.leaderboard import figures
-from nlpcl.leaderboard.cells import duration
+from nlpcl.leaderboard.cells import seconds_as_text
 from nlpcl.leaderboard.published import OURS, read_published
-from nlpcl.leaderboard.readme import BEGIN, END, tables, update_readme
+from nlpcl.leaderboard.readme import BEGIN, END, markdown_tables, update_readme
 from nlpcl.leaderboard.rows import Row, gather, load
 from nlpcl.leaderboard.site import build, overview
 from nlpcl.leaderboard.submit import place_of
@@ -153,7 +153,7 @@ def test_figures_are_those_of_the_matrix_and_plotly_takes_them(tmp_path: Path) -
         go.Figure(figure)  # raises where plotly knows a name or value not
     assert [dict(run["environment"])["machine"]] == shard["machines"] == ["a processor, 2 cores, 2 threads"]
     assert [row["seconds"]["text"] for row in content["rows"]] == ["1,250"]
-    assert (duration(99.96), duration(7), duration(0.12345)) == ("100", "7", "0.123")
+    assert (seconds_as_text(99.96), seconds_as_text(7), seconds_as_text(0.12345)) == ("100", "7", "0.123")
 
 
 def test_what_was_not_measured_has_no_figure(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_settings_that_differ_behind_the_cut_are_lines_of_their_own(tmp_path: Pa
     glance = overview(rows)
     names, cells = zip(*glance["lines"], strict=True)
     assert len(set(names)) == 3 and sorted(cell[0]["text"] for cell in cells) == ["40.0", "50.0", "60.0"]
-    lines = [line for line in tables(rows, {}).splitlines() if line.startswith("| ewc ")]
+    lines = [line for line in markdown_tables(rows, {}).splitlines() if line.startswith("| ewc ")]
     assert len({line.split(" | ")[0] for line in lines}) == 3
     assert len({row["setting"] for row in site(tmp_path, tmp_path / "site")["rows"]}) == 3
 

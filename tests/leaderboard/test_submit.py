@@ -315,7 +315,7 @@ def test_nothing_is_filed_through_a_link(tmp_path: Path) -> None:
 def test_what_fits_only_before_it_is_filed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")))
-    monkeypatch.setattr("nlpcl.leaderboard.submit.MOST_BYTES", path.stat().st_size)
+    monkeypatch.setattr("nlpcl.leaderboard.submit.MOST_FILED_BYTES", path.stat().st_size)
     with refused("MiB"):
         checked(path)
 
