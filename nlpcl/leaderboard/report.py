@@ -1,4 +1,4 @@
-"""A comparison as tables: for the terminal, Markdown, LaTeX, CSV and JSON, and as a picture of ranks."""
+"""Write a comparison as tables (terminal, Markdown, LaTeX), CSV or JSON, and draw its ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LATEX = str.maketrans({
 
 @dataclass(frozen=True)
 class TextTable:
-    """A caption, column titles, and rows of text; the first column is of names, the others are figures."""
+    """A caption, column titles, and rows of text. The first column holds names, the others figures."""
 
     caption: str
     columns: list[str]
@@ -31,12 +31,12 @@ class TextTable:
 
 
 def tables(comparison: Comparison) -> list[TextTable]:
-    """The methods, then the pairs; figures in percent and percentage points."""
+    """Return the table of methods, in percent, and that of pairs, in percentage points."""
     return [_methods(comparison), _pairs(comparison)]
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """What stands below the tables."""
+    """Return the sentences that stand below the tables."""
     c = comparison
     ranked = []
     if c.ranking is not None:
@@ -89,7 +89,7 @@ def _p(p: float) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Two tables and the sentences below them."""
+    """Return two tables and the sentences below them."""
     parts = []
     for table in tables(comparison):
         rule = ["---", *["---:"] * (len(table.columns) - 1)]
@@ -99,7 +99,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def latex(comparison: Comparison) -> str:
-    """Two `tabular`s with the rules of the package booktabs; the sentences are comments."""
+    """Return two `tabular`s with the rules of the package booktabs; the sentences are comments."""
     parts = []
     for table in tables(comparison):
         columns, *rows = (" & ".join(cell.translate(LATEX) for cell in row) for row in (table.columns, *table.rows))
@@ -113,7 +113,7 @@ def latex(comparison: Comparison) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line for each pair; figures are fractions, not rounded."""
+    """Return a line for each pair; figures are fractions, not rounded."""
     lines = [{"metric": comparison.metric, **pair} for pair in as_json(comparison)["pairs"]]
     for line in lines:
         line["low"], line["high"] = line.pop("interval") or (None, None)
@@ -125,7 +125,7 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """All of it, as fractions, not rounded."""
+    """Return all of a comparison; figures are fractions, not rounded."""
     c = comparison
     means = dict(zip(c.labels, map(float, c.values.mean(axis=0)), strict=True))
     pairs = []
@@ -148,9 +148,10 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def plot_ranks(comparison: Comparison, path: Path) -> None:
-    """Critical-difference diagram: average ranks, and a bar over methods that Nemenyi's test does not tell apart.
+    """Draw average ranks, with a bar over methods that Nemenyi's test does not distinguish.
 
-    :raises UsageError: fewer than three methods or two runs, a wrong kind of picture, or no scikit-posthocs.
+    :raises UsageError: there are fewer than three methods or two runs, the file's suffix is unknown, or scikit-posthocs
+        is missing.
     """
     c = comparison
     if c.ranking is None:
@@ -165,7 +166,9 @@ def plot_ranks(comparison: Comparison, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    labels = [label.replace("$", r"\$") for label in c.labels]  # else what is between two is read as a formula
+    labels = [
+        label.replace("$", r"\$") for label in c.labels
+    ]  # matplotlib reads what stands between two $ as a formula
     figure = Figure(figsize=(8, 1.6 + 0.2 * len(c.labels)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

@@ -14,10 +14,10 @@ from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard import figures
 from nlpcl.leaderboard.cells import (
     PAGE_COLUMNS,
-    marked,
+    dagger,
     method_name,
     protocol_words,
-    ranked,
+    rank_basis,
     row_cells,
     settings_of,
     shown,
@@ -35,12 +35,12 @@ FILTERS = ("benchmark", "scenario", "backbone", "encoder")
 
 
 def build(rows: Sequence[Row], published: Figures, out: Path, results: Path) -> None:
-    """Write the site; a file is replaced as a whole or not at all.
+    """Write the site. Each file is replaced as a whole or not at all.
 
     :param rows: as `rows.gather` gives them.
-    :param out: its `index.html` is the page; made where it is not there.
-    :param results: the folder the rows were read from. The page shows it as it was given; of an absolute path, which no
-        reader has, the last two parts, as `leaderboard/results`.
+    :param out: folder of the site, made if need be; its `index.html` is the page.
+    :param results: folder that the rows were read from. The page shows this path, or the last two parts of an absolute
+        path (`leaderboard/results`), as no reader has the others.
     :raises UsageError: the folder holds another page, it cannot be written, or plotly or itables is missing.
     """
     index = out / "index.html"
@@ -59,7 +59,7 @@ def build(rows: Sequence[Row], published: Figures, out: Path, results: Path) -> 
 
 
 def _contents(rows: Sequence[Row], published: Figures, results: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file, the page last."""
+    """Yield name and content of every file of the site, the page last."""
     yield from _libraries()
     page = files("nlpcl.leaderboard") / "page"
     for name in ("page.css", "page.js"):
@@ -83,7 +83,7 @@ def _libraries() -> Iterator[tuple[str, bytes]]:
         tables, plotly = files("itables") / "html", files("plotly") / "package_data"
     except ModuleNotFoundError as error:
         raise UsageError(f"the page needs {error.name}: pip install 'nlpcl[leaderboard]'.") from error
-    # A page opened from a file may import no module from beside it, but may import one made of a text.
+    # A page that is opened from a file may not import a module file, but may import a module made from a text.
     module = json.dumps((tables / "dt_bundle.js").read_text(encoding="utf-8"))
     blob = f'URL.createObjectURL(new Blob([{module}], {{type: "text/javascript"}}))'
     yield "datatables.js", f"var datatables = import({blob});\n".encode()
@@ -96,7 +96,7 @@ def _script(name: str, content: Any) -> bytes:
 
 
 def _shards(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row]]]:
-    """Rows of one protocol with some `RUNS_A_SHARD` runs, and all rows of that protocol."""
+    """Yield rows of one protocol with about `RUNS_A_SHARD` runs, together with all rows of that protocol."""
     for peers in by_protocol(rows):
         shard: list[Row] = []
         for row in peers:
@@ -124,9 +124,9 @@ def _page(rows: Sequence[Row], table: Sequence[dict[str, Any]]) -> str:
 
 
 def overview(rows: Sequence[Row]) -> dict[str, Any]:
-    """Methods down, protocols across: mean accuracy and its spread, of the protocols with most methods.
+    """Return a table of mean accuracy: methods down, and across the protocols with the most methods.
 
-    `share` is where a cell stands between the lowest and the highest of its column, in [0, 1].
+    A cell's `share`, in [0, 1], is its place between the lowest and the highest mean of its column.
     """
     columns = by_protocol([row for row in rows if row.scores[RANKED] is not None])
     most = sorted(columns, key=len, reverse=True)[:MOST_COLUMNS]
@@ -146,8 +146,8 @@ def overview(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _details(rows: Iterable[Row], peers: Sequence[Row], published: Figures, results: Path) -> dict[str, Any]:
     machines = sorted({shown(figures.machine(run)) for row in peers for run in row.runs.values()})
-    found = {row.id: _detail(row, published, results) for row in rows}
-    return {"cost": figures.cost(peers), "machines": machines, "rows": found}
+    details = {row.id: _detail(row, published, results) for row in rows}
+    return {"cost": figures.cost(peers), "machines": machines, "rows": details}
 
 
 def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
@@ -155,18 +155,14 @@ def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
     notes = [row.draw]
     if row.rank:
         tiles.append(["average rank", f"{row.rank.value:.2f}"])
-        notes.append(f"Average rank {ranked(row)}.")
+        notes.append(f"Average rank {rank_basis(row)}.")
     for metric in row.scores:
-        found = beside(row, published, metric)
-        if found is not None:
-            tiles.append(
-                [
-                    f"published {metric.replace('_', ' ')}, %",
-                    f"{100 * found.value:.2f}{marked(found)}".replace("-", "−"),
-                ]
-            )
-            notes.append(f"Published: {found.source}.")
-            notes.append(f"† Of another protocol: {'; '.join(found.unlike)}." if found.unlike else "")
+        figure = beside(row, published, metric)
+        if figure is not None:
+            text = f"{100 * figure.value:.2f}{dagger(figure)}".replace("-", "−")
+            tiles.append([f"published {metric.replace('_', ' ')}, %", text])
+            notes.append(f"Published: {figure.source}.")
+            notes.append(f"† Of another protocol: {'; '.join(figure.unlike)}." if figure.unlike else "")
     spec = next(iter(row.runs.values())).spec
     settings = [[shown(name), shown(as_text(value))] for name, value in sorted(spec.items()) if value is not None]
     return {
@@ -191,7 +187,7 @@ def _run(block: Block, run: Run, results: Path) -> dict[str, Any]:
 
 
 def environment(run: Run) -> list[tuple[str, str]]:
-    """Where and with what a run was made, and what it took."""
+    """Return name and value of what is known of a run's machine, cost and versions."""
     measured, versions = run.record.measured, run.record.versions
     git = measured.git or {}
     commit = f"{git.get('commit', '')}{' with changes' if git.get('dirty') else ''}"

@@ -19,6 +19,7 @@ from nlpcl.errors import UsageError
 from nlpcl.leaderboard import report
 from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, compare
 from nlpcl.leaderboard.files import Run, differing, flattened, read_runs, select_runs
+from nlpcl.leaderboard.readme import markdown_tables
 from nlpcl.leaderboard.rows import gather, load
 from nlpcl.leaderboard.site import build
 from nlpcl.records.metrics import derive
