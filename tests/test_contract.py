@@ -18,12 +18,19 @@ from tests.helpers.contract import (
 )
 from tests.helpers.messages import refused
 
+
+def often(entry: Any, backbone: str, scenario: str) -> bool:
+    """On adapters; Avalanche's own in one scenario, as test_avalanche.py has the others. The rest is for `-m full`."""
+    other = not entry.engine and scenario != entry.scenarios[0]
+    return backbone == "bert_adapter" and entry.name not in SLOW and not other
+
+
 TRIPLES = [
     pytest.param(
         entry.name,
         backbone,
         scenario,
-        marks=[pytest.mark.full] if backbone != "bert_adapter" or entry.name in SLOW else [],
+        marks=[] if often(entry, backbone, scenario) else [pytest.mark.full],
     )
     for entry in strategies.entries()
     for backbone in TEXT

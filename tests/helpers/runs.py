@@ -33,7 +33,7 @@ TINY = replace(benchmarks.get("femnist"), target=images, scenarios=("til", "dil"
 def first_backbone(entry: StrategyEntry) -> str:
     if entry.scenarios == ("cil",):
         return "mlp"
-    return next(name for name in ("bert_adapter", *TEXT, "cnn") if entry.backbones is None or name in entry.backbones)
+    return next(name for name in ("bert_adapter", *TEXT, "mlp") if entry.backbones is None or name in entry.backbones)
 
 
 class Killed(BaseException):
