@@ -29,6 +29,26 @@ from nlpcl.registry import backbones
 from tests.helpers.encoders import SPECIAL, WORDS
 from tests.helpers.text_tasks import make_tasks, written
 
+TESTS = Path(__file__).resolve().parent
+# Files that train nothing, chosen by their processor time: `-m quick`.
+QUICK = {
+    *("test_architecture", "test_display", "test_encoders", "test_grid", "test_matrix", "test_metrics", "test_records"),
+    *("test_spec", "test_tests"),
+    *(f"benchmarks/test_{name}" for name in ("folder", "own_files", "own_labels", "own_parts", "own_tables")),
+    "benchmarks/test_image_formats",
+    *(f"leaderboard/test_{name}" for name in ("compare", "pairing", "results", "rows", "statistics", "submit")),
+    *(f"models/test_{name}" for name in ("bayesian", "capsules", "contrast", "gates", "models", "projection")),
+    *(f"models/test_{name}" for name in ("text_backbones", "text_gru")),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        file = item.path.relative_to(TESTS).with_suffix("").as_posix()
+        if file in QUICK and item.get_closest_marker("full") is None:
+            item.add_marker(pytest.mark.quick)
+
+
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 
 
