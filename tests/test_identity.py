@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from nlpcl.config import spec
 from nlpcl.config.arguments import Request
 from nlpcl.config.spec import RunSpec, spec_id
 from nlpcl.errors import UsageError
-from nlpcl.options import complete_options
+from nlpcl.options import complete_options, option
 from nlpcl.ranges import Since
 from nlpcl.records.record import Record
 from nlpcl.registry import benchmarks
@@ -300,20 +300,15 @@ def test_a_spec_from_before_a_field_came_stays_as_it_is() -> None:
 
 
 def test_an_option_that_came_later_is_stored_only_where_it_says_something() -> None:
-    from typing import Annotated
-
     from nlpcl.registry import strategies
 
     before = RunSpec.parse({"strategy": "l2"}).filled()
     entry = strategies.get("l2")
-    annotation = Annotated[float, Since(2)]
 
-    class Later(entry.target):  # type: ignore[misc, name-defined]
-        def __init__(self, *, strength: annotation = 0.25, **kwargs: object) -> None:  # type: ignore[valid-type]
-            super().__init__(**kwargs)
+    class Later(entry.options):  # type: ignore[misc, name-defined]
+        strength: Annotated[float, Since(2)] = option(0.25, "an option that came later")
 
-    Later.__init__.__annotations__["strength"] = annotation
-    with strategies.replacing(replace(entry, target=Later)):
+    with strategies.replacing(replace(entry, options=Later)):
         after = RunSpec.parse({"strategy": "l2"}).filled()
         assert after.id == before.id and after.spec_version == 1
         assert complete_options(strategies.get("l2"), after.options)["strength"] == 0.25
