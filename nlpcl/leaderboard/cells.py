@@ -121,14 +121,10 @@ def _published(figure: Beside | None) -> dict[str, Any]:
     if figure is None:
         return {name: _figure(name, None, "") for name in ("published", "difference")}
     mark, difference = dagger(figure), figure.difference
+    words = "" if difference is None else f"{signed(difference)}{mark}"
     return {
         "published": _figure("published", figure.value, f"{100 * figure.value:.2f}{mark}", figure.source),
-        "difference": _figure(
-            "difference",
-            difference,
-            "" if difference is None else f"{signed(difference)}{mark}",
-            "; ".join(figure.unlike),
-        ),
+        "difference": _figure("difference", difference, words, "; ".join(figure.unlike)),
     }
 
 

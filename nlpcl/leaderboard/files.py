@@ -70,12 +70,17 @@ def aligned(runs: Iterable[Run], every: Iterable[Run]) -> list[Run]:
     ]
 
 
+def record_files(folder: Path) -> list[Path]:
+    """Return the paths below a folder that are named as records are, sorted."""
+    return [path for path in sorted(folder.rglob("*.json")) if FILE.fullmatch(path.name)]
+
+
 def read_runs(folder: Path) -> list[Run]:
     """Read all records below a folder, in order of path: `record.json`, `failed.json` and `<id>.json`.
 
     :raises UsageError: one of these files is not a record.
     """
-    return [Run.load(path) for path in sorted(folder.rglob("*.json")) if FILE.fullmatch(path.name)]
+    return [Run.load(path) for path in record_files(folder)]
 
 
 def select_runs(

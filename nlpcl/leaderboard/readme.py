@@ -8,6 +8,7 @@ from pathlib import Path
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard.cells import dagger, method_name, protocol_words, settings_of, signed, spread
 from nlpcl.leaderboard.published import Figures, beside
+from nlpcl.leaderboard.report import markdown_table
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, by_protocol
 from nlpcl.records.record import write_atomically
 
@@ -47,14 +48,9 @@ def _table(protocol: Protocol, rows: Sequence[Row], settings: Mapping[tuple[str,
     caption = f"**{_plain(head['benchmark'])}** {_plain(head['rest'])}: {_plain(head['budget'])}"
     cells = [_cells(row, method_name(row, settings), published) for row in rows]
     used = [i for i in range(len(_COLUMNS)) if any(line[i] for line in cells)]
-    lines = [
-        [_COLUMNS[i] for i in used],
-        ["---", *["---:"] * (len(used) - 1)],
-        *([line[i] for i in used] for line in cells),
-    ]
     notes = sorted({note for row in rows if (figure := beside(row, published, RANKED)) for note in figure.unlike})
     below = [f"† published under another protocol: {_plain(printable('; '.join(notes)))}."] if notes else []
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown_table([_COLUMNS[i] for i in used], ([line[i] for i in used] for line in cells))
     return "\n\n".join([caption, table, *_draws(rows, settings), *below])
 
 

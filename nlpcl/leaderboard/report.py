@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,18 @@ def _p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose first column is text and whose others are figures."""
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, rule, *rows))
+
+
 def markdown(comparison: Comparison) -> str:
     """Return two tables and the sentences below them."""
     parts = []
     for table in tables(comparison):
-        rule = ["---", *["---:"] * (len(table.columns) - 1)]
-        lines = [table.columns, rule, *([cell.replace("|", r"\|") for cell in row] for row in table.rows)]
-        parts.append(f"{table.caption}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        rows = [[cell.replace("|", r"\|") for cell in row] for row in table.rows]
+        parts.append(f"{table.caption}:\n\n{markdown_table(table.columns, rows)}")
     return "\n\n".join([*parts, *sentences(comparison)]) + "\n"
 
 
@@ -114,14 +119,12 @@ def latex(comparison: Comparison) -> str:
 
 def as_csv(comparison: Comparison) -> str:
     """Return a line for each pair; figures are fractions, not rounded."""
+    import pandas as pd
+
     lines = [{"metric": comparison.metric, **pair} for pair in as_json(comparison)["pairs"]]
     for line in lines:
         line["low"], line["high"] = line.pop("interval") or (None, None)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

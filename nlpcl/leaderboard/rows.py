@@ -15,7 +15,7 @@ import numpy as np
 
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard.compare import DRAW, HIGHER_IS_BETTER, METHOD, UNTOLD, draw_of_subset, facts, method_of
-from nlpcl.leaderboard.files import FILE, Block, Run, aligned, as_text, under
+from nlpcl.leaderboard.files import Block, Run, aligned, as_text, record_files, under
 from nlpcl.leaderboard.statistics import average_ranks
 from nlpcl.leaderboard.submit import check_data, check_file_size
 
@@ -137,18 +137,17 @@ def load(folder: Path) -> tuple[list[Run], int]:
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}.")
     done, failed = [], 0
-    for path in sorted(folder.rglob("*.json")):
-        if FILE.fullmatch(path.name):
-            check_file_size(path)
-            run = Run.load(path)
-            if run.record.status == "ok":
-                try:
-                    check_data(run.record)
-                except UsageError as error:
-                    raise UsageError(f"{path} is refused: {error}") from error
-                done.append(run)
-            else:
-                failed += 1
+    for path in record_files(folder):
+        check_file_size(path)
+        run = Run.load(path)
+        if run.record.status != "ok":
+            failed += 1
+            continue
+        try:
+            check_data(run.record)
+        except UsageError as error:
+            raise UsageError(f"{path} is refused: {error}") from error
+        done.append(run)
     return done, failed
 
 

@@ -11,18 +11,8 @@ from typing import Any
 
 from nlpcl import __version__
 from nlpcl.errors import UsageError, printable
-from nlpcl.leaderboard import figures
-from nlpcl.leaderboard.cells import (
-    PAGE_COLUMNS,
-    dagger,
-    method_name,
-    protocol_words,
-    rank_basis,
-    row_cells,
-    settings_of,
-    shown,
-    spread,
-)
+from nlpcl.leaderboard import cells, figures
+from nlpcl.leaderboard.cells import shown, spread
 from nlpcl.leaderboard.files import Block, Run, as_text
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Row, by_protocol
@@ -69,10 +59,11 @@ def _contents(rows: Sequence[Row], published: Figures, results: Path) -> Iterato
         name = f"details/{number:04}.js"
         shard_of |= {row.id: name for row in shard}
         yield name, _script(f"leaderboard.shards[{json.dumps(name)}]", _details(shard, peers, published, results))
-    columns = [{"name": name, "title": title, "best": best} for name, title, best in PAGE_COLUMNS]
-    settings = settings_of(rows)
+    columns = [{"name": name, "title": title, "best": best} for name, title, best in cells.PAGE_COLUMNS]
+    settings = cells.settings_of(rows)
     table = [
-        {**row_cells(row, settings[row.strategy, row.setting], published), "shard": shard_of[row.id]} for row in rows
+        {**cells.row_cells(row, settings[row.strategy, row.setting], published), "shard": shard_of[row.id]}
+        for row in rows
     ]
     yield "rows.js", _script("var leaderboard", {"columns": columns, "rows": table, "shards": {}})
     yield "index.html", _page(rows, table).encode(errors="replace")
@@ -118,7 +109,7 @@ def _page(rows: Sequence[Row], table: Sequence[dict[str, Any]]) -> str:
         runs=sum(len(row.runs) for row in rows),
         rows=len(rows),
         filters={name: sorted({row[name] for row in table} - {""}) for name in FILTERS},
-        columns=PAGE_COLUMNS,
+        columns=cells.PAGE_COLUMNS,
         overview=overview(rows),
     )
 
@@ -130,7 +121,7 @@ def overview(rows: Sequence[Row]) -> dict[str, Any]:
     """
     columns = by_protocol([row for row in rows if row.scores[RANKED] is not None])
     most = sorted(columns, key=len, reverse=True)[:MOST_COLUMNS]
-    settings = settings_of(rows)
+    settings = cells.settings_of(rows)
     methods: dict[tuple[str, str], tuple[str, dict[int, dict[str, Any]]]] = {}
     for number, members in enumerate(most):
         means = [score.mean for row in members if (score := row.scores[RANKED])]
@@ -138,9 +129,9 @@ def overview(rows: Sequence[Row]) -> dict[str, Any]:
         for row, mean in zip(members, means, strict=True):
             share = (mean - low) / (high - low) if high > low else 1.0
             cell = {"id": row.id, "text": spread(row.scores[RANKED]), "share": round(share, 3), "best": mean == high}
-            methods.setdefault((row.strategy, row.setting), (method_name(row, settings), {}))[1][number] = cell
-    heads = [protocol_words(members[0].protocol) for members in most]
-    lines = [(name, [cells.get(i) for i in range(len(most))]) for name, cells in methods.values()]
+            methods.setdefault((row.strategy, row.setting), (cells.method_name(row, settings), {}))[1][number] = cell
+    heads = [cells.protocol_words(members[0].protocol) for members in most]
+    lines = [(name, [line.get(i) for i in range(len(most))]) for name, line in methods.values()]
     return {"heads": heads, "lines": lines, "protocols": len(columns)}
 
 
@@ -155,11 +146,11 @@ def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
     notes = [row.draw]
     if row.rank:
         tiles.append(["average rank", f"{row.rank.value:.2f}"])
-        notes.append(f"Average rank {rank_basis(row)}.")
+        notes.append(f"Average rank {cells.rank_basis(row)}.")
     for metric in row.scores:
         figure = beside(row, published, metric)
         if figure is not None:
-            text = f"{100 * figure.value:.2f}{dagger(figure)}".replace("-", "−")
+            text = f"{100 * figure.value:.2f}{cells.dagger(figure)}".replace("-", "−")
             tiles.append([f"published {metric.replace('_', ' ')}, %", text])
             notes.append(f"Published: {figure.source}.")
             notes.append(f"† Of another protocol: {'; '.join(figure.unlike)}." if figure.unlike else "")

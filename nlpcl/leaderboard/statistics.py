@@ -63,12 +63,9 @@ def blocks_needed(alpha: float, comparisons: int = 1) -> int:
 
 def holm(p: Sequence[float]) -> list[float]:
     """Correct p values for their number (Holm, 1979): max over j <= i of (m - j) p_(j), j from 0, at most 1."""
-    adjusted = [0.0] * len(p)
-    largest = 0.0
-    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = largest
-    return adjusted
+    order = np.argsort(p, kind="stable")
+    ascending = np.maximum.accumulate((len(p) - np.arange(len(p))) * np.asarray(p)[order])
+    return [float(value) for value in np.minimum(1, ascending)[np.argsort(order)]]
 
 
 def average_ranks(values: np.ndarray, higher_is_better: bool = True) -> np.ndarray:
