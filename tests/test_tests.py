@@ -68,14 +68,15 @@ def test_no_test_imports_another(file: Path) -> None:
 
 
 def patched(file: Path) -> Iterator[str]:
-    """Yield the attribute or dictionary that each patch of a file names."""
+    """Yield the attribute or dictionary that each patch of a file names, and each method that it replaces."""
     for node in ast.walk(syntax(file)):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
+            yield from (target.attr for target in node.targets if isinstance(target, ast.Attribute))
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
             continue
+        names = [arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)]
         if node.func.attr in ("setattr", "delattr", "object"):
-            yield from (
-                arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
-            )
+            yield from (name for name in names if isinstance(name, str))
         if node.func.attr in ("setattr", "delattr", "object", "dict", "setitem", "multiple"):
             yield from (arg.attr for arg in node.args[:1] if isinstance(arg, ast.Attribute))
 

@@ -28,8 +28,15 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 # The usual 2 % of 64 examples would be one, and with Adam's steps its class takes its head over.
 MEMORY = {"options": {"memory_share": 0.25}}
+# HAL's 100 steps for each anchor would take longer than all the rest.
+ANCHORS = {"options": {**MEMORY["options"], "anchor_steps": 10}}
 REPLAY = ("gem", "agem", "derpp", "hal", "acl")
 TEXT = [entry.name for entry in backbones.entries() if entry.modality == "text"]
+
+
+def small_options(name: str) -> dict[str, Any]:
+    """Return the options, as a part of a spec, with which a strategy trains on a few tiny tasks."""
+    return ANCHORS if name == "hal" else MEMORY if name in REPLAY else {}
 
 
 def run_tiny(
@@ -47,7 +54,7 @@ def run_tiny(
             "train_batch_size": 8,
             "epochs": epochs,
             **SMALL[backbone],
-            **(MEMORY if name in REPLAY else {}),
+            **small_options(name),
         }
     )
     built: list[Any] = []

@@ -14,7 +14,7 @@ from nlpcl.records.record import Record
 from nlpcl.registry import StrategyEntry, benchmarks, strategies
 from nlpcl.runs import checkpoint
 from nlpcl.runs import run as experiment
-from tests.helpers.contract import MEMORY, REPLAY, SMALL, TEXT
+from tests.helpers.contract import SMALL, TEXT, small_options
 from tests.helpers.images import tiny_images
 
 ENTRIES = strategies.entries()
@@ -53,7 +53,7 @@ def spec_of(name: str, models: dict[str, str], **more: Any) -> tuple[RunSpec, st
         content |= {"epochs": 1}  # each mini-batch is five steps
     if name == "avalanche/RWalk":
         content |= {"options": {"delta_t": 2}}  # at least once in the few steps there are
-    content |= {**SMALL.get(backbone, {}), **(MEMORY if name in REPLAY else {})}
+    content |= {**SMALL.get(backbone, {}), **small_options(name)}
     content |= ({"clip_norm": 0.01} if entry.engine else {}) | more
     with benchmarks.replacing(TINY):
         return RunSpec.parse(content).filled(), scenario
