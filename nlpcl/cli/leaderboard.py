@@ -30,7 +30,7 @@ def leaderboard_add(
 
     for path in records:
         if (checked(path).measured.git or {}).get("dirty"):
-            print(f"note: {path} was made from a source tree with uncommitted changes", file=sys.stderr)
+            print(f"note: {path} was made from a source tree with changes that are in no commit", file=sys.stderr)
     for target, new in add_all(records, results, replace=replace):
         print(f"filed: {target}" if new else f"already there: {target}")
 
