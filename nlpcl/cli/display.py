@@ -16,9 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from nlpcl.config.files import write_atomically
 from nlpcl.errors import printable
 from nlpcl.records.metrics import average, final_scores
-from nlpcl.records.record import Record, write_atomically
+from nlpcl.records.record import Record
 from nlpcl.sweeps.sweep import last_line
 
 if TYPE_CHECKING:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pooch
 import torch
 from torch import Tensor, nn
 
+from nlpcl.config.files import replacing
 from nlpcl.errors import UsageError
 from nlpcl.models.encoder import TextEncoder, trim
 from nlpcl.models.pairing import check_pair, encoder_for
@@ -128,12 +127,9 @@ def _load(file: Path, shape: tuple[int, int]) -> Tensor | None:
 
 
 def _make(file: Path, shape: tuple[int, int], model: TextEncoder, parts: list[Any], progress: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    os.close(handle)
     done, total = 0, sum(len(part) for part in parts)
-    try:
-        array = np.lib.format.open_memmap(name, mode="w+", dtype=np.float16, shape=shape)
+    with replacing(file) as temporary:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
         for part in parts:
             # Of like length, the longest first, so that little of a batch is padding.
             for rows in part.lengths.argsort(descending=True, stable=True).split(BATCH_SIZE):
@@ -143,9 +139,6 @@ def _make(file: Path, shape: tuple[int, int], model: TextEncoder, parts: list[An
                 if progress is not None:
                     progress(done, total)
         array.flush()
-        os.replace(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ import torch
 
 from nlpcl.benchmarks import text_benchmark_from_tasks
 from nlpcl.benchmarks.words import Words
-from nlpcl.config.encoders import sha256
+from nlpcl.config.files import sha256
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import WordVectors, build_model
 from nlpcl.models.base import unprotected
