@@ -44,7 +44,7 @@ def sizes_of(strategy: Any) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parameters),
         "parameters_frozen_at_end": sum(p.numel() for p in parameters if not p.requires_grad),
     }
-    selection = getattr(strategy, "selection", None)
+    selection = getattr(strategy, "early_stopping", None)
     if selection is not None and selection.active:
         sizes["best_epochs"] = list(selection.best_epochs)
     masks = getattr(strategy, "masks", None)
