@@ -12,7 +12,7 @@ from nlpcl.models import build_model
 from nlpcl.registry import strategies
 from nlpcl.runs.fit import fit
 from nlpcl.runs.run import build_strategy
-from nlpcl.training.runtime import seed_everything
+from nlpcl.training.device import seed_everything
 from tests.models.test_image_cnn import tiny_images
 from tests.test_contract import MEMORY, REPLAY, SLOW
 

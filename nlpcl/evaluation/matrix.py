@@ -8,8 +8,8 @@ from avalanche.evaluation import PluginMetric
 from torch import Tensor
 
 from nlpcl.evaluation.macro_f1 import macro_f1
-from nlpcl.runs.failures import not_finite
 from nlpcl.training import distributed
+from nlpcl.training.finite import not_finite
 
 Matrix = list[list[float | None]]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
@@ -18,26 +17,6 @@ class Failed(UsageError):
     def __init__(self, message: str, record: Record) -> None:
         super().__init__(message)
         self.record = record
-
-
-def not_finite(strategy: Any, what: str, where: str) -> UsageError:
-    """The error of a training that went astray.
-
-    :param what: the loss, or the outputs.
-    :param where: in which part of the task.
-    """
-    task = getattr(strategy.experience, "task_name", None) or strategy.experience.current_experience
-    remedy = "" if getattr(strategy, "precision", "fp32") == "fp32" else ", or --precision fp32"
-    verb = "is" if what == "loss" else "are"
-    return UsageError(
-        f"the {what} of {type(strategy).__name__} {verb} no longer finite, {where} of task {task}: "
-        f"try a lower --learning-rate{remedy}."
-    )
-
-
-def all_finite(model: nn.Module) -> bool:
-    """Whether all parameters are; waits for the device once."""
-    return bool(torch.stack([p.isfinite().all() for p in model.parameters()]).all())
 
 
 def of_memory(error: Exception) -> bool:

@@ -23,6 +23,7 @@ from nlpcl.models.sizes import model_bytes, sizes_of
 from nlpcl.options import complete_options
 from nlpcl.records.record import Matrices, Measured, Record, Seconds
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
+from nlpcl.runs import environment
 from nlpcl.runs.checkpoint import CheckpointFolder, CheckpointManager, interruptible
 from nlpcl.runs.failures import Failed, explained
 from nlpcl.runs.fit import fit
@@ -30,7 +31,8 @@ from nlpcl.runs.identity import check_same, identified
 from nlpcl.runs.lock import alone
 from nlpcl.runs.progress import Progress, ProgressPlugin, Silent
 from nlpcl.runs.state import NotSerializable
-from nlpcl.training import distributed, runtime
+from nlpcl.training import distributed
+from nlpcl.training.device import seed_everything, tf32
 from nlpcl.training.strategy import silent_evaluator
 
 
@@ -88,7 +90,7 @@ def prepare(
     :param more: further arguments of the strategy.
     :raises UsageError: the spec cannot be run.
     """
-    runtime.seed_everything(spec.seed)
+    seed_everything(spec.seed)
     text = spec.max_length is not None
     backbone = backbones.get(str(spec.backbone))
     tokenizer = Words(spec.model, backbone.words) if backbone.words else spec.model
@@ -153,7 +155,7 @@ def run(
         with distributed.raise_on_all_ranks():
             spec = identified(spec.filled(), data_root)
         place = None if out is None else Path(out) / spec.id
-        with alone(place), runtime.matrix_products(spec.precision == "tf32"):
+        with alone(place), tf32(spec.precision == "tf32"):
             check_processes(strategies.get(spec.strategy), distributed.world_size())
             job = _Job(spec, there, progress, compiled, gradient_checkpointing)
             if repeated is not None:
@@ -301,7 +303,7 @@ class _Job:
     def _computed(self) -> dict[str, str]:
         """What may change the last bits of a result."""
         here = {"device": str(self.device), "processes": str(distributed.world_size()), "compiled": str(self.compiled)}
-        return {**runtime.versions(), **here}
+        return {**environment.versions(), **here}
 
     def _resume(self, keeper: CheckpointManager) -> int:
         """Take up the newest checkpoint, if there is one; the number of tasks that are done."""
@@ -327,20 +329,20 @@ class _Job:
             data=self.data,
             sizes={**sizes_of(strategy), "kept_bytes": self.kept},
             seeds={"train": spec.seed, "data": spec.data_seed},
-            versions=runtime.versions(),
+            versions=environment.versions(),
             matrices=Matrices(**self.matrix.state()),
             measured=Measured(
                 started=self.started.isoformat(timespec="seconds"),
                 seconds=seconds,
                 samples_per_second=round(done / max(sum(seconds.train), 1e-3), 2),
-                peak_memory_mb=round(runtime.peak_memory_mb(), 1),
-                peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(self.device),
+                peak_memory_mb=environment.peak_memory_mb(),
+                peak_gpu_memory_mb=environment.peak_gpu_memory_mb(self.device),
                 device=str(self.device),
                 processes=distributed.world_size(),
                 resumed=self.resumed,
                 compiled=self.compiled,
-                host=runtime.host(),
-                git=runtime.git_state(),
+                host=environment.host(),
+                git=environment.git_state(),
             ),
         )
 

@@ -24,7 +24,7 @@ from nlpcl.runs.fit import fit
 from nlpcl.runs.identity import identified
 from nlpcl.runs.run import prepare
 from nlpcl.sweeps.grid import values_of
-from nlpcl.training import runtime
+from nlpcl.training.device import choose_device, tf32
 
 On = Literal["first-task", "stream"]
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+?)(?P<log>:log)?")
@@ -291,7 +291,7 @@ def score(
         benchmark, strategy = prepare(
             spec,
             data_root=data_root,
-            device=runtime.choose_device(device),
+            device=choose_device(device),
             encode={"splits": ("train", "valid"), "tasks": n},
             eval_mb_size=eval_batch_size,
         )
@@ -301,7 +301,7 @@ def score(
         train_stream=list(benchmark.train_stream)[:n], valid_stream=list(benchmark.valid_stream)[:n]
     )
     epochs = [spec.epochs_for(name) for name in benchmark.task_names[:n]]
-    with runtime.matrix_products(tf32=spec.precision == "tf32"):
+    with tf32(spec.precision == "tf32"):
         found = average(fit(strategy, seen, eval="final", stream="valid", epochs=epochs).accuracy)
     assert found is not None
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -21,11 +21,11 @@ from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.device import PAGE_LOCKED, to_device
 from nlpcl.models.sizes import model_bytes
 from nlpcl.registry import Regime
-from nlpcl.runs.failures import not_finite
 from nlpcl.training import distributed
 from nlpcl.training.batches import LengthGroupedBatches, batch_rows, loader_of
 from nlpcl.training.checkpointer import Checkpointer
 from nlpcl.training.early_stopping import EarlyStopping
+from nlpcl.training.finite import not_finite
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -116,7 +116,7 @@ class ContinualStrategy(SupervisedTemplate):
     """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
     mbatch: Any
     loss: Tensor
-    transient: tuple[str, ...] = ("checkpointer", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_common")
+    transient: tuple[str, ...] = ("checkpointer", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_noise")
     of_task: tuple[str, ...] = ("optimizer", "optimized_param_id", "_scheduler", "_clipped", "_bad_step")
 
     def __init__(
@@ -176,7 +176,7 @@ class ContinualStrategy(SupervisedTemplate):
         self._bad_step = torch.tensor(-1)
         self.mb_rows = 0
         self._alike = True
-        self._common: distributed.RngState | None = None
+        self._noise = ExitStack()
 
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
@@ -282,7 +282,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _before_forward(self, **kwargs: Any) -> None:
         super()._before_forward(**kwargs)
-        self._common = distributed.fork_rng(self.device, self.clock.train_iterations)
+        self._noise.enter_context(distributed.fork_rng(self.device, self.clock.train_iterations))
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch, in float32."""
@@ -323,8 +323,8 @@ class ContinualStrategy(SupervisedTemplate):
         """Backward pass; afterwards gradients are unscaled and the whole mini-batch's, so plugins see the true ones."""
         self.loss = distributed.weigh_loss(self.loss, self.mb_rows)
         self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
+        self._noise.close()
         if distributed.world_size() > 1:
-            distributed.restore_rng(self._common, self.device)
             parameters = (p for group in self.optimizer.param_groups for p in group["params"])
             self.loss = distributed.all_reduce_gradients(parameters, self.loss, self._alike)
         self.scaler.unscale_(self.optimizer)
