@@ -1,4 +1,10 @@
-"""Options of a strategy, backbone or benchmark, read from its typed constructor and its docstring."""
+"""Options of a strategy, backbone or stream, each declared once.
+
+A method declares one class, and its plugin, its strategy, `--set`, `nlpcl info`, presets and checks read it:
+
+    class EWCOptions(StrategyOptions):
+        lamb: Weight = option(5000.0, "weight lambda of the penalty")
+"""
 
 from __future__ import annotations
 
@@ -11,12 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticUndefined
 
 from nlpcl.errors import UsageError, suggest
 from nlpcl.ranges import Since, in_words, since
 
-# What every strategy, backbone or benchmark is given by whoever builds it: no option of its own.
+# Constructor arguments that nlpcl fills in. They are not offered as `--set` options, and no option may have their name.
 BUILT_IN = {
     *("self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device"),
     *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding", "input_shape"),
@@ -70,6 +77,69 @@ class Option:
             raise error
 
 
+def option(default: Any = PydanticUndefined, help: str = "") -> Any:
+    """Declare an option in a subclass of `Options`, with its default and what `nlpcl info` says of it.
+
+    :param default: the value of who gives none; without it the option is required.
+    """
+    return Field(default, description=help)
+
+
+class Options(BaseModel):
+    """The options of one strategy, backbone or stream, as immutable values.
+
+    A field's annotation gives type and range (`nlpcl.ranges`), `option` its default and help. An option that came after
+    the first records is marked `Annotated[type, Since(version)]`. A subclass has the options of its base, too, and may
+    give one another default or help, but not another type.
+
+    :raises UsageError: an unknown option, or a value of another type or out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**check_options(type(self).__name__.removesuffix("Options"), self.declared(), values))
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a declaration that would be misread.
+
+        :raises ValueError: an option has a reserved name, no help, or another type than in the base.
+        """
+        for name in cls.model_fields:
+            if name in BUILT_IN:
+                raise ValueError(f"{cls.__name__}: no option can be called {name}, which nlpcl itself fills in")
+        for base in cls.__bases__:
+            if issubclass(base, Options):
+                inherited = typing.get_type_hints(base, include_extras=True)
+                for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+                    if name in base.model_fields and hint != inherited[name]:
+                        raise ValueError(f"{cls.__name__}: option {name} has another type in {base.__name__}")
+
+    @classmethod
+    def declared(cls) -> dict[str, Option]:
+        """Return the options by name, in the order of their declaration."""
+        hints = typing.get_type_hints(cls, include_extras=True)
+        return {
+            name: Option(name, hints[name], MISSING if field.is_required() else field.default, field.description or "")
+            for name, field in cls.model_fields.items()
+        }
+
+
+def with_options(target: Callable[..., Any], options: type[Options]) -> inspect.Signature:
+    """Return a constructor's signature with options as keyword arguments in place of its `**kwargs`, for `help()`.
+
+    :param target: a function whose first parameter is `self`.
+    """
+    parameters = list(inspect.signature(target).parameters.values())[1:]
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    own = [
+        inspect.Parameter(o.name, inspect.Parameter.KEYWORD_ONLY, default=o.default, annotation=o.annotation)
+        for o in options.declared().values()
+    ]
+    return inspect.Signature([*named, *own])
+
+
 def options_of(
     target: Any, defaults: Mapping[str, Any] | None = None, types: Mapping[str, Any] | None = None
 ) -> dict[str, Option]:
@@ -95,7 +165,9 @@ def options_of(
 
 
 def entry_options(entry: Any) -> dict[str, Option]:
-    """The options of a strategy, backbone or benchmark, with what its entry in the registry says of them."""
+    """Return the options of a strategy, backbone or benchmark by name."""
+    if entry.options is not None:
+        return entry.options.declared()  # type: ignore[no-any-return]
     return options_of(entry.target, getattr(entry, "defaults", None), getattr(entry, "types", None))
 
 

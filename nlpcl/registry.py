@@ -21,6 +21,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from nlpcl.config.orders import Published
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
+from nlpcl.options import Options
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ class StrategyEntry:
     and is tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains once on the
     whole stream and fills the last row. `ddp` says whether it trains in several processes what it trains in one,
     `ddp_reason` why not. `defaults` gives values to options whose class has none, `types` types to those whose class
-    has none, or one without a range; `presets` are `(condition, values)` pairs, see `nlpcl.config.presets`; `aliases`
-    find it, too.
+    has none, or one without a range; `options` is the class of its options, by default the target's; `presets` are
+    `(condition, values)` pairs, see `nlpcl.config.presets`; `aliases` find it, too.
     """
 
     name: str
@@ -62,6 +63,7 @@ class StrategyEntry:
     types: Mapping[str, Any] = field(default_factory=dict)
     presets: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
     aliases: tuple[str, ...] = ()
+    options: type[Options] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", getattr(self.target, "protocol", "continual"))
@@ -91,6 +93,7 @@ class BenchmarkEntry:
     orders: int = 1
     sizes: tuple[int, int, int] | None = None
     modality: Modality = "text"
+    options: type[Options] | None = None
     published: Callable[..., Published] | None = None
     own_files: Callable[[Path, Any], Mapping[str, str]] | None = None
 
@@ -109,6 +112,7 @@ class BackboneEntry:
     modality: Modality = "text"
     words: Literal["", "second", "both"] = ""
     frozen: bool = False
+    options: type[Options] | None = None
 
 
 class HasName(Protocol):
@@ -266,11 +270,21 @@ benchmarks: Registry[BenchmarkEntry] = Registry("benchmark", "nlpcl.benchmarks")
 backbones: Registry[BackboneEntry] = Registry("backbone", "nlpcl.models")
 
 
+def _options_of(target: Any) -> type[Options] | None:
+    """The class of options that a target names; None means that its constructors declare them."""
+    constructor = False
+    for cls in getattr(target, "__mro__", ()):
+        constructor |= "__init__" in vars(cls) and "options_type" not in vars(cls)
+        if "options_type" in vars(cls):
+            return None if constructor and cls.__module__ == "nlpcl.training.strategy" else cls.options_type
+    return None
+
+
 def register_strategy(name: str, **facts: Any) -> Callable[[T], T]:
     """Class decorator: make a strategy known by `name`; `facts` are the fields of `StrategyEntry`."""
 
     def decorate(target: T) -> T:
-        strategies.add(StrategyEntry(name, target, **facts))
+        strategies.add(StrategyEntry(name, target, **{"options": _options_of(target), **facts}))
         return target
 
     return decorate
@@ -290,7 +304,7 @@ def register_backbone(name: str, **facts: Any) -> Callable[[T], T]:
     """Class decorator: make a backbone known by `name`; `facts` as in `BackboneEntry`."""
 
     def decorate(target: T) -> T:
-        backbones.add(BackboneEntry(name, target, **facts))
+        backbones.add(BackboneEntry(name, target, **{"options": _options_of(target), **facts}))
         return target
 
     return decorate

@@ -26,14 +26,15 @@ from typing import Any
 
 import torch
 from avalanche.models import avalanche_forward
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
-from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
+from nlpcl.options import option
 from nlpcl.ranges import Count, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticPlugin, trainable
+from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticOptions, QuadraticPlugin, trainable
 from nlpcl.training.batches import loader_of
 from nlpcl.training.strategy import ContinualStrategy, mode, on_device
 
@@ -56,29 +57,39 @@ def squared_gradients(losses: Iterable[tuple[Tensor, float]], parameters: Mappin
     return found
 
 
-class EWCPlugin(QuadraticPlugin, supports_distributed=True):  # type: ignore[call-arg]
+class EWCOptions(QuadraticOptions):
+    """The options of EWC. With `parity` the Fisher information is the original toolkit's, too, and its running mean."""
+
+    lamb: Weight = option(
+        5000.0,
+        "weight lambda of the penalty; 5000 in the original toolkit, whose estimate of the Fisher information is "
+        "another, and chosen here for that of samples, too: docs/presets.md",
+    )
+    fisher_samples: Count = option(
+        200, "at most so many examples of a task, drawn at random, give its Fisher information; chosen here"
+    )
+
+
+class EWCPlugin(QuadraticPlugin):
     """Elastic weight consolidation for any Avalanche strategy.
 
     The Fisher information is computed in float32, once a task, after it. It loops over samples, each of which costs a
-    forward and a backward pass. What it draws comes from a generator of its own, seeded with the seed of torch's, but
-    for the dropout of `parity`.
-
-    :param lamb: lambda, at least 0.
-    :param fisher_samples: at most so many examples of a task, drawn at random, give its Fisher information; at least 1.
-    :param parity: the original code's estimate, from batches of the whole training set, and its running mean.
-    :raises UsageError: `lamb` below 0 or `fisher_samples` below 1.
+    forward and a backward pass. Random draws come from a generator of the plugin's own, seeded with the seed of
+    torch's; only the dropout of `parity` does not.
     """
 
-    def __init__(self, lamb: float = 5000.0, *, fisher_samples: int = 200, parity: bool = False) -> None:
-        if fisher_samples < 1:
-            raise UsageError(f"fisher_samples must be at least 1, not {fisher_samples}.")
-        super().__init__(lamb, share=0.5, parity=parity)
-        self.fisher_samples = fisher_samples
+    options_type = EWCOptions
+    options: EWCOptions
+    state = ("generator",)
+    share = 0.5
+
+    def __init__(self, options: EWCOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
         self.generator = torch.Generator().manual_seed(torch.initial_seed())
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         parameters = trainable(strategy.model)
-        if not self.parity:
+        if not self.options.parity:
             self.quadratic.add(self.fisher(strategy), parameters)
             return
         tasks = strategy.clock.train_exp_counter  # those before this one: the clock ticks last
@@ -90,7 +101,7 @@ class EWCPlugin(QuadraticPlugin, supports_distributed=True):  # type: ignore[cal
     def fisher(self, strategy: Any) -> dict[str, Tensor]:
         """Diagonal of the Fisher information of the experience just trained, by parameter name; dropout is off."""
         data: Any = strategy.experience.dataset
-        drawn = torch.randperm(len(data), generator=self.generator)[: self.fisher_samples].tolist()
+        drawn = torch.randperm(len(data), generator=self.generator)[: self.options.fisher_samples].tolist()
         losses = (
             (self._surprise(logits), 1 / len(drawn))
             for logits, _ in self._outputs(strategy, data, [[i] for i in drawn])
@@ -129,23 +140,10 @@ class EWCPlugin(QuadraticPlugin, supports_distributed=True):  # type: ignore[cal
     ddp=True,
 )
 class EWC(ContinualStrategy):
-    """Elastic weight consolidation; further arguments as in `ContinualStrategy`.
+    """Elastic weight consolidation."""
 
-    :param lamb: weight lambda of the penalty; 5000 in the original toolkit, whose estimate of the Fisher information
-        is another, and chosen here for that of samples, too: docs/presets.md.
-    :param fisher_samples: at most so many examples of a task give its Fisher information; chosen here.
-    :param parity: restore the original toolkit's estimate and running mean of the Fisher information, and what
-        `ContinualStrategy` lists.
-    """
+    options_type = EWCOptions
+    options: EWCOptions
 
-    def __init__(
-        self,
-        *,
-        lamb: Weight = 5000.0,
-        fisher_samples: Count = 200,
-        parity: bool = False,
-        plugins: list[Any] | None = None,
-        **base_kwargs: Any,
-    ) -> None:
-        plugin = EWCPlugin(lamb, fisher_samples=fisher_samples, parity=parity)
-        super().__init__(plugins=[*(plugins or []), plugin], parity=parity, **base_kwargs)
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> EWCPlugin:
+        return EWCPlugin(self.options)

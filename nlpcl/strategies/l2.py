@@ -15,22 +15,27 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+from torch.optim import Optimizer
+
+from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.quadratic import QuadraticPlugin
+from nlpcl.strategies._shared.quadratic import QuadraticOptions, QuadraticPlugin
 from nlpcl.training.strategy import ContinualStrategy
 
 
-class L2Plugin(QuadraticPlugin, supports_distributed=True):  # type: ignore[call-arg]
-    """Adds lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2 to the loss of any Avalanche strategy.
+class L2Options(QuadraticOptions):
+    """The options of L2. With `parity` the heads of all tasks are pulled, too."""
 
-    :param lamb: lambda, at least 0.
-    :param parity: the heads of all tasks are in every term.
-    :raises UsageError: `lamb` below 0.
-    """
+    lamb: Weight = option(0.5, "weight lambda of the penalty; 0.5 in the original toolkit")
 
-    def __init__(self, lamb: float = 0.5, *, parity: bool = False) -> None:
-        super().__init__(lamb, parity=parity)
+
+class L2Plugin(QuadraticPlugin):
+    """Adds lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2 to the loss of any Avalanche strategy."""
+
+    options_type = L2Options
+    options: L2Options
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         parameters = self.held(strategy)
@@ -46,14 +51,10 @@ class L2Plugin(QuadraticPlugin, supports_distributed=True):  # type: ignore[call
     ddp=True,
 )
 class L2(ContinualStrategy):
-    """L2 penalty towards the weights of earlier tasks; further arguments as in `ContinualStrategy`.
+    """L2 penalty towards the weights of earlier tasks."""
 
-    :param lamb: weight lambda of the penalty; 0.5 in the original toolkit.
-    :param parity: restore what the original toolkit did: the heads of all tasks are pulled, and what
-        `ContinualStrategy` lists.
-    """
+    options_type = L2Options
+    options: L2Options
 
-    def __init__(
-        self, *, lamb: Weight = 0.5, parity: bool = False, plugins: list[Any] | None = None, **base_kwargs: Any
-    ) -> None:
-        super().__init__(plugins=[*(plugins or []), L2Plugin(lamb, parity=parity)], parity=parity, **base_kwargs)
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> L2Plugin:
+        return L2Plugin(self.options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
@@ -20,6 +20,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, Site, single_task
 from nlpcl.models.device import PAGE_LOCKED, to_device
 from nlpcl.models.sizes import model_bytes
+from nlpcl.options import Options, option, with_options
 from nlpcl.registry import Regime
 from nlpcl.training import distributed
 from nlpcl.training.batches import LengthGroupedBatches, batch_rows, loader_of
@@ -27,6 +28,7 @@ from nlpcl.training.checkpointer import Checkpointer
 from nlpcl.training.early_stopping import EarlyStopping
 from nlpcl.training.finite import not_finite
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
+from nlpcl.training.plugin import Plugin
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "plateau"]
@@ -82,6 +84,16 @@ def accuracy_evaluator() -> EvaluationPlugin:
     return silent_evaluator(accuracy_metrics(experience=True, stream=True))
 
 
+class StrategyOptions(Options):
+    """The options that every strategy of this package has."""
+
+    parity: bool = option(
+        False,
+        "restore what the original toolkit did and this one does not: the linear schedule applied twice, Adam without "
+        "bias correction, the gradient clipped tensor by tensor, pooler frozen, operators that see padding",
+    )
+
+
 class ContinualStrategy(SupervisedTemplate):
     """Avalanche's supervised template with what transformers need.
 
@@ -108,10 +120,11 @@ class ContinualStrategy(SupervisedTemplate):
     :param patience: on a plateau schedule, epochs without a lower validation loss before the rate is lowered.
     :param plateau_factor: what it is divided by then, above 1.
     :param min_learning_rate: training of the experience ends when the rate would fall below.
-    :param parity: restore what the original toolkit did and this one does not: the linear schedule applied twice, Adam
-        without bias correction, the gradient clipped tensor by tensor, pooler frozen, operators that see padding.
+    :param options: the method's own, which `options_type` declares.
     """
 
+    options_type: ClassVar[type[StrategyOptions]] = StrategyOptions
+    options: Any
     protocol: Regime = "continual"
     """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
     mbatch: Any
@@ -140,11 +153,14 @@ class ContinualStrategy(SupervisedTemplate):
         patience: int = 5,
         plateau_factor: float = 3.0,
         min_learning_rate: float = 1e-4,
-        parity: bool = False,
-        **kwargs: Any,
+        peval_mode: Literal["epoch", "experience", "iteration"] = "epoch",
+        **options: Any,
     ) -> None:
-        if parity and isinstance(model, ContinualModel):
+        self.options = self.options_type(**options)
+        self.parity = self.options.parity
+        if self.parity and isinstance(model, ContinualModel):
             model.backbone.set_parity()
+        plugin = self.make_plugin(model, optimizer)
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -153,16 +169,15 @@ class ContinualStrategy(SupervisedTemplate):
             train_epochs=train_epochs,
             eval_mb_size=eval_mb_size,
             device=device,
-            plugins=plugins,
+            plugins=[*(plugins or []), *([] if plugin is None else [plugin])],
             evaluator=evaluator,  # type: ignore[arg-type]
             eval_every=eval_every,
-            **kwargs,
+            peval_mode=peval_mode,
         )
         self.precision = precision
         self.schedule = schedule
         self.warmup = warmup
         self.clip_norm = clip_norm
-        self.parity = parity
         self.early_stopping = EarlyStopping(
             best_epoch, schedule == "plateau", patience, plateau_factor, min_learning_rate
         )
@@ -177,6 +192,17 @@ class ContinualStrategy(SupervisedTemplate):
         self.mb_rows = 0
         self._alike = True
         self._noise = ExitStack()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = with_options(ContinualStrategy.__init__, cls.options_type)  # type: ignore[attr-defined]
+
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> Plugin | None:
+        """Return the plugin that is the method, or None; `self.options` is set, the strategy is not yet built.
+
+        :param optimizer: the template, to which a method may add groups.
+        """
+        return None
 
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
@@ -364,7 +390,8 @@ class ContinualStrategy(SupervisedTemplate):
         return found
 
     def _own_groups(self) -> list[dict[str, Any]]:
-        return [plugin.parameter_group(self) for plugin in self.plugins if hasattr(plugin, "parameter_group")]
+        groups = [plugin.parameter_group(self) for plugin in self.plugins if hasattr(plugin, "parameter_group")]
+        return [group for group in groups if group is not None]
 
 
 def continual_model(model: nn.Module, method: str) -> ContinualModel:

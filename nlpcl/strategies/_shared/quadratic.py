@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel
 from nlpcl.models.heads import TaskHeads
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.options import option
+from nlpcl.ranges import Weight
+from nlpcl.training.plugin import Plugin
+from nlpcl.training.strategy import StrategyOptions
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -52,6 +54,8 @@ class MergedQuadratic:
     mu = sum_k F_k theta_k* / F. Both are kept by parameter name; mu is kept as such, a running weighted mean, so that a
     step need not divide.
     """
+
+    state = ("importance", "anchors")
 
     def __init__(self) -> None:
         self.importance: dict[str, Tensor | float] = {}
@@ -93,36 +97,38 @@ class MergedQuadratic:
         }
 
 
-class QuadraticPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+class QuadraticOptions(StrategyOptions):
+    """The options of a method with a quadratic penalty."""
+
+    lamb: Weight = option(0.5, "weight lambda of the penalty; 0 leaves the loss and every gradient alone")
+
+
+class QuadraticPlugin(Plugin):
     """Adds share * lambda * sum F (theta - mu)^2 to the loss from the second task on; methods fill `quadratic`.
 
-    Heads of other tasks are left out of the sum: they are where their anchors are, and with a gradient, if only of 0,
-    weight decay would move them.
-
-    :param lamb: lambda, at least 0; 0 leaves the loss and every gradient alone.
-    :param share: what the method's equation multiplies lambda with.
-    :param parity: the heads of all tasks are in the sum, as in the original code.
-    :raises UsageError: `lamb` below 0.
+    Heads of other tasks are left out of the sum, except with `parity`: they are where their anchors are, and with a
+    gradient, if only of 0, weight decay would move them.
     """
 
-    def __init__(self, lamb: float, *, share: float = 1.0, parity: bool = False) -> None:
-        super().__init__()
-        if lamb < 0:
-            raise UsageError(f"lamb must be at least 0, not {lamb}.")
-        self.factor = share * lamb
-        self.parity = parity
+    options: QuadraticOptions
+    state = ("quadratic",)
+    share: ClassVar[float] = 1.0
+    """What the method's equation multiplies lambda with."""
+
+    def __init__(self, options: QuadraticOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
         self.quadratic = MergedQuadratic()
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        if self.factor and self.quadratic.anchors:
-            strategy.loss = strategy.loss + self.factor * self.quadratic.penalty(self.held(strategy))
+        factor = self.share * self.options.lamb
+        if factor and self.quadratic.anchors:
+            strategy.loss = strategy.loss + factor * self.quadratic.penalty(self.held(strategy))
 
     def held(self, strategy: Any) -> dict[str, nn.Parameter]:
-        """The parameters in the sum while an experience trains, by name."""
-        if self.parity:
+        """Return the parameters in the sum while an experience trains, by name."""
+        if self.options.parity:
             return trainable(strategy.model)
         return without_other_heads(strategy.model, set(strategy.experience.task_labels))
 
     def kept_bytes(self) -> dict[str, int]:
-        """Bytes kept outside the model, by kind."""
         return self.quadratic.kept_bytes()

@@ -1,0 +1,38 @@
+"""The base of this package's plugins."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from avalanche.core import SupervisedPlugin
+
+from nlpcl.options import Options
+
+
+class Plugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+    """A method as a plugin of any Avalanche strategy; hooks are Avalanche's.
+
+    A method names the class of its options, `options_type`, and gets its values as `self.options`. It is made with the
+    object or with its values: `EWCPlugin(EWCOptions(lamb=500))` is `EWCPlugin(lamb=500)`.
+
+    :ivar state: names of the attributes that a checkpoint saves; those of a class and of its bases add up.
+    :ivar task_state: names of attributes that live only while a task trains, which checkpoints within a task save, too.
+    :raises UsageError: an unknown option, or a value out of range.
+    """
+
+    options_type: ClassVar[type[Options]] = Options
+    state: ClassVar[tuple[str, ...]] = ()
+    task_state: ClassVar[tuple[str, ...]] = ()
+    options: Any
+
+    def __init__(self, options: Options | None = None, **values: Any) -> None:
+        super().__init__()
+        self.options = self.options_type(**values) if options is None else options
+
+    def parameter_group(self, strategy: Any) -> dict[str, Any] | None:
+        """Return the optimizer's group of the plugin's own parameters, which the strategy does not clip, or None."""
+        return None
+
+    def kept_bytes(self) -> dict[str, int]:
+        """Return the bytes that the method keeps outside the model after a task, by kind."""
+        return {}
