@@ -77,7 +77,7 @@ def test_only_the_run_joins_the_parts() -> None:
             assert not under(module, ("nlpcl.models", "nlpcl.strategies", "nlpcl.benchmarks")), file
 
 
-@pytest.mark.parametrize("name", ["sweeps/sweep", "sweeps/ray", "cli/display", "cli/sweep", "cli/tune"])
+@pytest.mark.parametrize("name", ["sweeps/plan", "sweeps/local", "sweeps/ray", "cli/display", "cli/sweep", "cli/tune"])
 def test_a_sweep_starts_without_what_its_runs_need(name: str) -> None:
     for module in imports(PACKAGE / f"{name}.py", top_level=True):
         assert not under(module, ("torch", "avalanche", "transformers", "ray", "optuna", "nlpcl.runs.run")), module

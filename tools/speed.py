@@ -115,7 +115,7 @@ class Bench:
         given |= {"train_batch_size": self.arguments.batch, "precision": self.arguments.precision}
         clock = Clock(self.now)
         spec = RunSpec.parse(given).filled()
-        strategy = build_strategy(spec, self.model(), self.device, plugins=[clock], eval_mb_size=128)
+        strategy = build_strategy(spec, self.model(), self.device, plugins=[clock])
         if self.arguments.gradient_checkpointing:
             strategy.model.backbone.recompute_activations()
         if self.arguments.compile:

@@ -12,7 +12,7 @@ import typer
 from nlpcl.cli import compare, data, leaderboard, run, show, sweep, tune  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
 from nlpcl.errors import UsageError, UsageErrors, printable
-from nlpcl.training.launch import is_rank_zero, local_rank
+from nlpcl.training.launch import is_main_process, local_rank
 
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
 ParserError: Any = typer.BadParameter.__base__
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         message = error.format_message() if local_rank() == 0 else ""
     except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer make the code of it themselves
         code = 130
-    if code == 130 and is_rank_zero():
+    if code == 130 and is_main_process():
         print("nlpcl: interrupted", file=sys.stderr)
     elif message:
         for line in lines:  # above the sentence, which a sweep takes from the last line of a log

@@ -23,7 +23,7 @@ from nlpcl.config.arguments import Request, flag
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.records.record import Record
-from nlpcl.training.launch import is_rank_zero
+from nlpcl.training.launch import is_main_process
 
 
 @app.command(context_settings=NAMES)
@@ -54,7 +54,7 @@ def run(
     if dry_run:
         from nlpcl.runs.identity import identified
 
-        if is_rank_zero():
+        if is_main_process():
             spec = identified(spec, data_root)
             _show_spec(spec, out / spec.id / "record.json", as_json)
         return
@@ -63,7 +63,7 @@ def run(
     from nlpcl.records.record import check_out
     from nlpcl.runs import run as experiment
 
-    if is_rank_zero():
+    if is_main_process():
         check_out(out)
     quiet()
     record = experiment.run(
@@ -72,14 +72,14 @@ def run(
         out=out,
         device=device,
         eval_batch_size=eval_batch_size,
-        progress=ProgressReporter() if is_rank_zero() else None,
+        progress=ProgressReporter() if is_main_process() else None,
         checkpoint_minutes=checkpoint_minutes,
         fresh=fresh,
         compiled=compiled,
         gradient_checkpointing=gradient_checkpointing,
         repeated=repeated,
     )
-    if not is_rank_zero():
+    if not is_main_process():
         return
     path = out / record.id / "record.json"
     if plot:

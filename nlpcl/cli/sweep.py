@@ -23,8 +23,9 @@ from nlpcl.config.arguments import Request
 from nlpcl.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    from nlpcl.sweeps.cells import Execution
+    from nlpcl.sweeps.plan import Plan
     from nlpcl.sweeps.ray import Needs
-    from nlpcl.sweeps.sweep import Execution, Plan
 
 
 @app.command(context_settings=NAMES)
@@ -63,9 +64,11 @@ def sweep(
     gradient_checkpointing: GradientCheckpointing = False,
 ) -> None:
     """Do many runs: each option may have several values, as --strategy ncl,hat --order 0-4. What is done is skipped."""
+    from nlpcl.sweeps.cells import Execution
     from nlpcl.sweeps.grid import Grid
+    from nlpcl.sweeps.local import workers
+    from nlpcl.sweeps.plan import plan
     from nlpcl.sweeps.ray import Needs
-    from nlpcl.sweeps.sweep import Execution, plan, workers
 
     amounts = {"cpus": cpus, "gpus": gpus, "memory": memory, "retries": retries}
     asked_of_ray: dict[str, Any] = {name: value for name, value in amounts.items() if value is not None}
@@ -91,21 +94,22 @@ def sweep(
 
 
 def _execute(found: Plan, execution: Execution, jobs: int | None, ray: str | None, needs: Needs) -> None:
+    from nlpcl.cli import main
     from nlpcl.cli.display import SweepReporter
     from nlpcl.records.record import check_out
+    from nlpcl.sweeps.local import run_local
     from nlpcl.sweeps.ray import run_on_ray
-    from nlpcl.sweeps.sweep import run_local
 
     check_out(execution.out)
-    with SweepReporter(len(found.to_run), execution) as watch:
+    with SweepReporter(len(found.to_run), execution) as progress:
         if ray is None:
-            run_local(found.to_run, jobs, execution, watch)
+            run_local(found.to_run, jobs, execution, progress)
         else:
-            run_on_ray(found.to_run, ray, needs, execution, watch)
-    print(f"{len(found.cells)} runs: {len(found.done)} were done, {watch.done - len(watch.failed)} are new")
-    for outcome in watch.failed:
+            run_on_ray(found.to_run, ray, needs, execution, progress, main)
+    print(f"{len(found.cells)} runs: {len(found.done)} were done, {progress.done - len(progress.failed)} are new")
+    for outcome in progress.failed:
         print(f"failed: {outcome.cell.label}: {printable(outcome.error or '')} ({outcome.cell.log(execution)})")
-    if watch.failed:
+    if progress.failed:
         raise typer.Exit(1)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DIGITS = 6
 MOST_TASKS = 1000
 MOST_BYTES = 32 * 2**20
+TASK_NAME_WIDTH = 22
 Positive = Annotated[float, Field(ge=0)]
 Span = Annotated[float, Field(ge=0, le=1e9)]  # seconds: their sum is finite, too
 
@@ -195,6 +196,12 @@ class Record(BaseModel):
             raise UsageError(f"cannot read {path} ({error.strerror}).") from error
         except ValidationError as error:
             raise UsageError(f"{path} is not a record: {fault(error)}.") from error
+
+
+def short_task_name(name: str) -> str:
+    """Return a task's name without its source, cut to fit a column."""
+    name = name.rpartition("_")[2] or name
+    return name if len(name) <= TASK_NAME_WIDTH else name[: TASK_NAME_WIDTH - 1] + "…"
 
 
 def check_out(out: Path) -> None:

@@ -1,7 +1,9 @@
-"""Runs that end before their end: what the user is told."""
+"""What the user is told of a run that fails."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,38 +13,42 @@ from nlpcl.errors import UsageError
 from nlpcl.records.record import Record
 
 
-class Failed(UsageError):
-    """A run that ended before its end; `record` says how far it came."""
+class RunFailed(UsageError):
+    """A run that failed while it trained or was tested; `record` says how far it came."""
 
     def __init__(self, message: str, record: Record) -> None:
         super().__init__(message)
         self.record = record
 
 
-def of_memory(error: Exception) -> bool:
-    """Whether an error is the lack of memory; the CPU's has no class of its own, nor cuBLAS's."""
+@contextmanager
+def explaining(strategy: Any, spec: RunSpec) -> Iterator[None]:
+    """Turn an error that is no fault of the program into a sentence on what to do.
+
+    :param strategy: the one that trains; None means that it is being made.
+    :raises UsageError: memory ran out, or torch cannot compile the encoder.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            failure = UsageError(_out_of_memory(strategy, spec))
+        elif type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+            why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            failure = UsageError(f"torch cannot compile the encoder here ({why}): leave --compile out.")
+        else:
+            raise
+        failure.of_one_process = True
+        raise failure from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether this is an out-of-memory error: CPU and cuBLAS raise a plain RuntimeError, known by its text."""
     words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
-def explained(error: Exception, strategy: Any, spec: RunSpec) -> str | None:
-    """What the user is told of an error that is no mistake of the program; None: it is one.
-
-    :param strategy: the one at work; None: it was about to be made.
-    """
-    if of_memory(error):
-        return out_of_memory(strategy, spec)
-    if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
-        why = str(error).strip().partition("\n")[0]
-        return f"torch cannot compile the encoder here ({type(error).__name__}: {why}): leave --compile out."
-    return None
-
-
-def out_of_memory(strategy: Any, spec: RunSpec) -> str:
-    """What to do about it.
-
-    :param strategy: the one at work; None: it was about to be made.
-    """
+def _out_of_memory(strategy: Any, spec: RunSpec) -> str:
     if strategy is None:
         return "out of memory before the training: what --model, --backbone or --set ask for is too large."
     if not strategy.is_training:

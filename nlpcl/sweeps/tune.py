@@ -22,7 +22,7 @@ from nlpcl.options import find_option
 from nlpcl.records.metrics import average
 from nlpcl.runs.fit import fit
 from nlpcl.runs.identity import identified
-from nlpcl.runs.run import prepare
+from nlpcl.runs.run import setup
 from nlpcl.sweeps.grid import values_of
 from nlpcl.training.device import choose_device, tf32
 
@@ -288,12 +288,13 @@ def score(
     """
     n = 1 if on == "first-task" else None
     try:
-        benchmark, strategy = prepare(
+        benchmark, strategy = setup(
             spec,
             data_root=data_root,
             device=choose_device(device),
-            encode={"splits": ("train", "valid"), "tasks": n},
-            eval_mb_size=eval_batch_size,
+            eval_batch_size=eval_batch_size,
+            encoded_splits=("train", "valid"),
+            encoded_tasks=n,
         )
     except UsageError as error:
         raise Unprepared(str(error)) from error
