@@ -10,15 +10,6 @@ import torch
 
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
-from nlpcl.records.record import Record
-
-
-class RunFailed(UsageError):
-    """A run that failed while it trained or was tested; `record` says how far it came."""
-
-    def __init__(self, message: str, record: Record) -> None:
-        super().__init__(message)
-        self.record = record
 
 
 @contextmanager

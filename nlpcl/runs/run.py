@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
 from nlpcl.runs.checkpoint import CheckpointFolder, CheckpointManager, interruptible
 from nlpcl.runs.environment import check_system
-from nlpcl.runs.failures import RunFailed, explaining
+from nlpcl.runs.failures import explaining
 from nlpcl.runs.fit import fit
 from nlpcl.runs.identity import check_same, identified
 from nlpcl.runs.lock import run_lock
@@ -32,8 +31,6 @@ from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 from nlpcl.training.device import seed_everything, tf32
 from nlpcl.training.strategy import silent_evaluator
-
-SPLITS = ("train", "valid", "test")
 
 
 class Setup(NamedTuple):
@@ -50,7 +47,7 @@ def setup(
     data_root: str | Path | None = None,
     eval_batch_size: int = 128,
     plugins: Sequence[Any] = (),
-    encoded_splits: Sequence[str] = SPLITS,
+    encoded_splits: Sequence[str] = ("train", "valid", "test"),
     encoded_tasks: int | None = None,
     on_encoded: Callable[[int, int], None] | None = None,
 ) -> Setup:
@@ -190,115 +187,78 @@ def run(
         must_match = {} if repeated is None else {"the record to repeat": repeated.data}
         if folder is not None and not fresh and (before := _read_record(folder / "record.json")) is not None:
             must_match[str(folder / "record.json")] = before.data
-        train = partial(
-            _train,
-            spec,
-            device=local_device,
-            data_root=data_root,
-            eval_batch_size=eval_batch_size,
-            progress=progress,
-            checkpoint_minutes=checkpoint_minutes,
-            compiled=compiled,
-            gradient_checkpointing=gradient_checkpointing,
-            must_match=must_match,
-        )
-        if folder is None:
-            return train(None)
-        checkpoints = CheckpointFolder(folder / "checkpoints", spec.id)
-        if fresh:
-            checkpoints.clear()
+        saved = None if folder is None else CheckpointFolder(folder / "checkpoints", spec.id)
+        if saved is not None and fresh:
+            saved.clear()
+
+        while True:
+            begun = time.monotonic()
+            with (
+                interruptible(None),
+                distributed.raise_on_all_ranks(),
+                distributed.local_rank_zero_first(),
+                explaining(None, spec),
+            ):
+                benchmark, strategy = setup(
+                    spec,
+                    device=local_device,
+                    data_root=data_root,
+                    eval_batch_size=eval_batch_size,
+                    # Always there, so that a checkpoint can be resumed with or without a progress display.
+                    plugins=[ProgressPlugin(progress)],
+                    on_encoded=progress.encoded,
+                )
+                identified(spec, data_root)  # or the files changed while they were read
+                results = Results(spec, benchmark, strategy, device=local_device, compiled=compiled, begun=begun)
+                for place, data in must_match.items():
+                    check_same(data, results.data, place)
+            if gradient_checkpointing:
+                strategy.model.backbone.recompute_activations()
+            if compiled:
+                strategy.model.backbone.compile_encoder()
+            checkpoints, start = None, 0
+            if saved is None:
+                break
+            checkpoints = CheckpointManager(saved, strategy, benchmark, checkpoint_minutes, results.state, progress.say)
+            try:
+                start = _resume(checkpoints, results, progress)
+                break
+            except NotSerializable as error:
+                progress.say(f"the checkpoint does not fit ({error}): starting over")
+                saved.clear()
+
+        def on_evaluation_end(row: int) -> None:
+            results.on_evaluation_end()
+            if row >= 0:
+                progress.evaluated(row, results.matrix.accuracy[row])
+
+        progress.start(benchmark.task_names, results.epochs)
         try:
-            record = train(checkpoints)
-        except NotSerializable as error:
-            progress.say(f"the checkpoint does not fit ({error}): starting over")
-            checkpoints.clear()
-            record = train(checkpoints)
-        except RunFailed as error:
-            if distributed.is_rank_zero():
-                error.record.save(folder / "failed.json")
+            with interruptible(checkpoints), explaining(strategy, spec):
+                fit(
+                    strategy,
+                    benchmark,
+                    eval=spec.eval or "seen",
+                    epochs=results.epochs,
+                    matrix=results.matrix,
+                    start=start,
+                    checkpoints=checkpoints,
+                    on_task_end=results.on_task_end,
+                    on_evaluation_end=on_evaluation_end,
+                )
+        except UsageError as error:
+            if folder is not None and distributed.is_rank_zero():
+                results.record(str(error)).save(folder / "failed.json")
+            if checkpoints is not None and checkpoints.latest is not None:
+                error.args = (f"{error} The last good checkpoint is {checkpoints.latest}.",)
             raise
-        if distributed.is_rank_zero():
-            record.save(folder / "record.json")
-            (folder / "failed.json").unlink(missing_ok=True)
-        checkpoints.clear()
+        record = results.record()
+        if folder is not None and saved is not None:
+            if distributed.is_rank_zero():
+                record.save(folder / "record.json")
+                (folder / "failed.json").unlink(missing_ok=True)
+            saved.clear()
         return record
-
-
-def _train(
-    spec: RunSpec,
-    folder: CheckpointFolder | None,
-    *,
-    device: torch.device,
-    data_root: str | Path | None,
-    eval_batch_size: int,
-    progress: Progress,
-    checkpoint_minutes: float,
-    compiled: bool,
-    gradient_checkpointing: bool,
-    must_match: dict[str, dict[str, Any]],
-) -> Record:
-    """Set a run up, go on from its newest checkpoint, and fit.
-
-    :param folder: the run's checkpoints; None means that there are none.
-    :param must_match: by place the `data` of records that this run repeats or replaces, which must be the same.
-    :raises NotSerializable: the checkpoint does not fit.
-    :raises UsageError: the run cannot start; RunFailed if it started.
-    """
-    begun = time.monotonic()
-    with (
-        interruptible(None),
-        distributed.raise_on_all_ranks(),
-        distributed.local_rank_zero_first(),
-        explaining(None, spec),
-    ):
-        benchmark, strategy = setup(
-            spec,
-            device=device,
-            data_root=data_root,
-            eval_batch_size=eval_batch_size,
-            # Always there, so that a checkpoint can be resumed with or without a progress display.
-            plugins=[ProgressPlugin(progress)],
-            on_encoded=progress.encoded,
-        )
-        identified(spec, data_root)  # or the files changed while they were read
-        results = Results(spec, benchmark, strategy, device=device, compiled=compiled, begun=begun)
-        for place, data in must_match.items():
-            check_same(data, results.data, place)
-    if gradient_checkpointing:
-        strategy.model.backbone.recompute_activations()
-    if compiled:
-        strategy.model.backbone.compile_encoder()
-    checkpoints, start = None, 0
-    if folder is not None:
-        checkpoints = CheckpointManager(folder, strategy, benchmark, checkpoint_minutes, results.state, progress.say)
-        start = _resume(checkpoints, results, progress)
-
-    def on_evaluation_end(row: int) -> None:
-        results.on_evaluation_end()
-        if row >= 0:
-            progress.evaluated(row, results.matrix.accuracy[row])
-
-    progress.start(benchmark.task_names, results.epochs)
-    try:
-        with interruptible(checkpoints), explaining(strategy, spec):
-            fit(
-                strategy,
-                benchmark,
-                eval=spec.eval or "seen",
-                epochs=results.epochs,
-                matrix=results.matrix,
-                start=start,
-                checkpoints=checkpoints,
-                on_task_end=results.on_task_end,
-                on_evaluation_end=on_evaluation_end,
-            )
-    except UsageError as error:
-        kept = checkpoints and checkpoints.latest
-        advice = f" The last good checkpoint is {kept}." if kept else ""
-        failure = RunFailed(f"{error}{advice}", results.record(str(error)))
-        failure.of_one_process = error.of_one_process
-        raise failure from error
-    return results.record()
 
 
 def _resume(checkpoints: CheckpointManager, results: Results, progress: Progress) -> int:
