@@ -44,7 +44,7 @@ from nlpcl.runs import environment
 from nlpcl.runs.run import build_strategy
 from nlpcl.training.batches import batch_rows, loader_of
 from nlpcl.training.device import choose_device
-from nlpcl.training.strategy import DTYPES
+from nlpcl.training.forward import DTYPES
 
 DOMAIN = "XuSemEval14_laptop"
 TEST = 64

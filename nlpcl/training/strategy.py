@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.models import avalanche_forward
 from avalanche.training import JointTraining
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
@@ -27,19 +26,12 @@ from nlpcl.training.batches import LengthGroupedBatches, batch_rows, loader_of
 from nlpcl.training.checkpointer import Checkpointer
 from nlpcl.training.early_stopping import EarlyStopping
 from nlpcl.training.finite import not_finite
+from nlpcl.training.forward import logits_of
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.training.plugin import Plugin
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "plateau"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
-    """Logits of inputs under a strategy's model and precision, in float32; also of Avalanche's own strategies."""
-    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-    with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
-        return avalanche_forward(strategy.model, x, task_labels).float()
 
 
 def minibatch_rows(strategy: Any) -> int:
@@ -47,29 +39,10 @@ def minibatch_rows(strategy: Any) -> int:
     return getattr(strategy, "mb_rows", 0) or len(strategy.mb_y)
 
 
-def on_device(strategy: Any, x: Tensor) -> Tensor:
-    """Inputs from the host as the strategy's model takes them: trimmed where they are texts, and copied."""
-    if isinstance(strategy.model, ContinualModel):
-        x = strategy.model.backbone.trimmed(x)
-    return to_device(x, strategy.device)
-
-
 def protocol_of(strategy: object) -> Regime:
     """Return how a strategy is driven: as its class says; Avalanche's JointTraining jointly, its others continually."""
     avalanches: Regime = "joint" if isinstance(strategy, JointTraining) else "continual"
     return getattr(strategy, "protocol", avalanches)
-
-
-@contextmanager
-def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """`model.train(training)`, undone module by module at the end."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, was in before:
-            module.training = was
 
 
 def silent_evaluator(*metrics: Any) -> EvaluationPlugin:

@@ -23,7 +23,7 @@ from nlpcl.strategies.cat import cat
 from nlpcl.strategies.cat.cat import CAT, CATPlugin, batches, copied, data_for
 from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.training.early_stopping import validation_loss
-from nlpcl.training.strategy import mode
+from nlpcl.training.forward import mode
 from tests.helpers.validation import Plateau, train_with_validation
 from tests.models.test_image_cnn import tiny_images
 
