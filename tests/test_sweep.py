@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from nlpcl.cli import main
-from nlpcl.cli.display import SweepReporter, duration
+from nlpcl.cli.display import SweepReporter, time_in_words
 from nlpcl.config.arguments import Request
 from nlpcl.records.record import Record
 from nlpcl.sweeps import local
@@ -305,7 +305,7 @@ def test_what_a_sweep_shows(terminal: bool, tmp_path: Path, capsys: Any, monkeyp
     ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert time_in_words(seconds) == text
 
 
 def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120) -> None:

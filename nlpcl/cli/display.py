@@ -93,7 +93,7 @@ class ProgressReporter:
         self.console.print(text, highlight=False, soft_wrap=True)
 
 
-def duration(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
     """Return seconds in words, in the two largest units that fit."""
     for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= size:
@@ -152,7 +152,7 @@ class SweepReporter:
         self.console.print(sentence, highlight=False, soft_wrap=True)
 
 
-def summary(derived: dict[str, float | None]) -> str:
+def _summary(derived: dict[str, float | None]) -> str:
     """Return the derived metrics in one line, in percent."""
     return ", ".join(f"{name.replace('_', ' ')} {_percent(x)} %" for name, x in derived.items() if x is not None)
 
@@ -162,7 +162,7 @@ def print_record(console: Console, record: Record) -> None:
     matrix = matrix_table(record)
     too_wide = Measurement.get(console, console.options.update(max_width=1000), matrix).maximum > console.width
     console.print(task_table(record) if too_wide else matrix)
-    console.print(summary(record.derived()), highlight=False)
+    console.print(_summary(record.derived()), highlight=False)
 
 
 def matrix_table(record: Record) -> Table:

@@ -26,9 +26,9 @@ from nlpcl.records.record import Record
 from nlpcl.training.launch import is_main_process
 
 
-@app.command(context_settings=NAMES)
+@app.command("run", context_settings=NAMES)
 @asks_for_a_run
-def run(
+def run_command(
     asked: Request,
     eval_batch_size: EvalBatchSize = 128,
     data_root: DataRoot = None,
@@ -61,12 +61,12 @@ def run(
     from nlpcl.cli.display import ProgressReporter, print_record
     from nlpcl.cli.display import plot as draw
     from nlpcl.records.record import check_out
-    from nlpcl.runs import run as experiment
+    from nlpcl.runs.run import run
 
     if is_main_process():
         check_out(out)
     quiet()
-    record = experiment.run(
+    record = run(
         spec,
         data_root=data_root,
         out=out,

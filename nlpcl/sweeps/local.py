@@ -16,7 +16,7 @@ from nlpcl.errors import UsageError
 from nlpcl.runs.lock import BUSY, acquire, is_locked, release
 from nlpcl.sweeps.cells import Cell, Execution, Outcome, SweepProgress, finished, outcome
 
-POLL = 0.2
+_POLL = 0.2
 
 
 def cores() -> int:
@@ -69,7 +69,7 @@ def run_local(cells: Sequence[Cell], jobs: int | None, execution: Execution, pro
                 gpu = gpus[slot % len(gpus)] if gpus else None
                 busy[slot] = _Worker(cell, execution, lock, gpu, cores() // jobs)
             progress.running([worker.cell for worker in busy.values()])
-            time.sleep(POLL)
+            time.sleep(_POLL)
             for slot in [slot for slot, worker in busy.items() if worker.process.poll() is not None]:
                 progress.ended(busy.pop(slot).outcome())
                 free.append(slot)

@@ -16,12 +16,12 @@ from typing import Any
 from nlpcl.errors import UsageError
 from nlpcl.sweeps.cells import Cell, Execution, Outcome, SweepProgress, finished, last_line, outcome
 
-POLL = 1.0
+_POLL = 1.0
 GIGABYTE = 2**30
-PATIENCE = 60.0
-"""Seconds that runs have to save a checkpoint when the sweep is interrupted."""
-ANSWER = 5.0
-"""Seconds that a cluster has to answer: Ray itself tries for minutes."""
+STOP_SECONDS = 60.0
+"""Runs have so long to save a checkpoint when the sweep is interrupted."""
+ANSWER_SECONDS = 5.0
+"""A cluster has so long to answer: Ray itself tries for minutes."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def run_on_ray(
             progress.stopping(sum(cell.log(execution).exists() for cell in pending.values()))
             for reference in pending:
                 ray.cancel(reference)
-            ray.wait(list(pending), num_returns=len(pending), timeout=PATIENCE)
+            ray.wait(list(pending), num_returns=len(pending), timeout=STOP_SECONDS)
             raise
     finally:
         ray.shutdown()
@@ -110,7 +110,7 @@ def _check_answers(address: str) -> None:
     if not host or not port.isdecimal():
         raise UsageError(f"--ray takes auto, local or the host:port of a cluster, not {address!r}.")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
     except (OSError, OverflowError, UnicodeError) as error:  # of a port or a name that cannot be, the latter two
         raise UsageError(f"--ray {address}: no Ray cluster there ({error}); --ray local starts one here.") from error
 
@@ -132,7 +132,7 @@ def _options(needs: Needs, nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _follow(ray: Any, pending: dict[Any, Cell], execution: Execution, progress: SweepProgress) -> None:
     while pending:
-        ready, _ = ray.wait(list(pending), timeout=POLL)
+        ready, _ = ray.wait(list(pending), timeout=_POLL)
         for reference in ready:
             cell = pending.pop(reference)
             try:

@@ -26,7 +26,7 @@ from nlpcl.training.launch import launched, local_rank
 
 LONGEST_WAIT = timedelta(hours=6)
 """One process may compute for hours what the others then find in the cache; one that died is noticed at once."""
-LONGEST = 4096
+MESSAGE_BYTES = 4096
 """Bytes of an error message that one process passes on to the others."""
 
 
@@ -96,7 +96,7 @@ def raise_on_all_ranks() -> Iterator[None]:
         message = str(error)
     failed = all_reduce_max(world_size() - rank() if message else 0)
     if failed:
-        content = message.encode()[:LONGEST].ljust(LONGEST, b"\0")
+        content = message.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0")
         buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         dist.broadcast(buffer, world_size() - failed)
         raise UsageError(bytes(buffer.tolist()).rstrip(b"\0").decode(errors="ignore"))
