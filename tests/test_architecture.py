@@ -15,8 +15,21 @@ FORBIDDEN = {
     "models": ("nlpcl.strategies", "nlpcl.benchmarks", *ABOVE),
     "benchmarks": ("nlpcl.strategies", *ABOVE),
     "strategies": ("nlpcl.benchmarks", *ABOVE),
-    "evaluation": ("nlpcl.models", "nlpcl.strategies", "nlpcl.benchmarks"),
-    "leaderboard": ("torch", "avalanche", "transformers", "nlpcl.models", "nlpcl.strategies", "nlpcl.benchmarks"),
+    "training": ("nlpcl.strategies", "nlpcl.benchmarks", "nlpcl.evaluation", "nlpcl.runs", "nlpcl.cli"),
+    "evaluation": ("nlpcl.models", "nlpcl.strategies", "nlpcl.benchmarks", *ABOVE),
+    "runs": ("nlpcl.sweeps", "nlpcl.cli", "nlpcl.leaderboard"),
+    "sweeps": ("nlpcl.cli", "nlpcl.leaderboard"),
+    "leaderboard": (
+        "nlpcl.cli",
+        "nlpcl.runs",
+        "nlpcl.training",
+        "torch",
+        "avalanche",
+        "transformers",
+        "nlpcl.models",
+        "nlpcl.strategies",
+        "nlpcl.benchmarks",
+    ),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

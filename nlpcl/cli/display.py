@@ -85,7 +85,7 @@ class ProgressReporter:
             description = TextColumn("{task.description}", markup=False)
             columns = (description, BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self.console, transient=True)
-            self._bar.add_task("", total=total)
+            self._bar.add_task(text, total=total)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done, description=text)
 
