@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -30,6 +31,8 @@ class _FirstStepError(Exception):
 
 
 def _stop(*args: Any) -> None:
+    sys.setprofile(None)
+    threading.setprofile(None)  # type: ignore[arg-type]
     raise _FirstStepError
 
 
@@ -44,25 +47,20 @@ def entered(argv: list[str]) -> dict[str, list[str]]:
     register_optimizer_step_pre_hook(_stop)
     threading.setprofile(note)
     sys.setprofile(note)
-    try:
+    with suppress(_FirstStepError):
         main(argv)
-    except _FirstStepError:
-        pass
-    finally:
-        sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
-    found = defaultdict(list)
+    names = defaultdict(list)
     for code in codes:
         path = Path(code.co_filename)
         is_def = bool(code.co_flags & inspect.CO_OPTIMIZED) and not code.co_name.startswith("<")
         if is_def and path.is_relative_to(PACKAGE):
-            found[str(path.relative_to(PACKAGE))].append(getattr(code, "co_qualname", code.co_name))
-    return dict(sorted(found.items()))
+            names[str(path.relative_to(PACKAGE))].append(getattr(code, "co_qualname", code.co_name))
+    return dict(sorted(names.items()))
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        found = entered([*sys.argv[1:], "--out", folder])
-    for file, names in found.items():
+        functions = entered([*sys.argv[1:], "--out", folder])
+    for file, names in functions.items():
         print(f"{file}: {', '.join(sorted(names))}")
-    print(f"{sum(map(len, found.values()))} functions in {len(found)} files")
+    print(f"{sum(map(len, functions.values()))} functions in {len(functions)} files")

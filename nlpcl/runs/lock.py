@@ -61,10 +61,9 @@ def acquire(file: Path, patience: float) -> FileLock:
     except Timeout as error:
         holder = ""
         with suppress(OSError):
-            holder = f" ({file.read_text()[:100]})"
-        raise UsageError(
-            f"{BUSY}{holder}: wait for its end, or choose another --out than {file.parent.parent}."
-        ) from error
+            holder = file.read_text()[:100]
+        who = f"{BUSY} ({holder})" if holder else BUSY
+        raise UsageError(f"{who}: wait for its end, or choose another --out than {file.parent.parent}.") from error
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise UsageError(f"{file.parent} cannot be written ({error.strerror}): choose another --out.") from error
