@@ -126,12 +126,12 @@ class Options(BaseModel):
         }
 
 
-def with_options(target: Callable[..., Any], options: type[Options]) -> inspect.Signature:
-    """Return a constructor's signature with options as keyword arguments in place of its `**kwargs`, for `help()`.
+def with_options(constructor: inspect.Signature, options: type[Options]) -> inspect.Signature:
+    """Return the signature of a constructor with options as keyword arguments in place of its `**kwargs`.
 
-    :param target: a function whose first parameter is `self`.
+    :param constructor: with `self` as its first parameter, which is left out.
     """
-    parameters = list(inspect.signature(target).parameters.values())[1:]
+    parameters = list(constructor.parameters.values())[1:]
     named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
     own = [
         inspect.Parameter(o.name, inspect.Parameter.KEYWORD_ONLY, default=o.default, annotation=o.annotation)
@@ -168,7 +168,9 @@ def entry_options(entry: Any) -> dict[str, Option]:
     """Return the options of a strategy, backbone or benchmark by name."""
     if entry.options is not None:
         return entry.options.declared()  # type: ignore[no-any-return]
-    return options_of(entry.target, getattr(entry, "defaults", None), getattr(entry, "types", None))
+    declared: type[Options] | None = getattr(entry.target, "options_type", None)
+    common = {} if declared is None else declared.declared()
+    return {**options_of(entry.target, getattr(entry, "defaults", None), getattr(entry, "types", None)), **common}
 
 
 def _constructors(target: Any) -> list[tuple[Any, Callable[..., Any]]]:

@@ -21,7 +21,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from nlpcl.config.orders import Published
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
-from nlpcl.options import Options
+from nlpcl.options import Options, options_of
 
 log = logging.getLogger(__name__)
 
@@ -272,12 +272,10 @@ backbones: Registry[BackboneEntry] = Registry("backbone", "nlpcl.models")
 
 def _options_of(target: Any) -> type[Options] | None:
     """The class of options that a target names; None means that its constructors declare them."""
-    constructor = False
-    for cls in getattr(target, "__mro__", ()):
-        constructor |= "__init__" in vars(cls) and "options_type" not in vars(cls)
-        if "options_type" in vars(cls):
-            return None if constructor and cls.__module__ == "nlpcl.training.strategy" else cls.options_type
-    return None
+    declared: type[Options] | None = getattr(target, "options_type", None)
+    if declared is not None and declared.__name__ == "StrategyOptions" and set(options_of(target)) - {"parity"}:
+        return None  # options in constructors
+    return declared
 
 
 def register_strategy(name: str, **facts: Any) -> Callable[[T], T]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -168,7 +169,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = with_options(ContinualStrategy.__init__, cls.options_type)  # type: ignore[attr-defined]
+        show_options(cls)
 
     def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> Plugin | None:
         """Return the plugin that is the method, or None; `self.options` is set, the strategy is not yet built.
@@ -365,6 +366,21 @@ class ContinualStrategy(SupervisedTemplate):
     def _own_groups(self) -> list[dict[str, Any]]:
         groups = [plugin.parameter_group(self) for plugin in self.plugins if hasattr(plugin, "parameter_group")]
         return [group for group in groups if group is not None]
+
+
+def show_options(cls: type[ContinualStrategy]) -> None:
+    """Show options in the signature of a strategy's constructor, for `help()` and for Avalanche's check of names."""
+    cls.__signature__ = signature = with_options(CONSTRUCTOR, cls.options_type)  # type: ignore[attr-defined]
+    own = inspect.signature(cls.__init__)
+    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    names = {p.name for p in named}
+    others = [p for p in signature.parameters.values() if p.name not in names]
+    rest = inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)
+    cls.__init__.__signature__ = inspect.Signature([*named, *others, rest])  # type: ignore[attr-defined]
+
+
+CONSTRUCTOR = inspect.signature(ContinualStrategy.__init__)
+show_options(ContinualStrategy)
 
 
 def continual_model(model: nn.Module, method: str) -> ContinualModel:
