@@ -41,7 +41,15 @@ class TransformGroups: ...
 class DefaultTransformGroups(TransformGroups): ...
 class EmptyTransformGroups(DefaultTransformGroups): ...
 
+class FlatData(Sequence[_T_co]):
+    _datasets: list[Any]
+    _cumulative_sizes: list[int]
+    _indices: Sequence[int] | None
+
 class AvalancheDataset(Generic[_T_co]):
+    _flat_data: FlatData[_T_co]
+    _data_attributes: dict[str, DataAttribute[Any]]
+
     def __init__(
         self,
         datasets: Sequence[_Dataset[_T_co]],

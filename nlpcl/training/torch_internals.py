@@ -1,0 +1,26 @@
+"""The private names of torch that this package depends on; a test fails when an upgrade removes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+COMPILER_ERRORS = ("torch._dynamo.exc", "torch._inductor.exc")
+"""Modules whose exceptions say that `torch.compile` failed."""
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return a number that grows whenever a tensor is written in place."""
+    return tensor._version
+
+
+def differences(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return tensor - other for each pair, on a GPU in one kernel for all of them."""
+    return torch._foreach_sub(tensors, others)
+
+
+def products(tensors: Sequence[Tensor], factors: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...]:
+    """Return tensor * factor for each pair, or with one factor for all, on a GPU in one kernel for all of them."""
+    return torch._foreach_mul(tensors, factors)
