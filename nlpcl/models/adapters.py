@@ -27,7 +27,7 @@ NORMS = re.compile(r"(.*\.)?layer\.\d+\..*(LayerNorm|layer_norm)")
 
 
 def init_linear(linear: nn.Linear) -> nn.Linear:
-    """BERT's initialisation: weight N(0, 0.02), bias 0."""
+    """Draw a layer's weight as BERT does, N(0, 0.02), with bias 0; return the layer."""
     nn.init.normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
     return linear
@@ -53,11 +53,12 @@ class Adapter(nn.Module):
         return x + self.bottleneck(x)
 
     def bottleneck(self, x: Tensor) -> Tensor:
-        """What the adapter adds to its input."""
-        return self.up_act(self.up(self.down_act(self.down(x))))
+        """Return what the adapter adds to its input."""
+        added: Tensor = self.up_act(self.up(self.down_act(self.down(x))))
+        return added
 
     def sites(self, prefix: str) -> list[Site]:
-        """The two gateable layers."""
+        """Return the two layers that can be gated."""
         hidden, size = self.down.in_features, self.down.out_features
         return [
             Site(f"{prefix}.down", self.down, self.down_act, size, inputs=((None, hidden),)),
@@ -114,7 +115,7 @@ class BertAdapter(EncoderBackbone):
             cast(nn.Sequential, self.encoder.model.get_submodule(place))[1] = make_adapter(self.width)
 
     def adapters(self) -> list[nn.Module]:
-        """The adapters, from input to output."""
+        """Return the adapters, from input to output."""
         return [cast(nn.Sequential, self.encoder.model.get_submodule(place))[1] for place in self.places]
 
     def sites(self) -> list[Site]:

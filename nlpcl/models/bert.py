@@ -57,7 +57,7 @@ class Bert(EncoderBackbone):
             pooler.requires_grad_(False)
 
     def sites(self) -> list[Site]:
-        """The gateable layers.
+        """Return the layers that can be gated.
 
         :raises UsageError: the encoder has another shape.
         """
@@ -65,13 +65,13 @@ class Bert(EncoderBackbone):
         modules = dict(self.encoder.model.named_modules())
         layers = [name for name in modules if LAYER.fullmatch(name)]
         shape = next(s for s in SHAPES if all(f"{layer}.{name}" in modules for layer in layers for name in s))
-        found = []
+        sites = []
         for i, layer in enumerate(layers):
             attention, inner, activation, outer = (modules[f"{layer}.{name}"] for name in shape)
-            width: int = inner.out_features  # type: ignore[assignment]
-            found += [
+            width: int = inner.out_features
+            sites += [
                 Site(f"l{i}.attention", attention, attention, self.width, inputs=((None, self.width),)),
                 Site(f"l{i}.inner", inner, activation, width, inputs=((None, self.width),)),
                 Site(f"l{i}.outer", outer, outer, self.width, inputs=((f"l{i}.inner", 1),)),
             ]
-        return found
+        return sites

@@ -137,7 +137,8 @@ def check_kind(config: Any, name: str) -> None:
 def read_skeleton(config: Any, folder: Path) -> nn.Module:
     """Return the encoder that a configuration describes, without weights; takes milliseconds."""
     with refusing(f"{folder / CONFIG} describes no encoder that transformers can build"), torch.device("meta"):
-        return AutoModel.from_config(config, trust_remote_code=False)
+        skeleton: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
+    return skeleton
 
 
 def positions_of(model: nn.Module) -> int | None:

@@ -19,12 +19,12 @@ DROPOUT = (0.2, 0.2, 0.5)
 
 
 def kernel_sizes(size: int) -> tuple[int, int, int]:
-    """Kernels of the three convolutions for images of `size` pixels a side."""
+    """Return the kernels of the three convolutions for images of `size` pixels a side."""
     return size // 8, size // 10, 2
 
 
 def side_after(size: int) -> int:
-    """Side of the feature maps after the last pooling; below 1 if the image is too small."""
+    """Return the side of the feature maps after the last pooling; below 1 if the image is too small."""
     for kernel in kernel_sizes(size):
         size = (size - kernel + 1) // 2 if kernel else 0
     return size
@@ -46,6 +46,7 @@ class ImageCNN(Backbone):
         if height != width or side < 1:
             raise UsageError(f"cnn needs square images of at least 12 pixels a side, not {height} x {width}.")
         self.width = hidden
+        self.channels = channels
         kernels = kernel_sizes(height)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(n_in, n_out, kernel)
@@ -67,10 +68,9 @@ class ImageCNN(Backbone):
         return x
 
     def sites(self) -> list[Site]:
-        colours: int = self.convolutions[0].in_channels  # type: ignore[assignment]
         # (input, columns per unit of it): flattening makes `maps` columns of each channel of the last convolution.
         inputs: list[tuple[str | None, int]] = [
-            *((None, colours), ("conv1", 1), ("conv2", 1)),
+            *((None, self.channels), ("conv1", 1), ("conv2", 1)),
             *(("conv3", self.maps), ("fc1", 1)),
         ]
         names = ("conv1", "conv2", "conv3", "fc1", "fc2")

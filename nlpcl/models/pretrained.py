@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import os
 import re
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from transformers import AutoModel, PreTrainedModel
@@ -48,7 +48,7 @@ def load_encoder(encoder: EncoderLike, pooler: bool = False) -> PreTrainedModel:
     :raises UsageError: it cannot be had, or its file does not hold what the encoder computes with.
     """
     if isinstance(encoder, PreTrainedModel):
-        model = copy.deepcopy(encoder.base_model).float().eval()
+        model = cast(PreTrainedModel, copy.deepcopy(encoder.base_model)).float().eval()
         check_kind(model.config, encoder_name(encoder))
     elif isinstance(encoder, (str, os.PathLike)):
         model = _load(encoder, pooler)
@@ -70,6 +70,7 @@ def _load(name: str | os.PathLike[str], pooler: bool) -> PreTrainedModel:
     folder = encoder_folder(name)
     config = read_config(folder)
     check_weights(folder, read_skeleton(config, folder))
+    model: PreTrainedModel
     with refusing(f"the encoder in {folder} cannot be loaded"):
         model, info = AutoModel.from_pretrained(
             folder,
