@@ -16,6 +16,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training import JointTraining
 from avalanche.training.templates import SupervisedTemplate
 from torch.utils.data import TensorDataset
+from transformers import BertConfig
 
 from nlpcl.training import torch_internals
 from nlpcl.training.avalanche_internals import INHERITED, attributes_of, concatenation, flat_data
@@ -54,6 +55,10 @@ def test_a_dataset_with_transformations_is_no_plain_concatenation() -> None:
     transforms = TransformGroups({"train": lambda x: x, "eval": None})
     data = AvalancheDataset([TensorDataset(torch.arange(3))], transform_groups=transforms)
     assert concatenation(flat_data(data)) is None
+
+
+def test_transformers_says_how_it_computes_attention() -> None:
+    assert BertConfig(attn_implementation="eager")._attn_implementation == "eager"
 
 
 def test_torch_has_the_names_we_use() -> None:

@@ -18,7 +18,7 @@ from nlpcl.registry import register_backbone
 # Modules after whose output an adapter stands: the last step of the self-attention block and of the
 # feed-forward block, both before the residual addition. The first pattern fits BERT, RoBERTa, ELECTRA
 # and their like, the second DistilBERT, the third MPNet.
-PLACES = (
+_PLACES = (
     re.compile(r"(.*\.)?layer\.\d+\.(attention\.output|output)\.dropout"),
     re.compile(r"(.*\.)?layer\.\d+\.(attention\.out_lin|ffn\.dropout)"),
     re.compile(r"(.*\.)?layer\.\d+\.(attention|output)\.dropout"),
@@ -66,14 +66,14 @@ class Adapter(nn.Module):
         ]
 
 
-def adapter_places(encoder: PreTrainedModel, layers: int) -> list[str]:
+def _adapter_places(encoder: PreTrainedModel, layers: int) -> list[str]:
     """Return the names of the modules after which adapters stand, two per layer.
 
     :raises UsageError: the encoder has another shape.
     """
     check_layers(encoder, "bert_adapter")
     names = [name for name, _ in encoder.named_modules()]
-    matches = ([name for name in names if pattern.fullmatch(name)] for pattern in PLACES)
+    matches = ([name for name in names if pattern.fullmatch(name)] for pattern in _PLACES)
     return next(places for places in matches if len(places) == 2 * layers)
 
 
@@ -103,7 +103,7 @@ class BertAdapter(EncoderBackbone):
         for name, module in self.encoder.model.named_modules():
             if NORMS.fullmatch(name):
                 module.requires_grad_(True)
-        self.places = adapter_places(self.encoder.model, self.encoder.model.config.num_hidden_layers)
+        self.places = _adapter_places(self.encoder.model, self.encoder.model.config.num_hidden_layers)
         for place in self.places:
             module = self.encoder.model.get_submodule(place)
             self._parent(place).register_module(_leaf(place), nn.Sequential(module, nn.Identity()))

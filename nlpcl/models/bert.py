@@ -13,12 +13,12 @@ from nlpcl.registry import register_backbone
 # The output projection of the attention, the two layers of the feed-forward block, and the module whose output is the
 # first one's activation. The first line fits BERT, RoBERTa, ELECTRA and their like, the second DistilBERT, the third
 # MPNet.
-SHAPES = (
+_SHAPES = (
     ("attention.output.dense", "intermediate.dense", "intermediate", "output.dense"),
     ("attention.out_lin", "ffn.lin1", "ffn.activation", "ffn.lin2"),
     ("attention.attn.o", "intermediate.dense", "intermediate", "output.dense"),
 )
-LAYER = re.compile(r"(.*\.)?layer\.\d+")
+_LAYER = re.compile(r"(.*\.)?layer\.\d+")
 
 
 @register_backbone("bert", title="an encoder whose every weight trains")
@@ -63,8 +63,8 @@ class Bert(EncoderBackbone):
         """
         check_layers(self.encoder.model, "bert")
         modules = dict(self.encoder.model.named_modules())
-        layers = [name for name in modules if LAYER.fullmatch(name)]
-        shape = next(s for s in SHAPES if all(f"{layer}.{name}" in modules for layer in layers for name in s))
+        layers = [name for name in modules if _LAYER.fullmatch(name)]
+        shape = next(s for s in _SHAPES if all(f"{layer}.{name}" in modules for layer in layers for name in s))
         sites = []
         for i, layer in enumerate(layers):
             attention, inner, activation, outer = (modules[f"{layer}.{name}"] for name in shape)

@@ -34,7 +34,7 @@ def trim(x: Tensor) -> Tensor:
     return x[:, :, : min(-(-longest // 8) * 8, x.shape[2])]
 
 
-def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+def _mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of (B, L, H) over real positions, (B, H); `mask` is (B, L), True on real tokens."""
     weight = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
@@ -216,7 +216,7 @@ class TextEncoder(PackedEncoder):
     def pool(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor) -> Tensor:
         """Return a feature of each text, (B, H)."""
         if self.pooling == "mean":
-            return mean_pool(hidden, mask)
+            return _mean_pool(hidden, mask)
         if self.pooling == "cls":
             return hidden[:, 0]
         assert pooled is not None

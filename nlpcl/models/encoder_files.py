@@ -29,16 +29,16 @@ from nlpcl.config.encoders import TOKENIZER, encoder_path
 from nlpcl.errors import UsageError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-OTHER_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx")
-LFS = b"version https://git-lfs"
-FLOATS = ("F64", "F32", "F16", "BF16")
-ENCODER_DECODERS = set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
+_OTHER_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx")
+_LFS = b"version https://git-lfs"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_ENCODER_DECODERS = set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
 # Encoders of text are pretrained as masked language models, but for these. bert-generation has a class for causal ones
 # alone, and is bidirectional unless its configuration says is_decoder.
-ENCODERS = (
+_ENCODERS = (
     set(MODEL_FOR_MASKED_LM_MAPPING_NAMES) | {"bert-generation", "xlnet", "canine", "splinter"}
-) - ENCODER_DECODERS
-DECODERS = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - ENCODERS - ENCODER_DECODERS
+) - _ENCODER_DECODERS
+_DECODERS = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - _ENCODERS - _ENCODER_DECODERS
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def check_files(folder: Path) -> Any:
     """
     config = read_config(folder)
     skeleton = read_skeleton(config, folder)
-    if any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", *OTHER_WEIGHTS)):
+    if any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", *_OTHER_WEIGHTS)):
         check_weights(folder, skeleton)
     return config
 
@@ -101,8 +101,8 @@ def read_config(folder: Path) -> Any:
         raise UsageError(f"{folder} holds a PEFT adapter: merge it into its encoder (merge_and_unload) and save that.")
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} has no {CONFIG}{_subfolder(folder)}.")
-    content = read_json(folder / CONFIG)
-    refuse_code(folder / CONFIG, content)
+    content = _read_json(folder / CONFIG)
+    _refuse_code(folder / CONFIG, content)
     kind = content.get("model_type")
     if not isinstance(kind, str):
         raise UsageError(f"{folder / CONFIG} does not say its model_type.")
@@ -123,14 +123,14 @@ def check_kind(config: Any, name: str) -> None:
     :raises UsageError: with what it is.
     """
     kind = config.model_type
-    if kind in ENCODER_DECODERS or getattr(config, "is_encoder_decoder", False):
+    if kind in _ENCODER_DECODERS or getattr(config, "is_encoder_decoder", False):
         raise UsageError(f"{name} is an encoder-decoder ({kind}); what is needed is an encoder, such as BERT.")
-    if kind in DECODERS or getattr(config, "is_decoder", False) or getattr(config, "causal", False):
+    if kind in _DECODERS or getattr(config, "is_decoder", False) or getattr(config, "causal", False):
         raise UsageError(
             f"{name} is a decoder ({kind}), whose tokens see only those before them; what is needed is an encoder, "
             "such as BERT."
         )
-    if kind not in ENCODERS:
+    if kind not in _ENCODERS:
         raise UsageError(f"{name} is a {kind}, which is not known as an encoder of text, such as BERT.")
 
 
@@ -186,7 +186,7 @@ def check_weights(folder: Path, skeleton: nn.Module) -> None:
         except (OSError, SafetensorError) as error:
             raise UsageError(f"{file} is no complete safetensors file: {error}. Copy or save it again.") from error
         for key, kind in types.items():
-            if kind not in FLOATS and key.rpartition(".")[2] not in buffers:
+            if kind not in _FLOATS and key.rpartition(".")[2] not in buffers:
                 raise UsageError(
                     f"{file}: {key} is stored as {kind}; weights must be floating-point numbers of 16 bits or more."
                 )
@@ -196,7 +196,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        parts = read_json(folder / INDEX).get("weight_map")
+        parts = _read_json(folder / INDEX).get("weight_map")
         if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
             raise UsageError(f"{folder / INDEX} has no weight_map.")
         files = [folder / part for part in sorted(set(parts.values()))]
@@ -204,7 +204,7 @@ def _weight_files(folder: Path) -> list[Path]:
         if absent:
             raise UsageError(f"{folder} lacks {len(absent)} of its {len(files)} files of weights: {few(absent)}.")
         return files
-    others = sorted(file.name for pattern in OTHER_WEIGHTS for file in folder.glob(pattern))
+    others = sorted(file.name for pattern in _OTHER_WEIGHTS for file in folder.glob(pattern))
     if not others:
         raise UsageError(f"{folder} has no weights: there is no {WEIGHTS}.")
     raise UsageError(
@@ -223,7 +223,7 @@ def read_tokenizer(folder: Path) -> Any:
         _refuse_pointer(file)
     for name in ("tokenizer_config.json", CONFIG):
         if (folder / name).is_file():
-            refuse_code(folder / name, read_json(folder / name))
+            _refuse_code(folder / name, _read_json(folder / name))
     with refusing(f"the tokenizer in {folder} cannot be read{'' if files else ', as there are no tokenizer files'}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.get_added_vocab())
@@ -262,7 +262,7 @@ def check_vocabulary(tokenizer: Any, rows: int | None, name: str) -> None:
         )
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     :raises UsageError: it cannot be read, or is none.
@@ -277,7 +277,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_code(file: Path, content: dict[str, Any]) -> None:
+def _refuse_code(file: Path, content: dict[str, Any]) -> None:
     """Refuse a configuration that names Python code to be run.
 
     :raises UsageError: it has an `auto_map`.
@@ -297,14 +297,14 @@ def few(names: list[str], most: int = 3) -> str:
 def _refuse_pointer(file: Path) -> None:
     try:
         with file.open("rb") as opened:
-            begin = opened.read(len(LFS))
+            begin = opened.read(len(_LFS))
     except OSError as error:
         raise UsageError(f"cannot read {file} ({error.strerror}).") from error
-    if begin == LFS:
+    if begin == _LFS:
         raise UsageError(f"{file} is a pointer of Git LFS and not the file itself: run git lfs pull there.")
 
 
 def _subfolder(folder: Path) -> str:
     """Say in which of a folder's own folders an encoder is, as sentence-transformers may save it."""
-    inner = [file.parent for file in sorted(folder.glob(f"*/{CONFIG}")) if "model_type" in read_json(file)]
+    inner = [file.parent for file in sorted(folder.glob(f"*/{CONFIG}")) if "model_type" in _read_json(file)]
     return f"; there is an encoder in {inner[0]}" if inner else ""

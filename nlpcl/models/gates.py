@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nlpcl.models.base import Context, Site
 from nlpcl.models.sizes import PerTask
 
-UNDECIDED = (0.01, 0.99)
+_UNDECIDED = (0.01, 0.99)
 
 
 class _Gate(torch.autograd.Function):
@@ -110,7 +110,7 @@ class Gates(PerTask):
         """Add the mask of the task in training to `used`; return its share of undecided gates."""
         assert self.current is not None
         values = torch.sigmoid(self.smax * self.embeddings[self.current])
-        undecided = ((values > UNDECIDED[0]) & (values < UNDECIDED[1])).float().mean()
+        undecided = ((values > _UNDECIDED[0]) & (values < _UNDECIDED[1])).float().mean()
         self.trained = sorted({*self.trained, self.current})
         self.used.copy_(torch.maximum(self.used, self.mask(self.current)))
         self.current = None

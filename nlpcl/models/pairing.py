@@ -13,7 +13,7 @@ from nlpcl.models.encoder import FULL_ATTENTION, TextEncoder
 from nlpcl.models.encoder_files import check_length, check_vocabulary, encoder_folder, read_tokenizer
 from nlpcl.models.pretrained import EncoderLike
 
-UNLIMITED = 10**6
+_UNLIMITED = 10**6
 """A `model_max_length` as large as this means that the tokenizer knows no limit."""
 
 
@@ -43,7 +43,7 @@ def check_pair(benchmark: Any, encoder: TextEncoder) -> None:
                 f"benchmark with tokenizer={encoder.name!r}, or leave the encoder out."
             )
         check_vocabulary(tokenizer, getattr(encoder.model.config, "vocab_size", None), encoder.name)
-        if tokenizer.model_max_length < UNLIMITED:
+        if tokenizer.model_max_length < _UNLIMITED:
             check_length(benchmark.max_length, tokenizer.model_max_length, encoder.name)
     check_length(benchmark.max_length, encoder.positions(), encoder.name)
     if encoder.model.config.model_type not in FULL_ATTENTION:

@@ -25,7 +25,7 @@ from nlpcl.models.encoder_files import (
 )
 
 EncoderLike: TypeAlias = str | os.PathLike[str] | PreTrainedModel
-POOLER = re.compile(r"(.*\.)?pooler\.")
+_POOLER = re.compile(r"(.*\.)?pooler\.")
 
 
 def encoder_name(encoder: EncoderLike) -> str:
@@ -48,7 +48,8 @@ def load_encoder(encoder: EncoderLike, pooler: bool = False) -> PreTrainedModel:
     :raises UsageError: it cannot be had, or its file does not hold what the encoder computes with.
     """
     if isinstance(encoder, PreTrainedModel):
-        model = cast(PreTrainedModel, copy.deepcopy(encoder.base_model)).float().eval()
+        model = cast(PreTrainedModel, copy.deepcopy(encoder.base_model))
+        model.float().eval()
         check_kind(model.config, encoder_name(encoder))
     elif isinstance(encoder, (str, os.PathLike)):
         model = _load(encoder, pooler)
@@ -82,7 +83,7 @@ def _load(name: str | os.PathLike[str], pooler: bool) -> PreTrainedModel:
         )
     missing = sorted(info["missing_keys"])
     if _leave_out_pooler(model, missing):
-        missing = [key for key in missing if not POOLER.match(key)]
+        missing = [key for key in missing if not _POOLER.match(key)]
         if pooler:
             raise UsageError(
                 f"the file of encoder {str(name)!r} has no pooler: use --set pooling=mean or --set pooling=cls."
@@ -93,8 +94,8 @@ def _load(name: str | os.PathLike[str], pooler: bool) -> PreTrainedModel:
 
 def _leave_out_pooler(model: Any, missing: list[str]) -> bool:
     """Take the pooler out of a model that can do without, if the file holds none of its weights."""
-    of_pooler = {key for key in missing if POOLER.match(key)}
-    whole = of_pooler == {key for key in model.state_dict() if POOLER.match(key)}
+    of_pooler = {key for key in missing if _POOLER.match(key)}
+    whole = of_pooler == {key for key in model.state_dict() if _POOLER.match(key)}
     if not of_pooler or not whole or "add_pooling_layer" not in inspect.signature(type(model).__init__).parameters:
         return False
     model.pooler = None  # as the class does itself if no pooler is asked for

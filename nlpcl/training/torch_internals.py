@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+Tensors: TypeAlias = list[Tensor] | tuple[Tensor, ...]
 
 COMPILER_ERRORS = ("torch._dynamo.exc", "torch._inductor.exc")
 """Modules whose exceptions say that `torch.compile` failed."""
@@ -16,11 +18,11 @@ def version_of(tensor: Tensor) -> int:
     return tensor._version
 
 
-def differences(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def differences(tensors: Tensors, others: Tensors) -> tuple[Tensor, ...]:
     """Return tensor - other for each pair, on a GPU in one kernel for all of them."""
     return torch._foreach_sub(tensors, others)
 
 
-def products(tensors: Sequence[Tensor], factors: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...]:
+def products(tensors: Tensors, factors: Tensors | Tensor) -> tuple[Tensor, ...]:
     """Return tensor * factor for each pair, or with one factor for all, on a GPU in one kernel for all of them."""
     return torch._foreach_mul(tensors, factors)
