@@ -15,9 +15,9 @@ from nlpcl.models.pretrained import EncoderLike
 from nlpcl.ranges import NotAll, Width
 from nlpcl.registry import register_backbone
 
-# Modules after whose output an adapter stands: the last step of the self-attention block and of the
-# feed-forward block, both before the residual addition. The first pattern fits BERT, RoBERTa, ELECTRA
-# and their like, the second DistilBERT, the third MPNet.
+# An adapter follows each of these modules, the last step of the self-attention block and of the feed-forward block,
+# before the residual addition. The first pattern fits BERT, RoBERTa, ELECTRA and their like, the second DistilBERT, the
+# third MPNet.
 _PLACES = (
     re.compile(r"(.*\.)?layer\.\d+\.(attention\.output|output)\.dropout"),
     re.compile(r"(.*\.)?layer\.\d+\.(attention\.out_lin|ffn\.dropout)"),
@@ -67,7 +67,7 @@ class Adapter(nn.Module):
 
 
 def _adapter_places(encoder: PreTrainedModel, layers: int) -> list[str]:
-    """Return the names of the modules after which adapters stand, two per layer.
+    """Return the names of the modules that adapters follow, two per layer.
 
     :raises UsageError: the encoder has another shape.
     """
@@ -110,7 +110,7 @@ class BertAdapter(EncoderBackbone):
         self.set_adapters(lambda hidden: Adapter(hidden, adapter_size))
 
     def set_adapters(self, make_adapter: Callable[[int], nn.Module]) -> None:
-        """Put `make_adapter(hidden)` at every place, instead of what stands there."""
+        """Put `make_adapter(hidden)` at every place of an adapter."""
         for place in self.places:
             cast(nn.Sequential, self.encoder.model.get_submodule(place))[1] = make_adapter(self.width)
 

@@ -10,9 +10,9 @@ from nlpcl.models.pretrained import EncoderLike
 from nlpcl.ranges import NotAll
 from nlpcl.registry import register_backbone
 
-# The output projection of the attention, the two layers of the feed-forward block, and the module whose output is the
-# first one's activation. The first line fits BERT, RoBERTa, ELECTRA and their like, the second DistilBERT, the third
-# MPNet.
+# Names of the attention's output projection, the feed-forward block's inner layer, the module that ends with its
+# activation, and the outer layer. The first line fits BERT, RoBERTa, ELECTRA and their like, the second DistilBERT, the
+# third MPNet.
 _SHAPES = (
     ("attention.output.dense", "intermediate.dense", "intermediate", "output.dense"),
     ("attention.out_lin", "ffn.lin1", "ffn.activation", "ffn.lin2"),
@@ -47,7 +47,7 @@ class Bert(EncoderBackbone):
             self._freeze_pooler()
 
     def set_parity(self) -> None:
-        """As in `Backbone`; the original toolkit left the pooler out of the optimizer."""
+        """Do as in `Backbone`, and freeze the pooler, which the original toolkit left out of the optimizer."""
         super().set_parity()
         self._freeze_pooler()
 

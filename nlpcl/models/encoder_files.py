@@ -1,6 +1,6 @@
-"""An encoder's files, looked at before weights are loaded: configuration, headers of the weights, tokenizer.
+"""Checks of an encoder's files before weights are loaded: configuration, headers of the weights, tokenizer.
 
-transformers repairs or guesses what a folder lacks, and may run code that lies in it. Here each such folder ends in one
+transformers repairs or guesses what a folder lacks, and may run code from it. Here such a folder is refused with one
 sentence.
 """
 
@@ -33,8 +33,8 @@ _OTHER_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.ckpt", "*.gg
 _LFS = b"version https://git-lfs"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _ENCODER_DECODERS = set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
-# Encoders of text are pretrained as masked language models, but for these. bert-generation has a class for causal ones
-# alone, and is bidirectional unless its configuration says is_decoder.
+# Text encoders are pretrained as masked language models, except these four. bert-generation has a class for causal
+# models alone, but is bidirectional unless its configuration says is_decoder.
 _ENCODERS = (
     set(MODEL_FOR_MASKED_LM_MAPPING_NAMES) | {"bert-generation", "xlnet", "canine", "splinter"}
 ) - _ENCODER_DECODERS
@@ -43,9 +43,9 @@ _DECODERS = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - _ENCODERS - _ENCODER_DECODE
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Within it, what a library raises over a user's files becomes a `UsageError`.
+    """Turn what a library raises over a user's files into a `UsageError`.
 
-    The libraries raise any class of exception there, tokenizers and safetensors bare ones.
+    Every class of exception is caught, since the libraries raise many, tokenizers and safetensors plain `Exception`.
 
     :param what: the beginning of the sentence.
     """
@@ -59,10 +59,10 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def encoder_folder(name: str | os.PathLike[str], weights: bool = True) -> Path:
-    """Return the folder with an encoder's files; those of a name on the hub are downloaded if they are not there.
+    """Return the folder with an encoder's files; files of a hub name are downloaded if they are not in the cache.
 
     :param weights: whether the weights are wanted.
-    :raises UsageError: there is no such encoder; the sentence says how to get it.
+    :raises UsageError: there is no such encoder; the sentence says how to get one.
     """
     path = encoder_path(name)
     if os.path.isdir(path):
@@ -72,18 +72,18 @@ def encoder_folder(name: str | os.PathLike[str], weights: bool = True) -> Path:
         return Path(snapshot_download(path, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"no encoder {path!r} here: there is no such folder, and the model hub's of that name cannot be had "
+            f"no encoder {path!r}: there is no such folder, and the model hub gives none of that name "
             f"({type(error).__name__}). Give a local folder with its config and weights, a name the hub knows (needs "
             "the network the first time), or --model minilm, which comes with the extra demo."
         ) from error
 
 
 def check_files(folder: Path) -> Any:
-    """Refuse an encoder for what its files say, without loading weights; return its configuration.
+    """Check an encoder's files without loading weights, and return its configuration.
 
-    A folder without any weights passes, as it may serve for its tokenizer alone.
+    A folder without weights passes, as it may be there for its tokenizer alone.
 
-    :raises UsageError: it has no configuration, or one of no encoder of text; or its weights cannot be read.
+    :raises UsageError: it has no configuration of a text encoder, or its weights cannot be read.
     """
     config = read_config(folder)
     skeleton = read_skeleton(config, folder)
@@ -93,9 +93,9 @@ def check_files(folder: Path) -> Any:
 
 
 def read_config(folder: Path) -> Any:
-    """Return the configuration of an encoder of text.
+    """Return the configuration of a text encoder.
 
-    :raises UsageError: there is none, it cannot be read, or it is that of something else.
+    :raises UsageError: there is none, it cannot be read, or it is for another kind of model.
     """
     if (folder / "adapter_config.json").is_file():
         raise UsageError(f"{folder} holds a PEFT adapter: merge it into its encoder (merge_and_unload) and save that.")
@@ -117,10 +117,10 @@ def read_config(folder: Path) -> Any:
 
 
 def check_kind(config: Any, name: str) -> None:
-    """Refuse a configuration that is not that of an encoder of text.
+    """Refuse the configuration of a model that is no text encoder.
 
-    :param name: of the encoder, for the sentence.
-    :raises UsageError: with what it is.
+    :param name: the encoder's name, for the sentence.
+    :raises UsageError: it is no text encoder; the sentence says what it is.
     """
     kind = config.model_type
     if kind in _ENCODER_DECODERS or getattr(config, "is_encoder_decoder", False):
@@ -135,7 +135,7 @@ def check_kind(config: Any, name: str) -> None:
 
 
 def read_skeleton(config: Any, folder: Path) -> nn.Module:
-    """Return the encoder that a configuration describes, without weights; takes milliseconds."""
+    """Return the encoder that a configuration describes, without weights, which takes milliseconds."""
     with refusing(f"{folder / CONFIG} describes no encoder that transformers can build"), torch.device("meta"):
         skeleton: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
     return skeleton
@@ -146,7 +146,7 @@ def positions_of(model: nn.Module) -> int | None:
     table = position_table(model)
     if table is None:
         return None
-    # RoBERTa and its like begin to count behind the index of padding.
+    # RoBERTa and its like start to count after the index of padding.
     return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
@@ -161,8 +161,8 @@ def position_table(model: nn.Module) -> nn.Embedding | None:
 def check_length(max_length: int, most: int | None, name: str) -> None:
     """Refuse texts of more tokens than an encoder, or its tokenizer, is made for.
 
-    :param most: as many as it takes; None: any number.
-    :raises UsageError: with the number that fits.
+    :param most: the most tokens that it takes; None means any number.
+    :raises UsageError: the texts are longer; the sentence says what fits.
     """
     if most is not None and max_length > most:
         raise UsageError(
@@ -172,10 +172,10 @@ def check_length(max_length: int, most: int | None, name: str) -> None:
 
 
 def check_weights(folder: Path, skeleton: nn.Module) -> None:
-    """Refuse weights that are missing, cut short, quantised, or stored in a way that would have to be unpickled.
+    """Refuse weights that are missing, incomplete or quantised, or that would have to be unpickled.
 
     :param skeleton: the encoder that the configuration describes.
-    :raises UsageError: with the file's name.
+    :raises UsageError: there are such weights; the sentence names the file.
     """
     buffers = {name.rpartition(".")[2] for name, _ in skeleton.named_buffers()}
     for file in _weight_files(folder):
@@ -214,9 +214,9 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer in a folder, the fast one if there is one.
+    """Return the tokenizer in a folder, if possible the fast one.
 
-    :raises UsageError: there is none, it cannot be read, or it lacks what packing texts needs.
+    :raises UsageError: there is none, it cannot be read, or it has no token for padding.
     """
     files = {file for pattern in TOKENIZER for file in folder.glob(pattern)}
     for file in files:
@@ -227,7 +227,7 @@ def read_tokenizer(folder: Path) -> Any:
     with refusing(f"the tokenizer in {folder} cannot be read{'' if files else ', as there are no tokenizer files'}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.get_added_vocab())
-    if not words:  # transformers makes up a tokenizer of the special tokens alone
+    if not words:  # without files transformers makes a tokenizer of the special tokens alone
         raise UsageError(
             f"{folder} has no tokenizer files: save the encoder's tokenizer there, too (tokenizer.json, or vocab.txt "
             "or the like)."
@@ -246,10 +246,10 @@ def check_padding(tokenizer: Any, name: str) -> None:
 
 
 def check_vocabulary(tokenizer: Any, rows: int | None, name: str) -> None:
-    """Refuse a tokenizer that gives ids for which an encoder has no embedding.
+    """Refuse a tokenizer with ids for which an encoder has no embedding.
 
-    :param rows: embeddings of the encoder; None: it has no table of them.
-    :raises UsageError: with both numbers.
+    :param rows: number of the encoder's embeddings; None means that it has no table of them.
+    :raises UsageError: an id is too large; the sentence has both numbers.
     """
     if rows is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
         return
@@ -265,7 +265,7 @@ def check_vocabulary(tokenizer: Any, rows: int | None, name: str) -> None:
 def _read_json(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
-    :raises UsageError: it cannot be read, or is none.
+    :raises UsageError: the file cannot be read, or holds no JSON object.
     """
     _refuse_pointer(file)
     try:
@@ -284,13 +284,13 @@ def _refuse_code(file: Path, content: dict[str, Any]) -> None:
     """
     if content.get("auto_map"):
         raise UsageError(
-            f"{file} asks for Python code of its own (auto_map); no code of an encoder's is run (trust_remote_code is "
-            "off)."
+            f"{file} asks for Python code of its own (auto_map), and code from an encoder is never run "
+            "(trust_remote_code is off)."
         )
 
 
 def few(names: list[str], most: int = 3) -> str:
-    """Return the first names, and how many more there are."""
+    """Return the first names as text, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -305,6 +305,6 @@ def _refuse_pointer(file: Path) -> None:
 
 
 def _subfolder(folder: Path) -> str:
-    """Say in which of a folder's own folders an encoder is, as sentence-transformers may save it."""
+    """Return a hint at a subfolder with an encoder, where sentence-transformers may have saved it, or no text."""
     inner = [file.parent for file in sorted(folder.glob(f"*/{CONFIG}")) if "model_type" in _read_json(file)]
     return f"; there is an encoder in {inner[0]}" if inner else ""
