@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 from avalanche.models import MultiTaskModule
@@ -225,6 +225,10 @@ class ContinualModel(MultiTaskModule):
         """The number of tasks that the model was built for."""
         return self.heads.n_tasks
 
+    @overload
+    def forward(self, x: Tensor, task_labels: None) -> dict[int, Tensor]: ...
+    @overload
+    def forward(self, x: Tensor, task_labels: TaskLabels = _MISSING) -> Tensor: ...
     def forward(self, x: Tensor, task_labels: TaskLabels | None = _MISSING) -> Tensor | dict[int, Tensor]:
         """Return logits (B, C).
 

@@ -19,10 +19,10 @@ def version_of(tensor: Tensor) -> int:
 
 
 def differences(tensors: Tensors, others: Tensors) -> tuple[Tensor, ...]:
-    """Return tensor - other for each pair, on a GPU in one kernel for all of them."""
+    """Return `tensor - other` for each pair, on a GPU in one kernel for all of them."""
     return torch._foreach_sub(tensors, others)
 
 
 def products(tensors: Tensors, factors: Tensors | Tensor) -> tuple[Tensor, ...]:
-    """Return tensor * factor for each pair, or with one factor for all, on a GPU in one kernel for all of them."""
+    """Return `tensor * factor` for each pair, or with one factor for all, on a GPU in one kernel for all of them."""
     return torch._foreach_mul(tensors, factors)
