@@ -185,3 +185,13 @@ def test_a_plateau_schedule_can_lower_the_rate(rate: float, lowest: float) -> No
     spec.check()
     chosen = RunSpec.parse({"strategy": "ncl", "schedule": "plateau", "learning_rate": rate, "min_learning_rate": 0.01})
     assert chosen.filled().min_learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "backbone", "lamb"),
+    [("asc", "bert_adapter", 0.5), ("SplitMNIST", "cnn", 0.5), ("SplitMNIST", "mlp", 0.01), ("femnist", "cnn", 0.01)],
+)
+def test_l2_pulls_less_where_validation_data_say_so(benchmark: str, backbone: str, lamb: float) -> None:
+    spec = RunSpec(strategy="l2", benchmark=benchmark, backbone=backbone)
+    assert (spec.filled().options or {})["lamb"] == lamb
+    assert (spec.model_copy(update={"options": {"lamb": 2.0}}).filled().options or {})["lamb"] == 2.0
