@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.records.record import Record
 from nlpcl.registry import StrategyEntry, benchmarks, strategies
@@ -77,7 +78,7 @@ def spec_of(name: str, models: dict[str, str], **more: Any) -> tuple[RunSpec, st
     content |= {**SMALL.get(backbone, {}), **(MEMORY if name in REPLAY else {})}
     content |= ({"clip_norm": 0.01} if entry.engine else {}) | more
     with FEMNIST:
-        return RunSpec.parse(content).filled(), scenario
+        return resolve(RunSpec.parse(content)), scenario
 
 
 def noted(job: Any, *args: Any) -> Record:

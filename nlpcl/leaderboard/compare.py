@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nlpcl.config.spec import FIELDS
 from nlpcl.errors import UsageError, suggest
 from nlpcl.leaderboard.files import ABSENT, Block, Run, aligned, differing, flattened, short, under
 from nlpcl.leaderboard.statistics import (
@@ -24,10 +25,9 @@ from nlpcl.leaderboard.statistics import (
     wilcoxon_p,
 )
 
-BLOCK = ("order", "seed")
+PAIRED_BY = tuple(name for name, field in FIELDS.items() if field.compared == "block")
 DRAW = "data_seed"  # of the subset that `train_size` draws: of each seed its own, or one for all
-# A method brings its own optimization; every other field of the spec is protocol, and so is one added later.
-METHOD = ("strategy", "options", "learning_rate", "weight_decay", "schedule", "warmup", "clip_norm")
+METHOD = tuple(name for name, field in FIELDS.items() if field.compared == "method")
 DATA = ("encoder", "files", "tasks")
 # Older records do not tell these, so one without them differs from none in them.
 UNTOLD = ("data.encoder.revision", "data.encoder.tokenizer")
@@ -157,7 +157,7 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
         raise UsageError(f"{label} has only failed runs ({len(runs)}).")
     by_block: dict[Block, Run] = {}
     for run in done:
-        for name, one, other in differing(done[0].spec, run.spec, (*BLOCK, DRAW, *allow)):
+        for name, one, other in differing(done[0].spec, run.spec, (*PAIRED_BY, DRAW, *allow)):
             raise UsageError(
                 f"{label} has records with {name} {short(one)} and {short(other)}: "
                 f"choose with --where {name}={short(other if one == ABSENT else one)}."
@@ -170,7 +170,7 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
 
 def facts(run: Run) -> dict[str, Any]:
     """All that a protocol fixes: the spec without the method, and the data that were really read."""
-    spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *BLOCK))}
+    spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *PAIRED_BY))}
     data = {f"data.{name}": run.record.data.get(name) for name in DATA}
     encoder = data["data.encoder"]
     if isinstance(encoder, dict):

@@ -13,6 +13,7 @@ from nlpcl import __version__
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard import figures
 from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, ranked, settings_of, shown, spread, summary
+from nlpcl.leaderboard.compare import PAIRED_BY
 from nlpcl.leaderboard.files import Block, Run, as_text
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Row, by_protocol
@@ -162,7 +163,7 @@ def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
     return {
         "scores": tiles,
         "notes": [printable(note) for note in dict.fromkeys(notes) if note],
-        "settings": [pair for pair in settings if pair[0] not in ("order", "seed")],
+        "settings": [pair for pair in settings if pair[0] not in PAIRED_BY],
         "over_time": figures.over_time(row.runs),
         "runs": [_run(block, run, results) for block, run in row.runs.items()],
     }

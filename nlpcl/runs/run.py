@@ -15,7 +15,8 @@ from torch import nn
 
 from nlpcl.benchmarks.words import Words
 from nlpcl.config.encoders import encoder_facts
-from nlpcl.config.spec import RunSpec, check_epochs
+from nlpcl.config.resolve import check_epochs, resolve
+from nlpcl.config.spec import CompleteSpec, RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models import ContinualModel, build_model, precompute
@@ -34,9 +35,8 @@ from nlpcl.training import distributed, runtime
 from nlpcl.training.strategy import silent_evaluator
 
 
-def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, **more: Any) -> Any:
+def build_strategy(spec: CompleteSpec, model: ContinualModel, device: torch.device, **more: Any) -> Any:
     """The strategy of a complete spec, with AdamW and the spec's training settings."""
-    assert spec.learning_rate is not None and spec.weight_decay is not None
     entry = strategies.get(spec.strategy)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -46,18 +46,6 @@ def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, *
         eps=1e-6,
         fused=True if device.type == "cuda" else None,
     )
-    engine = {}
-    if entry.engine:
-        engine = {
-            "precision": "fp32" if spec.precision == "tf32" else spec.precision,
-            "schedule": spec.schedule,
-            "warmup": spec.warmup,
-            "clip_norm": spec.clip_norm,
-            "best_epoch": spec.best_epoch,
-            "patience": spec.patience,
-            "plateau_factor": spec.plateau_factor,
-            "min_learning_rate": spec.min_learning_rate,
-        }
     return entry.target(
         model=model,
         optimizer=optimizer,
@@ -65,14 +53,14 @@ def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, *
         train_mb_size=spec.train_batch_size,
         device=device,
         evaluator=silent_evaluator(),
-        **engine,
+        **(spec.engine_settings() if entry.engine else {}),
         **complete_options(entry, spec.options),
         **more,
     )
 
 
 def prepare(
-    spec: RunSpec,
+    spec: CompleteSpec,
     *,
     data_root: str | Path | None = None,
     device: torch.device,
@@ -90,7 +78,7 @@ def prepare(
     """
     runtime.seed_everything(spec.seed)
     text = spec.max_length is not None
-    backbone = backbones.get(str(spec.backbone))
+    backbone = backbones.get(spec.backbone)
     tokenizer = Words(spec.model, backbone.words) if backbone.words else spec.model
     stream = benchmarks.get(spec.benchmark)
     benchmark = stream.target(
@@ -105,7 +93,7 @@ def prepare(
     )
     if isinstance(spec.epochs, dict) and spec.tasks is None and stream.published is None:
         check_epochs(spec.epochs, benchmark.task_names)
-    if backbone.frozen and not (spec.options or {}).get("parity"):
+    if backbone.frozen and not spec.options.get("parity"):
         precompute(benchmark, str(spec.model), device=device, progress=encoded, **(encode or {}))
     padding = {"padding": spec.padding} if text else {}
     options = complete_options(backbone, spec.backbone_options)
@@ -151,7 +139,7 @@ def run(
     more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
     with distributed.process_group(device) as there:
         with distributed.raise_on_all_ranks():
-            spec = identified(spec.filled(), data_root)
+            spec = identified(resolve(spec), data_root)
         place = None if out is None else Path(out) / spec.id
         with alone(place), runtime.matrix_products(spec.precision == "tf32"):
             check_processes(strategies.get(spec.strategy), distributed.world_size())
@@ -194,7 +182,7 @@ class _Job:
     """One execution of a complete spec, and what is measured of it."""
 
     def __init__(
-        self, spec: RunSpec, device: torch.device, progress: Progress | None, compiled: bool, recompute: bool
+        self, spec: CompleteSpec, device: torch.device, progress: Progress | None, compiled: bool, recompute: bool
     ) -> None:
         self.spec = spec
         self.device = device
@@ -248,7 +236,7 @@ class _Job:
                 fit(
                     self.strategy,
                     self.benchmark,
-                    eval=spec.eval or "seen",
+                    eval=spec.eval,
                     epochs=epochs,
                     trained=self._trained,
                     after=self._after,

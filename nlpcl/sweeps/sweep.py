@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from nlpcl.config.arguments import PresetFile, Request, flag
+from nlpcl.config.arguments import Request
 from nlpcl.config.encoders import encoder_fingerprint
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.presets import PresetFile
+from nlpcl.config.spec import FIELDS, CompleteSpec
 from nlpcl.errors import NOT_BOTH, Impossible, UsageError, printable
 from nlpcl.records.record import Record
 from nlpcl.runs.identity import check_same, identified
@@ -26,11 +27,6 @@ from nlpcl.runs.lock import BUSY, locked, taken
 
 POLL = 0.2
 LOG = "log.txt"
-# What decides how much work a run is. Records that agree in these say how long it takes.
-WORK = (
-    *("benchmark", "benchmark_options", "scenario", "tasks", "train_size", "strategy", "backbone", "backbone_options"),
-    *("model", "max_length", "padding", "epochs", "train_batch_size", "precision", "eval"),
-)
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,9 @@ class Execution:
 
     def argv(self) -> list[str]:
         """As options; of what is left at its default, `out` alone."""
-        chosen = {flag(name): value for name, value in vars(self).items() if value != getattr(Execution, name, None)}
-        return [part for name, value in chosen.items() for part in ([name] if value is True else [name, str(value)])]
+        chosen = {name: value for name, value in vars(self).items() if value != getattr(Execution, name, None)}
+        flags = {f"--{name.replace('_', '-')}": value for name, value in chosen.items()}
+        return [part for flag, value in flags.items() for part in ([flag] if value is True else [flag, str(value)])]
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Cell:
 
     request: Request
     id: str
-    spec: RunSpec
+    spec: CompleteSpec
     label: str
 
     def argv(self, execution: Execution) -> list[str]:
@@ -137,7 +134,7 @@ def plan(
     :raises UsageError: a run cannot be asked for so, a combination cannot run, a preset fits no run, or a record was
         made with another encoder of the same name.
     """
-    found: dict[str, tuple[Request, RunSpec]] = {}
+    found: dict[str, tuple[Request, CompleteSpec]] = {}
     refused: list[str] = []
     settings = [(path, PresetFile.load(path)) for path in presets]
     unused = set(presets)
@@ -171,7 +168,7 @@ def plan(
     return Plan(cells, set(done), refused, estimates(cells, records))
 
 
-def _labelled(found: Mapping[str, tuple[Request, RunSpec]]) -> list[Cell]:
+def _labelled(found: Mapping[str, tuple[Request, CompleteSpec]]) -> list[Cell]:
     told = {id: dict([*request.fields.items(), *_pairs(request)]) for id, (request, _) in found.items()}
     values: dict[str, set[str | None]] = defaultdict(set)
     names = dict.fromkeys(name for texts in told.values() for name in texts)
@@ -198,9 +195,9 @@ def finished(path: Path) -> Record | None:
 
 
 def estimates(cells: Sequence[Cell], records: Iterable[Record]) -> dict[str, float | None]:
-    """By id the seconds that each run may take: those of the nearest records that do the same work.
+    """Return by id the seconds that each run may take: the mean of the nearest records that do the same work.
 
-    The same work is what agrees in all of `WORK`; the nearest differ in the fewest other fields, and their mean counts.
+    Runs of the same work agree in all fields that matter for cost; the nearest differ in the fewest other fields.
     """
     by_work: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -218,12 +215,13 @@ def estimates(cells: Sequence[Cell], records: Iterable[Record]) -> dict[str, flo
 
 
 def _work(content: Mapping[str, Any]) -> str:
-    return json.dumps([content.get(name) for name in WORK], sort_keys=True)
+    return json.dumps([content.get(name) for name, field in FIELDS.items() if field.cost], sort_keys=True)
 
 
 def _distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
     """Number of fields that differ; order and seed do not count."""
-    return sum(a.get(name) != b.get(name) for name in {*a, *b} - {"order", "seed"})
+    paired_by = {name for name, field in FIELDS.items() if field.compared == "block"}
+    return sum(a.get(name) != b.get(name) for name in {*a, *b} - paired_by)
 
 
 def cores() -> int:
