@@ -35,18 +35,26 @@ class Request:
 
         :raises UsageError: a name is unknown, a value wrong, the combination impossible, or a preset does not fit.
         """
-        content = self._read()
-        if self.assign:
-            holders = self._holders()
-            for owner, values in parse_options(self.assign, self.owners()).items():
-                content |= {holders[owner]: values} if owner in holders else values
         presets = [PresetFile.load(path) for path in self.presets]
-        spec = resolve(RunSpec.parse(content), [(preset.when, preset.values) for preset in presets])
+        spec = resolve(RunSpec.parse(self.content()), [(preset.when, preset.values) for preset in presets])
         for path, preset in zip(self.presets, presets, strict=True):
             misfit = preset.misfit(spec)
             if misfit:
                 raise UsageError(f"--preset {path} does not fit this run: {misfit}.")
         return spec
+
+    def content(self) -> dict[str, Any]:
+        """Return the fields of the spec that are asked for, options in the field that holds them.
+
+        :raises UsageError: a name is unknown, or a value wrong.
+        """
+        content = self._read()
+        if self.assign:
+            holders = self._holders()
+            for owner, values in parse_options(self.assign, self.owners()).items():
+                if values:
+                    content |= {holders[owner]: values} if owner in holders else values
+        return content
 
     def owners(self) -> dict[str, dict[str, Option]]:
         """Return the options that `--set` reaches, by owner: strategy, backbone, benchmark and training, in this order.

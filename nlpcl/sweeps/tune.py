@@ -105,8 +105,7 @@ class Search:
 
     def request(self, texts: Sequence[str]) -> Request:
         """Return the run with these values of the searched settings."""
-        pairs = [f"{axis.name}={text}" for axis, text in zip(self.axes, texts, strict=True)]
-        return replace(self.fixed, assign=(*self.fixed.assign, *pairs))
+        return replace(self.fixed, assign=(*self.fixed.assign, *self._pairs(texts)))
 
     def name(self, data_root: str | None) -> str:
         """Return the name of the study: the same for the same question about the same data, else another."""
@@ -120,13 +119,14 @@ class Search:
     def usual(self) -> dict[str, Any]:
         """Return the defaults, where they lie in the search space. They are tried first."""
         try:
-            found = self._values(self.fixed.spec())
+            spec = self.fixed.spec()
         except UsageError:  # a searched option has no default
             return {}
         owners = self.fixed.owners()
         usual: dict[str, Any] = {}
         for axis in self.axes:
-            value, option = found[axis.name], find_option(axis.name, owners)[1]
+            holder, option = self.fixed.field_of(axis.name), find_option(axis.name, owners)[1]
+            value = getattr(spec, axis.name) if holder is None else getattr(spec, holder)[axis.name]
             same = [text for text in axis.choices if option.parse(text) == value]
             if same:
                 usual[axis.name] = same[0]
@@ -137,24 +137,15 @@ class Search:
     def preset(self, texts: Sequence[str], source: str) -> PresetFile:
         """Return these values as a preset for runs of the same method on the same benchmark."""
         spec = self.request(texts).spec()
-        values: dict[str, Any] = {}
-        for name, value in self._values(spec).items():
-            field = self.fixed.field_of(name)
-            if field is None:
-                values[name] = value
-            else:
-                values.setdefault(field, {})[name] = value
+        searched = replace(self.fixed, assign=self._pairs(texts)).content()
+        values = {name: value for name, value in searched.items() if name not in self.fixed.fields}
         name_or_digest = "model" if spec.model_sha256 is None else "model_sha256"  # wherever the encoder lies then
         facts = {name: getattr(spec, name) for name in ("scenario", *OWNERS.values(), name_or_digest)}
         when = {name: glob.escape(value) for name, value in facts.items() if value is not None}
         return PresetFile(when=when, values=values, source=source)
 
-    def _values(self, spec: CompleteSpec) -> dict[str, Any]:
-        """Return a spec's values of the searched settings."""
-        fields = {axis.name: self.fixed.field_of(axis.name) for axis in self.axes}
-        return {
-            name: getattr(spec, name) if field is None else getattr(spec, field)[name] for name, field in fields.items()
-        }
+    def _pairs(self, texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(f"{axis.name}={text}" for axis, text in zip(self.axes, texts, strict=True))
 
 
 def _between(name: str, low: Any, high: Any, log: bool) -> Axis:
