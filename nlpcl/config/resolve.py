@@ -124,10 +124,8 @@ def check_epochs(epochs: Mapping[str, int], known: Sequence[str]) -> None:
 def _model(spec: RunSpec, benchmark: BenchmarkEntry, backbone: BackboneEntry) -> str | None:
     if backbone.words:
         if (spec.model or "").lower() == MINILM:
-            raise UsageError(
-                f"minilm is an encoder, and {backbone.name} takes word vectors: name a file of them with --model, "
-                "or leave it out to train them."
-            )
+            advice = "name a file of them with --model, or leave it out to train them"
+            raise UsageError(f"minilm is an encoder, and {backbone.name} takes word vectors: {advice}.")
         return spec.model
     if benchmark.modality == "text":
         return MINILM if spec.model is None or spec.model.lower() == MINILM else spec.model
@@ -162,7 +160,7 @@ def _check_plain(name: str, values: Mapping[str, Any]) -> None:
     """Refuse settings that Avalanche's own strategies do not know."""
     for field, facts in FIELDS.items():
         if facts.plain and values[field] not in facts.plain:
+            setting = field.replace("_", " ")
             raise UsageError(
-                f"{name} is Avalanche's own class, which knows no {field.replace('_', ' ')}: leave it at "
-                f"{facts.plain[0]}."
+                f"{name} is Avalanche's own class, which knows no {setting}: leave it at {facts.plain[0]}."
             )
