@@ -39,7 +39,8 @@ from nlpcl.leaderboard.compare import METHOD
 from nlpcl.options import Options, option
 from nlpcl.records.record import Record
 from nlpcl.sweeps.grid import Grid
-from nlpcl.sweeps.sweep import Cell, estimates
+from nlpcl.sweeps.cells import Cell
+from nlpcl.sweeps.plan import estimates
 from nlpcl.sweeps.tune import Search
 
 def says(*argv):

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nlpcl.config.files import fault, write_atomically
 from nlpcl.config.spec import FIELDS, OWNERS, CompleteSpec
 from nlpcl.errors import UsageError, suggest
-from nlpcl.records.record import fault, write_atomically
 from nlpcl.registry import benchmarks
 
 Preset = tuple[Mapping[str, Any], Mapping[str, Any]]

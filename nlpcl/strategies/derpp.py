@@ -27,7 +27,7 @@ from nlpcl.models.heads import ABSENT
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayStrategy, replay_logits
-from nlpcl.training.strategy import mode
+from nlpcl.training.forward import mode
 
 
 def own_mse(logits: Tensor, stored: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayStrategy, replay_logits
-from nlpcl.training.strategy import continual_model, mode, on_device
+from nlpcl.training.forward import mode, on_device
+from nlpcl.training.strategy import continual_model
 
 Weights = Mapping[str, Tensor]
 

@@ -19,7 +19,8 @@ from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.ranges import Count, SomeShare
 from nlpcl.training.batches import loader_of
-from nlpcl.training.strategy import ContinualStrategy, logits_of, on_device
+from nlpcl.training.forward import logits_of, on_device
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def reservoir_slots(seen: int, count: int, capacity: int, generator: torch.Generator) -> list[int]:

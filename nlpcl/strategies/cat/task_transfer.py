@@ -198,6 +198,7 @@ class TransferModel(ContinualModel):
     def _mixed(self, x: Tensor, tasks: Tensor) -> Tensor:
         """Logits of a batch of several tasks; each transfer that serves sees its own examples."""
         logits = super().forward(x, tasks)
+        assert isinstance(logits, Tensor)  # by task only where there are no task labels
         for task in (task for task, chosen in enumerate(self.transfers.chosen) if chosen):
             rows = (tasks == task).nonzero().flatten().to(x.device)
             if len(rows):

@@ -42,7 +42,7 @@ from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskInference
 from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
-from nlpcl.training.strategy import DTYPES, mode, on_device
+from nlpcl.training.forward import DTYPES, mode, on_device
 
 
 @register_strategy(
