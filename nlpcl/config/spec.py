@@ -38,6 +38,14 @@ class RunSpec(BaseModel):
     """Name of the stream of tasks. Default: demo."""
     benchmark_options: Annotated[dict[str, Any] | None, SpecField(options_of="benchmark", cost=True)] = None
     """Options of the benchmark, by name."""
+    strategy: Annotated[str, SpecField(flags=("--strategy", "--baseline"), cost=True, compared="method")] = "ctr"
+    """Name of the method. Default: ctr."""
+    options: Annotated[dict[str, Any] | None, SpecField(options_of="strategy", compared="method")] = None
+    """Options of the strategy, by name."""
+    backbone: Annotated[str | None, SpecField(flags=("--backbone",), cost=True)] = None
+    """Name of the backbone. Default: bert_adapter for text, cnn for images."""
+    backbone_options: Annotated[dict[str, Any] | None, SpecField(options_of="backbone", cost=True)] = None
+    """Options of the backbone, by name."""
     scenario: Annotated[Scenario, SpecField(flags=("--scenario",), read=read_scenario, cost=True)] = "til"
     """til (task-incremental, default), dil (domain-incremental) or cil (class-incremental)."""
     order: Annotated[
@@ -50,17 +58,9 @@ class RunSpec(BaseModel):
     """Use only the first N tasks, or those named a,b,c."""
     train_size: Annotated[Examples | None, SpecField(flags=("--train-size", "--train-data-size"), cost=True)] = None
     """Use at most this many training examples per task."""
-    strategy: Annotated[str, SpecField(flags=("--strategy", "--baseline"), cost=True, compared="method")] = "ctr"
-    """Name of the method. Default: ctr."""
-    options: Annotated[dict[str, Any] | None, SpecField(options_of="strategy", compared="method")] = None
-    """Options of the strategy, by name."""
-    backbone: Annotated[str | None, SpecField(flags=("--backbone",), cost=True)] = None
-    """Name of the backbone. Default: bert_adapter for text, cnn for images."""
     model: Annotated[str | None, SpecField(flags=("--model", "--bert-model"), cost=True, text=True)] = None
     """Encoder of text: minilm (default), a folder or a hub name. For w2v and w2v_as a file of word vectors; without it
     vectors are trained on the first task."""
-    backbone_options: Annotated[dict[str, Any] | None, SpecField(options_of="backbone", cost=True)] = None
-    """Options of the backbone, by name."""
     max_length: Annotated[
         _Tokens | None, SpecField(flags=("--max-length", "--max-seq-length"), cost=True, text=True)
     ] = None
