@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from avalanche.benchmarks import CLScenario
 from torch import nn
 
-from nlpcl.benchmarks.words import Words
+from nlpcl.benchmarks import Benchmark, Words
 from nlpcl.config.spec import RunSpec, check_epochs
 from nlpcl.errors import UsageError
 from nlpcl.models import ContinualModel, build_model, precompute
@@ -36,7 +35,7 @@ from nlpcl.training.strategy import silent_evaluator
 class Setup(NamedTuple):
     """What is trained, and on what."""
 
-    benchmark: CLScenario[Any]
+    benchmark: Benchmark
     strategy: Any
 
 
