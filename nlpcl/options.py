@@ -128,10 +128,9 @@ class Options(BaseModel):
 def with_options(constructor: inspect.Signature, options: type[Options]) -> inspect.Signature:
     """Return the signature of a constructor with options as keyword arguments in place of its `**kwargs`.
 
-    :param constructor: with `self` as its first parameter, which is left out.
+    :param constructor: of a function, or of a method with `self`, which is left out.
     """
-    parameters = list(constructor.parameters.values())[1:]
-    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    named = [p for p in constructor.parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "self"]
     own = [
         inspect.Parameter(o.name, inspect.Parameter.KEYWORD_ONLY, default=o.default, annotation=o.annotation)
         for o in options.declared().values()

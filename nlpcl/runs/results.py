@@ -36,7 +36,7 @@ class Results:
         self.strategy = strategy
         self.device = device
         self.compiled = compiled
-        encoder = encoder_facts(spec.model, getattr(benchmark, "vectors", None))
+        encoder = encoder_facts(spec.model, benchmark.vectors)
         self.data = {"files": benchmark.files, "tasks": benchmark.sizes, "encoder": encoder}
         self.epochs = [spec.epochs_for(name) for name in benchmark.task_names]
         self.matrix = MatrixMetric(len(self.epochs))

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from avalanche.benchmarks import CLScenario
 from torch import nn
 
-from nlpcl.benchmarks.words import Words
+from nlpcl.benchmarks import Benchmark, Words
 from nlpcl.config.resolve import check_epochs, resolve
 from nlpcl.config.spec import CompleteSpec, RunSpec
 from nlpcl.errors import UsageError
@@ -37,7 +36,7 @@ from nlpcl.training.strategy import silent_evaluator
 class Setup(NamedTuple):
     """What is trained, and on what."""
 
-    benchmark: CLScenario[Any]
+    benchmark: Benchmark
     strategy: Any
 
 
