@@ -107,14 +107,14 @@ def first_anchors(embedded: Tensor, mask: Tensor | None, length: int, generator:
 
 
 class FromEmbedded(nn.Module):
-    """Logits and features of embedded inputs, as a module, so that it can be called with other weights."""
+    """Gives logits and features of embedded inputs; a module, so that it can be called with other weights."""
 
     def __init__(self, model: ContinualModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
-        """As in `ContinualModel`, with task labels on the host."""
+        """Return logits and features as `ContinualModel` has them; task labels are on the host."""
         task = single_task(task_labels)
         labels = task if isinstance(task, int) else to_device(task, embedded.device)
         features = self.model.backbone.features_of(embedded, mask, labels)

@@ -36,10 +36,15 @@ Schedule = Literal["constant", "linear", "plateau"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def autocast(strategy: Any) -> torch.autocast:
+    """Return the context of a strategy's precision; that of Avalanche's own strategies is float32."""
+    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
+    return torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
 def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
     """Logits of inputs under a strategy's model and precision, in float32; also of Avalanche's own strategies."""
-    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-    with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+    with autocast(strategy):
         return avalanche_forward(strategy.model, x, task_labels).float()
 
 

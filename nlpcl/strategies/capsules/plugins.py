@@ -38,7 +38,10 @@ class CapsuleOptions(MaskOptions):
 
 
 class CapsulePlugin(MaskPlugin):
-    """HAT's masks on the plug-ins; routing goes on training, and maps of tasks to come do not move."""
+    """Puts HAT's masks on the plug-ins; routing goes on training, and maps of tasks to come do not move."""
+
+    options_type = CapsuleOptions
+    options: CapsuleOptions
 
     @property
     def adapters(self) -> list[CapsuleAdapter]:

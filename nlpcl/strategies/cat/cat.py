@@ -66,7 +66,7 @@ from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.early_stopping import validation_of
 from nlpcl.training.optimizers import template_for
-from nlpcl.training.strategy import DTYPES, ContinualStrategy, continual_model, logits_of, on_device
+from nlpcl.training.strategy import ContinualStrategy, autocast, continual_model, logits_of, on_device
 
 HELD_OUT = 0.1
 """Share of the training data that serves as validation data where there are no others."""
@@ -218,10 +218,9 @@ class CATPlugin(MaskPlugin):
         """Return features (N, n, F) under the stored masks of n tasks, without dropout, and targets (N,)."""
         features = torch.empty(len(data), len(tasks), self.backbone.width, device=strategy.device)
         targets = torch.empty(len(data), dtype=torch.long, device=strategy.device)
-        dtype = DTYPES[getattr(strategy, "precision", "fp32")]
         self.model.eval()
         for rows, x, y in batches(data, strategy):
-            with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            with autocast(strategy):
                 features[rows] = self.model.views(x, tasks).transpose(0, 1)
             targets[rows] = y
         self.model.train()
@@ -240,8 +239,7 @@ class CATPlugin(MaskPlugin):
 
     def both(self, strategy: Any, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Return the logits of a task's own head, and of its transfer, under the strategy's precision."""
-        dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        with autocast(strategy):
             return self.model.both(x, task)
 
 
@@ -272,13 +270,8 @@ class CAT(MaskInference):
     def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:
         """Return the loss of the task's own head and, where it has one, w times that of its attention head."""
         task = self.masks.gates.current
-        if task is None or not self.similar[task]:
+        if task is None or not self.masks.similar[task]:
             return super().validation_criterion(x, y, task_labels)
         own, transferred = self.masks.both(self, x, task)
         loss: Tensor = self._criterion(own, y) + self.options.model_weight * self._criterion(transferred, y)
         return loss
-
-    @property
-    def similar(self) -> list[list[int]]:
-        """The tasks found similar to each task, all of them before it; empty lists for tasks to come."""
-        return self.model.transfers.similar

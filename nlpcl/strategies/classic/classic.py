@@ -44,7 +44,7 @@ from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskInference, MaskIn
 from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
-from nlpcl.training.strategy import DTYPES, continual_model, mode, on_device
+from nlpcl.training.strategy import autocast, continual_model, mode, on_device
 
 
 class CLASSICOptions(MaskInferenceOptions):
@@ -117,8 +117,7 @@ class CLASSIC(MaskInference):
         return torch.stack(features, dim=1)
 
     def _represent(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
-        dtype = DTYPES[self.precision]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        with autocast(self):
             return self.backbone.represent(x, task_labels).float()
 
     def _unpack_minibatch(self) -> None:
