@@ -84,15 +84,15 @@ def main() -> None:
         strategy = cat.CAT(model=model, optimizer=optimizer, train_mb_size=32, train_epochs=5, evaluator=None, **gates)
         plugin: Any = strategy.masks
         plugin.reference_right = timed(seconds, "reference", plugin.reference_right)
-        plugin._features = timed(seconds, "features", plugin._features)
+        plugin.features_under = timed(seconds, "features", plugin.features_under)
         cat.train_readouts = timed(seconds, "readouts", cat.train_readouts)
-        search = timed(seconds, "search", plugin._similar)
+        search = timed(seconds, "search", plugin.find_similar)
 
         def similar(trained: Any, task: int, previous: list[int]) -> list[int]:
             search(trained, task, previous)
             return previous if arguments.similar == "all" else []
 
-        plugin._similar = similar
+        plugin.find_similar = similar
         for task, experience in enumerate(benchmark.train_stream):
             seconds.clear()
             started = time.process_time()

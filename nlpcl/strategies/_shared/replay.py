@@ -70,7 +70,7 @@ class ReplayMemory:
         entire memory every time.
     """
 
-    state = ("generator", "seen", "tasks", "heads", "_kept")
+    state = ("generator", "seen", "tasks", "heads", "columns")
 
     def __init__(self, capacity: int = 128, share: float = 0.02, seed: int = 0, whole: bool = False) -> None:
         self.capacity = capacity
@@ -83,7 +83,8 @@ class ReplayMemory:
         # Of each slot: the experience and the task label of its example.
         self.tasks = torch.full((capacity,), -1)
         self.heads = torch.full((capacity,), -1)
-        self._kept: dict[str, Tensor] = {}
+        self.columns: dict[str, Tensor] = {}
+        """Inputs `x`, labels `y` and, where there are any, `logits` of the examples in all slots."""
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -123,7 +124,7 @@ class ReplayMemory:
 
     def at(self, slots: Tensor) -> Replayed:
         """Return the examples in `slots`, a LongTensor."""
-        kept = {kind: values[slots] for kind, values in self._kept.items()}
+        kept = {kind: values[slots] for kind, values in self.columns.items()}
         return Replayed(kept["x"], kept["y"], single_task(self.heads[slots]), kept.get("logits"))
 
     def draw(self, size: int = 32) -> Replayed:
@@ -132,20 +133,20 @@ class ReplayMemory:
 
     def kept_bytes(self) -> dict[str, int]:
         """Return the bytes of the filled slots: of examples with their labels, and of logits where there are any."""
-        filled = {kind: values[: len(self)] for kind, values in self._kept.items()}
+        filled = {kind: values[: len(self)] for kind, values in self.columns.items()}
         logits = filled.pop("logits", None)
         examples = {"memory": tensor_bytes([*filled.values(), self.heads[: len(self)]])}
         return examples if logits is None else examples | {"memory_logits": tensor_bytes([logits])}
 
     def _write(self, kind: str, slots: Tensor, values: Tensor, fill: float = 0) -> None:
-        kept = self._kept.get(kind)
+        kept = self.columns.get(kind)
         if kept is None:
             kept = values.new_full((self.capacity, *values.shape[1:]), fill)
         if values.dim() > 1:  # texts, or logits of heads, of different length: the last axis is padded to the longer
             width = max(kept.shape[-1], values.shape[-1])
             kept, values = (F.pad(part, (0, width - part.shape[-1]), value=fill) for part in (kept, values))
         kept[slots] = values
-        self._kept[kind] = kept
+        self.columns[kind] = kept
 
 
 def replay_logits(strategy: Any, replayed: Replayed) -> Tensor:

@@ -125,7 +125,7 @@ class CATPlugin(MaskPlugin):
         self.initial = copied(ContinualModel(model.backbone, model.heads))
         super().__init__(model, options, **values)
         self.model = model
-        self._data: tuple[Any, Any, bool] = (None, None, False)
+        self.data: tuple[Any, Any, bool] = (None, None, False)
 
     @property
     def similar(self) -> list[list[int]]:
@@ -145,12 +145,12 @@ class CATPlugin(MaskPlugin):
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         super().before_train_dataset_adaptation(strategy, **kwargs)
         task = strategy.experience.current_experience
-        self._data = data_for(strategy.experience)
+        self.data = data_for(strategy.experience)
         previous = [k for k in self.gates.trained if k != task]
-        self.model.transfers.begin(task, self._similar(strategy, task, previous) if previous else [])
+        self.model.transfers.begin(task, self.find_similar(strategy, task, previous) if previous else [])
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        train, _, held_out = self._data
+        train, _, held_out = self.data
         if held_out:
             strategy.adapted_dataset = train
 
@@ -164,11 +164,11 @@ class CATPlugin(MaskPlugin):
         super().after_training_exp(strategy, **kwargs)
         task = strategy.experience.current_experience
         if self.similar[task]:
-            own, transferred = self._accuracies(strategy, task)
+            own, transferred = self.accuracies(strategy, task)
             self.model.transfers.chosen[task] = transferred > own
-        self._data = (None, None, False)
+        self.data = (None, None, False)
 
-    def _similar(self, strategy: Any, task: int, previous: list[int]) -> list[int]:
+    def find_similar(self, strategy: Any, task: int, previous: list[int]) -> list[int]:
         """Return the previous tasks whose frozen knowledge says more of `task` than it can learn alone.
 
         Numbers of right answers are compared, not quotients: few examples make many ties, which rounding would break.
@@ -179,7 +179,7 @@ class CATPlugin(MaskPlugin):
 
     def reference_right(self, strategy: Any, task: int) -> int:
         """Return how many of the validation data a model trained on `task` alone gets right."""
-        train, valid, _ = self._data
+        train, valid, _ = self.data
         model = copied(self.initial)
         alone = ContinualStrategy(
             model=model,
@@ -201,8 +201,8 @@ class CATPlugin(MaskPlugin):
 
     def readouts_right(self, strategy: Any, task: int, previous: list[int]) -> Tensor:
         """Return how many of the validation data the readouts under t previous tasks' masks get right, (t,)."""
-        train, valid, _ = self._data
-        features, targets = self._features(train, strategy, previous)
+        train, valid, _ = self.data
+        features, targets = self.features_under(train, strategy, previous)
         weight, bias = train_readouts(
             features,
             targets,
@@ -210,11 +210,11 @@ class CATPlugin(MaskPlugin):
             steps=self.options.readout_steps,
             learning_rate=self.options.readout_learning_rate,
         )
-        features, targets = self._features(valid, strategy, previous)
+        features, targets = self.features_under(valid, strategy, previous)
         return (readout_logits(features, weight, bias).argmax(-1) == targets).sum(dim=1)
 
     @torch.no_grad()
-    def _features(self, data: Any, strategy: Any, tasks: list[int]) -> tuple[Tensor, Tensor]:
+    def features_under(self, data: Any, strategy: Any, tasks: list[int]) -> tuple[Tensor, Tensor]:
         """Return features (N, n, F) under the stored masks of n tasks, without dropout, and targets (N,)."""
         features = torch.empty(len(data), len(tasks), self.backbone.width, device=strategy.device)
         targets = torch.empty(len(data), dtype=torch.long, device=strategy.device)
@@ -227,9 +227,9 @@ class CATPlugin(MaskPlugin):
         return features, targets
 
     @torch.no_grad()
-    def _accuracies(self, strategy: Any, task: int) -> list[float]:
+    def accuracies(self, strategy: Any, task: int) -> list[float]:
         """Return the validation accuracies of a trained task's own head, and of its transfer."""
-        valid = self._data[1]
+        valid = self.data[1]
         right = torch.zeros(2, device=strategy.device)
         self.model.eval()
         for _, x, y in batches(valid, strategy):
