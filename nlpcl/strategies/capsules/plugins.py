@@ -69,7 +69,7 @@ class CapsuleStrategy(MaskStrategy):
         def plug_in(hidden: int) -> CapsuleAdapter:
             tasks = TaskCapsules(hidden, n_tasks, capsule_size, capsules)
             routing = self.routing(hidden, capsule_size, capsules, parity)
-            return CapsuleAdapter(hidden, backbone.adapter_size, backbone.context, tasks, routing)
+            return CapsuleAdapter(hidden, backbone.options.adapter_size, backbone.context, tasks, routing)
 
         backbone.set_adapters(plug_in)
         if routing_learning_rate is not None:
