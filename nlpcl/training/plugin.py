@@ -18,6 +18,7 @@ class Plugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[
     :ivar state: names of the attributes that a checkpoint saves; those of a class and of its bases add up.
     :ivar task_state: names of attributes that live only while a task trains, which checkpoints within a task save, too.
     :raises UsageError: an unknown option, or a value out of range.
+    :raises TypeError: something else than the options, or both.
     """
 
     options_type: ClassVar[type[Options]] = Options
@@ -27,6 +28,8 @@ class Plugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[
 
     def __init__(self, options: Options | None = None, **values: Any) -> None:
         super().__init__()
+        if options is not None and (values or not isinstance(options, self.options_type)):
+            raise TypeError(f"{type(self).__name__} takes one {self.options_type.__name__}, or its values by name.")
         self.options = self.options_type(**values) if options is None else options
 
     def parameter_group(self, strategy: Any) -> dict[str, Any] | None:

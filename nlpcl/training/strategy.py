@@ -396,14 +396,12 @@ class ContinualStrategy(SupervisedTemplate):
 
 
 def show_options(cls: type[ContinualStrategy]) -> None:
-    """Show options in the signature of a strategy's constructor, for `help()` and for Avalanche's check of names."""
-    cls.__signature__ = signature = with_options(CONSTRUCTOR, cls.options_type)  # type: ignore[attr-defined]
-    own = inspect.signature(cls.__init__)
-    named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    names = {p.name for p in named}
-    others = [p for p in signature.parameters.values() if p.name not in names]
-    rest = inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)
-    cls.__init__.__signature__ = inspect.Signature([*named, *others, rest])  # type: ignore[attr-defined]
+    """Let `help()` show a strategy's options in its signature, and let `options_type` alone check their names.
+
+    Avalanche wraps the constructor of each subclass to refuse arguments that no constructor names.
+    """
+    cls.__init__ = cls.__init__.__wrapped__  # type: ignore[attr-defined, method-assign]
+    cls.__signature__ = with_options(CONSTRUCTOR, cls.options_type)  # type: ignore[attr-defined]
 
 
 CONSTRUCTOR = inspect.signature(ContinualStrategy.__init__)

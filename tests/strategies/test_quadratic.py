@@ -353,7 +353,7 @@ def test_plugin_holds_weights_under_avalanches_own_naive(cls: Any, lamb: float, 
             criterion=nn.CrossEntropyLoss(),
             train_mb_size=8,
             train_epochs=4,
-            plugins=[cls(strength)],
+            plugins=[cls(lamb=strength)],
             evaluator=None,
         )
         before = values(train(strategy, benchmark, 1).model)
