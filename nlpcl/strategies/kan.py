@@ -32,10 +32,9 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
-from nlpcl.models.base import Context, ContinualModel, Site
+from nlpcl.models.base import Context, Site
 from nlpcl.models.gates import Gates
 from nlpcl.models.text_gru import TextGRU, last_state
 from nlpcl.ranges import Mean, Rate, Scale, Spread
