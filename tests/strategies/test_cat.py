@@ -496,7 +496,7 @@ def test_three_tasks_and_the_state_of_the_model(scenario: str, backbone: str, be
     labels = 2 if scenario == "til" else 0
     with torch.no_grad():
         torch.testing.assert_close(strategy.model(x, labels), strategy.model.both(x, 2)[1])
-    strategy.inference = "entropy"
+    strategy.options = strategy.options.model_copy(update={"inference": "entropy"})
     strategy.eval(benchmark.test_stream)
 
     fresh = on_text(benchmark, tiny, backbone).model

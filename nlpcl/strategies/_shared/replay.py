@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -221,7 +221,7 @@ class MemoryPlugin(Plugin):
 
     options_type = ReplayOptions
     options: ReplayOptions
-    state = ("memory",)
+    state: ClassVar[tuple[str, ...]] = ("memory",)
 
     def __init__(self, options: ReplayOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
