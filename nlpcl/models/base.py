@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from avalanche.models import MultiTaskModule
@@ -16,6 +17,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import PerTask
+from nlpcl.options import Options, with_options
 
 TaskLabels = Tensor | int
 _MISSING: Any = object()
@@ -119,8 +121,14 @@ def weight_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:
 
 
 class Backbone(nn.Module, ABC):
-    """Turns inputs into features; `width` is F, `context` what its inner layers read."""
+    """Turns inputs into features; `width` is F, `context` what its inner layers read.
 
+    :param options: of the kind that `options_type` declares.
+    :raises UsageError: an unknown option, or a value out of range.
+    """
+
+    options_type: ClassVar[type[Options]] = Options
+    options: Any
     width: int
     pretrained = False
     """Whether the layers at the sites are, or stand among, pretrained ones, so that they must not be drawn anew."""
@@ -129,10 +137,15 @@ class Backbone(nn.Module, ABC):
     positions: int | None = None
     """Most positions that an embedded text can have; None: any number."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
+        self.options = self.options_type(**options)
         self.context = Context()
         self.parity = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = with_options(inspect.signature(cls.__init__), cls.options_type)  # type: ignore[attr-defined]
 
     def set_parity(self) -> None:
         """From now on compute as the original toolkit did: every operator over positions sees padding, too."""

@@ -74,7 +74,9 @@ class CapsuleStrategy(MaskStrategy):
 
         def plug_in(hidden: int) -> CapsuleAdapter:
             tasks = TaskCapsules(hidden, n_tasks, size, capsules)
-            return CapsuleAdapter(hidden, backbone.adapter_size, backbone.context, tasks, self.make_routing(hidden))
+            return CapsuleAdapter(
+                hidden, backbone.options.adapter_size, backbone.context, tasks, self.make_routing(hidden)
+            )
 
         backbone.set_adapters(plug_in)
         if self.options.routing_learning_rate is not None:
