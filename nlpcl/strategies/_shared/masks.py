@@ -95,31 +95,6 @@ def site_factors(sites: list[Site], used: Mapping[str, Tensor]) -> dict[nn.Param
     return factors
 
 
-def gate_group(gates: Gates, learning_rate: float | None, parity: bool) -> dict[str, Any]:
-    """Return a group of the optimizer for the embeddings that train.
-
-    :param learning_rate: None means the optimizer's.
-    :param parity: they decay like weights, as in the original code.
-    """
-    group: dict[str, Any] = {"params": [p for p in gates.parameters() if p.requires_grad]}
-    group |= {} if parity else {"weight_decay": 0.0}
-    return group if learning_rate is None else group | {"lr": learning_rate}
-
-
-def clip_gates(gates: Gates, strategy: Any) -> None:
-    """Clip the gradient of the embeddings that train as the original code does, each site's by itself.
-
-    There each site has a tensor of its own, and tensors are clipped one by one.
-    """
-    clip_norm = getattr(strategy, "clip_norm", None)
-    if gates.current is None or clip_norm is None:
-        return
-    gradient = gates.embeddings[gates.current].grad
-    assert gradient is not None
-    for part in gradient.split(list(gates.widths.values())):
-        part.mul_((clip_norm / (part.norm() + 1e-6)).clamp(max=1.0))  # as torch's clip_grad_norm_
-
-
 class GateOptions(StrategyOptions):
     """The options of a method whose gates are hard attention to the task."""
 
@@ -139,6 +114,16 @@ class GateOptions(StrategyOptions):
         False,
         "restore what the original toolkit did: soft masks, gates that start and train like weights, LayerNorms that "
         "train in every task, and what it does for every strategy",
+    )
+
+
+class InferenceOptions(GateOptions):
+    """The options of a method that chooses a mask at test."""
+
+    inference: Literal["last", "entropy"] = option(
+        "last",
+        "which mask serves in domain-incremental learning: that of the last trained task for every sample (`last`), or "
+        "for each sample the one whose output has the least entropy (`entropy`)",
     )
 
 
@@ -162,7 +147,12 @@ class GatePlugin(Plugin):
     def parameter_group(self, strategy: Any) -> dict[str, Any]:
         """Return the gates' group of the optimizer: a rate of their own and, but for `parity`, no weight decay."""
         rate, parity = self.options.gate_learning_rate, self.options.parity
-        return gate_group(self.gates, None if parity and rate == GATE_LEARNING_RATE else rate, parity)
+        group: dict[str, Any] = {"params": [p for p in self.gates.parameters() if p.requires_grad]}
+        if not parity:
+            group["weight_decay"] = 0.0
+        if rate is not None and not (parity and rate == GATE_LEARNING_RATE):
+            group["lr"] = rate
+        return group
 
     def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         batches = len(strategy.dataloader)
@@ -172,8 +162,14 @@ class GatePlugin(Plugin):
         self.gates.scale = annealed_scale(done + 1, steps, self.options.smax)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        if self.options.parity:
-            clip_gates(self.gates, strategy)
+        # The original code has a tensor for each site and clips tensors one by one.
+        clip_norm = getattr(strategy, "clip_norm", None)
+        if not self.options.parity or self.gates.current is None or clip_norm is None:
+            return
+        gradient = self.gates.embeddings[self.gates.current].grad
+        assert gradient is not None
+        for part in gradient.split(list(self.gates.widths.values())):
+            part.mul_((clip_norm / (part.norm() + 1e-6)).clamp(max=1.0))  # as torch's clip_grad_norm_
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
         self.blocked.restore()
@@ -284,14 +280,8 @@ class MaskStrategy(ContinualStrategy):
         return self.masks
 
 
-class MaskInferenceOptions(MaskOptions):
-    """The options of a method that chooses a mask at test."""
-
-    inference: Literal["last", "entropy"] = option(
-        "last",
-        "which mask serves in domain-incremental learning: that of the last trained task for every sample (`last`), or "
-        "for each sample the one whose output has the least entropy (`entropy`)",
-    )
+class MaskInferenceOptions(MaskOptions, InferenceOptions):
+    """The options of a method with HAT's masks that chooses one at test."""
 
 
 class MaskInference(MaskStrategy):

@@ -43,7 +43,7 @@ from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayOptions
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
 from nlpcl.training.optimizers import new_optimizer
-from nlpcl.training.strategy import DTYPES, ContinualStrategy, continual_model, mode
+from nlpcl.training.strategy import ContinualStrategy, autocast, continual_model, mode
 
 
 class Repeated:
@@ -64,8 +64,7 @@ class Repeated:
 
 def encode(strategy: Any, encoder: Backbone, x: Tensor, task: Any) -> Tensor:
     """Return features of an encoder under the strategy's precision, in float32."""
-    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-    with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+    with autocast(strategy):
         return encoder.features(x, task).float()
 
 
