@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import PydanticUndefined
 
 from nlpcl.errors import UsageError, suggest
 from nlpcl.ranges import Since, in_words, since
@@ -77,7 +76,7 @@ class Option:
             raise error
 
 
-def option(default: Any = PydanticUndefined, help: str = "") -> Any:
+def option(default: Any = ..., help: str = "") -> Any:
     """Declare an option in a subclass of `Options`, with its default and what `nlpcl info` says of it.
 
     :param default: the value of who gives none; without it the option is required.

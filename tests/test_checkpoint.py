@@ -25,11 +25,11 @@ from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
 from nlpcl.leaderboard.files import read
 from nlpcl.records.record import Record
-from nlpcl.runs import checkpoint
+from nlpcl.runs import checkpoint, environment
 from nlpcl.runs import run as experiment
 from nlpcl.runs.identity import identified
+from nlpcl.runs.progress import Silent
 from nlpcl.runs.state import Capture, Streams
-from nlpcl.training import runtime
 from nlpcl.training.strategy import ContinualStrategy
 from tests.helpers.messages import mentions, refused
 from tests.test_resume import Killed, content, killed_at, run, spec_of
@@ -199,7 +199,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "_sync", sync)
-    monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
+    monkeypatch.setattr(Silent, "say", lambda silent, sentence: said.append(sentence))
     record = run(spec, three_tasks["til"], tmp_path)
     assert content(record) == content(whole)
     assert any(mentions(line, "checkpoint space") for line in said)
@@ -245,9 +245,9 @@ def test_going_on_elsewhere_is_told(
     interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    versions = runtime.versions()
-    monkeypatch.setattr(runtime, "versions", lambda: {**versions, "threads": "64"})
-    monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
+    versions = environment.versions()
+    monkeypatch.setattr(environment, "versions", lambda: {**versions, "threads": "64"})
+    monkeypatch.setattr(Silent, "say", lambda silent, sentence: said.append(sentence))
     goes_on(interrupted[0], interrupted[1], three_tasks, tmp_path, lambda checkpoints: None)
     assert any(mentions(line, f"threads {versions['threads']} 64") for line in said)
 

@@ -25,7 +25,7 @@ from nlpcl.records.record import Record
 from nlpcl.registry import benchmarks
 from nlpcl.runs import run as experiment
 from nlpcl.runs.identity import identified
-from nlpcl.sweeps.sweep import plan
+from nlpcl.sweeps.plan import plan
 from nlpcl.sweeps.tune import Search, tune
 from tests.conftest import make_tasks, written
 from tests.helpers.messages import refused
@@ -279,7 +279,7 @@ def test_an_older_record_is_repeated_from_the_same_files_only(
 def test_the_training_subset_is_drawn_anew_for_every_seed(own: Path, encoder: Path) -> None:
     def subset(**more: object) -> torch.Tensor:
         asked = spec_on(encoder, train_size=5, **more)
-        benchmark, _ = experiment.prepare(asked, data_root=own, device=torch.device("cpu"))
+        benchmark, _ = experiment.setup(asked, data_root=own, device=torch.device("cpu"))
         return torch.stack([x for x, *_ in benchmark.train_stream[0].dataset])
 
     drawn = [subset(seed=seed) for seed in range(4)]
@@ -387,12 +387,12 @@ def test_data_that_change_while_they_are_read_are_seen(
     own: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def prepared(*args: Any, **more: Any) -> Any:
-        found = prepare(*args, **more)
+        found = build(*args, **more)
         correct(own)
         return found
 
-    prepare = experiment.prepare
-    monkeypatch.setattr(experiment, "prepare", prepared)
+    build = experiment.setup
+    monkeypatch.setattr(experiment, "setup", prepared)
     with refused("data_sha256"):
         run(spec_on(encoder), own, tmp_path / "runs")
     assert not list((tmp_path / "runs").rglob("record.json"))

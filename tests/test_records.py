@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.records.record import Record, check_out, collect
-from nlpcl.sweeps.sweep import finished
+from nlpcl.sweeps.cells import finished
 from tests.helpers.messages import refused
 
 

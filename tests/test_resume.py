@@ -22,6 +22,7 @@ from nlpcl.registry import StrategyEntry, benchmarks, strategies
 from nlpcl.runs import checkpoint
 from nlpcl.runs import run as experiment
 from nlpcl.runs.identity import identified
+from nlpcl.runs.results import Results
 from tests.models.test_image_cnn import tiny_images as three_images
 from tests.strategies.test_avalanche import tiny_images
 from tests.test_contract import MEMORY, REPLAY, SLOW, SMALL, TEXT
@@ -43,7 +44,7 @@ FEMNIST = patch.dict(benchmarks._entries, {"femnist": TINY})
 """Within it, FEMNIST is a few tiny tasks."""
 STATES: dict[str, Any] = {}
 """Model and random states at the end of the last run here."""
-RECORD = experiment._Job._record
+RECORD = Results.record
 
 
 def first_backbone(entry: StrategyEntry) -> str:
@@ -80,12 +81,12 @@ def spec_of(name: str, models: dict[str, str], **more: Any) -> tuple[RunSpec, st
         return RunSpec.parse(content).filled(), scenario
 
 
-def noted(job: Any, *args: Any) -> Record:
+def noted(results: Results, error: str | None = None) -> Record:
     """What makes the record, after a look at the strategy."""
-    model = job.strategy.model.state_dict()
+    model = results.strategy.model.state_dict()
     STATES["model"] = {name: value.clone() for name, value in model.items()}
-    STATES["random"] = checkpoint.random_states(job.device)
-    return RECORD(job, *args)
+    STATES["random"] = checkpoint.random_states(results.device)
+    return RECORD(results, error)
 
 
 def run(spec: RunSpec, root: Path, out: Path) -> Record:
@@ -137,7 +138,7 @@ def same(a: Any, b: Any) -> bool:
 
 def check(spec: RunSpec, root: Path, moments: Sequence[Moment], tmp: Path, monkeypatch: Any) -> int:
     """Kill a run at the moments, one after another, and compare its end; how often it went on from a checkpoint."""
-    monkeypatch.setattr(experiment._Job, "_record", noted)
+    monkeypatch.setattr(Results, "record", noted)
     spec = identified(spec, root)
     whole = run(spec, root, tmp / "whole")
     states = dict(STATES)

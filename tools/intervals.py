@@ -24,8 +24,8 @@ from avalanche.evaluation import PluginMetric
 from nlpcl.config.spec import RunSpec
 from nlpcl.records.metrics import average, forgetting
 from nlpcl.runs.fit import fit
-from nlpcl.runs.run import prepare
-from nlpcl.training import runtime
+from nlpcl.runs.run import setup
+from nlpcl.training.device import choose_device
 
 Cells = dict[tuple[int, int], np.ndarray]
 DRAWS = 2000
@@ -57,7 +57,7 @@ class Correct(PluginMetric[Cells]):
 
 def cells_of(spec: RunSpec, stream: Any, data_root: str | None) -> Cells:
     """Train, evaluate, and say which examples were right."""
-    benchmark, strategy = prepare(spec, data_root=data_root, device=runtime.choose_device("auto"))
+    benchmark, strategy = setup(spec, data_root=data_root, device=choose_device("auto"))
     correct = Correct()
     strategy.evaluator.metrics.append(correct)
     epochs = [spec.epochs_for(name) for name in benchmark.task_names]

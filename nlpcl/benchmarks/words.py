@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from nlpcl.benchmarks._text import columns
-from nlpcl.config.encoders import sha256
+from nlpcl.config.files import sha256
 from nlpcl.errors import UsageError
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"

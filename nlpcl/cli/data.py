@@ -27,7 +27,7 @@ def data_prepare(
     data_root: DataRoot = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="name=value, an option of the benchmark.")] = None,
 ) -> None:
-    """Download what is missing, check it, tokenise it, and show the tasks, their labels and what may spoil a result."""
+    """Download, check and tokenise the data; show tasks and labels, and warn of what may spoil a result."""
     stream = _stream(benchmark, model, max_length, data_root, assign, scenario)
     splits = [name for name in stream.sizes[0] if name not in ("name", "labels")]
     table = Table(title=f"{benchmark}: examples of each task", title_justify="left")
@@ -66,7 +66,7 @@ def data_verify(
 
 @data.command("list", context_settings=NAMES)
 def data_list() -> None:
-    """Benchmarks with the source and licence of their data, and where copies are kept."""
+    """List the benchmarks with the source and licence of their data, and show where copies are kept."""
     from nlpcl.benchmarks._files.cache import cache_folder
     from nlpcl.registry import benchmarks
 

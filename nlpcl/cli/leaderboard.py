@@ -11,8 +11,8 @@ import typer
 from nlpcl.cli.app import NAMES, app
 from nlpcl.errors import UsageError, printable
 
-RESULTS = Path("leaderboard/results")
-SITE = Path("build/leaderboard")
+_RESULTS = Path("leaderboard/results")
+_SITE = Path("build/leaderboard")
 leaderboard = typer.Typer(
     help="File records for the leaderboard and build its page.", no_args_is_help=True, context_settings=NAMES
 )
@@ -22,7 +22,7 @@ app.add_typer(leaderboard, name="leaderboard")
 @leaderboard.command("add", context_settings=NAMES)
 def leaderboard_add(
     records: Annotated[list[Path], typer.Argument(help="record.json, one or more.")],
-    results: Annotated[Path, typer.Option("--results", help="The folder of results.")] = RESULTS,
+    results: Annotated[Path, typer.Option("--results", help="The folder of results.")] = _RESULTS,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a record of the same spec.")] = False,
 ) -> None:
     """Check records and file them; docs/protocol.md says what is checked."""
@@ -36,7 +36,7 @@ def leaderboard_add(
 
 
 @leaderboard.command("check", context_settings=NAMES)
-def leaderboard_check(folder: Annotated[Path, typer.Argument(help="The folder of results.")] = RESULTS) -> None:
+def leaderboard_check(folder: Annotated[Path, typer.Argument(help="The folder of results.")] = _RESULTS) -> None:
     """Check every record of a folder of results, and that each lies in its place."""
     from nlpcl.leaderboard.submit import check
 
@@ -50,8 +50,8 @@ def leaderboard_check(folder: Annotated[Path, typer.Argument(help="The folder of
 
 @leaderboard.command("build", context_settings=NAMES)
 def leaderboard_build(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the site; open its index.html.")] = SITE,
-    results: Annotated[Path, typer.Option("--results", help="The folder of results.")] = RESULTS,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; open its index.html.")] = _SITE,
+    results: Annotated[Path, typer.Option("--results", help="The folder of results.")] = _RESULTS,
     published: Annotated[
         Path | None, typer.Option("--published", help="Published figures, CSV. Default: the package's own.")
     ] = None,

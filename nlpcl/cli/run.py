@@ -23,12 +23,12 @@ from nlpcl.config.arguments import Request, flag
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.records.record import Record
-from nlpcl.training.launch import is_rank_zero
+from nlpcl.training.launch import is_main_process
 
 
-@app.command(context_settings=NAMES)
+@app.command("run", context_settings=NAMES)
 @asks_for_a_run
-def run(
+def run_command(
     asked: Request,
     eval_batch_size: EvalBatchSize = 128,
     data_root: DataRoot = None,
@@ -54,32 +54,32 @@ def run(
     if dry_run:
         from nlpcl.runs.identity import identified
 
-        if is_rank_zero():
+        if is_main_process():
             spec = identified(spec, data_root)
             _show_spec(spec, out / spec.id / "record.json", as_json)
         return
     from nlpcl.cli.display import ProgressReporter, print_record
     from nlpcl.cli.display import plot as draw
     from nlpcl.records.record import check_out
-    from nlpcl.runs import run as experiment
+    from nlpcl.runs.run import run
 
-    if is_rank_zero():
+    if is_main_process():
         check_out(out)
     quiet()
-    record = experiment.run(
+    record = run(
         spec,
         data_root=data_root,
         out=out,
         device=device,
         eval_batch_size=eval_batch_size,
-        progress=ProgressReporter() if is_rank_zero() else None,
+        progress=ProgressReporter() if is_main_process() else None,
         checkpoint_minutes=checkpoint_minutes,
         fresh=fresh,
         compiled=compiled,
         gradient_checkpointing=gradient_checkpointing,
         repeated=repeated,
     )
-    if not is_rank_zero():
+    if not is_main_process():
         return
     path = out / record.id / "record.json"
     if plot:

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nlpcl.config.files import fault, write_atomically
 from nlpcl.config.spec import RunSpec, training_settings
 from nlpcl.errors import UsageError, suggest
 from nlpcl.options import Option, assignment, entry_options, parse_options
-from nlpcl.records.record import fault, write_atomically
 from nlpcl.registry import SCENARIOS, backbones, benchmarks, default_backbone, strategies
 
 # The fields of a spec that are options of `nlpcl run`; `--set` reaches the rest.

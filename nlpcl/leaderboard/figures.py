@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nlpcl.cli.display import short as task_name
 from nlpcl.leaderboard.cells import shown
 from nlpcl.leaderboard.files import Block, Run
 from nlpcl.leaderboard.rows import RANKED, Row
 from nlpcl.records.metrics import average_over_time, forgetting_by_task
+from nlpcl.records.record import short_task_name
 
 Figure = dict[str, Any]
 MOST_LABELLED = 20  # tasks up to which each cell of a matrix shows its figure
@@ -33,7 +33,7 @@ def percent(score: float | None) -> float | None:
 
 def task_names(run: Run) -> list[str]:
     """Numbered, so that no two are alike."""
-    return [f"{i} {text(task_name(task['name']))}" for i, task in enumerate(run.record.data["tasks"], start=1)]
+    return [f"{i} {text(short_task_name(task['name']))}" for i, task in enumerate(run.record.data["tasks"], start=1)]
 
 
 def matrix(run: Run) -> Figure:

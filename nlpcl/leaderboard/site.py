@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from nlpcl import __version__
+from nlpcl.config.files import write_atomically
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard import figures
 from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, ranked, settings_of, shown, spread, summary
 from nlpcl.leaderboard.files import Block, Run, as_text
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Row, by_protocol
-from nlpcl.records.record import write_atomically
 
 GENERATOR = "nlpcl leaderboard"
 RUNS_A_SHARD = 40

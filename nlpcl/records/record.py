@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from nlpcl.config.files import fault, write_atomically
 from nlpcl.config.spec import RunSpec, spec_id
 from nlpcl.errors import UsageError
 from nlpcl.records.metrics import derive
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 DIGITS = 6
 MOST_TASKS = 1000
 MOST_BYTES = 32 * 2**20
+TASK_NAME_WIDTH = 22
 Positive = Annotated[float, Field(ge=0)]
 Span = Annotated[float, Field(ge=0, le=1e9)]  # seconds: their sum is finite, too
 
@@ -199,30 +198,10 @@ class Record(BaseModel):
             raise UsageError(f"{path} is not a record: {fault(error)}.") from error
 
 
-def fault(error: ValidationError) -> str:
-    """What is wrong first in a file, and where in it."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
-    return f"{where}: {first['msg']}"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either what it held before or all of it."""
-    created = [parent for parent in path.parents if not parent.exists()]
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:  # unlike mkstemp's, readable by whom the umask lets read
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):  # another run may have written there meanwhile
-            temporary.unlink(missing_ok=True)
-            for parent in created:
-                parent.rmdir()
-        raise
+def short_task_name(name: str) -> str:
+    """Return a task's name without its source, cut to fit a column."""
+    name = name.rpartition("_")[2] or name
+    return name if len(name) <= TASK_NAME_WIDTH else name[: TASK_NAME_WIDTH - 1] + "…"
 
 
 def check_out(out: Path) -> None:

@@ -29,10 +29,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from nlpcl.errors import UsageError
-from nlpcl.runs.failures import all_finite
 from nlpcl.runs.state import Capture, NotSerializable, Restore, Streams
 from nlpcl.training import distributed
 from nlpcl.training.checkpointer import RemainingBatches
+from nlpcl.training.finite import all_finite
 
 FORMAT = 2
 ORDER = "order"  # torch's random state at the start of the epoch

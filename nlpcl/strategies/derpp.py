@@ -28,7 +28,8 @@ from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayOptions, replay_logits
-from nlpcl.training.strategy import ContinualStrategy, mode
+from nlpcl.training.forward import mode
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def own_mse(logits: Tensor, stored: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayOptions, replay_logits
-from nlpcl.training.strategy import ContinualStrategy, continual_model, mode, on_device
+from nlpcl.training.forward import mode, on_device
+from nlpcl.training.strategy import ContinualStrategy, continual_model
 
 _Weights = Mapping[str, Tensor]
 

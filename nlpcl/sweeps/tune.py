@@ -22,9 +22,9 @@ from nlpcl.options import find_option
 from nlpcl.records.metrics import average
 from nlpcl.runs.fit import fit
 from nlpcl.runs.identity import identified
-from nlpcl.runs.run import prepare
+from nlpcl.runs.run import setup
 from nlpcl.sweeps.grid import values_of
-from nlpcl.training import runtime
+from nlpcl.training.device import choose_device, tf32
 
 On = Literal["first-task", "stream"]
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+?)(?P<log>:log)?")
@@ -288,12 +288,13 @@ def score(
     """
     n = 1 if on == "first-task" else None
     try:
-        benchmark, strategy = prepare(
+        benchmark, strategy = setup(
             spec,
             data_root=data_root,
-            device=runtime.choose_device(device),
-            encode={"splits": ("train", "valid"), "tasks": n},
-            eval_mb_size=eval_batch_size,
+            device=choose_device(device),
+            eval_batch_size=eval_batch_size,
+            encoded_splits=("train", "valid"),
+            encoded_tasks=n,
         )
     except UsageError as error:
         raise Unprepared(str(error)) from error
@@ -301,7 +302,7 @@ def score(
         train_stream=list(benchmark.train_stream)[:n], valid_stream=list(benchmark.valid_stream)[:n]
     )
     epochs = [spec.epochs_for(name) for name in benchmark.task_names[:n]]
-    with runtime.matrix_products(tf32=spec.precision == "tf32"):
+    with tf32(spec.precision == "tf32"):
         found = average(fit(strategy, seen, eval="final", stream="valid", epochs=epochs).accuracy)
     assert found is not None
     return found

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import torch
 from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.models import avalanche_forward
 from avalanche.training import JointTraining
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
@@ -23,29 +22,17 @@ from nlpcl.models.device import PAGE_LOCKED, to_device
 from nlpcl.models.sizes import model_bytes
 from nlpcl.options import Options, option, with_options
 from nlpcl.registry import Regime
-from nlpcl.runs.failures import not_finite
 from nlpcl.training import distributed
 from nlpcl.training.batches import LengthGroupedBatches, batch_rows, loader_of
 from nlpcl.training.checkpointer import Checkpointer
 from nlpcl.training.early_stopping import EarlyStopping
+from nlpcl.training.finite import not_finite
+from nlpcl.training.forward import logits_of
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.training.plugin import Plugin
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "plateau"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def autocast(strategy: Any) -> torch.autocast:
-    """Return the context of a strategy's precision; that of Avalanche's own strategies is float32."""
-    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-    return torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32)
-
-
-def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
-    """Logits of inputs under a strategy's model and precision, in float32; also of Avalanche's own strategies."""
-    with autocast(strategy):
-        return avalanche_forward(strategy.model, x, task_labels).float()
 
 
 def minibatch_rows(strategy: Any) -> int:
@@ -53,29 +40,10 @@ def minibatch_rows(strategy: Any) -> int:
     return getattr(strategy, "mb_rows", 0) or len(strategy.mb_y)
 
 
-def on_device(strategy: Any, x: Tensor) -> Tensor:
-    """Inputs from the host as the strategy's model takes them: trimmed where they are texts, and copied."""
-    if isinstance(strategy.model, ContinualModel):
-        x = strategy.model.backbone.trimmed(x)
-    return to_device(x, strategy.device)
-
-
 def protocol_of(strategy: object) -> Regime:
     """Return how a strategy is driven: as its class says; Avalanche's JointTraining jointly, its others continually."""
     avalanches: Regime = "joint" if isinstance(strategy, JointTraining) else "continual"
     return getattr(strategy, "protocol", avalanches)
-
-
-@contextmanager
-def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """`model.train(training)`, undone module by module at the end."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, was in before:
-            module.training = was
 
 
 def silent_evaluator(*metrics: Any) -> EvaluationPlugin:
@@ -135,7 +103,7 @@ class ContinualStrategy(SupervisedTemplate):
     """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
     mbatch: Any
     loss: Tensor
-    transient: tuple[str, ...] = ("checkpointer", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_common")
+    transient: tuple[str, ...] = ("checkpointer", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_noise")
     of_task: tuple[str, ...] = ("optimizer", "optimized_param_id", "_scheduler", "_clipped", "_bad_step")
 
     def __init__(
@@ -198,7 +166,7 @@ class ContinualStrategy(SupervisedTemplate):
         self._bad_step = torch.tensor(-1)
         self.mb_rows = 0
         self._alike = True
-        self._common: distributed.RngState | None = None
+        self._noise = ExitStack()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -319,7 +287,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _before_forward(self, **kwargs: Any) -> None:
         super()._before_forward(**kwargs)
-        self._common = distributed.fork_rng(self.device, self.clock.train_iterations)
+        self._noise.enter_context(distributed.fork_rng(self.device, self.clock.train_iterations))
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch, in float32."""
@@ -360,8 +328,8 @@ class ContinualStrategy(SupervisedTemplate):
         """Backward pass; afterwards gradients are unscaled and the whole mini-batch's, so plugins see the true ones."""
         self.loss = distributed.weigh_loss(self.loss, self.mb_rows)
         self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
+        self._noise.close()
         if distributed.world_size() > 1:
-            distributed.restore_rng(self._common, self.device)
             parameters = (p for group in self.optimizer.param_groups for p in group["params"])
             self.loss = distributed.all_reduce_gradients(parameters, self.loss, self._alike)
         self.scaler.unscale_(self.optimizer)

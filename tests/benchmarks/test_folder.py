@@ -148,4 +148,4 @@ def test_epochs_of_a_task_that_the_folder_lacks_are_refused(tiny: str, folders: 
     asked = {"benchmark": "folder", "strategy": "ncl", "model": tiny, "epochs": {"task9": 3, "*": 1}}
     spec = RunSpec.parse(asked).filled()
     with refused("epochs task9"):
-        experiment.prepare(spec, data_root=folders["til"], device=torch.device("cpu"))
+        experiment.setup(spec, data_root=folders["til"], device=torch.device("cpu"))

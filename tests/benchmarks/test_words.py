@@ -15,7 +15,7 @@ from nlpcl.benchmarks import text_benchmark_from_tasks, words
 from nlpcl.benchmarks._files.cache import cache_key, fingerprint
 from nlpcl.benchmarks._text import encode
 from nlpcl.benchmarks.words import Words, read_vectors, split_words, train_vectors
-from nlpcl.config.encoders import sha256
+from nlpcl.config.files import sha256
 from nlpcl.errors import UsageError
 from tests.conftest import make_tasks
 from tests.helpers.messages import mentions, refused

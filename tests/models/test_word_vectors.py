@@ -10,7 +10,7 @@ import torch
 
 from nlpcl.benchmarks import text_benchmark_from_tasks
 from nlpcl.benchmarks.words import Words
-from nlpcl.config.encoders import sha256
+from nlpcl.config.files import sha256
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import WordVectors, build_model
 from nlpcl.models.base import unprotected
@@ -123,12 +123,12 @@ def test_a_run(backbone: str, with_file: bool, file: str) -> None:
     again = experiment.run(record.run_spec(), out=None, device="cpu")
     assert again.model_dump(exclude={"measured"}) == record.model_dump(exclude={"measured"})
 
-    benchmark, strategy = experiment.prepare(spec, device=torch.device("cpu"))
+    benchmark, strategy = experiment.setup(spec, device=torch.device("cpu"))
     strategy.train(benchmark.train_stream[0], eval_streams=[])
     assert torch.equal(strategy.model.backbone.encoder.model.weight, benchmark.vectors.matrix)
     longest = max(int(benchmark.train_stream[0].dataset[i][0][1].sum()) for i in range(16))
     other = "w2v" if backbone == "w2v_as" else "w2v_as"
-    theirs = experiment.prepare(spec.model_copy(update={"backbone": other}), device=torch.device("cpu"))[0]
+    theirs = experiment.setup(spec.model_copy(update={"backbone": other}), device=torch.device("cpu"))[0]
     assert (longest > max(int(theirs.train_stream[0].dataset[i][0][1].sum()) for i in range(16))) is (
         backbone == "w2v_as"
     )

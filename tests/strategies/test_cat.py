@@ -18,12 +18,12 @@ from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_fr
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.models.gates import sparsity
-from nlpcl.runs.run import prepare
+from nlpcl.runs.run import setup
 from nlpcl.strategies.cat import cat
 from nlpcl.strategies.cat.cat import CAT, CATPlugin, batches, copied, data_for
 from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.training.early_stopping import validation_loss
-from nlpcl.training.strategy import mode
+from nlpcl.training.forward import mode
 from tests.helpers.validation import Plateau, train_with_validation
 from tests.models.test_image_cnn import tiny_images
 
@@ -137,7 +137,7 @@ def test_a_real_stream_gives_its_validation_data_and_test_data_are_not_touched(
 ) -> None:
     given = {"benchmark": "asc", "tasks": 3, "train_size": 60, "strategy": "cat", "backbone": "bert", "model": tiny}
     spec = RunSpec.parse({**given, "scenario": scenario, "max_length": 32, "options": {"readout_steps": 20}}).filled()
-    benchmark, strategy = prepare(spec, data_root=data_root, device=torch.device("cpu"))
+    benchmark, strategy = setup(spec, data_root=data_root, device=torch.device("cpu"))
     sizes = [len(experience.dataset) for experience in benchmark.valid_stream]  # type: ignore[attr-defined]
     for experience in benchmark.test_stream:  # type: ignore[attr-defined]
         experience._dataset = Untouchable()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from nlpcl.config.files import replacing
 
 FORMAT = "2"
 log = logging.getLogger(__name__)
@@ -108,11 +108,5 @@ def _load(file: Path) -> dict[str, Tensor] | None:
 
 
 def _save(file: Path, tensors: dict[str, Tensor]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, name, metadata={"sha256": _checksum(tensors)})
-        os.replace(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replacing(file) as temporary:
+        save_file(tensors, temporary, metadata={"sha256": _checksum(tensors)})

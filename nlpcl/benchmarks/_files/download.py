@@ -14,7 +14,7 @@ from typing import Any
 import pooch
 import requests
 
-from nlpcl.config.encoders import known_sha256
+from nlpcl.config.files import known_sha256
 from nlpcl.errors import UsageError
 
 ROOT_VARIABLE = "NLPCL_DATA"

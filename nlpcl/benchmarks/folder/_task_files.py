@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nlpcl.benchmarks.folder._problems import Problems
-from nlpcl.config.encoders import known_sha256
+from nlpcl.config.files import known_sha256
 from nlpcl.config.orders import check_names
 from nlpcl.errors import UsageError
 

@@ -17,8 +17,9 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, SomeShare
 from nlpcl.training.batches import loader_of
+from nlpcl.training.forward import logits_of, on_device
 from nlpcl.training.plugin import Plugin
-from nlpcl.training.strategy import StrategyOptions, logits_of, on_device
+from nlpcl.training.strategy import StrategyOptions
 
 
 def reservoir_slots(seen: int, count: int, capacity: int, generator: torch.Generator) -> list[int]:

@@ -42,8 +42,9 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayOptions
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
+from nlpcl.training.forward import autocast, mode
 from nlpcl.training.optimizers import new_optimizer
-from nlpcl.training.strategy import ContinualStrategy, autocast, continual_model, mode
+from nlpcl.training.strategy import ContinualStrategy, continual_model
 
 
 class Repeated:

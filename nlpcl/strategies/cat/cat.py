@@ -65,8 +65,9 @@ from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, tr
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.early_stopping import validation_of
+from nlpcl.training.forward import autocast, logits_of, on_device
 from nlpcl.training.optimizers import template_for
-from nlpcl.training.strategy import ContinualStrategy, autocast, continual_model, logits_of, on_device
+from nlpcl.training.strategy import ContinualStrategy, continual_model
 
 HELD_OUT = 0.1
 """Share of the training data that serves as validation data where there are no others."""

@@ -199,6 +199,7 @@ class TransferModel(ContinualModel):
     def _mixed(self, x: Tensor, tasks: Tensor) -> Tensor:
         """Return logits of a batch of several tasks; each transfer that serves sees its task's examples."""
         logits = super().forward(x, tasks)
+        assert isinstance(logits, Tensor)  # by task only where there are no task labels
         for task in (task for task, chosen in enumerate(self.transfers.chosen) if chosen):
             rows = (tasks == task).nonzero().flatten().to(x.device)
             if len(rows):

@@ -44,7 +44,8 @@ from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskInference, MaskIn
 from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
-from nlpcl.training.strategy import autocast, continual_model, mode, on_device
+from nlpcl.training.forward import autocast, mode, on_device
+from nlpcl.training.strategy import continual_model
 
 
 class CLASSICOptions(MaskInferenceOptions):

@@ -43,16 +43,9 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies.owm.projection import Projector, batch_inputs, example_means
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
+from nlpcl.training.forward import logits_of, mode, on_device
 from nlpcl.training.plugin import Plugin
-from nlpcl.training.strategy import (
-    ContinualStrategy,
-    StrategyOptions,
-    continual_model,
-    logits_of,
-    mode,
-    on_device,
-    sites_of,
-)
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, continual_model, sites_of
 
 
 def final_alphas(sites: list[Site]) -> list[float]:
