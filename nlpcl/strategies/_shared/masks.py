@@ -15,6 +15,7 @@ from nlpcl.models.gates import Gates, sparsity
 from nlpcl.options import option
 from nlpcl.ranges import Mean, Rate, Scale, Spread, Weight
 from nlpcl.training.plugin import Plugin
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, continual_model, sites_of
 
 CLAMP = 6.0
@@ -144,7 +145,7 @@ class GatePlugin(Plugin):
         self.blocked = BlockedWeights()
         self.undecided: list[float] = []
 
-    def parameter_group(self, strategy: Any) -> dict[str, Any]:
+    def parameter_group(self, strategy: Strategy) -> dict[str, Any]:
         """Return the gates' group of the optimizer: a rate of their own and, but for `parity`, no weight decay."""
         rate, parity = self.options.gate_learning_rate, self.options.parity
         group: dict[str, Any] = {"params": [p for p in self.gates.parameters() if p.requires_grad]}
@@ -154,14 +155,14 @@ class GatePlugin(Plugin):
             group["lr"] = rate
         return group
 
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         batches = len(strategy.dataloader)
         done = strategy.clock.train_epoch_iterations
         # The original code counts from 0 and divides by B, so it never reaches smax.
         steps = batches + 1 if self.options.parity else batches
         self.gates.scale = annealed_scale(done + 1, steps, self.options.smax)
 
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+    def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         # The original code has a tensor for each site and clips tensors one by one.
         clip_norm = getattr(strategy, "clip_norm", None)
         if not self.options.parity or self.gates.current is None or clip_norm is None:
@@ -171,7 +172,7 @@ class GatePlugin(Plugin):
         for part in gradient.split(list(self.gates.widths.values())):
             part.mul_((clip_norm / (part.norm() + 1e-6)).clamp(max=1.0))  # as torch's clip_grad_norm_
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
         self.blocked.restore()
         if self.gates.current is not None:
             with torch.no_grad():
@@ -216,7 +217,7 @@ class MaskPlugin(GatePlugin):
         """Return the parameters that no mask protects and that train in every task nevertheless; by default none."""
         return []
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
         task = strategy.experience.current_experience
         self.gates.begin(task)
@@ -227,13 +228,13 @@ class MaskPlugin(GatePlugin):
             for p in unprotected(self.backbone):
                 p.requires_grad_(id(p) in shared)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.blocked.set(self.factors(self.gates.current or 0))
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         strategy.loss = strategy.loss + self.options.lamb * sparsity(self.gates.training_gates(), self.gates.used)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.undecided.append(self.gates.end())
 
 

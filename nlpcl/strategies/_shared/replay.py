@@ -19,6 +19,7 @@ from nlpcl.ranges import Count, SomeShare
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import logits_of, on_device
 from nlpcl.training.plugin import Plugin
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import StrategyOptions
 
 
@@ -51,7 +52,7 @@ class Replayed:
     task_labels: TaskLabels
     logits: Tensor | None
 
-    def on_device(self, strategy: Any) -> Replayed:
+    def on_device(self, strategy: Strategy) -> Replayed:
         """Return the examples as the strategy's model takes them; the task labels stay on the host."""
         logits = None if self.logits is None else to_device(self.logits, strategy.device)
         y = to_device(self.y, strategy.device)
@@ -150,7 +151,7 @@ class ReplayMemory:
         self.columns[kind] = kept
 
 
-def replay_logits(strategy: Any, replayed: Replayed) -> Tensor:
+def replay_logits(strategy: Strategy, replayed: Replayed) -> Tensor:
     """Return the float32 logits (B, C) of drawn examples under their own heads, `ABSENT` where one has no such class.
 
     :param replayed: on the device.
@@ -170,7 +171,7 @@ def flatten(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | Non
 
 
 def reference_gradient(
-    strategy: Any, parameters: Sequence[nn.Parameter], replayed: Replayed
+    strategy: Strategy, parameters: Sequence[nn.Parameter], replayed: Replayed
 ) -> tuple[Tensor, list[bool]]:
     """Return the gradient (P,) of the mean cross-entropy of drawn examples, and of each parameter whether it has one.
 
@@ -230,10 +231,10 @@ class MemoryPlugin(Plugin):
         size, share = self.options.memory_size, self.options.memory_share
         self.memory = ReplayMemory(size, share, seed=torch.initial_seed(), whole=self.options.parity)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.fill(strategy)
 
-    def fill(self, strategy: Any) -> Tensor:
+    def fill(self, strategy: Strategy) -> Tensor:
         """Offer the experience just trained to the memory; return the slots that were written."""
         experience = strategy.experience
         return self.memory.add(experience.dataset, experience.current_experience)

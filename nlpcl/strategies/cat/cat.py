@@ -67,6 +67,7 @@ from nlpcl.training.batches import numbered_batches
 from nlpcl.training.early_stopping import validation_of
 from nlpcl.training.forward import autocast, logits_of, on_device
 from nlpcl.training.optimizers import template_for
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy, continual_model
 
 HELD_OUT = 0.1
@@ -83,7 +84,7 @@ def data_for(experience: Any) -> tuple[Any, Any, bool]:
     return data.subset(rows[cut:]), data.subset(rows[:cut]).eval(), True
 
 
-def batches(data: Any, strategy: Any) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+def batches(data: Any, strategy: Strategy) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Yield row numbers, inputs and targets of all data, batch by batch, of like length and trimmed to it."""
     for rows, (x, y, *_) in numbered_batches(data, strategy.eval_mb_size):
         yield rows, on_device(strategy, x), y.to(strategy.device)
@@ -143,7 +144,7 @@ class CATPlugin(MaskPlugin):
     def kept_bytes(self) -> dict[str, int]:
         return {"initial": tensor_bytes(p for p in self.initial.parameters() if p.requires_grad)}
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         super().before_train_dataset_adaptation(strategy, **kwargs)
         task = strategy.experience.current_experience
         self.data = data_for(strategy.experience)
@@ -161,7 +162,7 @@ class CATPlugin(MaskPlugin):
             transferred, self.model.transferred = self.model.transferred, None
             strategy.loss = strategy.loss + self.options.model_weight * strategy._criterion(transferred, strategy.mb_y)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
         task = strategy.experience.current_experience
         if self.similar[task]:
@@ -169,7 +170,7 @@ class CATPlugin(MaskPlugin):
             self.model.transfers.chosen[task] = transferred > own
         self.data = (None, None, False)
 
-    def similar_tasks(self, strategy: Any, task: int, previous: list[int]) -> list[int]:
+    def similar_tasks(self, strategy: Strategy, task: int, previous: list[int]) -> list[int]:
         """Return the previous tasks whose frozen knowledge says more of `task` than it can learn alone.
 
         Numbers of right answers are compared, not quotients: few examples make many ties, which rounding would break.
@@ -200,7 +201,7 @@ class CATPlugin(MaskPlugin):
             right = [(logits_of(alone, x, task).argmax(1) == y).sum() for _, x, y in batches(valid, strategy)]
         return int(sum(right))
 
-    def readouts_right(self, strategy: Any, task: int, previous: list[int]) -> Tensor:
+    def readouts_right(self, strategy: Strategy, task: int, previous: list[int]) -> Tensor:
         """Return how many of the validation data the readouts under t previous tasks' masks get right, (t,)."""
         train, valid, _ = self.data
         features, targets = self.masked_features(train, strategy, previous)
@@ -215,7 +216,7 @@ class CATPlugin(MaskPlugin):
         return (readout_logits(features, weight, bias).argmax(-1) == targets).sum(dim=1)
 
     @torch.no_grad()
-    def masked_features(self, data: Any, strategy: Any, tasks: list[int]) -> tuple[Tensor, Tensor]:
+    def masked_features(self, data: Any, strategy: Strategy, tasks: list[int]) -> tuple[Tensor, Tensor]:
         """Return features (N, n, F) under the stored masks of n tasks, without dropout, and targets (N,)."""
         features = torch.empty(len(data), len(tasks), self.backbone.width, device=strategy.device)
         targets = torch.empty(len(data), dtype=torch.long, device=strategy.device)
@@ -228,7 +229,7 @@ class CATPlugin(MaskPlugin):
         return features, targets
 
     @torch.no_grad()
-    def validation_accuracies(self, strategy: Any, task: int) -> list[float]:
+    def validation_accuracies(self, strategy: Strategy, task: int) -> list[float]:
         """Return the validation accuracies of a trained task's own head, and of its transfer."""
         valid = self.data[1]
         right = torch.zeros(2, device=strategy.device)
@@ -238,7 +239,7 @@ class CATPlugin(MaskPlugin):
         self.model.train()
         return [n / len(valid) for n in distributed.broadcast(right.long().tolist())]
 
-    def both(self, strategy: Any, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
+    def both(self, strategy: Strategy, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Return the logits of a task's own head, and of its transfer, under the strategy's precision."""
         with autocast(strategy):
             return self.model.both(x, task)
