@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nlpcl.models.base import Site
-from nlpcl.models.encoder import EncoderBackbone, Padding, Pooling, check_layers
+from nlpcl.models.encoder import EncoderBackbone, EncoderOptions, Padding, check_layers
 from nlpcl.models.pretrained import EncoderLike
-from nlpcl.ranges import NotAll, Width
+from nlpcl.options import option
+from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
 
 # An adapter follows each of these modules, the last step of the self-attention block and of the feed-forward block,
@@ -77,28 +78,24 @@ def _adapter_places(encoder: PreTrainedModel, layers: int) -> list[str]:
     return next(places for places in matches if len(places) == 2 * layers)
 
 
+class AdapterOptions(EncoderOptions):
+    """The options of an encoder with adapters."""
+
+    adapter_size: Width = option(2000, "width of the adapters' inner layer; 2000 in the original toolkit")
+
+
 @register_backbone("bert_adapter", title="a frozen encoder with two adapters in each layer")
 class BertAdapter(EncoderBackbone):
     """A frozen encoder with Houlsby adapters; adapters and the layers' LayerNorms train.
 
-    :param encoder: `minilm`, a local folder, a hub name, or a loaded encoder, which is copied.
-    :param adapter_size: width of the adapters' inner layer; 2000 in the original toolkit.
-    :param pooling: how token states become one feature: mean, cls or pooler.
-    :param dropout: probability of dropping a feature unit before the head.
-    :param padding: dynamic trims batches to their longest text, fixed does not.
+    :param encoder: as in `EncoderBackbone`; so `padding`.
     """
 
-    def __init__(
-        self,
-        encoder: EncoderLike = "minilm",
-        *,
-        adapter_size: Width = 2000,
-        pooling: Pooling = "mean",
-        dropout: NotAll = 0.1,
-        padding: Padding = "dynamic",
-    ) -> None:
-        super().__init__(encoder, pooling, padding, dropout)
-        self.adapter_size = adapter_size
+    options_type = AdapterOptions
+    options: AdapterOptions
+
+    def __init__(self, encoder: EncoderLike = "minilm", *, padding: Padding = "dynamic", **options: Any) -> None:
+        super().__init__(encoder, padding=padding, **options)
         self.encoder.requires_grad_(False)
         for name, module in self.encoder.model.named_modules():
             if NORMS.fullmatch(name):
@@ -107,7 +104,7 @@ class BertAdapter(EncoderBackbone):
         for place in self.places:
             module = self.encoder.model.get_submodule(place)
             self._parent(place).register_module(_leaf(place), nn.Sequential(module, nn.Identity()))
-        self.set_adapters(lambda hidden: Adapter(hidden, adapter_size))
+        self.set_adapters(lambda hidden: Adapter(hidden, self.options.adapter_size))
 
     def set_adapters(self, make_adapter: Callable[[int], nn.Module]) -> None:
         """Put `make_adapter(hidden)` at every place of an adapter."""

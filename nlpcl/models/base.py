@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from avalanche.models import MultiTaskModule
@@ -16,6 +17,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import PerTask
+from nlpcl.options import Options, with_options
 
 TaskLabels = Tensor | int
 _MISSING: Any = object()
@@ -124,8 +126,13 @@ class Backbone(nn.Module, ABC):
 
     :ivar width: F.
     :ivar context: tells the inner layers about the mini-batch.
+
+    :param options: of the kind that `options_type` declares.
+    :raises UsageError: an unknown option, or a value out of range.
     """
 
+    options_type: ClassVar[type[Options]] = Options
+    options: Any
     width: int
     pretrained = False
     """Whether layers at the sites are pretrained, or stand among pretrained ones, so that nobody may redraw them."""
@@ -134,10 +141,15 @@ class Backbone(nn.Module, ABC):
     positions: int | None = None
     """Most positions that an embedded text can have; None means any number."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
+        self.options = self.options_type(**options)
         self.context = Context()
         self.parity = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = with_options(inspect.signature(cls.__init__), cls.options_type)  # type: ignore[attr-defined]
 
     def set_parity(self) -> None:
         """Compute as the original toolkit did from now on: every operator over positions sees padding, too."""

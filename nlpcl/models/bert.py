@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from nlpcl.models.base import Site
-from nlpcl.models.encoder import EncoderBackbone, Padding, Pooling, check_layers
+from nlpcl.models.encoder import EncoderBackbone, Padding, check_layers
 from nlpcl.models.pretrained import EncoderLike
-from nlpcl.ranges import NotAll
 from nlpcl.registry import register_backbone
 
 # Names of the attention's output projection, the feed-forward block's inner layer, the module that ends with its
@@ -28,22 +28,12 @@ class Bert(EncoderBackbone):
     Sites are the feed-forward block's inner layer and the output projections of both blocks, which add to the residual
     stream.
 
-    :param encoder: `minilm`, a local folder, a hub name, or a loaded encoder, which is copied.
-    :param pooling: how token states become one feature: mean, cls or pooler.
-    :param dropout: probability of dropping a feature unit before the head.
-    :param padding: dynamic trims batches to their longest text, fixed does not.
+    :param encoder: as in `EncoderBackbone`; so `padding`.
     """
 
-    def __init__(
-        self,
-        encoder: EncoderLike = "minilm",
-        *,
-        pooling: Pooling = "mean",
-        dropout: NotAll = 0.1,
-        padding: Padding = "dynamic",
-    ) -> None:
-        super().__init__(encoder, pooling, padding, dropout)
-        if pooling != "pooler":
+    def __init__(self, encoder: EncoderLike = "minilm", *, padding: Padding = "dynamic", **options: Any) -> None:
+        super().__init__(encoder, padding=padding, **options)
+        if self.options.pooling != "pooler":
             self._freeze_pooler()
 
     def set_parity(self) -> None:

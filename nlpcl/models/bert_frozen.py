@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from nlpcl.errors import UsageError
 from nlpcl.models.encoder import Encoded, Padding, TextEncoder
 from nlpcl.models.pretrained import EncoderLike
 from nlpcl.models.states import TokenStates
-from nlpcl.models.tokens import Net, TokenBackbone
-from nlpcl.ranges import Layers, NotAll, Width
+from nlpcl.models.tokens import TokenBackbone, TokenOptions
+from nlpcl.options import option
+from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
+
+
+class FrozenOptions(TokenOptions):
+    """The options of a net on a frozen encoder."""
+
+    hidden: Width | None = option(
+        None, "width of the fully connected layers, or number of recurrent units; None means the encoder's width"
+    )
 
 
 @register_backbone(
@@ -22,30 +33,15 @@ class BertFrozen(TokenBackbone):
     So an example's token states never change: `precompute` computes them once.
 
     :param encoder: `minilm`, a local folder, a hub name, or a loaded encoder, which is copied.
-    :param net: Kim's convolutional net (`cnn`), or gated recurrent units (`gru`), whose state at the last token is the
-        feature; the original toolkit has the latter for KAN and SRK.
-    :param filters: filters of each window size, 3, 4 and 5; 100 in Kim's paper and the original toolkit.
-    :param layers: fully connected layers after the convolutions; the original toolkit has 2 for HAT and OWM, else 0.
-    :param hidden: their width, or the number of recurrent units; None: the encoder's width.
-    :param dropout: probability of dropping a feature unit; 0.5 in Kim's paper and the original toolkit, which has none
-        after recurrent units.
     :param padding: dynamic trims batches to their longest text, fixed does not.
-    :raises UsageError: unknown net.
     """
 
-    def __init__(
-        self,
-        encoder: EncoderLike = "minilm",
-        *,
-        net: Net = "cnn",
-        filters: Width = 100,
-        layers: Layers = 0,
-        hidden: Width | None = None,
-        dropout: NotAll = 0.5,
-        padding: Padding = "dynamic",
-    ) -> None:
+    options_type = FrozenOptions
+    options: FrozenOptions
+
+    def __init__(self, encoder: EncoderLike = "minilm", *, padding: Padding = "dynamic", **options: Any) -> None:
         words = TextEncoder(encoder, padding=padding)
-        super().__init__(words, net, filters, layers, hidden or words.width, dropout)
+        super().__init__(words, **options)
         self.name = words.name
         self.states: TokenStates | None = None
 

@@ -15,6 +15,8 @@ from nlpcl.errors import NOT_BOTH, UsageError, suggest
 from nlpcl.models.base import Backbone, TaskLabels
 from nlpcl.models.encoder_files import position_table, positions_of, refusing
 from nlpcl.models.pretrained import EncoderLike, encoder_name, load_encoder
+from nlpcl.options import Options, option
+from nlpcl.ranges import NotAll
 
 Pooling = Literal["mean", "cls", "pooler"]
 Padding = Literal["dynamic", "fixed"]
@@ -223,23 +225,32 @@ class TextEncoder(PackedEncoder):
         return pooled
 
 
+class EncoderOptions(Options):
+    """The options of a backbone whose feature is an encoder's pooled output."""
+
+    pooling: Pooling = option("mean", "how token states become one feature: mean, cls or pooler")
+    dropout: NotAll = option(0.1, "probability of dropping a feature unit before the head")
+
+
 class EncoderBackbone(Backbone):
     """A backbone whose feature is an encoder's pooled output.
 
-    :param encoder: as in `TextEncoder`; so `pooling` and `padding`.
-    :param dropout: probability of dropping a feature unit before the head.
+    :param encoder: `minilm`, a local folder, a hub name, or a loaded encoder, which is copied.
+    :param padding: dynamic trims batches to their longest text, fixed does not.
     """
 
+    options_type = EncoderOptions
+    options: EncoderOptions
     pretrained = True
     recomputes: bool | None = False
     transient = ("recomputes",)  # a matter of the machine: another run may go on without
 
-    def __init__(self, encoder: EncoderLike, pooling: Pooling, padding: Padding, dropout: float) -> None:
-        super().__init__()
-        self.encoder = TextEncoder(encoder, pooling, padding)
+    def __init__(self, encoder: EncoderLike = "minilm", *, padding: Padding = "dynamic", **options: Any) -> None:
+        super().__init__(**options)
+        self.encoder = TextEncoder(encoder, self.options.pooling, padding)
         self.width = self.encoder.width
         self.positions = self.encoder.positions()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(self.options.dropout)
 
     def trimmed(self, x: Tensor) -> Tensor:
         return self.encoder.prepare(x)

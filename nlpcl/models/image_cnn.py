@@ -7,10 +7,13 @@ or after dropout and pooling it does the same.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import Backbone, Site, TaskLabels
+from nlpcl.options import Options, option
 from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
 
@@ -30,22 +33,30 @@ def side_after(size: int) -> int:
     return size
 
 
+class CNNOptions(Options):
+    """The options of HAT's convolutional net."""
+
+    hidden: Width = option(2048, "width of the two fully connected layers; 2048 in HAT and in the original toolkit")
+
+
 @register_backbone("cnn", title="three convolutions and two fully connected layers", modality="image")
 class ImageCNN(Backbone):
     """HAT's convolutional net, trained from random weights.
 
     :param input_shape: (channels, height, width) of the images, which must be square.
-    :param hidden: width of the two fully connected layers; 2048 in HAT and in the original toolkit.
     :raises UsageError: the images are not square, or too small for three convolutions.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], *, hidden: Width = 2048) -> None:
-        super().__init__()
+    options_type = CNNOptions
+    options: CNNOptions
+
+    def __init__(self, input_shape: tuple[int, int, int], **options: Any) -> None:
+        super().__init__(**options)
         channels, height, width = input_shape
         side = side_after(height)
         if height != width or side < 1:
             raise UsageError(f"cnn needs square images of at least 12 pixels a side, not {height} x {width}.")
-        self.width = hidden
+        self.width = hidden = self.options.hidden
         self.channels = channels
         kernels = _kernel_sizes(height)
         self.convolutions = nn.ModuleList(

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from torch import Tensor, nn
 
 from nlpcl.models.base import Backbone, Site, TaskLabels
+from nlpcl.options import Options, option
 from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
+
+
+class MLPOptions(Options):
+    """The options of the net of two fully connected layers."""
+
+    hidden: Width = option(2000, "width of the two layers; 2000 in the original toolkit")
 
 
 @register_backbone("mlp", title="two fully connected layers", modality="image")
@@ -16,12 +24,14 @@ class MLP(Backbone):
     """Pixels, dropout 0.2, then twice a fully connected layer, ReLU and dropout 0.5; trained from random weights.
 
     :param input_shape: (channels, height, width) of the images.
-    :param hidden: width of the two layers; 2000 in the original toolkit.
     """
 
-    def __init__(self, input_shape: tuple[int, int, int], *, hidden: Width = 2000) -> None:
-        super().__init__()
-        self.width = hidden
+    options_type = MLPOptions
+    options: MLPOptions
+
+    def __init__(self, input_shape: tuple[int, int, int], **options: Any) -> None:
+        super().__init__(**options)
+        self.width = hidden = self.options.hidden
         self.pixels = prod(input_shape)
         self.linears = nn.ModuleList([nn.Linear(self.pixels, hidden), nn.Linear(hidden, hidden)])
         self.activations = nn.ModuleList(nn.ReLU() for _ in range(2))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from nlpcl.errors import UsageError, suggest
 from nlpcl.models.base import Backbone, Site, TaskLabels
 from nlpcl.models.encoder import Encoded, PackedEncoder
 from nlpcl.models.text_cnn import TextCNN
 from nlpcl.models.text_gru import TextGRU
+from nlpcl.options import Options, option
+from nlpcl.ranges import Layers, NotAll, Width
 
 Net = Literal["cnn", "gru"]
 
@@ -30,32 +31,42 @@ class TokenNet(Protocol):
         ...
 
 
+class TokenOptions(Options):
+    """The options of a backbone that reads token vectors, but for `hidden`, whose default depends on the vectors."""
+
+    net: Net = option(
+        "cnn",
+        "Kim's convolutional net (`cnn`), or gated recurrent units (`gru`), whose state at the last token is the "
+        "feature; the original toolkit has the latter for KAN and SRK",
+    )
+    filters: Width = option(100, "filters of each window size, 3, 4 and 5; 100 in Kim's paper and the original toolkit")
+    layers: Layers = option(
+        0, "fully connected layers after the convolutions; the original toolkit has 2 for HAT and OWM, else 0"
+    )
+    dropout: NotAll = option(
+        0.5,
+        "probability of dropping a feature unit; 0.5 in Kim's paper and the original toolkit, which has none after "
+        "recurrent units",
+    )
+
+
 class TokenBackbone(Backbone):
     """A backbone whose `net` reads token vectors from a frozen `encoder`.
 
     :param encoder: gives a vector for each token.
-    :param net: Kim's convolutional net (`cnn`), or gated recurrent units (`gru`), whose state at the last token is the
-        feature.
-    :param filters: filters of each window size of the convolutional net.
-    :param layers: fully connected layers after the convolutions.
-    :param hidden: their width, or the number of recurrent units.
-    :param dropout: probability of dropping a feature unit.
-    :raises UsageError: unknown net.
     """
 
     net: TokenNet
 
-    def __init__(
-        self, encoder: PackedEncoder, net: Net, filters: int, layers: int, hidden: int, dropout: float
-    ) -> None:
-        super().__init__()
-        if net not in get_args(Net):
-            raise UsageError(f"unknown net {net!r}. {suggest(net, get_args(Net))}")
+    def __init__(self, encoder: PackedEncoder, **options: Any) -> None:
+        super().__init__(**options)
+        net = self.options
+        hidden = net.hidden or encoder.width
         self.encoder = encoder.requires_grad_(False)
-        if net == "gru":
-            self.net = TextGRU(encoder.width, hidden, dropout)
+        if net.net == "gru":
+            self.net = TextGRU(encoder.width, hidden, net.dropout)
         else:
-            self.net = TextCNN(encoder.width, filters, layers, hidden, dropout)
+            self.net = TextCNN(encoder.width, net.filters, net.layers, hidden, net.dropout)
         self.width = self.net.width
 
     def set_parity(self) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from nlpcl.models.encoder import PackedEncoder, Padding
-from nlpcl.models.tokens import Net, TokenBackbone
-from nlpcl.ranges import Layers, NotAll, Width
+from nlpcl.models.tokens import TokenBackbone, TokenOptions
+from nlpcl.options import option
+from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
 
 
@@ -28,6 +31,14 @@ class WordEncoder(PackedEncoder):
         return self.model(ids), None, mask.bool()
 
 
+class WordVectorOptions(TokenOptions):
+    """The options of a net on word vectors."""
+
+    hidden: Width = option(
+        300, "width of the fully connected layers, or number of recurrent units; 300 in the original toolkit"
+    )
+
+
 @register_backbone(
     "w2v", title="frozen word vectors and a net on them; of a pair the second text alone", words="second"
 )
@@ -36,25 +47,11 @@ class WordVectors(TokenBackbone):
     """Nothing of the vectors trains; the net on top does.
 
     :param encoder: FloatTensor (V, D), a vector by id, as in `benchmark.vectors.matrix`.
-    :param net: Kim's convolutional net (`cnn`), or gated recurrent units (`gru`), as in `BertFrozen`.
-    :param filters: filters of each window size, 3, 4 and 5; 100 in Kim's paper and the original toolkit.
-    :param layers: fully connected layers after the convolutions; the original toolkit has 2 for HAT and OWM, else 0.
-    :param hidden: their width, or the number of recurrent units; 300 in the original toolkit.
-    :param dropout: probability of dropping a feature unit; 0.5 in Kim's paper and the original toolkit, which has none
-        after recurrent units.
     :param padding: dynamic trims batches to their longest text, fixed does not.
-    :raises UsageError: unknown net.
     """
 
-    def __init__(
-        self,
-        encoder: Tensor,
-        *,
-        net: Net = "cnn",
-        filters: Width = 100,
-        layers: Layers = 0,
-        hidden: Width = 300,
-        dropout: NotAll = 0.5,
-        padding: Padding = "dynamic",
-    ) -> None:
-        super().__init__(WordEncoder(encoder, padding), net, filters, layers, hidden, dropout)
+    options_type = WordVectorOptions
+    options: WordVectorOptions
+
+    def __init__(self, encoder: Tensor, *, padding: Padding = "dynamic", **options: Any) -> None:
+        super().__init__(WordEncoder(encoder, padding), **options)

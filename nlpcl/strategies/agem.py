@@ -20,36 +20,39 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.replay import (
     MemoryPlugin,
-    ReplayStrategy,
+    ReplayOptions,
     flatten,
     reference_gradient,
     set_gradients,
-    trainable,
+    trainable_parameters,
 )
+from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def project_agem(gradient: Tensor, reference: Tensor) -> Tensor:
-    """g, or where g . g_ref < 0 its projection on the plane orthogonal to g_ref; both (P,). Chaudhry et al., eq. 11.
+    """Project g on the plane orthogonal to g_ref where g . g_ref < 0 (Chaudhry et al., eq. 11); both are (P,).
 
-    Decided on the device, so that nothing waits for it.
+    This is decided on the device, so that nothing waits for it.
     """
     product = gradient @ reference
     return gradient - torch.where(product < 0, product / (reference @ reference), 0.0) * reference
 
 
-class AGEMPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-arg]
-    """Projects the gradient of every mini-batch; arguments as in `MemoryPlugin`."""
+class AGEMPlugin(MemoryPlugin):
+    """Projects the gradient of every mini-batch, under any Avalanche strategy."""
 
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if not len(self.memory):
             return
-        parameters = trainable(strategy.model)
-        reference, known = reference_gradient(strategy, parameters, self.memory.draw(self.replay_batch_size))
+        parameters = trainable_parameters(strategy.model)
+        reference, known = reference_gradient(strategy, parameters, self.memory.draw(self.options.replay_batch_size))
         current = flatten(parameters, [p.grad for p in parameters])
         set_gradients(parameters, project_agem(current, reference), known)
 
@@ -62,8 +65,11 @@ class AGEMPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-
     replay=True,
     ddp=True,
 )
-class AGEM(ReplayStrategy):
-    """Averaged gradient episodic memory; arguments as in `ReplayStrategy` and `ContinualStrategy`."""
+class AGEM(ContinualStrategy):
+    """Averaged gradient episodic memory."""
 
-    def replay_plugin(self, **memory: Any) -> AGEMPlugin:
-        return AGEMPlugin(**memory)
+    options_type = ReplayOptions
+    options: ReplayOptions
+
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> AGEMPlugin:
+        return AGEMPlugin(self.options)

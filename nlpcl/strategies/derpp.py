@@ -19,19 +19,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
-from nlpcl.errors import UsageError
 from nlpcl.models.heads import ABSENT
+from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayStrategy, replay_logits
+from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayOptions, replay_logits
 from nlpcl.training.forward import mode
+from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def own_mse(logits: Tensor, stored: Tensor) -> Tensor:
-    """Mean over samples of the mean square difference over the sample's own logits.
+    """Return the mean over samples of the mean square difference over the sample's own logits.
 
     :param logits: (B, C).
     :param stored: (B, C'), `ABSENT` where a sample's head has no such class; such columns are left out, and so are
@@ -44,38 +47,36 @@ def own_mse(logits: Tensor, stored: Tensor) -> Tensor:
     return (squares.sum(dim=1) / own.sum(dim=1)).mean()
 
 
-class DERPPPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-arg]
-    """Adds the two replay terms to the loss of every mini-batch.
+class DERPPOptions(ReplayOptions):
+    """The options of DER++."""
 
-    :param alpha: weight of the term on stored logits.
-    :param beta: weight of the term on labels.
-    :param memory: as in `MemoryPlugin`.
-    :raises UsageError: a weight below 0.
-    """
+    alpha: Weight = option(0.5, "weight of the squared distance to the stored logits; 0.5 in the original toolkit")
+    beta: Weight = option(0.5, "weight of the cross-entropy of replayed examples; 0.5 in the original toolkit")
 
-    def __init__(self, *, alpha: float = 0.5, beta: float = 0.5, **memory: Any) -> None:
-        super().__init__(**memory)
-        if alpha < 0 or beta < 0:
-            raise UsageError(f"alpha and beta must be at least 0, not {alpha} and {beta}.")
-        self.alpha = alpha
-        self.beta = beta
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+class DERPPPlugin(MemoryPlugin):
+    """Adds the two replay terms to the loss of every mini-batch, under any Avalanche strategy."""
+
+    options_type = DERPPOptions
+    options: DERPPOptions
+
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory):
             strategy.loss = strategy.loss + self.replay_loss(strategy)
 
-    def replay_loss(self, strategy: Any) -> Tensor:
-        """alpha MSE(f(x'), z') + beta CE(f(x''), y''), both draws in one forward pass."""
-        first = slots = self.memory.indices(self.replay_batch_size)
-        if not self.memory.whole:
-            slots = torch.cat([first, self.memory.indices(self.replay_batch_size)])
+    def replay_loss(self, strategy: Strategy) -> Tensor:
+        """Return alpha MSE(f(x'), z') + beta CE(f(x''), y''), both draws in one forward pass."""
+        size = self.options.replay_batch_size
+        first = slots = self.memory.indices(size)
+        if not self.options.parity:
+            slots = torch.cat([first, self.memory.indices(size)])
         replayed = self.memory.at(slots).on_device(strategy)
         assert replayed.logits is not None
         logits, n = replay_logits(strategy, replayed), len(first)
-        distillation = own_mse(logits[:n], replayed.logits[:n])
-        return self.alpha * distillation + self.beta * F.cross_entropy(logits[-n:], replayed.y[-n:])
+        distance = own_mse(logits[:n], replayed.logits[:n])
+        return self.options.alpha * distance + self.options.beta * F.cross_entropy(logits[-n:], replayed.y[-n:])
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         slots = self.fill(strategy)
         if not len(slots):
             return
@@ -94,17 +95,11 @@ class DERPPPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call
     replay=True,
     ddp=True,
 )
-class DERPP(ReplayStrategy):
-    """Dark experience replay; further arguments as in `ReplayStrategy` and `ContinualStrategy`.
+class DERPP(ContinualStrategy):
+    """Dark experience replay."""
 
-    :param alpha: weight of the squared distance to the stored logits, at least 0; 0.5 in the original toolkit.
-    :param beta: weight of the cross-entropy of replayed examples, at least 0; 0.5 in the original toolkit.
-    """
+    options_type = DERPPOptions
+    options: DERPPOptions
 
-    def __init__(self, *, alpha: Weight = 0.5, beta: Weight = 0.5, **replay_kwargs: Any) -> None:
-        self.alpha = alpha
-        self.beta = beta
-        super().__init__(**replay_kwargs)
-
-    def replay_plugin(self, **memory: Any) -> DERPPPlugin:
-        return DERPPPlugin(alpha=self.alpha, beta=self.beta, **memory)
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> DERPPPlugin:
+        return DERPPPlugin(self.options)

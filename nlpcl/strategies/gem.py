@@ -23,25 +23,29 @@ from typing import Any
 import numpy as np
 import quadprog
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from nlpcl.errors import UsageError
 from nlpcl.models.device import to_device
+from nlpcl.options import option
 from nlpcl.ranges import Positive, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.replay import (
     MemoryPlugin,
-    ReplayStrategy,
+    ReplayOptions,
     flatten,
     reference_gradient,
     set_gradients,
-    trainable,
+    trainable_parameters,
 )
+from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: float) -> np.ndarray:
-    """v = argmin_v 1/2 v'(GG' + eps' I)v + (Gg)'v with v >= margin; eps' = eps trace(GG') / t.
+    """Solve v = argmin_v 1/2 v'(GG' + eps' I)v + (Gg)'v with v >= margin; eps' = eps trace(GG') / t.
 
-    The dual of the projection, Lopez-Paz and Ranzato 2017, section 3.
+    It is the dual of the projection, Lopez-Paz and Ranzato 2017, section 3.
 
     :param gram: GG', (t, t), float64, not all 0.
     :param products: Gg, (t,), float64.
@@ -55,30 +59,39 @@ def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: floa
     return quadprog.solve_qp(gram / size + eps * identity, -products / size, identity, np.full(len(gram), margin))[0]
 
 
-class GEMPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-arg]
-    """Corrects the gradient of every mini-batch.
+class GEMOptions(ReplayOptions):
+    """The options of GEM."""
 
-    :param margin: least v of a corrected step, at least 0.
-    :param eps: relative regularisation of the quadratic programme, above 0.
-    :param memory: as in `MemoryPlugin`; a draw is spread evenly over the past tasks, with at least one example of each.
-    :raises UsageError: a number out of range.
-    """
+    margin: Weight = option(
+        0.5, "least weight v of a past task's gradient in a corrected step; 0.5 in the original toolkit"
+    )
+    eps: Positive = option(
+        1e-3,
+        "regularisation of the quadratic programme relative to the mean square norm of the past tasks' gradients; "
+        "1e-3, absolute, in the original toolkit",
+    )
 
-    def __init__(self, *, margin: float = 0.5, eps: float = 1e-3, **memory: Any) -> None:
-        super().__init__(**memory)
-        if margin < 0:
-            raise UsageError(f"margin must be at least 0, not {margin}.")
-        if eps <= 0:
-            raise UsageError(f"eps must be above 0, not {eps}.")
-        self.margin = margin
-        self.eps = eps
 
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+class GEMPlugin(MemoryPlugin):
+    """Corrects the gradient of every mini-batch, under any Avalanche strategy."""
+
+    options_type = GEMOptions
+    options: GEMOptions
+
+    def indices_by_task(self, size: int) -> list[Tensor]:
+        """Draw for each past task the slots of its even share of `size` examples, at least one, or all of `parity`."""
+        mixed = self.memory.indices(len(self.memory))
+        tasks = self.memory.tasks[mixed]
+        present = tasks.unique().tolist()
+        quota = len(mixed) if self.options.parity else max(1, size // max(1, len(present)))
+        return [mixed[tasks == task][:quota] for task in present]
+
+    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if not len(self.memory):
             return
-        parameters = trainable(strategy.model)
+        parameters = trainable_parameters(strategy.model)
         current = flatten(parameters, [p.grad for p in parameters])
-        draws = self.memory.indices_by_task(self.replay_batch_size)
+        draws = self.indices_by_task(self.options.replay_batch_size)
         references = current.new_empty(len(draws), len(current))
         known = [False] * len(parameters)
         for row, slots in zip(references, draws, strict=True):
@@ -90,7 +103,9 @@ class GEMPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-a
         gram, products = numbers[:, :-1], numbers[:, -1]
         # In fp16 the gradient may have overflowed; the scaler then skips the step.
         if np.isfinite(numbers).all() and (products < 0).any():
-            v = torch.from_numpy(project_gem(gram, products, self.margin, self.eps)).to(references.dtype)
+            v = torch.from_numpy(project_gem(gram, products, self.options.margin, self.options.eps)).to(
+                references.dtype
+            )
             v = to_device(v, references.device)
             set_gradients(parameters, current + v @ references, known)
 
@@ -103,19 +118,11 @@ class GEMPlugin(MemoryPlugin, supports_distributed=True):  # type: ignore[call-a
     replay=True,
     ddp=True,
 )
-class GEM(ReplayStrategy):
-    """Gradient episodic memory; further arguments as in `ReplayStrategy` and `ContinualStrategy`.
+class GEM(ContinualStrategy):
+    """Gradient episodic memory."""
 
-    :param margin: least weight v of a past task's gradient in a corrected step, at least 0; 0.5 in the
-        original toolkit.
-    :param eps: regularisation of the quadratic programme relative to the mean square norm of the past tasks'
-        gradients, above 0; 1e-3, absolute, in the original toolkit.
-    """
+    options_type = GEMOptions
+    options: GEMOptions
 
-    def __init__(self, *, margin: Weight = 0.5, eps: Positive = 1e-3, **replay_kwargs: Any) -> None:
-        self.margin = margin
-        self.eps = eps
-        super().__init__(**replay_kwargs)
-
-    def replay_plugin(self, **memory: Any) -> GEMPlugin:
-        return GEMPlugin(margin=self.margin, eps=self.eps, **memory)
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> GEMPlugin:
+        return GEMPlugin(self.options)

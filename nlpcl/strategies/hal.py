@@ -32,37 +32,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, TaskLabels, single_task
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.options import option
 from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
-from nlpcl.strategies._shared.replay import ReplayStrategy, replay_logits
+from nlpcl.strategies._shared.replay import ReplayOptions, replay_logits
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.strategy import continual_model
+from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy, continual_model
 
-Weights = Mapping[str, Tensor]
+_Weights = Mapping[str, Tensor]
 
 
-def virtual_step(weights: Weights, gradients: Sequence[Tensor | None], rate: Tensor | float) -> dict[str, Tensor]:
-    """theta - a g, part by part; a part without a gradient stays."""
+def virtual_step(weights: _Weights, gradients: Sequence[Tensor | None], rate: Tensor | float) -> dict[str, Tensor]:
+    """Return theta - a g, part by part; a part without a gradient stays."""
     parts = zip(weights.items(), gradients, strict=True)
     return {name: p if g is None else p - rate * g for (name, p), g in parts}
 
 
 def running_means(means: Tensor, seen: Tensor, features: Tensor, y: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """phi_c <- beta phi_c + (1 - beta) mean of the features of class c, where there are any.
+    """Update phi_c <- beta phi_c + (1 - beta) mean of the features of class c, where there are any.
 
     The first mean of a class is its phi.
 
@@ -81,7 +83,7 @@ def running_means(means: Tensor, seen: Tensor, features: Tensor, y: Tensor, beta
 def anchor_objective(
     logits: Tensor, forgotten: Tensor, features: Tensor, classes: Tensor, means: Tensor, gamma: float
 ) -> Tensor:
-    """What anchors minimise (Chaudhry et al. 2021, section 3), summed over n anchors, which do not meet in it.
+    """Return what anchors minimise (Chaudhry et al. 2021, section 3), summed over n anchors, which do not interact.
 
     :param logits: of theta, (n, C).
     :param forgotten: of theta_M, (n, C).
@@ -94,10 +96,10 @@ def anchor_objective(
 
 
 def first_anchors(embedded: Tensor, mask: Tensor | None, length: int, generator: torch.Generator) -> Tensor:
-    """Where anchors start: U(0, 1) for images, an example's tokens over and over for texts.
+    """Return where anchors start: at U(0, 1) for images, at an example's tokens over and over for texts.
 
     :param embedded: one example for each anchor, (n, ...), as `Backbone.embed` gives it.
-    :param mask: (n, L), True on the leading real tokens; None: images.
+    :param mask: (n, L), True on the leading real tokens; None means images.
     :param length: positions of a text anchor.
     """
     if mask is None:
@@ -107,23 +109,23 @@ def first_anchors(embedded: Tensor, mask: Tensor | None, length: int, generator:
 
 
 class FromEmbedded(nn.Module):
-    """Logits and features of embedded inputs, as a module, so that it can be called with other weights."""
+    """Gives logits and features of embedded inputs; a module, so that it can be called with other weights."""
 
     def __init__(self, model: ContinualModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
-        """As in `ContinualModel`, with task labels on the host."""
+        """Return logits and features as `ContinualModel` has them; task labels are on the host."""
         task = single_task(task_labels)
-        there = task if isinstance(task, int) else to_device(task, embedded.device)
-        features = self.model.backbone.features_of(embedded, mask, there)
+        labels = task if isinstance(task, int) else to_device(task, embedded.device)
+        features = self.model.backbone.features_of(embedded, mask, labels)
         return self.model.heads(features, task), features
 
 
 @contextmanager
 def without_dropout(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode; gradients still flow."""
+    """Put the model into evaluation mode for a while; gradients still flow."""
     with mode(model, training=False):
         for module in model.modules():
             if isinstance(module, nn.RNNBase):  # on an accelerator it has no gradient in evaluation mode
@@ -131,58 +133,48 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class HALOptions(ReplayOptions):
+    """The options of HAL."""
+
+    lamb: Weight = option(0.1, "weight of the change at the anchors; 0.1 in the original toolkit")
+    beta: NotAll = option(0.5, "weight of the past in the running means of features; 0.5 in the original toolkit")
+    gamma: Weight = option(0.1, "weight of an anchor's distance to its class's mean; 0.1 in the original toolkit")
+    anchor_steps: CountOrNone = option(100, "steps of SGD on an anchor; 100 in the original toolkit")
+    anchor_learning_rate: Rate = option(0.05, "learning rate of the steps on an anchor; 0.05 in the original toolkit")
+    anchor_length: Length = option(16, "positions of a text anchor; chosen here")
+    virtual_learning_rate: Rate = option(
+        0.05,
+        "learning rate of the steps of SGD that are only imagined; 0.05 in the original toolkit, which trains with SGD "
+        "at that rate",
+    )
+    second_order: bool = option(
+        True,
+        "whether the imagined step's gradient counts as depending on the weights; off for layers without a second "
+        "derivative",
+    )
+
+
+class HALPlugin(FeaturesPlugin):
     """Replays, holds the outputs at the anchors, and learns a task's anchors at its end.
 
     :param model: the model that is trained.
-    :param lamb: lambda of the anchors' term.
-    :param beta: weight of the past in the running means of features.
-    :param gamma: gamma of the distance to them.
-    :param anchor_steps: steps of SGD on an anchor.
-    :param anchor_learning_rate: their learning rate.
-    :param anchor_length: positions of a text anchor, at least 1.
-    :param virtual_learning_rate: a of the steps to theta~ and theta_M.
-    :param second_order: whether the gradient in theta~ depends on theta.
-    :param memory: as in `MemoryPlugin`.
-    :raises UsageError: a number out of range.
+    :raises UsageError: `anchor_length` is more than the encoder takes.
     """
 
-    def __init__(
-        self,
-        model: ContinualModel,
-        *,
-        lamb: float = 0.1,
-        beta: float = 0.5,
-        gamma: float = 0.1,
-        anchor_steps: int = 100,
-        anchor_learning_rate: float = 0.05,
-        anchor_length: int = 16,
-        virtual_learning_rate: float = 0.05,
-        second_order: bool = True,
-        **memory: Any,
-    ) -> None:
-        super().__init__(**memory)
-        if lamb < 0 or gamma < 0:
-            raise UsageError(f"lamb and gamma must be at least 0, not {lamb} and {gamma}.")
-        if not 0 <= beta < 1:
-            raise UsageError(f"beta must be at least 0 and below 1, not {beta}.")
-        if anchor_length < 1:
-            raise UsageError(f"anchor_length must be at least 1, not {anchor_length}.")
+    options_type = HALOptions
+    options: HALOptions
+    state = ("anchors", "anchor_heads", "_text")
+    task_state = ("means", "seen")
+
+    def __init__(self, model: ContinualModel, options: HALOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
         most = model.backbone.positions
-        if most is not None and anchor_length > most:
+        if most is not None and self.options.anchor_length > most:
             raise UsageError(f"anchor_length must be at most {most}, as many tokens as the encoder takes.")
         model.backbone.check_embedded()
         self.memory.quota = max(1, self.memory.capacity // model.n_tasks)
-        self.lamb = lamb
-        self.beta = beta
-        self.gamma = gamma
-        self.anchor_steps = anchor_steps
-        self.anchor_learning_rate = anchor_learning_rate
-        self.anchor_length = anchor_length
-        self.virtual_learning_rate = virtual_learning_rate
-        self.second_order = second_order
         self.net = FromEmbedded(model)
-        if second_order:
+        if self.options.second_order:
             model.backbone.allow_second_derivatives()
         self.anchors: Tensor | None = None
         """Anchors of all past tasks, (n, ...)."""
@@ -192,27 +184,28 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         self.weights: dict[str, nn.Parameter] = {}
         self.means = self.seen = torch.empty(0)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.weights = {name: p for name, p in strategy.model.named_parameters() if p.requires_grad}
         classes = max(int(y) for y in strategy.experience.dataset.targets) + 1
-        self.means = torch.zeros(classes, strategy.model.backbone.width, device=strategy.device)
+        self.means = torch.zeros(classes, self.net.model.backbone.width, device=strategy.device)
         self.seen = torch.zeros(classes, dtype=torch.bool, device=strategy.device)
 
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_forward(strategy)
-        features = self.features.detach()
-        self.means, self.seen = running_means(self.means, self.seen, features, strategy.mb_y, self.beta)
+        assert self.features is not None
+        features, beta = self.features.detach(), self.options.beta
+        self.means, self.seen = running_means(self.means, self.seen, features, strategy.mb_y, beta)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.anchors is None:
             return
-        replayed = self.memory.draw(self.replay_batch_size).on_device(strategy)
+        replayed = self.memory.draw(self.options.replay_batch_size).on_device(strategy)
         loss = F.cross_entropy(replay_logits(strategy, replayed), replayed.y)
         strategy.loss = joint_mean(strategy.loss, loss, len(strategy.mb_y), len(replayed.y))
-        strategy.loss = strategy.loss + self.lamb * self.anchor_loss(strategy)
+        strategy.loss = strategy.loss + self.options.lamb * self.anchor_loss(strategy)
 
-    def anchor_loss(self, strategy: Any) -> Tensor:
-        """Mean square of what one step on the strategy's loss would change at the anchors."""
+    def anchor_loss(self, strategy: Strategy) -> Tensor:
+        """Return the mean square of what one step on the strategy's loss would change at the anchors."""
         assert self.anchors is not None
         scaler: Any = getattr(strategy, "scaler", None)
         scaled = scaler is not None and scaler.is_enabled()
@@ -221,10 +214,10 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
             strategy.loss * scale,
             list(self.weights.values()),
             retain_graph=True,
-            create_graph=self.second_order,
+            create_graph=self.options.second_order,
             allow_unused=True,
         )
-        moved = virtual_step(self.weights, gradients, self.virtual_learning_rate / scale)
+        moved = virtual_step(self.weights, gradients, self.options.virtual_learning_rate / scale)
         with without_dropout(strategy.model):
             now = self.outputs(self.weights, self.anchors, self.anchor_heads)[0]
             then = self.outputs(moved, self.anchors, self.anchor_heads)[0]
@@ -233,61 +226,61 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         # Where the scaled gradient overflows, that of the whole loss does, too, and the scaler leaves the step out.
         return torch.where(change.isfinite(), change, 0.0) if scaled else change
 
-    def outputs(self, weights: Weights, anchors: Tensor, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
-        """Logits and features of anchors under `weights`.
+    def outputs(self, weights: _Weights, anchors: Tensor, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
+        """Return logits and features of anchors under `weights`.
 
-        In float32 whatever the precision: what one step changes is less than bfloat16 can tell apart.
+        They are in float32 whatever the precision: what one step changes is less than bfloat16 can tell apart.
         """
         mask = anchors.new_ones(anchors.shape[:2], dtype=torch.bool) if self._text else None
         named = {f"model.{name}": p for name, p in weights.items()}
         return functional_call(self.net, named, (anchors, mask, task_labels))
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.learn_anchors(strategy)
         self.fill(strategy)
 
-    def learn_anchors(self, strategy: Any) -> None:
+    def learn_anchors(self, strategy: Strategy) -> None:
         """Learn an anchor for each class of the experience and add them to those of past tasks."""
         x, classes, task = self._example_of_each_class(strategy.experience.dataset)
-        classes = classes.to(strategy.device)
+        classes, options = classes.to(strategy.device), self.options
         weights = {name: p.detach() for name, p in self.weights.items()}
         with without_dropout(strategy.model):
             with torch.no_grad():
-                embedded, mask = strategy.model.backbone.embed(on_device(strategy, x))
+                embedded, mask = self.net.model.backbone.embed(on_device(strategy, x))
             if not embedded.is_floating_point():
                 raise UsageError(f"hal needs a backbone that embeds, not {type(strategy.model.backbone).__name__}.")
             self._text = mask is not None
-            anchors = first_anchors(embedded, mask, self.anchor_length, self.memory.generator)
+            anchors = first_anchors(embedded, mask, options.anchor_length, self.memory.generator)
             forgetful = self.fine_tuned(strategy, weights)
-            for _ in range(self.anchor_steps):
+            for _ in range(options.anchor_steps):
                 anchors.requires_grad_()
                 logits, features = self.outputs(weights, anchors, task)
                 lost = logits if forgetful is None else self.outputs(forgetful, anchors, task)[0]
-                objective = anchor_objective(logits, lost, features, classes, self.means[classes], self.gamma)
-                anchors = (anchors - self.anchor_learning_rate * torch.autograd.grad(objective, anchors)[0]).detach()
+                objective = anchor_objective(logits, lost, features, classes, self.means[classes], options.gamma)
+                slope = torch.autograd.grad(objective, anchors)[0]
+                anchors = (anchors - options.anchor_learning_rate * slope).detach()
         self.anchors = anchors if self.anchors is None else torch.cat([self.anchors, anchors])
         self.anchor_heads = torch.cat([self.anchor_heads, torch.full((len(anchors),), task)])
 
-    def fine_tuned(self, strategy: Any, weights: Weights) -> Weights | None:
-        """theta_M: `weights` after one pass of SGD over the memory; None if it is empty."""
+    def fine_tuned(self, strategy: Strategy, weights: _Weights) -> _Weights | None:
+        """Return theta_M, `weights` after one pass of SGD over the memory, or None if the memory is empty."""
         if not len(self.memory):
             return None
-        for slots in self.memory.indices(len(self.memory)).split(self.replay_batch_size):
+        for slots in self.memory.indices(len(self.memory)).split(self.options.replay_batch_size):
             replayed = self.memory.at(slots).on_device(strategy)
             weights = {name: p.detach().requires_grad_() for name, p in weights.items()}
             logits = functional_call(strategy.model, dict(weights), (replayed.x, replayed.task_labels))
             loss = F.cross_entropy(logits, replayed.y)
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            weights = virtual_step(weights, gradients, self.virtual_learning_rate)
+            weights = virtual_step(weights, gradients, self.options.virtual_learning_rate)
         return {name: p.detach() for name, p in weights.items()}
 
     def kept_bytes(self) -> dict[str, int]:
-        """Bytes of the memory's filled slots and of the anchors with their task labels."""
         anchors = [] if self.anchors is None else [self.anchors, self.anchor_heads]
         return super().kept_bytes() | {"hindsight": tensor_bytes(anchors)}
 
     def _example_of_each_class(self, data: Any) -> tuple[Tensor, Tensor, int]:
-        """A random example (n, ...) of each class of a task, the classes (n,) ascending, and the task label."""
+        """Draw an example (n, ...) of each class of a task; with the classes (n,), ascending, and the task label."""
         targets = torch.tensor([int(y) for y in data.targets])
         classes = targets.unique()
         order = torch.randperm(len(targets), generator=self.memory.generator)
@@ -305,48 +298,11 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
     replay=True,
     ddp_reason="it differentiates through a step on the whole mini-batch, whose gradient no process has by itself",
 )
-class HAL(ReplayStrategy):
-    """Hindsight anchor learning; further arguments as in `ReplayStrategy` and `ContinualStrategy`.
+class HAL(ContinualStrategy):
+    """Hindsight anchor learning."""
 
-    :param lamb: weight of the change at the anchors, at least 0; 0.1 in the original toolkit.
-    :param beta: weight of the past in the running means of features, in [0, 1); 0.5 in the original toolkit.
-    :param gamma: weight of an anchor's distance to its class's mean, at least 0; 0.1 in the original toolkit.
-    :param anchor_steps: steps of SGD on an anchor; 100 in the original toolkit.
-    :param anchor_learning_rate: their learning rate; 0.05 in the original toolkit.
-    :param anchor_length: positions of a text anchor, at least 1; chosen here.
-    :param virtual_learning_rate: learning rate of the steps of SGD that are only imagined; 0.05 in the original
-        toolkit, which trains with SGD at that rate.
-    :param second_order: whether the imagined step's gradient counts as depending on the weights; off for layers
-        without a second derivative.
-    """
+    options_type = HALOptions
+    options: HALOptions
 
-    def __init__(
-        self,
-        *,
-        model: Any,
-        lamb: Weight = 0.1,
-        beta: NotAll = 0.5,
-        gamma: Weight = 0.1,
-        anchor_steps: CountOrNone = 100,
-        anchor_learning_rate: Rate = 0.05,
-        anchor_length: Length = 16,
-        virtual_learning_rate: Rate = 0.05,
-        second_order: bool = True,
-        **replay_kwargs: Any,
-    ) -> None:
-        self._plugin = partial(
-            HALPlugin,
-            continual_model(model, type(self).__name__),
-            lamb=lamb,
-            beta=beta,
-            gamma=gamma,
-            anchor_steps=anchor_steps,
-            anchor_learning_rate=anchor_learning_rate,
-            anchor_length=anchor_length,
-            virtual_learning_rate=virtual_learning_rate,
-            second_order=second_order,
-        )
-        super().__init__(model=model, **replay_kwargs)
-
-    def replay_plugin(self, **memory: Any) -> HALPlugin:
-        return self._plugin(**memory)
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> HALPlugin:
+        return HALPlugin(continual_model(model, type(self).__name__), self.options)

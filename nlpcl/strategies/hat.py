@@ -38,4 +38,4 @@ HATPlugin = MaskPlugin
     ddp=True,
 )
 class HAT(MaskInference):
-    """Hard attention to the task; further arguments as in `MaskStrategy` and `ContinualStrategy`."""
+    """Hard attention to the task."""

@@ -29,29 +29,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from nlpcl.models.base import Context, ContinualModel, Site
 from nlpcl.models.gates import Gates
 from nlpcl.models.text_gru import TextGRU, last_state
-from nlpcl.ranges import Mean, Rate, Scale, Spread
+from nlpcl.options import option
+from nlpcl.ranges import Spread
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.masks import (
-    CLAMP,
-    GATE_INIT,
-    GATE_LEARNING_RATE,
-    BlockedWeights,
-    annealed_scale,
-    clip_gates,
-    gate_group,
-    least_entropy,
-)
+from nlpcl.strategies._shared.masks import CLAMP, GATE_INIT, GatePlugin, InferenceOptions, least_entropy
 from nlpcl.strategies._shared.recurrent import recurrent_backbone
-from nlpcl.training.strategy import ContinualStrategy
+from nlpcl.training.strategy import ContinualStrategy, continual_model
 
 
 class KANNet(nn.Module):
@@ -62,6 +54,8 @@ class KANNet(nn.Module):
     :param n_tasks: number of tasks.
     :param gates: further arguments of `Gates`.
     """
+
+    task_state = ("accessing",)
 
     def __init__(self, main: TextGRU, context: Context, n_tasks: int, **gates: Any) -> None:
         super().__init__()
@@ -90,7 +84,7 @@ class KANNet(nn.Module):
 
     @contextmanager
     def along_trained_path(self) -> Iterator[None]:
-        """For a while take the path of the phase that is on, in evaluation, too."""
+        """Within it, take the path of the phase that is on, in evaluation, too."""
         self._as_trained = True
         try:
             yield
@@ -99,7 +93,7 @@ class KANNet(nn.Module):
 
     @contextmanager
     def under_every_mask(self) -> Iterator[None]:
-        """For a while features (K B, width) under the stored masks of K tasks, one after the other, in evaluation.
+        """Within it, return features (K B, width) under the stored masks of K tasks, one after the other.
 
         The states do not depend on the mask, so one pass does for all.
         """
@@ -110,12 +104,12 @@ class KANNet(nn.Module):
             self._every_mask = False
 
     def sites(self) -> list[Site]:
-        """None: the gates are the method's own."""
+        """Return no sites: the gates are the method's own."""
         return []
 
 
 def accessible_factors(gru: nn.GRU, access: Tensor) -> dict[nn.Parameter, Tensor]:
-    """What the gradients of a GRU's weights are multiplied by in the main phase (the module's docstring).
+    """Return the factors on the gradients of a GRU's weights in the main phase (see the module's docstring).
 
     :param access: a_t, (H,).
     """
@@ -125,49 +119,39 @@ def accessible_factors(gru: nn.GRU, access: Tensor) -> dict[nn.Parameter, Tensor
     return {gru.get_parameter(name): factor for name, factor in factors.items()}
 
 
-class KANPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+class KANOptions(InferenceOptions):
+    """The options of KAN."""
+
+    gate_init: Spread = option(
+        GATE_INIT, "standard deviation of the embeddings' initial values; 1 in the original toolkit"
+    )
+    parity: bool = option(
+        False,
+        "restore what the original toolkit did: soft masks, gates that train like weights, and what it does for every "
+        "strategy",
+    )
+
+
+class KANPlugin(GatePlugin):
     """Puts a `KANNet` on the backbone's token vectors.
 
     The first training on a task t > 0 is its accessibility phase, the next its main phase. `KAN` goes through both;
     under a strategy of Avalanche's own call `train` twice.
 
     :param model: its backbone's net is a `TextGRU`, which becomes the main net.
-    :param smax: largest s of the annealing.
-    :param gate_learning_rate: learning rate of the embeddings; None means the optimizer's.
-    :param init_mean: mean of the embeddings' initial values.
-    :param init_std: their standard deviation.
-    :param parity: the original code's soft masks; gates train like weights, at the optimizer's rate in place of 0.05,
-        clipped and with weight decay.
     """
 
-    def __init__(
-        self,
-        model: ContinualModel,
-        *,
-        smax: float = 400.0,
-        gate_learning_rate: float | None = None,
-        init_mean: float = 0.0,
-        init_std: float = GATE_INIT,
-        parity: bool = False,
-    ) -> None:
-        super().__init__()
+    options_type = KANOptions
+    options: KANOptions
+
+    def __init__(self, model: ContinualModel, options: KANOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
         backbone, main = recurrent_backbone(model, "kan")
-        own = {"smax": smax, "init_mean": init_mean, "init_std": init_std, "soft": parity}
-        self.net = KANNet(main, backbone.context, model.n_tasks, **own)
+        gates = {"smax": self.options.smax, "init_mean": self.options.gate_mean, "init_std": self.options.gate_init}
+        self.net = KANNet(main, backbone.context, model.n_tasks, **gates, soft=self.options.parity)
         backbone.set_net(self.net)
         self.gates = self.net.gates
         self.task_incremental = model.task_incremental
-        self.smax = smax
-        # In this method's original code the embeddings train like weights, and start as they do here.
-        self.gate_learning_rate = None if parity and gate_learning_rate == GATE_LEARNING_RATE else gate_learning_rate
-        self.parity = parity
-        self.blocked = BlockedWeights()
-        self.undecided: list[float] = []
-        """The share of undecided gates of each task."""
-
-    def parameter_group(self, strategy: Any) -> dict[str, Any]:
-        """The gates' own group of the optimizer, as in `MaskPlugin`; empty in the main phase."""
-        return gate_group(self.gates, self.gate_learning_rate, self.parity)
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
@@ -189,22 +173,6 @@ class KANPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         task = strategy.experience.current_experience
         free = self.net.accessing or task == 0
         self.blocked.set({} if free else accessible_factors(self.net.main.gru, self.gates.mask(task)))
-
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        batches = len(strategy.dataloader)
-        done = strategy.clock.train_epoch_iterations
-        # The original code counts from 0 and divides by B, so it never reaches smax.
-        self.gates.scale = annealed_scale(done + 1, batches + 1 if self.parity else batches, self.smax)
-
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        if self.parity:
-            clip_gates(self.gates, strategy)
-
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        self.blocked.restore()
-        if self.gates.current is not None:
-            with torch.no_grad():
-                self.gates.embeddings[self.gates.current].clamp_(-CLAMP, CLAMP)
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         if self.net.accessing:
@@ -231,44 +199,18 @@ class KANPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
     ddp=True,
 )
 class KAN(ContinualStrategy):
-    """Knowledge accessibility network; further arguments as in `ContinualStrategy`.
+    """Knowledge accessibility network.
 
     Every task but the first is trained for twice the epochs: first its mask, then the main net.
-
-    :param smax: largest scale s of the gates; 400 in the paper and the original toolkit.
-    :param gate_learning_rate: learning rate of the gates' embeddings; 0.05 is chosen here, as for HAT, and with
-        `parity` it is the optimizer's in place of 0.05.
-    :param gate_mean: mean of the embeddings' initial values; 0 in the original toolkit.
-    :param gate_init: standard deviation of the embeddings' initial values; 1 in the original toolkit.
-    :param inference: which mask serves in domain-incremental learning: that of the last trained task for every sample
-        (`last`), or for each sample the one whose output has the least entropy (`entropy`).
-    :param parity: restore what the original toolkit did: soft masks, gates that train like weights, and what
-        `ContinualStrategy` lists.
     """
 
-    def __init__(
-        self,
-        *,
-        model: Any,
-        smax: Scale = 400.0,
-        gate_learning_rate: Rate | None = GATE_LEARNING_RATE,
-        gate_mean: Mean = 0.0,
-        gate_init: Spread = GATE_INIT,
-        inference: Literal["last", "entropy"] = "last",
-        parity: bool = False,
-        plugins: list[Any] | None = None,
-        **base_kwargs: Any,
-    ) -> None:
-        self.masks = KANPlugin(
-            model,
-            smax=smax,
-            gate_learning_rate=gate_learning_rate,
-            init_mean=gate_mean,
-            init_std=gate_init,
-            parity=parity,
-        )
-        self.inference = inference
-        super().__init__(model=model, plugins=[*(plugins or []), self.masks], parity=parity, **base_kwargs)
+    options_type = KANOptions
+    options: KANOptions
+    masks: KANPlugin
+
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> KANPlugin:
+        self.masks = KANPlugin(continual_model(model, "KAN"), self.options)
+        return self.masks
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
         if self.masks.net.accessing:
@@ -284,9 +226,9 @@ class KAN(ContinualStrategy):
             return super().validation_criterion(x, y, task_labels)
 
     def forward(self) -> Tensor:
-        """Logits of the mini-batch; at test under the mask that `inference` chooses."""
+        """Return the logits of the mini-batch; at test under the mask that `inference` chooses."""
         trained = self.masks.gates.trained
-        if self.is_training or self.masks.task_incremental or self.inference == "last" or not trained:
+        if self.is_training or self.masks.task_incremental or self.options.inference == "last" or not trained:
             return super().forward()
         with self.masks.net.under_every_mask():
             logits = super().forward()

@@ -7,8 +7,6 @@ code takes the number of epochs of the order's last task; here it is the largest
 
 from __future__ import annotations
 
-from typing import Any
-
 from avalanche.training import JointTraining
 
 from nlpcl.registry import Regime, register_strategy
@@ -17,10 +15,7 @@ from nlpcl.training.strategy import ContinualStrategy
 
 @register_strategy("mtl", title="all tasks at once (multi-task learning)", ddp=True)
 class MTL(ContinualStrategy, JointTraining):  # type: ignore[misc]
-    """Trains once on the whole stream: `train(benchmark.train_stream)`; arguments of `ContinualStrategy`."""
+    """Train once on all tasks: `train(benchmark.train_stream)`."""
 
     protocol: Regime = "joint"
     transient = ("_experiences",)
-
-    def __init__(self, **base_kwargs: Any) -> None:
-        super().__init__(**base_kwargs)

@@ -11,4 +11,4 @@ from nlpcl.training.strategy import ContinualStrategy
 
 @register_strategy("ncl", title="naive continual learning (fine-tuning in sequence)", ddp=True)
 class NCL(ContinualStrategy):
-    """Naive continual learning; takes the arguments of `ContinualStrategy`."""
+    """Naive continual learning."""

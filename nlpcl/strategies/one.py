@@ -19,23 +19,23 @@ from nlpcl.training.strategy import ContinualStrategy
 
 @register_strategy("one", title="each task alone, from the initial model", ddp=True)
 class ONE(ContinualStrategy):
-    """Starts every experience from the initial model; takes the arguments of `ContinualStrategy`."""
+    """Start every experience from the initial model."""
 
     protocol: Regime = "isolated"
+    state = ("_initial",)
 
-    def __init__(self, **base_kwargs: Any) -> None:
-        super().__init__(**base_kwargs)
-        trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
         self._initial: dict[str, Tensor] = {
-            name: p.detach().clone() for name, p in self.model.named_parameters() if name in trainable
+            name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad
         }
 
     def kept_bytes(self, tasks: int) -> dict[str, int]:
-        """As in `ContinualStrategy`, with the trained parameters once for every task: each has a model of its own."""
-        found = super().kept_bytes(tasks)
+        """Return the bytes by kind, with the trained parameters once for every task: each has a model of its own."""
+        kept = super().kept_bytes(tasks)
         heads = {id(p) for p in self.model.heads.parameters()} if isinstance(self.model, ContinualModel) else set()
         own = tensor_bytes(p for p in self.model.parameters() if p.requires_grad and id(p) not in heads)
-        return {**found, "parameters": found["parameters"] + (tasks - 1) * own}
+        return {**kept, "parameters": kept["parameters"] + (tasks - 1) * own}
 
     @torch.no_grad()
     def train_dataset_adaptation(self, **kwargs: Any) -> None:

@@ -40,16 +40,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.optim import Optimizer
 
-from nlpcl.models.base import ContinualModel, Site
+from nlpcl.models.base import Site
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.text_gru import last_state
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.recurrent import recurrent_backbone
 from nlpcl.training import distributed
+from nlpcl.training.plugin import Plugin
 from nlpcl.training.strategy import ContinualStrategy, minibatch_rows
 
 CEILING = 0.9
@@ -57,18 +58,18 @@ SLOPE = 0.001
 
 
 def squeeze(n: Tensor) -> Tensor:
-    """n within [0, 0.9], and beyond it 0.001 of what exceeds it."""
+    """Return n within [0, 0.9], and beyond it 0.001 of what exceeds it."""
     inside = n.clamp(0, CEILING)
     return torch.lerp(inside, n, SLOPE)
 
 
 def free_share(task: int) -> float:
-    """s_t = 0.9 exp(-0.1 t) + 0.1, the share of entries that may move."""
+    """Return s_t = 0.9 exp(-0.1 t) + 0.1, the share of entries that may move."""
     return 0.9 * math.exp(-0.1 * task) + 0.1
 
 
 def update_factors(sums: Tensor, share: float) -> Tensor:
-    """Factors (N,) on the steps of N entries: 1 - c for the floor(share N) of smallest control c, 0 for the others.
+    """Return the factors (N,) on the steps of N entries: 1 - c for the floor(share N) of smallest c, 0 for the others.
 
     :param sums: (N,), at least 0; c is them minus their minimum, over their range.
     :param share: in [0, 1].
@@ -147,9 +148,9 @@ class _Recurrence(torch.autograd.Function):
 
 
 def squeezed_states(nets: Sequence[SqueezedGRU], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The states h' after, and r h_n at, every token of x (B, L, channels), for N nets of one size side by side.
+    """Return h' after and r h_n at every token of x (B, L, channels), for N nets of one size side by side.
 
-    :return: (N, B, L, H) each, float32; the latter without a graph.
+    :return: (N, B, L, H) each, float32; r h_n without a graph.
     """
     of_x = torch.stack([net.x2h(x) for net in nets]).float().permute(2, 0, 1, 3)
     weight = torch.stack([net.h2h.weight for net in nets])
@@ -160,7 +161,7 @@ def squeezed_states(nets: Sequence[SqueezedGRU], x: Tensor) -> tuple[Tensor, Ten
 
 
 class Controls(NamedTuple):
-    """Something for each input of a net (C,), for each unit (H,) and for each candidate (H,)."""
+    """Values for the inputs of a net (C,), for its units (H,) and for its candidates (H,)."""
 
     inputs: Tensor
     units: Tensor
@@ -169,7 +170,7 @@ class Controls(NamedTuple):
 
 @torch.no_grad()
 def control_sums(x: Tensor, states: Tensor, candidates: Tensor, mask: Tensor) -> Controls:
-    """The sum over mini-batch and real tokens of inputs x, of the states h before each token, and of r h_n.
+    """Sum inputs x, the states h before each token, and r h_n over the real tokens of a mini-batch.
 
     :param x: (B, L, C); states and candidates: (B, L, H), as `squeezed_states` gives them; mask: (B, L).
     """
@@ -219,17 +220,17 @@ class SRKNet(nn.Module):
 
     @property
     def sums(self) -> Controls:
-        """The control sums of all training steps so far."""
+        """Return the control sums of all training steps so far."""
         return Controls(self.input_sums, self.unit_sums, self.candidate_sums)
 
     def take_parts(self) -> tuple[list[Tensor], Controls]:
-        """[h_F, h_K], (B, width) each, and net K's sums of the last training mini-batch, which are then gone."""
+        """Return [h_F, h_K], (B, width) each, and net K's sums of the last training mini-batch, once."""
         parts, self._parts = self._parts, None
         assert parts is not None
         return parts
 
     def sites(self) -> list[Site]:
-        """None: a recurrent net's weights serve three layers at once."""
+        """Return no sites: a recurrent net's weights serve three layers at once."""
         return []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -238,7 +239,7 @@ class SRKNet(nn.Module):
 
 
 def keeper_factors(keeper: SqueezedGRU, sums: Sequence[Tensor], share: float) -> dict[nn.Parameter, Tensor]:
-    """Factors on the steps of net K's parameters, broadcastable to them.
+    """Return the factors on the steps of net K's parameters, broadcastable to them.
 
     :param sums: of inputs, units and candidates, added up over earlier tasks.
     :param share: s_t.
@@ -254,18 +255,20 @@ def keeper_factors(keeper: SqueezedGRU, sums: Sequence[Tensor], share: float) ->
     return {keeper.get_parameter(name): factor for name, factor in factors.items()}
 
 
-class SRKPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+class SRKPlugin(Plugin):
     """Puts an `SRKNet` on the backbone's token vectors, adds its nets' losses and holds net K's steps back.
 
     :param model: its backbone's net is a `TextGRU`, which is replaced by nets of the same width.
     """
 
-    def __init__(self, model: ContinualModel) -> None:
+    task_state = ("_factors",)
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.backbone, gru = recurrent_backbone(model, "srk")
         self.net = SRKNet(gru.channels, gru.width, gru.dropout.p)
         self.backbone.set_net(self.net)
-        self.heads = model.heads
+        self.heads: Any = model.heads
         self._both: Tensor | None = None
         self._factors: dict[nn.Parameter, Tensor] = {}
         self._before: list[Tensor] = []
@@ -298,7 +301,7 @@ class SRKPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         self._before = []
 
     def kept_bytes(self) -> dict[str, int]:
-        """Bytes of the control sums."""
+        """Return the bytes of the control sums."""
         return {"control_sums": tensor_bytes(self.net.sums)}
 
 
@@ -317,8 +320,7 @@ class SRKPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
     ddp=True,
 )
 class SRK(ContinualStrategy):
-    """Shared knowledge from a sequence of domains; arguments as in `ContinualStrategy`."""
+    """Shared knowledge from a sequence of domains."""
 
-    def __init__(self, *, model: Any, plugins: list[Any] | None = None, **base_kwargs: Any) -> None:
-        self.knowledge = SRKPlugin(model)
-        super().__init__(model=model, plugins=[*(plugins or []), self.knowledge], **base_kwargs)
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> SRKPlugin:
+        return SRKPlugin(model)

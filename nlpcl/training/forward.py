@@ -16,10 +16,15 @@ from nlpcl.models.device import to_device
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def autocast(strategy: Any) -> torch.autocast:
+    """Return the context of a strategy's precision, which is float32 for Avalanche's own."""
+    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
+    return torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
 def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
     """Return the logits of inputs under a strategy's model and precision, in float32; also for Avalanche's own."""
-    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-    with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+    with autocast(strategy):
         return avalanche_forward(strategy.model, x, task_labels).float()
 
 

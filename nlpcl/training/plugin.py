@@ -26,6 +26,10 @@ class Plugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[
     task_state: ClassVar[tuple[str, ...]] = ()
     options: Any
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Avalanche asks each class anew.
+        super().__init_subclass__(**{"supports_distributed": True, **kwargs})
+
     def __init__(self, options: Options | None = None, **values: Any) -> None:
         super().__init__()
         if options is not None and (values or not isinstance(options, self.options_type)):

@@ -134,6 +134,7 @@ class ContinualStrategy(SupervisedTemplate):
         self.parity = self.options.parity
         if self.parity and isinstance(model, ContinualModel):
             model.backbone.set_parity()
+        model = self.make_model(model)
         plugin = self.make_plugin(model, optimizer)
         super().__init__(
             model=model,
@@ -170,6 +171,10 @@ class ContinualStrategy(SupervisedTemplate):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         show_options(cls)
+
+    def make_model(self, model: nn.Module) -> nn.Module:
+        """Return the model to train, the one passed in or one around it; `self.options` is set."""
+        return model
 
     def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> Plugin | None:
         """Return the plugin that is the method, or None; `self.options` is set, the strategy is not yet built.

@@ -201,9 +201,9 @@ def test_every_term_teaches_adapters_and_gates(term: str | None, benchmark_of: A
     train(strategy, benchmark, 0)
     strategy.plugins.append(Spy("after_backward", see))
     factor = 0.0
-    strategy.masks.lamb = 0.0
+    strategy.masks.options = strategy.masks.options.model_copy(update={"lamb": 0.0})
     if term is not None:
-        setattr(strategy, term, 1.0)
+        strategy.options = strategy.options.model_copy(update={term: 1.0})
     train(strategy, benchmark, 1)
     assert len(moved) == 16
     if term is None:

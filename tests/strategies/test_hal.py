@@ -113,13 +113,13 @@ def paper_loss(model: Any, examples: list[Any], plugin: HALPlugin, fixed: Any = 
     moved.load_state_dict(model.state_dict())
     with torch.no_grad():
         for p, g in zip(moved.parameters(), gradient, strict=True):
-            p -= plugin.virtual_learning_rate * (0.0 if g is None else g)
+            p -= plugin.options.virtual_learning_rate * (0.0 if g is None else g)
         squares = []
         for e, t in zip(plugin.anchors, plugin.anchor_heads.tolist(), strict=True):  # type: ignore[arg-type]
             mask = torch.ones(1, len(e), dtype=torch.bool) if e.dim() == 2 else None
             old, new = (net.heads(net.backbone.features_of(e[None], mask, t), t)[0] for net in (model, moved))
             squares += [(n - o) ** 2 for n, o in zip(new, old, strict=True)]
-    return loss.detach() + plugin.lamb * torch.stack(squares).mean(), gradient  # type: ignore[union-attr]
+    return loss.detach() + plugin.options.lamb * torch.stack(squares).mean(), gradient  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("second_order", [True, False])
@@ -143,7 +143,7 @@ def test_loss_and_gradient_of_a_step_are_those_of_the_paper(
         plugin.means, plugin.anchors = plugin.means.double(), plugin.anchors.double()
         x, label = strategy.mb_x, strategy.mb_y
         if x.is_floating_point():
-            x, memory._kept["x"] = x.double(), memory._kept["x"].double()
+            x, memory.columns["x"] = x.double(), memory.columns["x"].double()
         strategy.loss = F.cross_entropy(model(x, 2), label)
         state = memory.generator.get_state()
         ours(plugin, strategy)
@@ -186,7 +186,7 @@ def test_dropout_is_off_at_the_anchors_alone() -> None:
     strategy = train(build(benchmark, virtual_learning_rate=0.0, anchor_steps=2), benchmark, 1)
     strategy.model.train()
     strategy.loss = strategy.model(torch.rand(2, 1, 16, 16), 1).sum()
-    assert strategy.replay.anchor_loss(strategy) == 0
+    assert strategy.plugins[0].anchor_loss(strategy) == 0
     assert all(module.training for module in strategy.model.modules())
 
 
@@ -208,7 +208,7 @@ def test_means_are_those_of_the_features_that_the_step_computed() -> None:
         for c in y.unique().tolist():
             mean = features[y == c].mean(0)
             expected[c] = 0.5 * expected[c] + 0.5 * mean if c in expected else mean
-    torch.testing.assert_close(strategy.replay.means, torch.stack([expected[c] for c in range(3)]))
+    torch.testing.assert_close(strategy.plugins[0].means, torch.stack([expected[c] for c in range(3)]))
 
 
 def test_running_means_are_those_of_a_loop() -> None:
@@ -244,7 +244,7 @@ def test_objective_has_the_gradient_of_its_formula() -> None:
 def test_anchors_of_all_classes_at_once_are_those_of_one_after_the_other() -> None:
     benchmark = tiny_images("til", (2, 3))
     strategy = train(build(benchmark, anchor_steps=6, virtual_learning_rate=0.2), benchmark, 2)
-    plugin, model, data = strategy.replay, strategy.model, benchmark.train_stream[1].dataset
+    plugin, model, data = strategy.plugins[0], strategy.model, benchmark.train_stream[1].dataset
     assert plugin.anchors.shape == (5, 1, 16, 16) and plugin.anchor_heads.tolist() == [0, 0, 1, 1, 1]
     generator = torch.Generator().set_state(plugin.memory.generator.get_state())
     strategy.experience = benchmark.train_stream[1]
@@ -301,9 +301,9 @@ def test_anchors_hold_against_the_memory_of_past_tasks_alone(monkeypatch: pytest
     model = strategy.model.eval()
     anchors = starts[0].clone().requires_grad_()
     for _ in range(3):
-        distance = (model.backbone.features(anchors, 0) - strategy.replay.means).square().sum()
+        distance = (model.backbone.features(anchors, 0) - strategy.plugins[0].means).square().sum()
         anchors = (anchors - 0.05 * torch.autograd.grad(0.1 * distance, anchors)[0]).detach().requires_grad_()
-    torch.testing.assert_close(strategy.replay.anchors, anchors.detach())
+    torch.testing.assert_close(strategy.plugins[0].anchors, anchors.detach())
     for experience in benchmark.train_stream[1:]:
         strategy.train(experience, eval_streams=[])
     assert past == [set(), {0}, {0, 1}]
@@ -330,7 +330,7 @@ def test_learns_images(scenario: str) -> None:
     benchmark = tiny_images(scenario, (2, 2))
     strategy = train(build(benchmark, train_epochs=15, virtual_learning_rate=0.1), benchmark, 2)
     assert min(accuracy(strategy, test, task) for task, test in enumerate(benchmark.test_stream)) > 0.8
-    kept, anchors = strategy.kept_bytes(2), strategy.replay.anchors
+    kept, anchors = strategy.kept_bytes(2), strategy.plugins[0].anchors
     assert anchors.shape == (4, 1, 16, 16) and anchors.isfinite().all()
     assert kept["hindsight"] == 4 * (16 * 16 * 4 + 8) and kept["memory"] > 0
 
@@ -345,7 +345,7 @@ def test_learns_text(backbone: str, scenario: str, tiny: str) -> None:
     strategy = build(benchmark, backbone, encoder=tiny, train_epochs=8, anchor_steps=10, anchor_length=6)
     train(strategy, benchmark, 2)
     assert min(accuracy(strategy, test, til * task) for task, test in enumerate(benchmark.test_stream)) > 0.65
-    assert strategy.replay.anchors.shape == (4, 6, 32) and strategy.replay.anchors.isfinite().all()
+    assert strategy.plugins[0].anchors.shape == (4, 6, 32) and strategy.plugins[0].anchors.isfinite().all()
 
 
 def test_runs_in_other_precision_and_in_a_strategy_of_avalanche(tiny: str, benchmark_of: Any) -> None:
@@ -356,7 +356,7 @@ def test_runs_in_other_precision_and_in_a_strategy_of_avalanche(tiny: str, bench
     plugin = HALPlugin(model, anchor_steps=2, second_order=False)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     train(Naive(model=model, optimizer=optimizer, train_mb_size=16, plugins=[plugin]), benchmark, 2)
-    for p in [*strategy.model.parameters(), strategy.replay.anchors, *model.parameters(), plugin.anchors]:
+    for p in [*strategy.model.parameters(), strategy.plugins[0].anchors, *model.parameters(), plugin.anchors]:
         assert p.isfinite().all()
 
 

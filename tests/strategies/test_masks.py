@@ -289,7 +289,7 @@ def test_domain_incremental_inference(benchmark_of: Any, tiny: str) -> None:
     for experience in benchmark.train_stream:
         strategy.train(experience, eval_streams=[])
     assert strategy.masks.gates.override == 1
-    strategy.inference = "entropy"
+    strategy.options = HAT.options_type(inference="entropy")
     strategy.eval(benchmark.test_stream)
     assert strategy.masks.gates.override == 1
 

@@ -22,7 +22,7 @@ from nlpcl.strategies._shared.replay import (
     replay_logits,
     reservoir_slots,
     set_gradients,
-    trainable,
+    trainable_parameters,
 )
 from nlpcl.strategies.agem import AGEM, AGEMPlugin, project_agem
 from nlpcl.strategies.derpp import DERPP, DERPPPlugin, own_mse
@@ -116,12 +116,13 @@ def test_draws_are_without_replacement() -> None:
 
 
 def test_a_draw_by_task_has_every_past_task() -> None:
-    memory = filled()
+    plugin, original = GEMPlugin(), GEMPlugin(parity=True)
+    plugin.memory, original.memory = filled(), filled(whole=True)
     for size, quotas in ((15, [5, 5, 5]), (30, [5, 10, 10]), (2, [1, 1, 1])):
-        draws = memory.indices_by_task(size)
+        draws = plugin.indices_by_task(size)
         assert [len(slots) for slots in draws] == quotas
-        assert [set(memory.tasks[slots].tolist()) for slots in draws] == [{0}, {1}, {2}]
-    assert [len(slots) for slots in filled(whole=True).indices_by_task(3)] == [5, 10, 15]
+        assert [set(plugin.memory.tasks[slots].tolist()) for slots in draws] == [{0}, {1}, {2}]
+    assert [len(slots) for slots in original.indices_by_task(3)] == [5, 10, 15]
 
 
 def test_texts_and_logits_of_different_length_join() -> None:
@@ -141,15 +142,15 @@ def test_memory_leaves_the_callers_random_state_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     memory = filled(capacity=8)
-    memory.draw(4), memory.indices_by_task(4)
+    memory.draw(4)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_numbers_out_of_range_are_refused() -> None:
-    for wrong in ({"capacity": 0}, {"share": 0.0}, {"share": 1.5}):
-        with pytest.raises(UsageError, match="memory_"):
-            ReplayMemory(**wrong)  # type: ignore[arg-type]
     for plugin, wrong in (
+        (AGEMPlugin, {"memory_size": 0}),
+        (AGEMPlugin, {"memory_share": 0.0}),
+        (AGEMPlugin, {"memory_share": 1.5}),
         (AGEMPlugin, {"replay_batch_size": 0}),
         (GEMPlugin, {"margin": -1.0}),
         (GEMPlugin, {"eps": 0}),
@@ -243,7 +244,7 @@ class Spy(nn.Module):
 def test_replayed_examples_pass_their_own_heads(cls: Any, benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of("til", (2, 3, 2))
     strategy = train(build(cls, benchmark, tiny, memory_share=0.1), benchmark, 2)
-    memory = strategy.replay.memory
+    memory = strategy.plugins[0].memory
     assert sorted(memory.tasks[: len(memory)].tolist()) == [0] * 6 + [1] * 6
     drawn: list[Tensor] = []
     at = memory.at
@@ -267,7 +268,7 @@ def test_reference_gradient_is_that_of_own_heads_and_leaves_grad_alone(benchmark
     benchmark = benchmark_of("til", (2, 3, 2))
     strategy = train(build(AGEM, benchmark, tiny, memory_share=0.1), benchmark, 2)
     strategy.model.eval()  # no dropout
-    parameters, replayed = trainable(strategy.model), strategy.replay.memory.draw(12)
+    parameters, replayed = trainable_parameters(strategy.model), strategy.plugins[0].memory.draw(12)
     before = [p.grad for p in parameters]
     flat, known = reference_gradient(strategy, parameters, replayed)
     assert all(a is b for a, b in zip(before, [p.grad for p in parameters], strict=True))
@@ -290,12 +291,12 @@ def test_gradient_of_a_step_meets_its_constraints(cls: Any, parity: bool, benchm
     benchmark = benchmark_of("til", (2, 3, 2))
     strategy = train(build(cls, benchmark, tiny, memory_share=0.1, parity=parity), benchmark, 2)
     strategy.model.eval()
-    replay, parameters = strategy.replay, trainable(strategy.model)
+    replay, parameters = strategy.plugins[0], trainable_parameters(strategy.model)
     if cls is AGEM:
         wanted = [torch.arange(12)]
     else:
-        wanted = replay.memory.indices_by_task(12)
-        replay.memory.indices_by_task = lambda size: wanted
+        wanted = replay.indices_by_task(12)
+        replay.indices_by_task = lambda size: wanted
     G = torch.stack([reference_gradient(strategy, parameters, replay.memory.at(slots))[0] for slots in wanted])
     for p in parameters:
         p.grad = None
@@ -321,10 +322,10 @@ def test_a_gradient_that_harms_no_task_stays(cls: Any, benchmark_of: Any, tiny: 
     benchmark = benchmark_of("dil", (2, 2))
     strategy = train(build(cls, benchmark, tiny, memory_share=0.1), benchmark, 1)
     strategy.model.eval()
-    parameters = trainable(strategy.model)
-    agreeing, known = reference_gradient(strategy, parameters, strategy.replay.memory.draw().on_device(strategy))
+    parameters = trainable_parameters(strategy.model)
+    agreeing, known = reference_gradient(strategy, parameters, strategy.plugins[0].memory.draw().on_device(strategy))
     set_gradients(parameters, agreeing, known)
-    strategy.replay.after_backward(strategy)
+    strategy.plugins[0].after_backward(strategy)
     assert torch.equal(flatten(parameters, [p.grad for p in parameters]), agreeing)
 
 
@@ -333,14 +334,14 @@ def test_derpp_loss_is_a_loop_over_samples(parity: bool, benchmark_of: Any, tiny
     """Heads of 2 and 3 classes; stored logits are those of the model in evaluation mode after the sample's task."""
     benchmark = benchmark_of("til", (2, 3, 2))
     strategy = build(DERPP, benchmark, tiny, memory_share=0.1, replay_batch_size=5, alpha=0.3, beta=0.7, parity=parity)
-    memory, targets = strategy.replay.memory, {}
+    memory, targets = strategy.plugins[0].memory, {}
     for task in (0, 1):
         strategy.train(benchmark.train_stream[task], eval_streams=[])
         assert strategy.model.training
         strategy.model.eval()
         for slot in (memory.tasks == task).nonzero().flatten().tolist():
             with torch.no_grad():
-                targets[slot] = strategy.model(memory._kept["x"][slot][None], task)[0]
+                targets[slot] = strategy.model(memory.columns["x"][slot][None], task)[0]
     assert len(targets) == 12
     draws: list[Tensor] = []
     indices = memory.indices
@@ -350,16 +351,16 @@ def test_derpp_loss_is_a_loop_over_samples(parity: bool, benchmark_of: Any, tiny
         return draws[-1]
 
     memory.indices = noted
-    loss = strategy.replay.replay_loss(strategy).detach()
+    loss = strategy.plugins[0].replay_loss(strategy).detach()
     first, second = draws * 2 if parity else draws
     assert len(first) == (12 if parity else 5)
 
     @torch.no_grad()
     def logits(slot: int) -> Tensor:
-        return strategy.model(memory._kept["x"][slot][None], int(memory.heads[slot]))[0]
+        return strategy.model(memory.columns["x"][slot][None], int(memory.heads[slot]))[0]
 
     squares = [float((logits(i) - targets[i]).square().mean()) for i in first.tolist()]
-    entropies = [float(F.cross_entropy(logits(i), memory._kept["y"][i])) for i in second.tolist()]
+    entropies = [float(F.cross_entropy(logits(i), memory.columns["y"][i])) for i in second.tolist()]
     expected = 0.3 * sum(squares) / len(squares) + 0.7 * sum(entropies) / len(entropies)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
     assert set(memory.kept_bytes()) == {"memory", "memory_logits"}
@@ -386,7 +387,7 @@ def test_the_first_task_is_plain_training(cls: Any, benchmark_of: Any, tiny: str
 def test_heads_neither_current_nor_replayed_do_not_move(cls: Any, benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of("til", (2, 3, 2, 2, 3))
     strategy = train(build(cls, benchmark, tiny, memory_share=0.1), benchmark, 3)
-    memory, heads = strategy.replay.memory, strategy.model.heads.linears
+    memory, heads = strategy.plugins[0].memory, strategy.model.heads.linears
     memory.indices = lambda size: (memory.tasks > 0).nonzero().flatten()  # tasks 1 and 2, not 0
     before = [head.weight.detach().clone() for head in heads]
     strategy.train(benchmark.train_stream[3], eval_streams=[])
@@ -401,7 +402,7 @@ def test_half_precision_and_domain_incremental(cls: Any, precision: str, benchma
     strategy = build(cls, benchmark, tiny, precision=precision, memory_share=0.1, clip_norm=1.0)
     strategy = train(strategy, benchmark, 2)
     assert all(p.isfinite().all() for p in strategy.model.parameters())
-    memory = strategy.replay.memory
+    memory = strategy.plugins[0].memory
     assert sorted(memory.tasks[: len(memory)].tolist()) == [0] * 6 + [1] * 6
     assert memory.draw().task_labels == 0
     assert strategy.kept_bytes(2)["memory"] == memory.kept_bytes()["memory"]
@@ -411,7 +412,7 @@ def test_scaled_reference_gradient_equals_the_plain_one(benchmark_of: Any, tiny:
     benchmark = benchmark_of("til", (2, 3))
     strategy = train(build(AGEM, benchmark, tiny, memory_share=0.1), benchmark, 2)
     strategy.model.eval()
-    parameters, replayed = trainable(strategy.model), strategy.replay.memory.draw()
+    parameters, replayed = trainable_parameters(strategy.model), strategy.plugins[0].memory.draw()
     plain = reference_gradient(strategy, parameters, replayed)[0]
     strategy.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     torch.testing.assert_close(reference_gradient(strategy, parameters, replayed)[0], plain)
@@ -446,6 +447,6 @@ def test_plugins_work_under_avalanches_own_naive(plugin: Any, benchmark_of: Any,
 def test_unused_heads_are_out_of_the_graph(benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of("til", (2, 3, 2))
     strategy = train(build(DERPP, benchmark, tiny, memory_share=0.1), benchmark, 2)
-    logits = replay_logits(strategy, strategy.replay.memory.draw().on_device(strategy))
+    logits = replay_logits(strategy, strategy.plugins[0].memory.draw().on_device(strategy))
     found = torch.autograd.grad(logits.sum(), list(strategy.model.heads.parameters()), allow_unused=True)
     assert [g is not None for g in found] == [True] * 4 + [False] * 2

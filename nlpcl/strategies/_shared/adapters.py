@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from nlpcl.models.adapters import BertAdapter
-from nlpcl.training.strategy import continual_model
+from nlpcl.models.base import ContinualModel
 
 
-def adapter_backbone(model: nn.Module, method: str) -> BertAdapter:
-    """The model's backbone, if it is one with adapters.
+def adapter_backbone(model: ContinualModel, method: str) -> BertAdapter:
+    """Return the model's backbone, which must be one with adapters.
 
     :raises TypeError: it is not.
     """
-    backbone = continual_model(model, method).backbone
+    backbone = model.backbone
     if not isinstance(backbone, BertAdapter):
         raise TypeError(f"{method} lives in a bert_adapter backbone, not in a {type(backbone).__name__}")
     return backbone

@@ -10,19 +10,12 @@ from torch.utils.hooks import RemovableHandle
 from nlpcl.strategies._shared.replay import MemoryPlugin
 
 
-class FeaturesPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[call-arg]
-    """Catches what the strategy's own forward pass hands to the heads of a `ContinualModel`.
+class FeaturesPlugin(MemoryPlugin):
+    """Catches what the strategy's own forward pass hands to the heads of a `ContinualModel`."""
 
-    :param memory: as in `MemoryPlugin`.
-    """
-
-    transient = ("_handle", "features")
-    features: Tensor
-    """Features (B, F) of the current mini-batch, from `after_forward` on."""
-
-    def __init__(self, **memory: Any) -> None:
-        super().__init__(**memory)
-        self._handle: RemovableHandle | None = None
+    features: Tensor | None = None
+    """Features (B, F) of the current mini-batch, from `after_forward` to the backward pass."""
+    _handle: RemovableHandle | None = None
 
     def before_forward(self, strategy: Any, **kwargs: Any) -> None:
         self._handle = strategy.model.heads.register_forward_pre_hook(self._catch)
@@ -30,11 +23,15 @@ class FeaturesPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         assert self._handle is not None
         self._handle.remove()
+        self._handle = None
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        self.features = None  # or its graph would live on
 
     def _catch(self, heads: nn.Module, inputs: tuple[Any, ...]) -> None:
         self.features = inputs[0]
 
 
 def joint_mean(current: Tensor, replayed: Tensor, n: int, m: int) -> Tensor:
-    """Mean over n current and m replayed examples, from the mean over each."""
+    """Return the mean over n current and m replayed examples, from the mean over each."""
     return (n * current + m * replayed) / (n + m)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from torch import nn
 
 from nlpcl.errors import UsageError
 from nlpcl.models.text_gru import TextGRU
@@ -10,8 +10,8 @@ from nlpcl.models.tokens import TokenBackbone
 from nlpcl.training.strategy import continual_model
 
 
-def recurrent_backbone(model: Any, method: str) -> tuple[TokenBackbone, TextGRU]:
-    """The model's backbone and its GRU, which `method` is about to replace.
+def recurrent_backbone(model: nn.Module, method: str) -> tuple[TokenBackbone, TextGRU]:
+    """Return the model's backbone and its GRU, which `method` is about to replace.
 
     :raises TypeError: the model is not a `ContinualModel` on token vectors.
     :raises UsageError: its net is not a GRU.

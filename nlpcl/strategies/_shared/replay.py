@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlpcl.errors import UsageError
 from nlpcl.models.base import TaskLabels, single_task
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.options import option
 from nlpcl.ranges import Count, SomeShare
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import logits_of, on_device
-from nlpcl.training.strategy import ContinualStrategy
+from nlpcl.training.plugin import Plugin
+from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import StrategyOptions
 
 
 def reservoir_slots(seen: int, count: int, capacity: int, generator: torch.Generator) -> list[int]:
-    """Slots of the next `count` examples of a stream of which `seen` have passed; -1: not kept (Vitter 1985, alg. R).
+    """Return the slots of a stream's next `count` examples, -1 for one that is not kept (Vitter 1985, algorithm R).
 
     Example n (from 0) takes slot n if n < capacity; otherwise slot r ~ U{0..n} if r < capacity, or none.
+
+    :param seen: number of examples that have passed before.
     """
     n = torch.arange(seen, seen + count)
     r = (torch.rand(count, generator=generator, dtype=torch.float64) * (n + 1)).long()
@@ -41,7 +43,8 @@ class Replayed:
     :param x: inputs (B, ...).
     :param y: labels, LongTensor (B,).
     :param task_labels: LongTensor (B,), or one int if all are equal.
-    :param logits: stored logits (B, C), `ABSENT` where the example's head has no such class; None: none are stored.
+    :param logits: stored logits (B, C), `ABSENT` where the example's head has no such class; None means
+        that none are stored.
     """
 
     x: Tensor
@@ -49,8 +52,8 @@ class Replayed:
     task_labels: TaskLabels
     logits: Tensor | None
 
-    def on_device(self, strategy: Any) -> Replayed:
-        """The same as the strategy's model takes them; the task labels stay on the host."""
+    def on_device(self, strategy: Strategy) -> Replayed:
+        """Return the examples as the strategy's model takes them; the task labels stay on the host."""
         logits = None if self.logits is None else to_device(self.logits, strategy.device)
         y = to_device(self.y, strategy.device)
         return Replayed(on_device(strategy, self.x), y, self.task_labels, logits)
@@ -65,27 +68,25 @@ class ReplayMemory:
     :param capacity: number of slots, for all tasks together; at least 1.
     :param share: share of a task's training examples offered to the reservoir, in (0, 1].
     :param seed: of the memory's generator.
-    :param whole: as the original code: the first examples in file order are offered instead of random ones, and
-        every draw is the entire memory.
-    :raises UsageError: capacity or share out of range.
+    :param whole: as in the original code, offer the first examples in file order instead of random ones, and draw the
+        entire memory every time.
     """
 
+    state = ("generator", "seen", "tasks", "heads", "columns")
+
     def __init__(self, capacity: int = 128, share: float = 0.02, seed: int = 0, whole: bool = False) -> None:
-        if capacity < 1:
-            raise UsageError(f"memory_size must be at least 1, not {capacity}.")
-        if not 0 < share <= 1:
-            raise UsageError(f"memory_share must be above 0 and at most 1, not {share}.")
         self.capacity = capacity
         self.share = share
         self.whole = whole
         self.generator = torch.Generator().manual_seed(seed)
         self.quota: int | None = None
-        """Most examples of one task that are offered; None: as many as `share` says."""
+        """Most examples of one task that are offered; None means as many as `share` says."""
         self.seen = 0
         # Of each slot: the experience and the task label of its example.
         self.tasks = torch.full((capacity,), -1)
         self.heads = torch.full((capacity,), -1)
-        self._kept: dict[str, Tensor] = {}
+        self.columns: dict[str, Tensor] = {}
+        """Inputs `x`, labels `y` and, where there are any, `logits` of the examples in all slots."""
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -118,69 +119,61 @@ class ReplayMemory:
         self._write("logits", slots, logits.cpu(), fill=ABSENT)
 
     def indices(self, size: int) -> Tensor:
-        """Slots of a draw of up to `size` examples without replacement; all in order if draws are `whole`."""
+        """Draw the slots of up to `size` examples without replacement, or all in order if draws are `whole`."""
         if self.whole:
             return torch.arange(len(self))
         return torch.randperm(len(self), generator=self.generator)[:size]
 
-    def indices_by_task(self, size: int) -> list[Tensor]:
-        """For each past task in the memory the slots of its share of a draw of `size`, at least one."""
-        mixed = self.indices(len(self))
-        tasks = self.tasks[mixed]
-        present = tasks.unique().tolist()
-        quota = len(self) if self.whole else max(1, size // max(1, len(present)))
-        return [mixed[tasks == task][:quota] for task in present]
-
     def at(self, slots: Tensor) -> Replayed:
-        """The examples in `slots`, a LongTensor."""
-        kept = {kind: values[slots] for kind, values in self._kept.items()}
+        """Return the examples in `slots`, a LongTensor."""
+        kept = {kind: values[slots] for kind, values in self.columns.items()}
         return Replayed(kept["x"], kept["y"], single_task(self.heads[slots]), kept.get("logits"))
 
     def draw(self, size: int = 32) -> Replayed:
-        """Up to `size` examples without replacement, or the entire memory if draws are `whole`."""
+        """Draw up to `size` examples without replacement, or the entire memory if draws are `whole`."""
         return self.at(self.indices(size))
 
     def kept_bytes(self) -> dict[str, int]:
-        """Bytes of the filled slots: the examples with their labels, and the logits where there are any."""
-        filled = {kind: values[: len(self)] for kind, values in self._kept.items()}
+        """Return the bytes of the filled slots: of examples with their labels, and of logits where there are any."""
+        filled = {kind: values[: len(self)] for kind, values in self.columns.items()}
         logits = filled.pop("logits", None)
-        found = {"memory": tensor_bytes([*filled.values(), self.heads[: len(self)]])}
-        return found if logits is None else found | {"memory_logits": tensor_bytes([logits])}
+        examples = {"memory": tensor_bytes([*filled.values(), self.heads[: len(self)]])}
+        return examples if logits is None else examples | {"memory_logits": tensor_bytes([logits])}
 
     def _write(self, kind: str, slots: Tensor, values: Tensor, fill: float = 0) -> None:
-        kept = self._kept.get(kind)
+        kept = self.columns.get(kind)
         if kept is None:
             kept = values.new_full((self.capacity, *values.shape[1:]), fill)
         if values.dim() > 1:  # texts, or logits of heads, of different length: the last axis is padded to the longer
             width = max(kept.shape[-1], values.shape[-1])
             kept, values = (F.pad(part, (0, width - part.shape[-1]), value=fill) for part in (kept, values))
         kept[slots] = values
-        self._kept[kind] = kept
+        self.columns[kind] = kept
 
 
-def replay_logits(strategy: Any, replayed: Replayed) -> Tensor:
-    """Float32 logits of drawn examples, each under its own head: (B, C), `ABSENT` where a head has no such class.
+def replay_logits(strategy: Strategy, replayed: Replayed) -> Tensor:
+    """Return the float32 logits (B, C) of drawn examples under their own heads, `ABSENT` where one has no such class.
 
     :param replayed: on the device.
     """
     return logits_of(strategy, replayed.x, replayed.task_labels)
 
 
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters whose gradients make up g."""
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters whose gradients make up g."""
     return [p for p in model.parameters() if p.requires_grad]
 
 
 def flatten(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> Tensor:
-    """All gradients as one vector (P,); None counts as 0."""
+    """Join all gradients into one vector (P,); None counts as 0."""
     pairs = zip(parameters, gradients, strict=True)
     return torch.cat([p.new_zeros(p.numel()) if g is None else g.flatten() for p, g in pairs])
 
 
 def reference_gradient(
-    strategy: Any, parameters: Sequence[nn.Parameter], replayed: Replayed
+    strategy: Strategy, parameters: Sequence[nn.Parameter], replayed: Replayed
 ) -> tuple[Tensor, list[bool]]:
-    """Gradient (P,) of the mean cross-entropy of drawn examples, and for each parameter whether it has one.
+    """Return the gradient (P,) of the mean cross-entropy of drawn examples, and of each parameter whether it has one.
 
     Leaves `.grad` alone. In fp16 the loss is scaled as the strategy scales its own; a reference that overflows all
     the same counts as 0, since the step it would spoil has already passed the scaler's check.
@@ -208,71 +201,43 @@ def set_gradients(parameters: Sequence[nn.Parameter], flat: Tensor, in_reference
             p.grad = part.view_as(p)
 
 
-class MemoryPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+class ReplayOptions(StrategyOptions):
+    """The options of a method with a memory."""
+
+    memory_size: Count = option(128, "examples kept of all tasks together; 128 in the original toolkit")
+    memory_share: SomeShare = option(
+        0.02, "share of each task's training examples offered to the memory; 0.02 in the original toolkit"
+    )
+    replay_batch_size: Count = option(32, "examples replayed at a time; chosen here, the default size of a mini-batch")
+    parity: bool = option(
+        False,
+        "restore what the original toolkit did: a memory filled in file order and replayed whole at every step, and "
+        "what it does for every strategy",
+    )
+
+
+class MemoryPlugin(Plugin):
     """Holds a memory that is filled once after each task; works with any Avalanche strategy.
 
     The memory's generator starts from the seed that torch was last given.
-
-    :param memory_size: capacity of the memory, at least 1.
-    :param memory_share: share of each task offered to it, in (0, 1].
-    :param replay_batch_size: examples in a draw, at least 1.
-    :param parity: the memory is filled in file order, and every draw is the entire memory.
-    :raises UsageError: a number out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        memory_size: int = 128,
-        memory_share: float = 0.02,
-        replay_batch_size: int = 32,
-        parity: bool = False,
-    ) -> None:
-        super().__init__()
-        if replay_batch_size < 1:
-            raise UsageError(f"replay_batch_size must be at least 1, not {replay_batch_size}.")
-        self.memory = ReplayMemory(memory_size, memory_share, seed=torch.initial_seed(), whole=parity)
-        self.replay_batch_size = replay_batch_size
+    options_type = ReplayOptions
+    options: ReplayOptions
+    state: ClassVar[tuple[str, ...]] = ("memory",)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def __init__(self, options: ReplayOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
+        size, share = self.options.memory_size, self.options.memory_share
+        self.memory = ReplayMemory(size, share, seed=torch.initial_seed(), whole=self.options.parity)
+
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.fill(strategy)
 
-    def fill(self, strategy: Any) -> Tensor:
-        """Offer the experience just trained to the memory; the slots written."""
+    def fill(self, strategy: Strategy) -> Tensor:
+        """Offer the experience just trained to the memory; return the slots that were written."""
         experience = strategy.experience
         return self.memory.add(experience.dataset, experience.current_experience)
 
     def kept_bytes(self) -> dict[str, int]:
-        """Bytes of the memory's filled slots."""
         return self.memory.kept_bytes()
-
-
-class ReplayStrategy(ContinualStrategy, ABC):
-    """A strategy whose plugin, `replay`, holds a memory.
-
-    :param memory_size: examples kept of all tasks together, at least 1; 128 in the original toolkit.
-    :param memory_share: share of each task's training examples offered to the memory, in (0, 1]; 0.02 in the
-        original toolkit.
-    :param replay_batch_size: examples replayed at a time, at least 1; chosen here, the size of a mini-batch.
-    :param parity: restore what the original toolkit did: a memory filled in file order and replayed whole at every
-        step, and what `ContinualStrategy` lists.
-    """
-
-    def __init__(
-        self,
-        *,
-        memory_size: Count = 128,
-        memory_share: SomeShare = 0.02,
-        replay_batch_size: Count = 32,
-        parity: bool = False,
-        plugins: list[Any] | None = None,
-        **base_kwargs: Any,
-    ) -> None:
-        self.replay = self.replay_plugin(
-            memory_size=memory_size, memory_share=memory_share, replay_batch_size=replay_batch_size, parity=parity
-        )
-        super().__init__(plugins=[*(plugins or []), self.replay], parity=parity, **base_kwargs)
-
-    @abstractmethod
-    def replay_plugin(self, **memory: Any) -> MemoryPlugin:
-        """The method's plugin; `memory` are the arguments of `MemoryPlugin`."""

@@ -25,31 +25,30 @@ and replayed whole, and what `ContinualStrategy` lists.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from nlpcl.errors import UsageError
 from nlpcl.models.base import Backbone, ContinualModel
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.options import option
 from nlpcl.ranges import Count, Rate, Weight, Width
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
-from nlpcl.strategies._shared.replay import ReplayStrategy
+from nlpcl.strategies._shared.replay import ReplayOptions
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
-from nlpcl.training.forward import DTYPES, mode
+from nlpcl.training.forward import autocast, mode
 from nlpcl.training.optimizers import new_optimizer
 from nlpcl.training.strategy import ContinualStrategy, continual_model
 
 
 class Repeated:
-    """A loader of which each batch comes several times in a row."""
+    """A loader that gives each batch of another several times in a row."""
 
     def __init__(self, loader: Any, times: int) -> None:
         self.loader = loader
@@ -65,50 +64,47 @@ class Repeated:
 
 
 def encode(strategy: Any, encoder: Backbone, x: Tensor, task: Any) -> Tensor:
-    """Features of an encoder under the strategy's precision, in float32."""
-    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-    with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+    """Return features of an encoder under the strategy's precision, in float32."""
+    with autocast(strategy):
         return encoder.features(x, task).float()
 
 
-class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[call-arg]
+class ACLOptions(ReplayOptions):
+    """The options of ACL."""
+
+    adversarial: Weight = option(0.05, "weight l1 of the discriminator's loss; 0.05 in the original toolkit")
+    orthogonality: Weight = option(
+        0.1, "weight l2 of the overlap of shared and private features; 0.1 in the original toolkit"
+    )
+    shared_steps: Count = option(5, "steps on a mini-batch before one of the discriminator; 5 in the original toolkit")
+    discriminator_learning_rate: Rate = option(
+        0.001, "learning rate of the discriminator, which follows the schedule; 0.001 in the original toolkit"
+    )
+    private_width: Width | None = option(
+        None,
+        "width of a private encoder's inner fully connected layer; None means the backbone's, as in the original "
+        "toolkit",
+    )
+
+
+class ACLPlugin(FeaturesPlugin):
     """Splits a model's backbone into a shared and private ones and trains them against a discriminator.
 
     :param model: its backbone becomes the shared encoder, its heads get twice the width.
-    :param adversarial: l1.
-    :param orthogonality: l2.
-    :param shared_steps: steps on a mini-batch before one of the discriminator, at least 1.
-    :param discriminator_learning_rate: of the discriminator's optimizer; it follows the strategy's schedule.
-    :param private_width: width of a private encoder's inner fully connected layer; None: the backbone's.
-    :param memory: as in `MemoryPlugin`.
-    :raises UsageError: a number out of range.
     """
 
+    options_type = ACLOptions
+    options: ACLOptions
+    state = ("kept_private",)
+    task_state = ("discriminator", "_optimizer", "_real", "_steps")
     of_task = ("discriminator", "_optimizer", "_real")
 
-    def __init__(
-        self,
-        model: ContinualModel,
-        *,
-        adversarial: float = 0.05,
-        orthogonality: float = 0.1,
-        shared_steps: int = 5,
-        discriminator_learning_rate: float = 0.001,
-        private_width: int | None = None,
-        **memory: Any,
-    ) -> None:
-        super().__init__(**memory)
-        if shared_steps < 1:
-            raise UsageError(f"shared_steps must be at least 1, not {shared_steps}.")
-        if adversarial < 0 or orthogonality < 0:
-            raise UsageError(f"adversarial and orthogonality must be at least 0, not {adversarial}, {orthogonality}.")
-        self.adversarial = adversarial
-        self.orthogonality = orthogonality
-        self.shared_steps = shared_steps
-        self.discriminator_learning_rate = discriminator_learning_rate
+    def __init__(self, model: ContinualModel, options: ACLOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
         self.task_incremental = model.task_incremental
         self.half = model.backbone.width
-        self.backbone = SharedPrivate(model.backbone, model.n_tasks if self.task_incremental else 1, private_width)
+        private = model.n_tasks if self.task_incremental else 1
+        self.backbone = SharedPrivate(model.backbone, private, self.options.private_width)
         model.backbone = self.backbone
         model.heads = wider_heads(model.heads, self.backbone.width)
         self.discriminator: Discriminator
@@ -127,16 +123,17 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
                 linear.requires_grad_(i == task)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        strategy.dataloader = Repeated(strategy.dataloader, self.shared_steps)
+        strategy.dataloader = Repeated(strategy.dataloader, self.options.shared_steps)
         self._steps = 0
         tasks = strategy.experience.current_experience + 1
         self.discriminator = Discriminator(self.half, tasks + 1).to(strategy.device)
         self._optimizer = new_optimizer(strategy.optimizer, self.discriminator, [])
         for group in self._optimizer.param_groups:
-            group["lr"] = self.discriminator_learning_rate
+            group["lr"] = self.options.discriminator_learning_rate
         self.discriminator.requires_grad_(False)  # but in its own steps
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        assert self.features is not None
         private, shared = self.features.split(self.half, dim=1)
         tasks = torch.full_like(strategy.mb_y, strategy.experience.current_experience)
         if len(self.memory):
@@ -145,12 +142,13 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
             private, shared = torch.cat([private, more_private]), torch.cat([shared, more_shared])
             tasks = torch.cat([tasks, more_tasks])
         fooled = F.cross_entropy(self.discriminator(reverse_gradient(shared)), tasks + 1)
-        strategy.loss = strategy.loss + self.adversarial * fooled + self.orthogonality * overlap(shared, private)
+        common = overlap(shared, private)
+        strategy.loss = strategy.loss + self.options.adversarial * fooled + self.options.orthogonality * common
         self._real = shared.detach(), tasks + 1
 
     def replay_loss(self, strategy: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Cross-entropy of a draw from the memory, its private and shared features (M, F) and its tasks (M,)."""
-        slots = self.memory.indices(self.replay_batch_size)
+        """Return cross-entropy, private and shared features (M, F) and tasks (M,) of a draw from the memory."""
+        slots = self.memory.indices(self.options.replay_batch_size)
         replayed = self.memory.at(slots).on_device(strategy)
         labels = replayed.task_labels
         there = labels if isinstance(labels, int) else to_device(labels, strategy.device)
@@ -165,7 +163,7 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         self._steps += 1
-        if self._steps % self.shared_steps == 0:
+        if self._steps % self.options.shared_steps == 0:
             self.train_discriminator(strategy)
 
     def train_discriminator(self, strategy: Any) -> None:
@@ -179,7 +177,8 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         if isinstance(strategy, ContinualStrategy):
             strategy.clip_gradients(list(self.discriminator.parameters()))
             for group in self._optimizer.param_groups:
-                group["lr"] = self.discriminator_learning_rate * strategy.schedule_factor(self._steps - 1)
+                rate = self.options.discriminator_learning_rate
+                group["lr"] = rate * strategy.schedule_factor(self._steps - 1)
         self._optimizer.step()
         self.discriminator.requires_grad_(False)
 
@@ -197,13 +196,13 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
                 self.kept_private[part] = encode(strategy, encoder, x, task).cpu()
 
     def kept_bytes(self) -> dict[str, int]:
-        """Bytes of the memory's filled slots and of their private features."""
+        """Return the bytes of the memory's filled slots and of their private features."""
         kept = [] if self.kept_private is None else [self.kept_private[: len(self.memory)]]
         return super().kept_bytes() | {"memory_private": tensor_bytes(kept)}
 
 
 def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | SharedHead:
-    """Fresh heads of the same kind and classes for features of another width."""
+    """Make fresh heads of the same kind and classes for features of another width."""
     if isinstance(heads, TaskHeads):
         return TaskHeads(width, heads.classes.tolist())
     shared: Any = heads.linear
@@ -219,39 +218,11 @@ def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | Shared
     replay=True,
     ddp_reason="its discriminator takes steps of its own on the features of the whole mini-batch",
 )
-class ACL(ReplayStrategy):
-    """Adversarial continual learning; further arguments as in `ReplayStrategy` and `ContinualStrategy`.
+class ACL(ContinualStrategy):
+    """Adversarial continual learning."""
 
-    :param adversarial: weight of the discriminator's loss, at least 0; 0.05 in the original toolkit.
-    :param orthogonality: weight of the overlap of shared and private features, at least 0; 0.1 in the original toolkit.
-    :param shared_steps: steps on a mini-batch before one of the discriminator, at least 1; 5 in the original toolkit.
-    :param discriminator_learning_rate: learning rate of the discriminator, which follows the schedule; 0.001 in the
-        original toolkit.
-    :param private_width: width of a private encoder's inner fully connected layer; None: the backbone's, as in the
-        original toolkit.
-    """
+    options_type = ACLOptions
+    options: ACLOptions
 
-    def __init__(
-        self,
-        *,
-        model: Any,
-        adversarial: Weight = 0.05,
-        orthogonality: Weight = 0.1,
-        shared_steps: Count = 5,
-        discriminator_learning_rate: Rate = 0.001,
-        private_width: Width | None = None,
-        **replay_kwargs: Any,
-    ) -> None:
-        self._plugin = partial(
-            ACLPlugin,
-            continual_model(model, type(self).__name__),
-            adversarial=adversarial,
-            orthogonality=orthogonality,
-            shared_steps=shared_steps,
-            discriminator_learning_rate=discriminator_learning_rate,
-            private_width=private_width,
-        )
-        super().__init__(model=model, **replay_kwargs)
-
-    def replay_plugin(self, **memory: Any) -> ACLPlugin:
-        return self._plugin(**memory)
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> ACLPlugin:
+        return ACLPlugin(continual_model(model, "ACL"), self.options)

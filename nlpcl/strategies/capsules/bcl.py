@@ -40,7 +40,7 @@ from nlpcl.strategies.capsules.plugins import ORIGINAL_CAPSULES, CapsuleStrategy
     ddp=True,
 )
 class BCL(CapsuleStrategy):
-    """Capsules with dynamic routing; arguments as in `CapsuleStrategy`, `MaskStrategy` and `ContinualStrategy`."""
+    """Capsules with dynamic routing."""
 
-    def routing(self, hidden: int, size: int, capsules: int, parity: bool) -> DynamicRouting:
-        return DynamicRouting(hidden, size, capsules, over_tasks=parity)
+    def make_routing(self, hidden: int) -> DynamicRouting:
+        return DynamicRouting(hidden, self.options.capsule_size, self.options.capsules, over_tasks=self.options.parity)

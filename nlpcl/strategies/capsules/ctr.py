@@ -41,7 +41,7 @@ from nlpcl.strategies.capsules.plugins import ORIGINAL_CAPSULES, CapsuleStrategy
     ddp=True,
 )
 class CTR(CapsuleStrategy):
-    """Capsules and transfer routing; arguments as in `CapsuleStrategy`, `MaskStrategy` and `ContinualStrategy`."""
+    """Capsules and transfer routing."""
 
-    def routing(self, hidden: int, size: int, capsules: int, parity: bool) -> TransferRouting:
-        return TransferRouting(hidden, size, capsules)
+    def make_routing(self, hidden: int) -> TransferRouting:
+        return TransferRouting(hidden, self.options.capsule_size, self.options.capsules)

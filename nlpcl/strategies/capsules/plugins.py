@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from nlpcl.models.adapters import BertAdapter
+from nlpcl.options import option
 from nlpcl.ranges import Few, Rate
 from nlpcl.strategies._shared.adapters import adapter_backbone
-from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskPlugin, MaskStrategy, Presets
+from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskOptions, MaskPlugin, MaskStrategy
 from nlpcl.strategies.capsules.layers import CapsuleAdapter, DynamicRouting, TaskCapsules, TransferRouting
+from nlpcl.training.strategy import continual_model
 
 Routing = DynamicRouting | TransferRouting
-ORIGINAL_CAPSULES: Presets = (
+ORIGINAL_CAPSULES = (
     *ORIGINAL_GATES,
     ({"options.parity": "True"}, {"options": {"routing_learning_rate": None}}),
 )
 """What `parity` means for capsule plug-ins, so that a spec says what is run."""
 
 
-class CapsulePlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg]
-    """HAT's masks on the plug-ins; routing goes on training, and maps of tasks to come do not move."""
+class CapsuleOptions(MaskOptions):
+    """The options of a method with task capsules."""
+
+    capsule_size: Few = option(3, "length of a capsule; 3 in the original toolkit")
+    capsules: Few = option(3, "number of capsules that the tasks' capsules are routed to; 3 in the original toolkit")
+    routing_learning_rate: Rate | None = option(
+        None,
+        "learning rate of task capsules and routing where no mask protects them, or null for the optimizer's, as in "
+        "the original toolkit",
+    )
+
+
+class CapsulePlugin(MaskPlugin):
+    """Puts HAT's masks on the plug-ins; routing goes on training, and maps of tasks to come do not move."""
+
+    options_type = CapsuleOptions
+    options: CapsuleOptions
 
     @property
     def adapters(self) -> list[CapsuleAdapter]:
@@ -43,43 +61,32 @@ class CapsulePlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call
 
 
 class CapsuleStrategy(MaskStrategy):
-    """A strategy that lives in capsule plug-ins at the adapters' places.
+    """A strategy that lives in capsule plug-ins at the adapters' places."""
 
-    :param capsule_size: length of a capsule; 3 in the original toolkit.
-    :param capsules: number of capsules that the tasks' capsules are routed to; 3 in the original toolkit.
-    :param routing_learning_rate: learning rate of task capsules and routing where no mask protects them; None: the
-        optimizer's, as in the original toolkit.
-    """
+    options_type = CapsuleOptions
+    options: CapsuleOptions
+    plugin_type = CapsulePlugin
 
-    plugin = CapsulePlugin
-
-    def __init__(
-        self,
-        *,
-        model: Any,
-        optimizer: Any,
-        capsule_size: Few = 3,
-        capsules: Few = 3,
-        routing_learning_rate: Rate | None = None,
-        parity: bool = False,
-        **mask_kwargs: Any,
-    ) -> None:
-        backbone, n_tasks = adapter_backbone(model, type(self).__name__), model.n_tasks
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> MaskPlugin:
+        model = continual_model(model, type(self).__name__)
+        backbone = adapter_backbone(model, type(self).__name__)
+        n_tasks, size, capsules = model.n_tasks, self.options.capsule_size, self.options.capsules
 
         def plug_in(hidden: int) -> CapsuleAdapter:
-            tasks = TaskCapsules(hidden, n_tasks, capsule_size, capsules)
-            routing = self.routing(hidden, capsule_size, capsules, parity)
-            return CapsuleAdapter(hidden, backbone.adapter_size, backbone.context, tasks, routing)
+            tasks = TaskCapsules(hidden, n_tasks, size, capsules)
+            return CapsuleAdapter(
+                hidden, backbone.options.adapter_size, backbone.context, tasks, self.make_routing(hidden)
+            )
 
         backbone.set_adapters(plug_in)
-        if routing_learning_rate is not None:
+        if self.options.routing_learning_rate is not None:
             at_sites = {id(p) for site in backbone.sites() for p in site.module.parameters()}
             adapters = cast(list[CapsuleAdapter], backbone.adapters())
-            own = [p for a in adapters for p in [*a.tasks.parameters(), *a.routing.parameters()]]
-            slow = [p for p in own if id(p) not in at_sites]
-            optimizer.add_param_group({"params": slow, "lr": routing_learning_rate})
-        super().__init__(model=model, optimizer=optimizer, parity=parity, **mask_kwargs)
+            of_capsules = [p for a in adapters for p in [*a.tasks.parameters(), *a.routing.parameters()]]
+            slow = [p for p in of_capsules if id(p) not in at_sites]
+            optimizer.add_param_group({"params": slow, "lr": self.options.routing_learning_rate})
+        return super().make_plugin(model, optimizer)
 
     @abstractmethod
-    def routing(self, hidden: int, size: int, capsules: int, parity: bool) -> Routing:
-        """What makes knowledge of the task capsules' votes."""
+    def make_routing(self, hidden: int) -> Routing:
+        """Return the module that makes knowledge (B, L, hidden) of the task capsules' votes."""

@@ -43,7 +43,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -52,15 +51,23 @@ from torch import Tensor, nn
 
 from nlpcl.models.base import ContinualModel
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.options import option
 from nlpcl.ranges import Count, Rate, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.masks import MASK_PRESETS, MaskInference, MaskPlugin, site_factors
+from nlpcl.strategies._shared.masks import (
+    MASK_PRESETS,
+    MaskInference,
+    MaskInferenceOptions,
+    MaskPlugin,
+    site_factors,
+)
 from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.early_stopping import validation_of
-from nlpcl.training.forward import DTYPES, logits_of, on_device
+from nlpcl.training.forward import autocast, logits_of, on_device
 from nlpcl.training.optimizers import template_for
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy, continual_model
 
 HELD_OUT = 0.1
@@ -68,7 +75,7 @@ HELD_OUT = 0.1
 
 
 def data_for(experience: Any) -> tuple[Any, Any, bool]:
-    """Training and validation data of an experience, and whether the latter are held out of its training data."""
+    """Return an experience's training and validation data, and whether the latter are held out of the former."""
     data, valid = experience.dataset.train(), validation_of(experience)
     if valid is not None:
         return data, valid, False
@@ -77,8 +84,8 @@ def data_for(experience: Any) -> tuple[Any, Any, bool]:
     return data.subset(rows[cut:]), data.subset(rows[:cut]).eval(), True
 
 
-def batches(data: Any, strategy: Any) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Row numbers, inputs and targets of all data, batch by batch, of like length and trimmed to it."""
+def batches(data: Any, strategy: Strategy) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Yield row numbers, inputs and targets of all data, batch by batch, of like length and trimmed to it."""
     for rows, (x, y, *_) in numbered_batches(data, strategy.eval_mb_size):
         yield rows, on_device(strategy, x), y.to(strategy.device)
 
@@ -94,37 +101,37 @@ class TrainsOn(SupervisedPlugin[Any], supports_distributed=True):  # type: ignor
         strategy.adapted_dataset = self.data
 
 
-class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg]
+class CATOptions(MaskInferenceOptions):
+    """The options of CAT."""
+
+    model_weight: Weight = option(1.0, "weight w of the attention head's loss; 1 in the original toolkit")
+    attention_heads: Count = option(
+        5, "heads of the attention, fewer where they do not divide the width; 5 in the paper"
+    )
+    readout_steps: Count = option(500, "steps of a readout in the detection of similar tasks; chosen here")
+    readout_learning_rate: Rate = option(0.01, "learning rate of a readout; chosen here")
+
+
+class CATPlugin(MaskPlugin):
     """Hard attention to the task, lifted between similar tasks, with a second head that attends to those.
 
-    :param model: the model that the strategy trains.
-    :param model_weight: weight of the second head's loss.
-    :param readout_steps: steps of a readout of the features under a previous task's mask.
-    :param readout_learning_rate: its learning rate.
-    :param mask_kwargs: as in `MaskPlugin`.
+    :param model: the model that the strategy trains; it has the attention's heads.
     """
 
-    def __init__(
-        self,
-        model: TransferModel,
-        *,
-        model_weight: float = 1.0,
-        readout_steps: int = 500,
-        readout_learning_rate: float = 0.01,
-        **mask_kwargs: Any,
-    ) -> None:
+    options_type = CATOptions
+    options: CATOptions
+    state = ("initial",)
+
+    def __init__(self, model: TransferModel, options: CATOptions | None = None, **values: Any) -> None:
         # Before it has gates. What never trains is shared, not copied.
         self.initial = copied(ContinualModel(model.backbone, model.heads))
-        super().__init__(model, **mask_kwargs)
+        super().__init__(model, options, **values)
         self.model = model
-        self.model_weight = model_weight
-        self.readout_steps = readout_steps
-        self.readout_learning_rate = readout_learning_rate
-        self._data: tuple[Any, Any, bool] = (None, None, False)
+        self.data: tuple[Any, Any, bool] = (None, None, False)
 
     @property
     def similar(self) -> list[list[int]]:
-        """For each task the previous tasks found similar to it."""
+        """The tasks found similar to each task, all of them before it."""
         return self.model.transfers.similar
 
     def factors(self, task: int) -> dict[nn.Parameter, Tensor]:
@@ -135,18 +142,17 @@ class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg
         return site_factors(self.sites, dict(zip(widths, used, strict=True)))
 
     def kept_bytes(self) -> dict[str, int]:
-        """Bytes of the initial weights, from which every reference starts."""
         return {"initial": tensor_bytes(p for p in self.initial.parameters() if p.requires_grad)}
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         super().before_train_dataset_adaptation(strategy, **kwargs)
         task = strategy.experience.current_experience
-        self._data = data_for(strategy.experience)
+        self.data = data_for(strategy.experience)
         previous = [k for k in self.gates.trained if k != task]
         self.model.transfers.begin(task, self.similar_tasks(strategy, task, previous) if previous else [])
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        train, _, held_out = self._data
+        train, _, held_out = self.data
         if held_out:
             strategy.adapted_dataset = train
 
@@ -154,28 +160,28 @@ class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg
         super().before_backward(strategy, **kwargs)
         if self.model.transferred is not None:
             transferred, self.model.transferred = self.model.transferred, None
-            strategy.loss = strategy.loss + self.model_weight * strategy._criterion(transferred, strategy.mb_y)
+            strategy.loss = strategy.loss + self.options.model_weight * strategy._criterion(transferred, strategy.mb_y)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
         task = strategy.experience.current_experience
         if self.similar[task]:
             own, transferred = self.validation_accuracies(strategy, task)
             self.model.transfers.chosen[task] = transferred > own
-        self._data = (None, None, False)
+        self.data = (None, None, False)
 
-    def similar_tasks(self, strategy: Any, task: int, previous: list[int]) -> list[int]:
+    def similar_tasks(self, strategy: Strategy, task: int, previous: list[int]) -> list[int]:
         """Return the previous tasks whose frozen knowledge says more of `task` than it can learn alone.
 
         Numbers of right answers are compared, not quotients: few examples make many ties, which rounding would break.
         """
         right = [self.reference_right(strategy, task), *self.readouts_right(strategy, task, previous).tolist()]
-        reference, *found = distributed.broadcast(right)  # all processes must come to the same tasks
-        return [k for k, right in zip(previous, found, strict=True) if right > reference]
+        reference, *readouts = distributed.broadcast(right)  # all processes must come to the same tasks
+        return [k for k, right in zip(previous, readouts, strict=True) if right > reference]
 
     def reference_right(self, strategy: Any, task: int) -> int:
-        """Of the validation data the number that a model trained on `task` alone gets right."""
-        train, valid, _ = self._data
+        """Return how many of the validation data a model trained on `task` alone gets right."""
+        train, valid, _ = self.data
         model = copied(self.initial)
         alone = ContinualStrategy(
             model=model,
@@ -195,38 +201,37 @@ class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg
             right = [(logits_of(alone, x, task).argmax(1) == y).sum() for _, x, y in batches(valid, strategy)]
         return int(sum(right))
 
-    def readouts_right(self, strategy: Any, task: int, previous: list[int]) -> Tensor:
-        """Of the validation data the numbers (t,) that readouts under the masks of t previous tasks get right."""
-        train, valid, _ = self._data
+    def readouts_right(self, strategy: Strategy, task: int, previous: list[int]) -> Tensor:
+        """Return how many of the validation data the readouts under t previous tasks' masks get right, (t,)."""
+        train, valid, _ = self.data
         features, targets = self.masked_features(train, strategy, previous)
         weight, bias = train_readouts(
             features,
             targets,
             self.model.transfers.classes[task],
-            steps=self.readout_steps,
-            learning_rate=self.readout_learning_rate,
+            steps=self.options.readout_steps,
+            learning_rate=self.options.readout_learning_rate,
         )
         features, targets = self.masked_features(valid, strategy, previous)
         return (readout_logits(features, weight, bias).argmax(-1) == targets).sum(dim=1)
 
     @torch.no_grad()
-    def masked_features(self, data: Any, strategy: Any, tasks: list[int]) -> tuple[Tensor, Tensor]:
+    def masked_features(self, data: Any, strategy: Strategy, tasks: list[int]) -> tuple[Tensor, Tensor]:
         """Return features (N, n, F) under the stored masks of n tasks, without dropout, and targets (N,)."""
         features = torch.empty(len(data), len(tasks), self.backbone.width, device=strategy.device)
         targets = torch.empty(len(data), dtype=torch.long, device=strategy.device)
-        dtype = DTYPES[getattr(strategy, "precision", "fp32")]
         self.model.eval()
         for rows, x, y in batches(data, strategy):
-            with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            with autocast(strategy):
                 features[rows] = self.model.views(x, tasks).transpose(0, 1)
             targets[rows] = y
         self.model.train()
         return features, targets
 
     @torch.no_grad()
-    def validation_accuracies(self, strategy: Any, task: int) -> list[float]:
-        """Return validation accuracies of a trained task's head and of its transfer."""
-        valid = self._data[1]
+    def validation_accuracies(self, strategy: Strategy, task: int) -> list[float]:
+        """Return the validation accuracies of a trained task's own head, and of its transfer."""
+        valid = self.data[1]
         right = torch.zeros(2, device=strategy.device)
         self.model.eval()
         for _, x, y in batches(valid, strategy):
@@ -234,15 +239,14 @@ class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg
         self.model.train()
         return [n / len(valid) for n in distributed.broadcast(right.long().tolist())]
 
-    def both(self, strategy: Any, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
+    def both(self, strategy: Strategy, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Return the logits of a task's own head, and of its transfer, under the strategy's precision."""
-        dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        with autocast(strategy):
             return self.model.both(x, task)
 
 
 def copied(model: ContinualModel) -> ContinualModel:
-    """A copy that shares the parameters that do not train."""
+    """Copy a model but for the parameters that do not train, which the copy shares."""
     return copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
 
 
@@ -255,45 +259,21 @@ def copied(model: ContinualModel) -> ContinualModel:
     ddp=True,
 )
 class CAT(MaskInference):
-    """Masks and transfer; further arguments as in `MaskInference`, `MaskStrategy` and `ContinualStrategy`.
+    """Masks and transfer; its model is a `TransferModel` around the backbone and the heads of the one passed in."""
 
-    Its model is a `TransferModel` around the backbone and the heads of the one passed in.
+    options_type = CATOptions
+    options: CATOptions
+    plugin_type = CATPlugin
+    masks: CATPlugin
 
-    :param model_weight: weight w of the attention head's loss; 1 in the original toolkit.
-    :param attention_heads: heads of the attention, fewer where they do not divide the width; 5 in the paper.
-    :param readout_steps: steps of a readout in the detection of similar tasks; chosen here.
-    :param readout_learning_rate: learning rate of a readout; chosen here.
-    """
-
-    def __init__(
-        self,
-        *,
-        model: Any,
-        model_weight: Weight = 1.0,
-        attention_heads: Count = 5,
-        readout_steps: Count = 500,
-        readout_learning_rate: Rate = 0.01,
-        **mask_kwargs: Any,
-    ) -> None:
-        self.plugin = partial(
-            CATPlugin,
-            model_weight=model_weight,
-            readout_steps=readout_steps,
-            readout_learning_rate=readout_learning_rate,
-        )
-        around = TransferModel(continual_model(model, type(self).__name__), attention_heads)
-        super().__init__(model=around, **mask_kwargs)
+    def make_model(self, model: nn.Module) -> TransferModel:
+        return TransferModel(continual_model(model, type(self).__name__), self.options.attention_heads)
 
     def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:
         """Return the loss of the task's own head and, where it has one, w times that of its attention head."""
         task = self.masks.gates.current
-        if task is None or not self.similar[task]:
+        if task is None or not self.masks.similar[task]:
             return super().validation_criterion(x, y, task_labels)
         own, transferred = self.masks.both(self, x, task)
-        loss: Tensor = self._criterion(own, y) + self.masks.model_weight * self._criterion(transferred, y)
+        loss: Tensor = self._criterion(own, y) + self.options.model_weight * self._criterion(transferred, y)
         return loss
-
-    @property
-    def similar(self) -> list[list[int]]:
-        """For each task the previous tasks found similar to it; empty lists for tasks to come."""
-        return self.model.transfers.similar

@@ -31,18 +31,30 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks.utils.data_attribute import DataAttribute
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from nlpcl.models.device import to_device
+from nlpcl.options import option
 from nlpcl.ranges import Temperature, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.adapters import adapter_backbone
-from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskInference
+from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskInference, MaskInferenceOptions, MaskPlugin
 from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
-from nlpcl.training.forward import DTYPES, mode, on_device
+from nlpcl.training.forward import autocast, mode, on_device
+from nlpcl.training.strategy import continual_model
+
+
+class CLASSICOptions(MaskInferenceOptions):
+    """The options of CLASSIC."""
+
+    distillation: Weight = option(1.0, "weight l1 of the distillation from previous masks; 1 in the original toolkit")
+    sharing: Weight = option(1.0, "weight l2 of knowledge sharing; 1 in the original toolkit")
+    contrast: Weight = option(1.0, "weight l3 of the current task's contrast; 1 in the original toolkit")
+    temperature: Temperature = option(1.0, "tau of every contrast; 1 in the original toolkit")
 
 
 @register_strategy(
@@ -57,37 +69,26 @@ from nlpcl.training.forward import DTYPES, mode, on_device
     ddp=True,
 )
 class CLASSIC(MaskInference):
-    """Masks and contrast; further arguments as in `MaskInference`, `MaskStrategy` and `ContinualStrategy`.
+    """Masks and contrast."""
 
-    :param distillation: weight l1 of the distillation from previous masks; 1 in the original toolkit.
-    :param sharing: weight l2 of knowledge sharing; 1 in the original toolkit.
-    :param contrast: weight l3 of the current task's contrast; 1 in the original toolkit.
-    :param temperature: tau of every contrast; 1 in the original toolkit.
-    """
+    options_type = CLASSICOptions
+    options: CLASSICOptions
+    task_state = ("previous",)
 
-    def __init__(
-        self,
-        *,
-        model: Any,
-        distillation: Weight = 1.0,
-        sharing: Weight = 1.0,
-        contrast: Weight = 1.0,
-        temperature: Temperature = 1.0,
-        **mask_kwargs: Any,
-    ) -> None:
-        self.backbone = adapter_backbone(model, type(self).__name__)
-        self.attentions = TaskAttentions(model.n_tasks)
-        self.backbone.attentions = self.attentions  # so that they are saved, moved and trained with the model
-        super().__init__(model=model, **mask_kwargs)
-        self.distillation = distillation
-        self.sharing = sharing
-        self.contrast = contrast
-        self.temperature = temperature
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
         self.previous: list[int] = []
         self._forget_batch()
 
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> MaskPlugin:
+        model = continual_model(model, type(self).__name__)
+        self.backbone = adapter_backbone(model, type(self).__name__)
+        self.attentions = TaskAttentions(model.n_tasks)
+        self.backbone.attentions = self.attentions  # so that they are saved, moved and trained with the model
+        return super().make_plugin(model, optimizer)
+
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
-        """The data of the experience, each example with its features under the previous tasks' masks."""
+        """Adapt the experience's data: each example gets its features under the previous tasks' masks."""
         super().train_dataset_adaptation(**kwargs)
         gates = self.masks.gates
         self.previous = [k for k in gates.trained if k != gates.current]
@@ -106,19 +107,18 @@ class CLASSIC(MaskInference):
 
     @torch.no_grad()
     def previous_features(self, x: Tensor) -> Tensor:
-        """Features (B, t, F) of inputs `x` under the stored masks of the t previous tasks, without dropout."""
-        gates, found = self.masks.gates, []
+        """Return features (B, t, F) of inputs `x` under the stored masks of the t previous tasks, without dropout."""
+        gates, features = self.masks.gates, []
         chosen = gates.override
         with mode(self.model, training=False):
             for task in self.previous:
                 gates.override = task
-                found.append(self._represent(x, task))
+                features.append(self._represent(x, task))
         gates.override = chosen
-        return torch.stack(found, dim=1)
+        return torch.stack(features, dim=1)
 
     def _represent(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
-        dtype = DTYPES[self.precision]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        with autocast(self):
             return self.backbone.represent(x, task_labels).float()
 
     def _unpack_minibatch(self) -> None:
@@ -129,7 +129,7 @@ class CLASSIC(MaskInference):
         super()._unpack_minibatch()
 
     def forward(self) -> Tensor:
-        """Logits of the mini-batch; in training the features they come from are kept for the loss."""
+        """Return the logits of the mini-batch; in training, keep the features they come from for the loss."""
         if not self.is_training:
             return super().forward()
         if self.previous and self.parity:
@@ -139,35 +139,32 @@ class CLASSIC(MaskInference):
         return self.model.heads(self.mb_features, self.tasks)
 
     def criterion(self) -> Tensor:
-        """Loss of the mini-batch; in training with the contrastive terms, but for the masks' sparsity loss."""
+        """Return CE of the mini-batch, in training + l3 CSC + 1[t > 0] (l2 CKS + l1 CED); `masks` add lambda R."""
         loss = super().criterion()
         if self.is_training:
-            loss = loss + self.contrast * self.own_contrast()
-            if self.previous:
-                loss = loss + self.sharing * self.shared_knowledge() + self.distillation * self.distilled()
+            csc = self._contrast_with(self.backbone.dropout(self.mb_pooled), by_class=True)
+            loss = loss + self.options.contrast * csc
+        if self.is_training and self.previous:
+            cks, ced = self.shared_knowledge(), self._contrast_with(self.mb_previous, by_class=False)
+            loss = loss + self.options.sharing * cks + self.options.distillation * ced
         return loss
 
-    def own_contrast(self) -> Tensor:
-        """CSC of the mini-batch: between two draws of the dropout, by class."""
-        return self._contrast_with(self.backbone.dropout(self.mb_pooled), by_class=True)
-
     def shared_knowledge(self) -> Tensor:
-        """CKS of the mini-batch: what the attention over all tasks' features makes is classified, and contrasted."""
+        """Return CKS: what the attention makes of all tasks' features is classified, and contrasted with z."""
         stacked = torch.cat([self.mb_previous, self.mb_pooled.unsqueeze(1)], dim=1).transpose(1, 2)
         mixed = self.backbone.dropout(self.attentions(stacked).sum(dim=-1))
         classified = self._criterion(self.model.heads(mixed, self.tasks), self.mb_y)
         return classified + self._contrast_with(mixed, by_class=True)
 
-    def distilled(self) -> Tensor:
-        """CED of the mini-batch: with the features under each previous mask, sample by sample; mean over the masks."""
-        return self._contrast_with(self.mb_previous, by_class=False)
-
     def _contrast_with(self, other: Tensor, *, by_class: bool) -> Tensor:
-        """Contrast between the features of all processes' rows and their `other`, (B, F) or (B, t, F)."""
+        """Return SupCon of z and `other`, (B, F) or the mean over (B, t, F), over the rows of all processes.
+
+        :param by_class: positives are those of the same class, else those of the same sample.
+        """
         z, others = (distributed.all_gather(F.normalize(x, dim=-1), self.mb_rows) for x in (self.mb_features, other))
         others = others.movedim(0, -2)
         labels = distributed.all_gather(self.mb_y, self.mb_rows) if by_class else torch.arange(len(z), device=z.device)
-        return contrastive_loss(torch.stack([z.expand_as(others), others], dim=-3), labels, self.temperature)
+        return contrastive_loss(torch.stack([z.expand_as(others), others], dim=-3), labels, self.options.temperature)
 
     def _train_cleanup(self) -> None:
         super()._train_cleanup()

@@ -30,24 +30,26 @@ from functools import partial
 from typing import Any
 
 import torch
-from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, Site, single_task, unprotected
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.options import option
 from nlpcl.ranges import Count, Positive
 from nlpcl.registry import register_strategy
 from nlpcl.strategies.owm.projection import Projector, batch_inputs, example_means
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import logits_of, mode, on_device
-from nlpcl.training.strategy import ContinualStrategy, continual_model, sites_of
+from nlpcl.training.plugin import Plugin
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, continual_model, sites_of
 
 
 def final_alphas(sites: list[Site]) -> list[float]:
-    """What each site's alpha falls to within a task in the original code, from 1."""
+    """Return the value to which each site's alpha falls within a task in the original code, from 1."""
     linear = {site.name for site in sites if isinstance(site.module, nn.Linear)}
 
     def final(site: Site) -> float:
@@ -58,32 +60,41 @@ def final_alphas(sites: list[Site]) -> list[float]:
     return [final(site) for site in sites]
 
 
-class OWMPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+class OWMOptions(StrategyOptions):
+    """The options of OWM; `alpha` and `owm_samples` are not used with `parity`."""
+
+    alpha: Positive = option(
+        1e-3,
+        "the smaller, the less is forgotten and the less can be learnt. Chosen here; the paper's falls within a task "
+        "from 1 to as little as 1e-5",
+    )
+    owm_samples: Count = option(10, "means of examples that P takes of each task; chosen here")
+    parity: bool = option(
+        False,
+        "restore what the original code did: P fed at every step, the gradient projected, trainable LayerNorms, and "
+        "what the original toolkit does for every strategy. Then alpha and owm_samples are not used",
+    )
+
+
+class OWMPlugin(Plugin):
     """Projects the steps of a `ContinualModel`'s layers away from the inputs of earlier tasks.
 
     :param model: its trainable sites are protected.
-    :param alpha: above 0; the smaller, the less is forgotten and the less can be learnt.
-    :param owm_samples: means of examples that P takes of each task; at least 1.
-    :param parity: at every step P takes the mini-batch's mean input, with the original's alphas, and projects the
-        gradient.
-    :raises UsageError: `alpha` or `owm_samples` out of range, or `parity` in several processes.
+    :raises UsageError: `parity` in several processes.
     """
 
-    def __init__(
-        self, model: ContinualModel, *, alpha: float = 1e-3, owm_samples: int = 10, parity: bool = False
-    ) -> None:
-        super().__init__()
-        if alpha <= 0 or owm_samples < 1:
-            raise UsageError(f"owm needs alpha above 0 and owm_samples of at least 1, not {alpha} and {owm_samples}.")
-        if parity and distributed.world_size() > 1:
+    options_type = OWMOptions
+    options: OWMOptions
+    state = ("projectors", "protecting")
+
+    def __init__(self, model: ContinualModel, options: OWMOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
+        if self.options.parity and distributed.world_size() > 1:
             raise UsageError("owm with parity=True feeds P from each mini-batch as a whole, so it runs in one process.")
         self.backbone = model.backbone
         sites = sites_of(model, "owm")
         self.finals = {site.name: final for site, final in zip(sites, final_alphas(sites), strict=True)}
         self.sites = [site for site in sites if site.module.weight.requires_grad]  # type: ignore[union-attr]
-        self.alpha = alpha
-        self.owm_samples = owm_samples
-        self.parity = parity
         self.projectors: list[Projector] = []
         self.protecting = False
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -91,24 +102,24 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         self._before: list[Tensor] = []
 
     def kept_bytes(self) -> dict[str, int]:
-        """Bytes of the projectors."""
+        """Return the bytes of the projectors."""
         return {"projectors": tensor_bytes(projector.p for projector in self.projectors)}
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
-        if self.protecting and not self.parity:
+        if self.protecting and not self.options.parity:
             for p in unprotected(self.backbone):
                 p.requires_grad_(False)
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         if not self.projectors:  # not in the constructor: now the model is on its device
             self.projectors = [Projector(site.module) for site in self.sites]
-        if self.parity:
+        if self.options.parity:
             self._inputs = [torch.empty(0)] * len(self.sites)
             self._watch(self._note_batch)
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        if self.parity:
+        if self.options.parity:
             self._project_gradients(strategy)
         elif self.protecting:
             self._before = [projector.values() for projector in self.projectors]
@@ -119,22 +130,23 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         self._before = []
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        if self.parity:
+        if self.options.parity:
             self._unwatch()
+            self._inputs = []
         else:
             for projector, means in zip(self.projectors, self.task_means(strategy), strict=True):
-                projector.update(means, self.alpha)
+                projector.update(means, self.options.alpha)
         self.protecting = True
 
     @torch.no_grad()
     def task_means(self, strategy: Any) -> list[Tensor]:
-        """For each site the means (S, d), float64, of the inputs of S consecutive groups of the experience's examples.
+        """Return for each site the mean inputs (S, d), float64, of S consecutive groups of the experience's examples.
 
         S is `owm_samples`, or the number of examples if that is less. The model is in evaluation mode.
         """
         data: Any = strategy.experience.dataset
         size, count = strategy.train_mb_size, len(data)
-        groups = min(self.owm_samples, count)
+        groups = min(self.options.owm_samples, count)
         group_of = torch.arange(count) * groups // count
         sums = [projector.p.new_zeros(groups, len(projector.p)) for projector in self.projectors]
         with mode(strategy.model, training=False):
@@ -184,24 +196,10 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
     ddp=True,
 )
 class OWM(ContinualStrategy):
-    """Orthogonal weights modification; further arguments as in `ContinualStrategy`.
+    """Orthogonal weights modification."""
 
-    :param alpha: above 0; the smaller, the less is forgotten and the less can be learnt. Chosen here; the paper's falls
-        within a task from 1 to as little as 1e-5.
-    :param owm_samples: means of examples that P takes of each task; at least 1. Chosen here.
-    :param parity: restore what the original code did: P fed at every step, the gradient projected, trainable
-        LayerNorms, and what `ContinualStrategy` lists. Then `alpha` and `owm_samples` are not used.
-    """
+    options_type = OWMOptions
+    options: OWMOptions
 
-    def __init__(
-        self,
-        *,
-        model: Any,
-        alpha: Positive = 1e-3,
-        owm_samples: Count = 10,
-        parity: bool = False,
-        plugins: list[Any] | None = None,
-        **base_kwargs: Any,
-    ) -> None:
-        self.owm = OWMPlugin(continual_model(model, "OWM"), alpha=alpha, owm_samples=owm_samples, parity=parity)
-        super().__init__(model=model, plugins=[*(plugins or []), self.owm], parity=parity, **base_kwargs)
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> OWMPlugin:
+        return OWMPlugin(continual_model(model, "OWM"), self.options)

@@ -18,7 +18,7 @@ BLOCK = 32
 
 
 def layer_inputs(module: nn.Module, x: Tensor) -> Tensor:
-    """What each output of a layer is computed from, (B, n, d); the output is `layer_inputs @ joined.T`.
+    """Return the vectors from which a layer computes its outputs, (B, n, d): these are `layer_inputs @ joined.T`.
 
     n is the number of positions: 1 for a linear layer on (B, f), L on (B, L, f), that of the outputs for a
     convolution, whose inputs are its patches. d is the number of columns of the weight, and 1 for the bias if there
@@ -40,7 +40,7 @@ def layer_inputs(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def real_positions(module: nn.Module, n: int, mask: Tensor | None) -> Tensor | None:
-    """Which of a layer's n positions belong to the text, (B, n); None: all of them.
+    """Tell which of a layer's n positions belong to the text, (B, n); None means all of them.
 
     For a convolution over tokens they are the windows within the text, as in `TextCNN`: at least one.
 
@@ -55,7 +55,7 @@ def real_positions(module: nn.Module, n: int, mask: Tensor | None) -> Tensor | N
 
 
 def example_means(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Each example's mean input over its real positions, (B, d), in float32."""
+    """Return each example's mean input over its real positions, (B, d), in float32."""
     rows = layer_inputs(module, x.detach().float())
     real = real_positions(module, rows.shape[1], mask)
     if real is None:
@@ -65,7 +65,7 @@ def example_means(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def batch_inputs(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """What the original OWM takes from a mini-batch, in float32.
+    """Return the inputs that the original OWM takes from a mini-batch, in float32.
 
     The mean input (1, d) of a linear layer; of a convolution the patches of the mean input (n, d), each patch averaged
     over the examples that have it. A patch that none has is 0, bias included, which leaves P as it is.
@@ -81,7 +81,7 @@ def batch_inputs(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def joined(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A copy of [W b], (out, d)."""
+    """Return a copy of [W b], (out, d)."""
     return torch.cat([weight.flatten(1), *([] if bias is None else [bias.unsqueeze(1)])], dim=1)
 
 
@@ -92,6 +92,8 @@ class Projector:
 
     :param module: as in `layer_inputs`; P lies on its device.
     """
+
+    state = ("module", "p", "applied")
 
     def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
@@ -122,7 +124,7 @@ class Projector:
         self.applied.copy_(self.p)
 
     def values(self) -> Tensor:
-        """A copy of the layer's [W b], (out, d)."""
+        """Return a copy of the layer's [W b], (out, d)."""
         return joined(self.module.weight.detach(), None if self.module.bias is None else self.module.bias.detach())
 
     @torch.no_grad()

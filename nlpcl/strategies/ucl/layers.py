@@ -16,12 +16,12 @@ from nlpcl.errors import UsageError
 
 
 def initial_variance(weight: Tensor) -> float:
-    """2 / fan: fan_in for a linear weight (out, in), out * kernel area for a convolution's (out, in, ...)."""
+    """Return 2 / fan: fan_in for a linear weight (out, in), out * kernel area for a convolution's (out, in, ...)."""
     return 2 / (weight.shape[1] if weight.dim() == 2 else weight.numel() / weight.shape[1])
 
 
 class Bayesian(nn.Module):
-    """What the Bayesian layers share; `weight` is mu, `bias` is deterministic.
+    """The base of the Bayesian layers; `weight` is mu, `bias` is deterministic.
 
     `rho` (out,) trains, sigma = softplus(rho); `initial_sigma` () is s0, the sigma of all units at the start.
     """
@@ -32,11 +32,11 @@ class Bayesian(nn.Module):
     initial_sigma: Tensor
 
     def sigma(self) -> Tensor:
-        """Standard deviation of the weights of each unit, (out,), above 0."""
+        """Return the standard deviation of the weights of each unit, (out,), above 0."""
         return F.softplus(self.rho)
 
     def sample(self) -> Tensor:
-        """A weight: mu + sigma eps in training mode, mu in evaluation mode."""
+        """Draw a weight, mu + sigma eps, in training mode; return mu in evaluation mode."""
         if not self.training:
             return self.weight
         sigma = self.sigma().reshape(-1, *[1] * (self.weight.dim() - 1))
@@ -103,7 +103,7 @@ def _settings(layer: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
 
 
 def make_bayesian(layer: nn.Module, ratio: float, pretrained: bool) -> Bayesian:
-    """A Bayesian layer of the same shape and class, which takes over the parameters of `layer`.
+    """Make a Bayesian layer of the same shape and class, which takes over the parameters of `layer`.
 
     As in the code of Ahn et al. 2019 the total variance 2 / fan of a weight is shared out: `ratio` of it to the noise,
     s0^2 = ratio * 2 / fan, the rest to mu, which is drawn uniformly; the bias starts at 0.

@@ -33,20 +33,28 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from avalanche.core import SupervisedPlugin
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from nlpcl.models.base import ContinualModel, Site, replace_layer, unprotected
 from nlpcl.models.sizes import tensor_bytes
+from nlpcl.options import option
 from nlpcl.ranges import Between, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies.ucl.layers import Bayesian, make_bayesian
-from nlpcl.training.strategy import ContinualStrategy, continual_model, minibatch_rows, sites_of
+from nlpcl.training.plugin import Plugin
+from nlpcl.training.strategy import (
+    ContinualStrategy,
+    StrategyOptions,
+    continual_model,
+    minibatch_rows,
+    sites_of,
+)
 
 
 @dataclass(frozen=True)
 class Start:
-    """A site as it was when the task started, and what holds it there.
+    """The values of a site when the task started, and the factors that hold it there.
 
     :param weight: mu'; the site's weight.
     :param bias: b', (out,).
@@ -54,6 +62,8 @@ class Start:
     :param strengths: S_l and S_b,l, broadcastable to weight and bias.
     :param importances: (s0 mu'/sigma')^2 and (s0 b'/sigma')^2, shaped as weight and bias.
     """
+
+    state = ("weight", "bias", "sigma", "strengths", "importances")
 
     weight: Tensor
     bias: Tensor
@@ -63,7 +73,7 @@ class Start:
 
 
 def strengths(sites: Sequence[Site]) -> dict[str, tuple[Tensor, Tensor]]:
-    """S_l, (out, columns, 1, ...), and S_b,l, (out,), of each site by name, from its present sigma.
+    """Return S_l, (out, columns, 1, ...), and S_b,l, (out,), of each site by name, from its present sigma.
 
     S of the module's docstring (Ahn et al. 2019, section 3). A column that comes from no site counts 0.
 
@@ -84,7 +94,7 @@ def strengths(sites: Sequence[Site]) -> dict[str, tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def start_of_task(sites: Sequence[Site]) -> dict[str, Start]:
-    """The present values of each site by name, and all that follows from them; see `Start`."""
+    """Return the present values of each site by name, with the factors that follow from them."""
     held = strengths(sites)
     found = {}
     for site in sites:
@@ -103,7 +113,7 @@ def start_of_task(sites: Sequence[Site]) -> dict[str, Start]:
 def ucl_penalty(
     sites: Sequence[Site], starts: Mapping[str, Start], *, alpha: float, beta: float, first: bool
 ) -> Tensor:
-    """The braces in the module's docstring (Ahn et al. 2019, section 3), a scalar.
+    """Return the braces in the module's docstring (Ahn et al. 2019, section 3), a scalar.
 
     :param sites: their modules are Bayesian.
     :param starts: each site at the start of the task.
@@ -127,39 +137,47 @@ def ucl_penalty(
     return torch.stack(penalties).sum()
 
 
-class UCLPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+class UCLOptions(StrategyOptions):
+    """The options of UCL."""
+
+    ratio: Between = option(
+        0.125, "share of the noise in a weight's initial variance, in (0, 1); 0.125 in the original toolkit"
+    )
+    alpha: Weight = option(
+        5.0, "factor of the quadratic part of the regulariser in the first task; 5 in the original toolkit"
+    )
+    beta: Weight = option(
+        0.002, "factor of the part that keeps the noise from vanishing; 0.002 in the original toolkit"
+    )
+    rho_learning_rate: Rate = option(0.01, "learning rate of rho, the noise's parameter; 0.01 in the original toolkit")
+    parity: bool = option(
+        False,
+        "restore what the original toolkit did: loss and regulariser over the batch size, LayerNorms that train in "
+        "every task, and what it does for every strategy",
+    )
+
+
+class UCLPlugin(Plugin):
     """Makes every site of a `ContinualModel` Bayesian and regularises it.
 
     Under a strategy of Avalanche's own rho has the learning rate and weight decay of the others.
 
     :param model: the layers at its backbone's sites are replaced.
-    :param ratio: share of the noise in a weight's initial variance, in (0, 1).
-    :param alpha: factor of the quadratic part in the first task.
-    :param beta: factor of the sigmas' part.
-    :param rho_learning_rate: learning rate of rho.
-    :param parity: the original code's scaling of the loss, and what nothing regularises trains in every task.
     :raises TypeError: a site's layer is no `nn.Linear`, `nn.Conv1d` or `nn.Conv2d`.
     """
 
-    def __init__(
-        self,
-        model: ContinualModel,
-        *,
-        ratio: float = 0.125,
-        alpha: float = 5.0,
-        beta: float = 0.002,
-        rho_learning_rate: float = 0.01,
-        parity: bool = False,
-    ) -> None:
-        super().__init__()
+    options_type = UCLOptions
+    options: UCLOptions
+    state = ("first",)
+    task_state = ("starts", "examples")
+
+    def __init__(self, model: ContinualModel, options: UCLOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
         self.backbone = model.backbone
         for site in sites_of(model, "ucl"):
-            replace_layer(self.backbone, site, make_bayesian(site.module, ratio, self.backbone.pretrained))
+            layer = make_bayesian(site.module, self.options.ratio, self.backbone.pretrained)
+            replace_layer(self.backbone, site, layer)
         self.sites = self.backbone.sites()
-        self.alpha = alpha
-        self.beta = beta
-        self.rho_learning_rate = rho_learning_rate
-        self.parity = parity
         self.starts: dict[str, Start] = {}
         self.first = True
         """Whether no task has been trained yet."""
@@ -167,13 +185,13 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         """N, by which the regulariser is divided."""
 
     def parameter_group(self, strategy: Any) -> dict[str, Any]:
-        """Rho's own group of the optimizer: own learning rate, no weight decay."""
+        """Return the optimizer's group of rho: a learning rate of its own, no weight decay."""
         rhos = [cast(Bayesian, site.module).rho for site in self.sites]
-        return {"params": rhos, "lr": self.rho_learning_rate, "weight_decay": 0.0}
+        return {"params": rhos, "lr": self.options.rho_learning_rate, "weight_decay": 0.0}
 
     def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
-        if not self.first and not self.parity:
+        if not self.first and not self.options.parity:
             for p in unprotected(self.backbone):
                 p.requires_grad_(False)
 
@@ -182,8 +200,9 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         self.examples = len(strategy.experience.dataset)
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        penalty = ucl_penalty(self.sites, self.starts, alpha=self.alpha, beta=self.beta, first=self.first)
-        if self.parity:
+        alpha, beta = self.options.alpha, self.options.beta
+        penalty = ucl_penalty(self.sites, self.starts, alpha=alpha, beta=beta, first=self.first)
+        if self.options.parity:
             strategy.loss = (strategy.loss + penalty) / minibatch_rows(strategy)
         else:
             strategy.loss = strategy.loss + penalty / self.examples
@@ -192,7 +211,7 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
         self.first = False
 
     def kept_bytes(self) -> dict[str, int]:
-        """Bytes of the values at the start of the task; what follows from them is not counted."""
+        """Return the bytes of the values at the start of the task, not of the factors that follow from them."""
         starts = self.starts.values()
         return {"previous_weights": tensor_bytes(t for s in starts for t in (s.weight, s.bias, s.sigma))}
 
@@ -205,34 +224,10 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
     ddp=True,
 )
 class UCL(ContinualStrategy):
-    """Uncertainty-regularised continual learning; further arguments as in `ContinualStrategy`.
+    """Uncertainty-regularised continual learning."""
 
-    :param ratio: share of the noise in a weight's initial variance, in (0, 1); 0.125 in the original toolkit.
-    :param alpha: factor of the quadratic part of the regulariser in the first task; 5 in the original toolkit.
-    :param beta: factor of the part that keeps the noise from vanishing; 0.002 in the original toolkit.
-    :param rho_learning_rate: learning rate of rho, the noise's parameter; 0.01 in the original toolkit.
-    :param parity: restore what the original toolkit did: loss and regulariser over the batch size, LayerNorms that
-        train in every task, and what `ContinualStrategy` lists.
-    """
+    options_type = UCLOptions
+    options: UCLOptions
 
-    def __init__(
-        self,
-        *,
-        model: Any,
-        ratio: Between = 0.125,
-        alpha: Weight = 5.0,
-        beta: Weight = 0.002,
-        rho_learning_rate: Rate = 0.01,
-        parity: bool = False,
-        plugins: list[Any] | None = None,
-        **base_kwargs: Any,
-    ) -> None:
-        self.uncertainty = UCLPlugin(
-            continual_model(model, type(self).__name__),
-            ratio=ratio,
-            alpha=alpha,
-            beta=beta,
-            rho_learning_rate=rho_learning_rate,
-            parity=parity,
-        )
-        super().__init__(model=model, plugins=[*(plugins or []), self.uncertainty], parity=parity, **base_kwargs)
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> UCLPlugin:
+        return UCLPlugin(continual_model(model, "UCL"), self.options)
