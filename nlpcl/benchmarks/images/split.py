@@ -29,7 +29,7 @@ from nlpcl.benchmarks.images._readers import (
 )
 from nlpcl.config.orders import Published, order_tasks
 from nlpcl.errors import UsageError
-from nlpcl.registry import register_benchmark
+from nlpcl.registry import Scenario, register_benchmark
 
 Reader = Callable[[str | Path | None], ImageSet]
 ORDERS = 20
@@ -148,7 +148,7 @@ def _register_split(
         return [list(split_tasks(facts["labels"], n_tasks, order))] * ORDERS, None
 
     split.__name__ = split.__qualname__ = name
-    scenarios = ("til", "dil", "cil") if parity else ("til", "cil")
+    scenarios: tuple[Scenario, ...] = ("til", "dil", "cil") if parity else ("til", "cil")
     reason = "" if parity else NO_MEANING
     return register_benchmark(
         name,
