@@ -13,7 +13,8 @@ import inspect
 import logging
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
@@ -182,6 +183,17 @@ class Registry(Generic[E]):
                 both = " and ".join(".".join(_definition(target)) for target in (known.target, entry.target))
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {both}")
         self._entries |= {fold(name): entry for name in names}
+
+    @contextmanager
+    def replacing(self, *entries: E) -> Iterator[None]:
+        """Put `entries` in the place of those of their names. At the end only what was registered before is known."""
+        self.entries()  # a module that is first imported within would not be imported again
+        known = dict(self._entries)
+        self._entries |= {fold(entry.name): entry for entry in entries}
+        try:
+            yield
+        finally:
+            self._entries = known
 
     def get(self, name: str) -> E:
         """The entry called `name`, whatever its case and hyphens.

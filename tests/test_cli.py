@@ -170,13 +170,13 @@ def test_a_method_is_one_file(
 ) -> None:
     """Nothing but the file: the command line, list, info and the contract see it."""
     from nlpcl.registry import strategies
-    from tests.test_contract import check_strategy
+    from tests.helpers.contract import check_strategy
 
     folder = tmp_path / "more"
     folder.mkdir()
     (folder / "toy.py").write_text(TOY)
-    monkeypatch.setattr(nlpcl.strategies, "__path__", [*nlpcl.strategies.__path__, str(folder)])
-    try:
+    with strategies.replacing():
+        monkeypatch.setattr(nlpcl.strategies, "__path__", [*nlpcl.strategies.__path__, str(folder)])
         assert main(["info", "toy"]) == 0
         assert "factor on the loss" in capsys.readouterr().out
         assert main(["list"]) == 0
@@ -185,6 +185,4 @@ def test_a_method_is_one_file(
         assert main([*argv, *QUICK]) == 0
         assert "toy" in strategies.names()
         check_strategy("toy", "bert_adapter", "til", tiny, folders["til"], monkeypatch)
-    finally:
-        sys.modules.pop("nlpcl.strategies.toy", None)
-        strategies._entries.pop("toy", None)
+    sys.modules.pop("nlpcl.strategies.toy")

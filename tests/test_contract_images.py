@@ -1,4 +1,4 @@
-"""Every strategy that does not need an encoder runs on images."""
+"""Every strategy that does not need an encoder runs on images; Avalanche's do so in test_avalanche.py, too."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from nlpcl.registry import strategies
 from nlpcl.runs.fit import fit
 from nlpcl.runs.run import build_strategy
 from nlpcl.training.runtime import seed_everything
-from tests.models.test_image_cnn import tiny_images
-from tests.test_contract import MEMORY, REPLAY, SLOW
+from tests.helpers.contract import small_options
+from tests.helpers.images import tiny_images
 
 TRIPLES = [
     pytest.param(
         entry.name,
         backbone,
         scenario,
-        marks=[pytest.mark.full] if backbone != "cnn" or entry.name in SLOW else [],
+        marks=[] if backbone == "cnn" and entry.engine else [pytest.mark.full],
     )
     for entry in strategies.entries()
     for backbone in ("cnn", "mlp")
@@ -35,7 +35,7 @@ TRIPLES = [
 def test_images(name: str, backbone: str, scenario: str) -> None:
     benchmark = tiny_images(scenario, (2, 2))
     given = {"benchmark": "femnist", "strategy": name, "scenario": scenario, "train_batch_size": 8}
-    given |= {"backbone": backbone, **(MEMORY if name in REPLAY else {})}
+    given |= {"backbone": backbone, **small_options(name)}
     seed_everything(0)
     model = build_model(benchmark, backbone, hidden=128)
     strategy = build_strategy(RunSpec.parse(given).filled(), model, torch.device("cpu"), eval_mb_size=16)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from nlpcl.config import spec
 from nlpcl.config.arguments import Request
 from nlpcl.config.spec import RunSpec, spec_id
 from nlpcl.errors import UsageError
-from nlpcl.options import complete_options
+from nlpcl.options import complete_options, option
 from nlpcl.ranges import Since
 from nlpcl.records.record import Record
 from nlpcl.registry import benchmarks
@@ -27,8 +27,8 @@ from nlpcl.runs import run as experiment
 from nlpcl.runs.identity import identified
 from nlpcl.sweeps.sweep import plan
 from nlpcl.sweeps.tune import Search, tune
-from tests.conftest import make_tasks, written
 from tests.helpers.messages import refused
+from tests.helpers.text_tasks import make_tasks, written
 
 QUICK = {"max_length": 32, "epochs": 1, "backbone_options": {"adapter_size": 4}}
 
@@ -184,7 +184,7 @@ def test_nothing_of_other_data_is_overwritten_or_taken_for_done(
 def test_no_checkpoint_of_other_data_is_taken_up(
     change: Callable[[Path, Path], None], own: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.test_resume import Killed, killed_at
+    from tests.helpers.runs import Killed, killed_at
 
     asked = spec_on(encoder)
     with monkeypatch.context() as dying:
@@ -299,28 +299,23 @@ def test_a_spec_from_before_a_field_came_stays_as_it_is() -> None:
     new.check()
 
 
-def test_an_option_that_came_later_is_stored_only_where_it_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    from typing import Annotated
-
+def test_an_option_that_came_later_is_stored_only_where_it_says_something() -> None:
     from nlpcl.registry import strategies
 
     before = RunSpec.parse({"strategy": "l2"}).filled()
     entry = strategies.get("l2")
-    annotation = Annotated[float, Since(2)]
 
-    class Later(entry.target):  # type: ignore[misc, name-defined]
-        def __init__(self, *, strength: annotation = 0.25, **kwargs: object) -> None:  # type: ignore[valid-type]
-            super().__init__(**kwargs)
+    class Later(entry.options):  # type: ignore[misc, name-defined]
+        strength: Annotated[float, Since(2)] = option(0.25, "an option that came later")
 
-    Later.__init__.__annotations__["strength"] = annotation
-    monkeypatch.setitem(strategies._entries, "l2", replace(entry, target=Later))
-    after = RunSpec.parse({"strategy": "l2"}).filled()
-    assert after.id == before.id and after.spec_version == 1
-    assert complete_options(strategies.get("l2"), after.options)["strength"] == 0.25
-    before.check()
-    chosen = RunSpec.parse({"strategy": "l2", "options": {"strength": 0.5}}).filled()
-    assert chosen.spec_version == 2 and chosen.options is not None and chosen.options["strength"] == 0.5
-    chosen.check()
+    with strategies.replacing(replace(entry, options=Later)):
+        after = RunSpec.parse({"strategy": "l2"}).filled()
+        assert after.id == before.id and after.spec_version == 1
+        assert complete_options(strategies.get("l2"), after.options)["strength"] == 0.25
+        before.check()
+        chosen = RunSpec.parse({"strategy": "l2", "options": {"strength": 0.5}}).filled()
+        assert chosen.spec_version == 2 and chosen.options is not None and chosen.options["strength"] == 0.5
+        chosen.check()
 
 
 def test_what_was_renamed_keeps_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,7 +340,7 @@ def test_a_file_of_word_vectors_is_known_by_its_contents(models: dict[str, str],
 
 def test_a_record_of_a_local_encoder_is_not_filed(tmp_path: Path) -> None:
     from nlpcl.leaderboard.submit import add
-    from tests.leaderboard.generate import record_of
+    from tests.helpers.records import record_of
 
     record = record_of("ncl", spec={"model": "sub/encoder", "model_sha256": "0" * 64, "spec_version": 2})
     record.save(tmp_path / "record.json")
@@ -355,18 +350,18 @@ def test_a_record_of_a_local_encoder_is_not_filed(tmp_path: Path) -> None:
 
 def test_runs_on_one_encoder_are_compared_wherever_it_lay(tmp_path: Path) -> None:
     from nlpcl.leaderboard.compare import compare
-    from nlpcl.leaderboard.files import read, select
-    from tests.leaderboard.generate import record_of
+    from nlpcl.leaderboard.files import read_runs, select_runs
+    from tests.helpers.records import record_of
 
     for name, digest in (("ncl", "0"), ("ewc", "0"), ("hat", "1")):
         for seed in range(2):
             local = {"model": f"folder-of-{name}", "model_sha256": digest * 64, "spec_version": 2}
             record = record_of(name, seed=seed, spec=local)
             record.save(tmp_path / record.id / "record.json")
-    pool = read(tmp_path)
-    assert len(compare(select(["ncl", "ewc"], pool)).blocks) == 2
+    pool = read_runs(tmp_path)
+    assert len(compare(select_runs(["ncl", "ewc"], pool)).blocks) == 2
     with pytest.raises(UsageError, match="model"):
-        compare(select(["ncl", "hat"], pool))
+        compare(select_runs(["ncl", "hat"], pool))
 
 
 def test_a_preset_of_a_local_encoder_fits_wherever_it_lies(

@@ -13,9 +13,8 @@ from nlpcl.cli import main
 from nlpcl.config.arguments import Request
 from nlpcl.records.record import Record
 from nlpcl.runs import lock
-from nlpcl.sweeps import sweep
 from nlpcl.sweeps.sweep import Execution, Outcome, plan, run_local
-from tests.test_sweep import Told
+from tests.helpers.sweeps import Told
 
 HOLD = """
 import sys, pathlib
@@ -50,7 +49,7 @@ def test_of_two_processes_at_one_run_the_second_is_refused(
         assert told.outcomes.pop() == Outcome(cell, lock.BUSY)
     assert not lock.taken(place)
     assert main(argv) == 0 and {path.name for path in place.iterdir()} == {"record.json", "log.txt"}
-    monkeypatch.setattr(sweep, "_Worker", None)  # what another sweep has done since the plan starts no process
+    monkeypatch.setattr(subprocess, "Popen", None)  # what another sweep has done since the plan starts no process
     run_local([cell], 1, execution, told)
     assert told.outcomes[1] == Outcome(cell, None) and Record.load(place / "record.json").status == "ok"
 

@@ -84,15 +84,15 @@ def main() -> None:
         strategy = cat.CAT(model=model, optimizer=optimizer, train_mb_size=32, train_epochs=5, evaluator=None, **gates)
         plugin: Any = strategy.masks
         plugin.reference_right = timed(seconds, "reference", plugin.reference_right)
-        plugin._features = timed(seconds, "features", plugin._features)
+        plugin.masked_features = timed(seconds, "features", plugin.masked_features)
         cat.train_readouts = timed(seconds, "readouts", cat.train_readouts)
-        search = timed(seconds, "search", plugin._similar)
+        search = timed(seconds, "search", plugin.similar_tasks)
 
         def similar(trained: Any, task: int, previous: list[int]) -> list[int]:
             search(trained, task, previous)
             return previous if arguments.similar == "all" else []
 
-        plugin._similar = similar
+        plugin.similar_tasks = similar
         for task, experience in enumerate(benchmark.train_stream):
             seconds.clear()
             started = time.process_time()

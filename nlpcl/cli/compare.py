@@ -12,43 +12,43 @@ from rich.table import Table
 from nlpcl.cli.app import NAMES, app, console
 from nlpcl.errors import UsageError
 
-RESULTS = (Path("runs"), Path("leaderboard/results"))
+_RESULTS = (Path("runs"), Path("leaderboard/results"))
 
 
-@app.command(context_settings=NAMES)
-def compare(
+@app.command("compare", context_settings=NAMES)
+def compare_methods(
     methods: Annotated[list[str], typer.Argument(help="strategy, strategy@backbone, a record or a folder of records.")],
     metric: Annotated[str, typer.Option(help="average_accuracy, macro_f1, forgetting, ...")] = "average_accuracy",
     results: Annotated[
         list[Path] | None,
-        typer.Option("--results", help="Folder with records; repeatable. Default: runs and leaderboard/results."),
+        typer.Option("--results", help="folder with records; repeatable. Default: runs and leaderboard/results."),
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option("--where", help="field=value: only records with it; repeatable.")
+        list[str] | None, typer.Option("--where", help="field=value: use only records with this value; repeatable.")
     ] = None,
     allow: Annotated[
-        list[str] | None, typer.Option("--allow", help="A field in which the protocols may differ; repeatable.")
+        list[str] | None, typer.Option("--allow", help="field in which the protocols may differ; repeatable.")
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Level of significance.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="level of significance.")] = 0.05,
     form: Annotated[
-        Literal["table", "markdown", "latex", "csv", "json"], typer.Option("--format", help="Of the output.")
+        Literal["table", "markdown", "latex", "csv", "json"], typer.Option("--format", help="output format.")
     ] = "table",
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one line of JSON.")] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Also draw the critical-difference diagram: .png, .svg or .pdf.")
+        Path | None, typer.Option("--plot", help="also draw the critical-difference diagram: .png, .svg or .pdf.")
     ] = None,
 ) -> None:
     """Compare methods, paired over orders and seeds, if they ran under one protocol."""
     from nlpcl.leaderboard import report
-    from nlpcl.leaderboard.compare import compare as compared
-    from nlpcl.leaderboard.files import read, select
+    from nlpcl.leaderboard.compare import compare
+    from nlpcl.leaderboard.files import read_runs, select_runs
 
     fields = dict(_field(text) for text in where or [])
     for folder in results or []:
         if not folder.is_dir():
             raise UsageError(f"--results: there is no folder {folder}.")
-    pool = [run for folder in results or RESULTS for run in read(folder)]
-    comparison = compared(select(methods, pool, fields), metric, allow=allow or (), alpha=alpha)
+    pool = [run for folder in results or _RESULTS for run in read_runs(folder)]
+    comparison = compare(select_runs(methods, pool, fields), metric, allow=allow or (), alpha=alpha)
     if plot is not None:
         report.plot_ranks(comparison, plot)
     if as_json or form == "json":

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from nlpcl.registry import Scenario, backbones, strategies
 
-SOURCE = "https://github.com/ZixuanKe/PyContinual"
+ORIGINAL = "https://github.com/ZixuanKe/PyContinual"
 LANGUAGE = ("bert", "bert_frozen", "bert_adapter", "w2v", "w2v_as")
 IMAGE = ("cnn", "mlp")
 GRU = ("bert_frozen", "w2v", "w2v_as")

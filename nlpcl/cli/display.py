@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from nlpcl.config.orders import short_task_name
 from nlpcl.errors import printable
 from nlpcl.records.metrics import average, final_scores
 from nlpcl.records.record import Record, write_atomically
@@ -23,14 +24,6 @@ from nlpcl.sweeps.sweep import last_line
 
 if TYPE_CHECKING:
     from nlpcl.sweeps.sweep import Cell, Execution, Outcome
-
-WIDTH = 22
-
-
-def short(name: str) -> str:
-    """A task's name without its source, cut to fit a column."""
-    name = name.rpartition("_")[2] or name
-    return name if len(name) <= WIDTH else name[: WIDTH - 1] + "…"
 
 
 def percent(cell: float | None) -> str:
@@ -73,7 +66,7 @@ class ProgressReporter:
         """During an epoch; `step` of `steps` are done."""
         done = sum(self._epochs[:task]) + epoch + step / steps
         text = (
-            f"task {task + 1}/{len(self._tasks)} {short(self._tasks[task])}, "
+            f"task {task + 1}/{len(self._tasks)} {short_task_name(self._tasks[task])}, "
             f"epoch {epoch + 1}/{self._epochs[task]}, loss {loss:.3f}"
         )
         if self._bar is not None:
@@ -179,7 +172,7 @@ def matrix_table(record: Record) -> Table:
         table.add_column(str(i + 1), justify="right", no_wrap=True)
     for i, (name, row) in enumerate(zip(names, record.matrices.accuracy, strict=True)):
         if any(cell is not None for cell in row):
-            table.add_row(f"{i + 1} {short(name)}", *(percent(cell) for cell in row))
+            table.add_row(f"{i + 1} {short_task_name(name)}", *(percent(cell) for cell in row))
     return table
 
 
@@ -191,7 +184,7 @@ def task_table(record: Record) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     matrix = record.matrices.accuracy
     for i, (task, final) in enumerate(zip(record.data["tasks"], final_scores(matrix), strict=True)):
-        table.add_row(f"{i + 1} {short(task['name'])}", percent(matrix[i][i]), percent(final))
+        table.add_row(f"{i + 1} {short_task_name(task['name'])}", percent(matrix[i][i]), percent(final))
     return table
 
 
@@ -220,7 +213,7 @@ def plot(record: Record, path: Path) -> None:
     from matplotlib.figure import Figure
 
     matrix = [[float("nan") if cell is None else 100 * cell for cell in row] for row in record.matrices.accuracy]
-    names = [short(task["name"]) for task in record.data["tasks"]]
+    names = [short_task_name(task["name"]) for task in record.data["tasks"]]
     figure = Figure(figsize=(5 + 0.6 * len(names), 4 + 0.15 * len(names)), layout="constrained")
     heat, curve = figure.subplots(1, 2)
     image = heat.imshow(matrix, vmin=0, vmax=100, cmap="viridis")

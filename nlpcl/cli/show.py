@@ -17,10 +17,10 @@ from nlpcl.errors import UsageError, suggest
 
 @app.command("list", context_settings=NAMES)
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    matrix: Annotated[bool, typer.Option("--matrix", help="Which strategy runs on which backbone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON.")] = False,
+    matrix: Annotated[bool, typer.Option("--matrix", help="show which strategy runs on which backbone.")] = False,
 ) -> None:
-    """Strategies, benchmarks and backbones that can be named."""
+    """List strategies, benchmarks and backbones."""
     from nlpcl.registry import backbones, benchmarks, strategies
 
     if matrix:
@@ -45,25 +45,25 @@ def list_(
 
 
 def _show_matrix(as_json: bool) -> None:
-    """Strategies on backbones, and how that compares with what the original toolkit documents."""
-    from nlpcl.cli.coverage import DOCUMENTED, SOURCE, missing, strategy_matrix
+    """Show strategies on backbones, and which of the original toolkit's documented pairs are missing."""
+    from nlpcl.cli.coverage import DOCUMENTED, ORIGINAL, missing, strategy_matrix
 
-    found = strategy_matrix()
-    absent, pairs = missing(found), sum(map(len, DOCUMENTED.values()))
+    matrix = strategy_matrix()
+    absent, pairs = missing(matrix), sum(map(len, DOCUMENTED.values()))
     if as_json:
-        print(json.dumps({"matrix": found, "documented": DOCUMENTED, "source": SOURCE, "missing": absent}))
+        print(json.dumps({"matrix": matrix, "documented": DOCUMENTED, "source": ORIGINAL, "missing": absent}))
         return
     from nlpcl.cli.display import strategy_table
 
-    console.print(strategy_table(found))
-    print(f"of {pairs} pairs that {SOURCE} has, {pairs - len(absent)} run here")
+    console.print(strategy_table(matrix))
+    print(f"of {pairs} pairs that {ORIGINAL} has, {pairs - len(absent)} run here")
     if absent:
         print(f"not yet: {', '.join(absent)}")
 
 
 @app.command(context_settings=NAMES)
-def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or backbone.")]) -> None:
-    """What is known about a strategy, benchmark or backbone, and its options."""
+def info(name: Annotated[str, typer.Argument(help="name of a strategy, benchmark or backbone.")]) -> None:
+    """Show what is known about a strategy, benchmark or backbone, and its options."""
     from nlpcl.options import MISSING, entry_options
     from nlpcl.registry import backbones, benchmarks, strategies
 
@@ -77,7 +77,7 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
         except UsageError as error:
             known += registry.names()
             faults += registry.faults
-            broken = error if error.__cause__ else broken  # there is something of this name, which does not load
+            broken = error if error.__cause__ else broken  # it exists but cannot be loaded
     else:
         if broken is not None:
             raise broken
@@ -101,8 +101,8 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
 
 def _facts(entry: Any) -> dict[str, Any]:
     hidden = {"target", "engine", "defaults", "types", "presets", "reason", "published", "own_files", "options"}
-    found = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry) if f.name not in hidden}
-    return {name: value for name, value in found.items() if value not in ("", None, ())}
+    facts = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry) if f.name not in hidden}
+    return {name: value for name, value in facts.items() if value not in ("", None, ())}
 
 
 def _cell(value: Any) -> str:

@@ -13,6 +13,13 @@ Published = tuple[Sequence[Sequence[str]], Sequence[str] | None]
 """The arguments `orders` and `known` of `order_tasks`."""
 RANDOM = "seed:"
 NUMBER = re.compile(r"[0-9]{1,18}")
+_LONGEST_NAME = 22
+
+
+def short_task_name(name: str) -> str:
+    """Return a task's name without its source ("Bing3domains_Router" is "Router"), cut to fit a column."""
+    name = name.rpartition("_")[2] or name
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def canonical_order(order: Order) -> int | str | list[str]:

@@ -20,8 +20,8 @@ from nlpcl.benchmarks._files.download import data_bytes
 from nlpcl.benchmarks._text import encode, load_tokenizer
 from nlpcl.benchmarks.text.demo import DOMAINS, NOISE, _task
 from nlpcl.config import encoders as encoders_module
-from tests.conftest import make_tasks
 from tests.helpers.messages import refused
+from tests.helpers.text_tasks import make_tasks
 
 # Published sizes: train, dev, test and (positive, negative, neutral) of each.
 ASC_SIZES = """

@@ -17,8 +17,8 @@ from nlpcl.benchmarks._text import encode
 from nlpcl.benchmarks.words import Words, read_vectors, split_words, train_vectors
 from nlpcl.config.encoders import sha256
 from nlpcl.errors import UsageError
-from tests.conftest import make_tasks
 from tests.helpers.messages import mentions, refused
+from tests.helpers.text_tasks import make_tasks
 
 gensim = pytest.importorskip("gensim")
 

@@ -15,10 +15,11 @@ from nlpcl.config.spec import RunSpec
 from nlpcl.models import WordVectors, build_model
 from nlpcl.models.base import unprotected
 from nlpcl.runs import run as experiment
-from tests.conftest import WORDS, make_tasks
-from tests.helpers.encoders import packed
+from tests.helpers.encoders import WORDS, packed
+from tests.helpers.loops import loop_cnn
 from tests.helpers.messages import mentions, refused
-from tests.models.test_text_backbones import check_sites, loop_cnn
+from tests.helpers.sites import check_sites
+from tests.helpers.text_tasks import make_tasks
 
 pytest.importorskip("gensim")
 

@@ -17,8 +17,8 @@ from nlpcl.errors import UsageError
 from nlpcl.models import build_model
 from nlpcl.strategies.acl.acl import ACL, ACLPlugin, Repeated
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, fresh_copy, overlap, reverse_gradient
-from tests.models.test_image_cnn import tiny_images
-from tests.strategies.test_hal import accuracy, train
+from tests.helpers.images import tiny_images
+from tests.helpers.training import accuracy, train
 
 
 def build(benchmark: Any, backbone: str = "mlp", **options: Any) -> Any:

@@ -20,7 +20,6 @@ from sklearn.metrics import f1_score
 from torch import nn
 
 from nlpcl.benchmarks import ASC, text_benchmark_from_tasks
-from nlpcl.benchmarks._images import Images, image_benchmark_from_tasks
 from nlpcl.benchmarks.words import Words
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import macro_f1, macro_f1_metrics
@@ -30,9 +29,10 @@ from nlpcl.registry import strategies
 from nlpcl.runs.fit import fit
 from nlpcl.strategies.avalanche.entries import ENTRIES, _MIRPlugin
 from nlpcl.strategies.ncl import NCL
-from tests.conftest import WORDS, make_tasks
+from tests.helpers.encoders import WORDS
+from tests.helpers.images import of_other_classes, tiny_images
 from tests.helpers.messages import refused
-from tests.models.test_image_cnn import make_task
+from tests.helpers.text_tasks import make_tasks
 
 SLOW = pytest.param("SynapticIntelligence", marks=pytest.mark.full)
 TEXT = ("bert_adapter", "bert_frozen", "w2v")
@@ -68,29 +68,10 @@ TRIPLES = [
 ]
 
 
-def of_other_classes(task: Any) -> Any:
-    """The task with labels of its own, and what tells them apart changed: other words, columns in place of rows."""
-    labels = tuple(f"other {label}" for label in task.labels)
-    words = {"text_pair": {"good": "hot", "bad": "cold"}}
-    parts = [
-        Images(part.pool, part.rows, part.targets, part.scale, lambda x: x.mT)
-        if isinstance(part, Images)
-        else part.replace(words, regex=True)
-        for part in (task.train, task.valid, task.test)
-    ]
-    return type(task)(task.name, labels, *parts)
-
-
 def tiny_text(scenario: str, tokenizer: Any, classes: tuple[int, ...] = (3, 2), n: int = 24) -> Any:
     first, second = make_tasks(classes, n, flip=False)
     tasks = [first, of_other_classes(second) if scenario == "cil" else second]
     return text_benchmark_from_tasks(tasks, name="tiny", scenario=scenario, tokenizer=tokenizer, max_length=24)
-
-
-def tiny_images(scenario: str, classes: tuple[int, ...] = (3, 2)) -> Any:
-    first, second = (make_task(i, c) for i, c in enumerate(classes))
-    tasks = [first, of_other_classes(second) if scenario == "cil" else second]
-    return image_benchmark_from_tasks(tasks, name="tiny", scenario=scenario)
 
 
 class Losses(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
@@ -109,12 +90,11 @@ def build(name: str, model: nn.Module, epochs: int = 1, lr: float = 1e-3, **opti
     return entry.target(
         model=model,
         optimizer=torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr),
-        criterion=nn.CrossEntropyLoss(),
         train_mb_size=8,
         train_epochs=epochs,
         eval_mb_size=32,
         evaluator=EvaluationPlugin(),
-        **{**entry.defaults, **options},
+        **{"criterion": nn.CrossEntropyLoss(), **entry.defaults, **options},
     )
 
 
@@ -258,9 +238,8 @@ def test_what_cannot_work_is_refused_before_it_trains() -> None:
 
 def test_mas_goes_on_where_a_loss_is_0() -> None:
     benchmark = tiny_images("dil")
-    strategy = build("MAS", build_model(benchmark, hidden=16))
-    strategy._criterion = lambda output, target: 0 * output.sum()
-    train(strategy, benchmark)
+    model = build_model(benchmark, hidden=16)
+    train(build("MAS", model, criterion=lambda output, target: 0 * output.sum()), benchmark)
 
 
 def test_lfl_keeps_the_head_and_pulls_the_features() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,16 +23,9 @@ from nlpcl.strategies.cat.cat import CAT, CATPlugin, batches, copied, data_for
 from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.training.early_stopping import validation_loss
 from nlpcl.training.strategy import mode
+from tests.helpers.images import tiny_images
+from tests.helpers.training import Spy
 from tests.helpers.validation import Plateau, train_with_validation
-from tests.models.test_image_cnn import tiny_images
-
-
-class Spy(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
-    """Calls a function at one of the hooks, with the strategy."""
-
-    def __init__(self, hook: str, see: Any) -> None:
-        super().__init__()
-        setattr(self, hook, lambda strategy, **kwargs: see(strategy))
 
 
 def build(benchmark: Any, similar: dict[int, list[int]] | None = None, **options: Any) -> CAT:
@@ -47,7 +39,7 @@ def build(benchmark: Any, similar: dict[int, list[int]] | None = None, **options
 
 def finds(strategy: CAT, similar: dict[int, list[int]] | None) -> CAT:
     if similar is not None:
-        strategy.masks._similar = lambda s, task, previous: similar.get(task, [])  # type: ignore[method-assign]
+        strategy.masks.similar_tasks = lambda s, task, previous: similar.get(task, [])  # type: ignore[method-assign]
     return strategy
 
 
@@ -175,7 +167,7 @@ def test_a_tie_with_the_reference_is_not_similarity() -> None:
     strategy = build(benchmark)
     strategy.masks.reference_right = lambda s, task: 3  # type: ignore[method-assign]
     strategy.masks.readouts_right = lambda s, task, previous: torch.tensor([2, 3, 4])  # type: ignore[method-assign]
-    assert strategy.masks._similar(strategy, 3, [0, 1, 2]) == [2]
+    assert strategy.masks.similar_tasks(strategy, 3, [0, 1, 2]) == [2]
 
 
 def test_reference_and_readouts_are_those_of_plain_loops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +191,7 @@ def test_reference_and_readouts_are_those_of_plain_loops(monkeypatch: pytest.Mon
         found.append(masks.readouts_right(strategy, task, previous).tolist())
         return []
 
-    masks._similar = lambda s, task, previous: see(s, task, previous) if task == 2 else []  # type: ignore[method-assign]
+    masks.similar_tasks = lambda s, task, previous: see(s, task, previous) if task == 2 else []  # type: ignore[method-assign]
     train(strategy, benchmark, 0, 1, 2)
 
     (x, y), (valid_x, valid_y) = (
@@ -322,7 +314,7 @@ def test_readouts_see_the_stored_masks_and_the_data_in_order(benchmark_of: Any, 
     strategy = on_text(benchmark, tiny)
     train(strategy, benchmark, 0, 1)
     data = benchmark.train_stream[2].dataset
-    features, targets = strategy.masks._features(data, strategy, [1, 0])
+    features, targets = strategy.masks.masked_features(data, strategy, [1, 0])
     strategy.model.eval()
     with torch.no_grad():
         for place, task in enumerate((1, 0)):
@@ -421,14 +413,14 @@ def test_the_loss_is_that_of_the_equations_and_reaches_everything(scenario: str)
             module.p = 0.0
     for task in range(3):
         if task == 2:
-            add = strategy.model.transfers._add
+            add = strategy.model.transfers.add_task
 
             def without_dropout(task: int, add: Any = add) -> None:
                 add(task)
                 layer = strategy.model.transfers.of(task)
                 layer.dropout.p = layer.attention.dropout = 0.0
 
-            strategy.model.transfers._add = without_dropout  # type: ignore[method-assign]
+            strategy.model.transfers.add_task = without_dropout  # type: ignore[method-assign]
         strategy.model.zero_grad()  # what earlier tasks left
         train(strategy, benchmark, task)
     assert set(seen) == {0, 1, 2}
@@ -476,7 +468,7 @@ def test_three_tasks_and_the_state_of_the_model(scenario: str, backbone: str, be
     strategy = on_text(benchmark, tiny, backbone, plugins=[spy], train_epochs=6)
     train(strategy, benchmark, 0, 1)  # what it finds itself
     assert strategy.similar[0] == [] and strategy.similar[1] in ([], [0])
-    strategy.masks._similar = lambda s, task, previous: previous  # type: ignore[method-assign]
+    strategy.masks.similar_tasks = lambda s, task, previous: previous  # type: ignore[method-assign]
     train(strategy, benchmark, 2)
     assert strategy.similar[2] == [0, 1]
     steps = len(losses) // 3
@@ -512,15 +504,15 @@ def test_the_better_head_on_validation_data_is_chosen_and_remembered() -> None:
     benchmark = tiny_images("til", (2, 2, 2))
     strategy = build(benchmark, {1: [0], 2: [0, 1]})
     found = {1: [0.5, 0.75], 2: [0.75, 0.75]}
-    strategy.masks._accuracies = lambda s, task: found[task]  # type: ignore[method-assign]
+    strategy.masks.validation_accuracies = lambda s, task: found[task]  # type: ignore[method-assign]
     train(strategy, benchmark, 0, 1, 2)
     assert strategy.model.transfers.chosen == [False, True, False]
 
     strategy = build(benchmark, {1: [0]})
     train(strategy, benchmark, 0)
     accuracies: list[list[float]] = []
-    original = strategy.masks._accuracies
-    strategy.masks._accuracies = lambda s, task: accuracies.append(original(s, task)) or accuracies[-1]  # type: ignore[method-assign,func-returns-value]
+    original = strategy.masks.validation_accuracies
+    strategy.masks.validation_accuracies = lambda s, task: accuracies.append(original(s, task)) or accuracies[-1]  # type: ignore[method-assign,func-returns-value]
     train(strategy, benchmark, 1)
     data = data_for(benchmark.train_stream[1])[1]
     x, y = torch.stack([data[i][0] for i in range(len(data))]), torch.tensor(list(data.targets))
@@ -568,7 +560,7 @@ def test_under_avalanches_own_naive() -> None:
         evaluator=None,
     )
     train(strategy, benchmark, 0, 1)  # with what it finds itself
-    plugin._similar = lambda s, task, previous: previous[1:]  # type: ignore[method-assign,assignment]
+    plugin.similar_tasks = lambda s, task, previous: previous[1:]  # type: ignore[method-assign,assignment]
     before = {p: p.detach().clone() for site in plugin.sites for p in site.module.parameters()}
     train(strategy, benchmark, 2)
     for p, factor in plugin.factors(2).items():

@@ -23,7 +23,8 @@ from nlpcl.strategies.srk import (
     squeezed_states,
     update_factors,
 )
-from tests.conftest import make_tasks
+from tests.helpers.text_tasks import make_tasks
+from tests.helpers.training import Spy
 
 LENGTHS = [6, 3, 1]
 MASK = torch.arange(6) < torch.tensor(LENGTHS)[:, None]
@@ -167,31 +168,28 @@ def expected_step(strategy: SRK, batch: Any, factors: dict[nn.Parameter, torch.T
     return found
 
 
-def test_steps_of_two_tasks(benchmark_of: Any, tiny: str, monkeypatch: Any) -> None:
+def test_steps_of_two_tasks(benchmark_of: Any, tiny: str) -> None:
     """Loss, sums and factors: each step is that of the equations, the second task's under what the first one used."""
     benchmark = benchmark_of("til", (2, 3), 24)
     strategy = build(benchmark, tiny, "SGD")
     net, sums = strategy.knowledge.net, [torch.zeros(32) for _ in range(3)]
-    start, finish = strategy._before_forward, strategy._after_update
     expected: list[dict[str, torch.Tensor]] = []
     factors: dict[nn.Parameter, torch.Tensor] = {}
 
-    def before(**kwargs: Any) -> None:
+    def before(strategy: Any) -> None:
         assert strategy.mbatch is not None
         vectors, mask = strategy.model.backbone.tokens(strategy.mb_x, 0)
         states, candidates = squeezed_states([net.keeper], vectors)
         for total, new in zip(sums, control_sums(vectors, states[0], candidates[0], mask), strict=True):
             total += new.abs()
         expected.append(expected_step(strategy, strategy.mbatch, factors))
-        start(**kwargs)
 
-    def after(**kwargs: Any) -> None:
-        finish(**kwargs)
+    def after(strategy: Any) -> None:
         for name, p in net.keeper.named_parameters():
             torch.testing.assert_close(p.detach(), expected[-1][name], atol=1e-6, rtol=1e-5)
 
-    monkeypatch.setattr(strategy, "_before_forward", before)
-    monkeypatch.setattr(strategy, "_after_update", after)
+    strategy.plugins.insert(0, Spy("before_forward", before))
+    strategy.plugins.append(Spy("after_update", after))
     for task, experience in enumerate(benchmark.train_stream):
         if task > 0:
             factors.update(keeper_factors(net.keeper, [total.clone() for total in sums], free_share(task)))

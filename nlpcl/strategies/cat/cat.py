@@ -147,7 +147,7 @@ class CATPlugin(MaskPlugin):
         task = strategy.experience.current_experience
         self._data = data_for(strategy.experience)
         previous = [k for k in self.gates.trained if k != task]
-        self.model.transfers.begin(task, self._similar(strategy, task, previous) if previous else [])
+        self.model.transfers.begin(task, self.similar_tasks(strategy, task, previous) if previous else [])
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         train, _, held_out = self._data
@@ -164,11 +164,11 @@ class CATPlugin(MaskPlugin):
         super().after_training_exp(strategy, **kwargs)
         task = strategy.experience.current_experience
         if self.similar[task]:
-            own, transferred = self._accuracies(strategy, task)
+            own, transferred = self.validation_accuracies(strategy, task)
             self.model.transfers.chosen[task] = transferred > own
         self._data = (None, None, False)
 
-    def _similar(self, strategy: Any, task: int, previous: list[int]) -> list[int]:
+    def similar_tasks(self, strategy: Any, task: int, previous: list[int]) -> list[int]:
         """Return the previous tasks whose frozen knowledge says more of `task` than it can learn alone.
 
         Numbers of right answers are compared, not quotients: few examples make many ties, which rounding would break.
@@ -202,7 +202,7 @@ class CATPlugin(MaskPlugin):
     def readouts_right(self, strategy: Any, task: int, previous: list[int]) -> Tensor:
         """Return how many of the validation data the readouts under t previous tasks' masks get right, (t,)."""
         train, valid, _ = self._data
-        features, targets = self._features(train, strategy, previous)
+        features, targets = self.masked_features(train, strategy, previous)
         weight, bias = train_readouts(
             features,
             targets,
@@ -210,11 +210,11 @@ class CATPlugin(MaskPlugin):
             steps=self.options.readout_steps,
             learning_rate=self.options.readout_learning_rate,
         )
-        features, targets = self._features(valid, strategy, previous)
+        features, targets = self.masked_features(valid, strategy, previous)
         return (readout_logits(features, weight, bias).argmax(-1) == targets).sum(dim=1)
 
     @torch.no_grad()
-    def _features(self, data: Any, strategy: Any, tasks: list[int]) -> tuple[Tensor, Tensor]:
+    def masked_features(self, data: Any, strategy: Any, tasks: list[int]) -> tuple[Tensor, Tensor]:
         """Return features (N, n, F) under the stored masks of n tasks, without dropout, and targets (N,)."""
         features = torch.empty(len(data), len(tasks), self.backbone.width, device=strategy.device)
         targets = torch.empty(len(data), dtype=torch.long, device=strategy.device)
@@ -228,8 +228,8 @@ class CATPlugin(MaskPlugin):
         return features, targets
 
     @torch.no_grad()
-    def _accuracies(self, strategy: Any, task: int) -> list[float]:
-        """Return the validation accuracies of a trained task's own head, and of its transfer."""
+    def validation_accuracies(self, strategy: Any, task: int) -> list[float]:
+        """Return validation accuracies of a trained task's head and of its transfer."""
         valid = self._data[1]
         right = torch.zeros(2, device=strategy.device)
         self.model.eval()
