@@ -106,9 +106,11 @@ class Options(BaseModel):
 
         :raises ValueError: an option has a reserved name, no help, or another type than in the base.
         """
-        for name in cls.model_fields:
+        for name, field in cls.model_fields.items():
             if name in BUILT_IN:
                 raise ValueError(f"{cls.__name__}: no option can be called {name}, which nlpcl itself fills in")
+            if not field.description:
+                raise ValueError(f"{cls.__name__}: option {name} needs a help: {name}: TYPE = option(DEFAULT, HELP)")
         for base in cls.__bases__:
             if issubclass(base, Options):
                 inherited = typing.get_type_hints(base, include_extras=True)
@@ -126,6 +128,19 @@ class Options(BaseModel):
         }
 
 
+def check_constructor(target: type, options: type[Options]) -> None:
+    """Refuse a constructor that names arguments other than those that nlpcl fills in.
+
+    :param options: where options are declared instead.
+    :raises ValueError: it does.
+    """
+    for name, parameter in inspect.signature(target.__init__).parameters.items():  # type: ignore[misc]
+        if name not in BUILT_IN and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ValueError(
+                f"{target.__name__}: its constructor names {name}; an option is declared once, in {options.__name__}"
+            )
+
+
 def with_options(constructor: inspect.Signature, options: type[Options]) -> inspect.Signature:
     """Return the signature of a constructor with options as keyword arguments in place of its `**kwargs`.
 
@@ -133,9 +148,11 @@ def with_options(constructor: inspect.Signature, options: type[Options]) -> insp
     """
     parameters = list(constructor.parameters.values())[1:]
     named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    names = {p.name for p in named}
     own = [
         inspect.Parameter(o.name, inspect.Parameter.KEYWORD_ONLY, default=o.default, annotation=o.annotation)
         for o in options.declared().values()
+        if o.name not in names  # of a constructor that `check_constructor` refuses
     ]
     return inspect.Signature([*named, *own])
 

@@ -23,7 +23,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, Type
 
 from nlpcl.config.orders import Published
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
-from nlpcl.options import Options
+from nlpcl.options import Options, check_constructor
 
 log = logging.getLogger(__name__)
 
@@ -123,9 +123,13 @@ class BackboneEntry:
 
 
 def _declare(entry: StrategyEntry | BackboneEntry) -> None:
-    """Let an entry without a class of options have the one that its target names."""
+    """Let an entry without a class of options have the one that its target names.
+
+    :raises ValueError: the target's constructor names options, too.
+    """
     if entry.options is Options:
         object.__setattr__(entry, "options", getattr(entry.target, "options_type", Options))
+        check_constructor(entry.target, entry.options)
 
 
 class HasName(Protocol):
