@@ -144,15 +144,13 @@ def check_constructor(target: type, options: type[Options]) -> None:
 def with_options(constructor: inspect.Signature, options: type[Options]) -> inspect.Signature:
     """Return the signature of a constructor with options as keyword arguments in place of its `**kwargs`.
 
-    :param constructor: with `self` as its first parameter, which is left out.
+    :param constructor: of a function, or of a method with `self`, which is left out.
     """
-    parameters = list(constructor.parameters.values())[1:]
-    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
-    names = {p.name for p in named}
+    named = [p for p in constructor.parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "self"]
     own = [
         inspect.Parameter(o.name, inspect.Parameter.KEYWORD_ONLY, default=o.default, annotation=o.annotation)
         for o in options.declared().values()
-        if o.name not in names  # of a constructor that `check_constructor` refuses
+        if o.name not in constructor.parameters  # `check_constructor` refuses what stands there, too
     ]
     return inspect.Signature([*named, *own])
 
