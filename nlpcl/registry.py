@@ -32,7 +32,7 @@ Regime = Literal["continual", "isolated", "joint"]
 Modality = Literal["text", "image"]
 SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental", "cil": "class-incremental"}
 DEFAULT_BACKBONES: dict[Modality, str] = {"text": "bert_adapter", "image": "cnn"}
-Presets = tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]
+PresetTable = tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]
 LONGEST = 400
 """Characters of a sentence on what could not be loaded."""
 
@@ -62,7 +62,7 @@ class StrategyEntry:
     ddp_reason: str = ""
     engine: bool = True
     reason: str = ""
-    presets: Presets = ()
+    presets: PresetTable = ()
     aliases: tuple[str, ...] = ()
     options: type[Options] = Options
 
