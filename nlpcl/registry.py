@@ -9,27 +9,29 @@ name alone; a name that no file bears imports nlpcl's own files and then plugins
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 from nlpcl.config.fields import SCENARIOS, Scenario
 from nlpcl.config.orders import Published
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
-from nlpcl.options import Options, options_of
+from nlpcl.options import Options, check_constructor
 
 log = logging.getLogger(__name__)
 
 Regime = Literal["continual", "isolated", "joint"]
 Modality = Literal["text", "image"]
 DEFAULT_BACKBONES: dict[Modality, str] = {"text": "bert_adapter", "image": "cnn"}
+PresetTable = tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]
 LONGEST = 400
 """Characters of a sentence on what could not be loaded."""
 
@@ -41,13 +43,13 @@ class StrategyEntry:
     `protocol`, an attribute of the target, says how it is driven: `continual` trains on one experience after another
     and is tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains once on the
     whole stream and fills the last row. `ddp` says whether it trains in several processes what it trains in one,
-    `ddp_reason` why not. `defaults` gives values to options whose class has none, `types` types to those whose class
-    has none, or one without a range; `options` is the class of its options, by default the target's; `presets` are
-    `(condition, values)` pairs, see `nlpcl.config.presets`; `aliases` find it, too.
+    `ddp_reason` why not. `options` is the class of its options, by default the target's; `presets` are `(condition,
+    values)` pairs, see `nlpcl.config.presets`; `aliases` find it, too.
     """
 
     name: str
     target: Any
+    _: KW_ONLY
     title: str
     paper: str = ""
     url: str = ""
@@ -59,14 +61,13 @@ class StrategyEntry:
     ddp_reason: str = ""
     engine: bool = True
     reason: str = ""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    types: Mapping[str, Any] = field(default_factory=dict)
-    presets: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
+    presets: PresetTable = ()
     aliases: tuple[str, ...] = ()
-    options: type[Options] | None = None
+    options: type[Options] = Options
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", getattr(self.target, "protocol", "continual"))
+        _declare(self)
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class BenchmarkEntry:
 
     name: str
     target: Any
+    _: KW_ONLY
     title: str
     source: str
     licence: str
@@ -109,11 +111,25 @@ class BackboneEntry:
 
     name: str
     target: Any
+    _: KW_ONLY
     title: str
     modality: Modality = "text"
     words: Literal["", "second", "both"] = ""
     frozen: bool = False
-    options: type[Options] | None = None
+    options: type[Options] = Options
+
+    def __post_init__(self) -> None:
+        _declare(self)
+
+
+def _declare(entry: StrategyEntry | BackboneEntry) -> None:
+    """Let an entry without a class of options have the one that its target names.
+
+    :raises ValueError: the target's constructor names options, too.
+    """
+    if entry.options is Options:
+        object.__setattr__(entry, "options", getattr(entry.target, "options_type", Options))
+        check_constructor(entry.target, entry.options)
 
 
 class HasName(Protocol):
@@ -126,6 +142,7 @@ class HasName(Protocol):
 
 E = TypeVar("E", bound=HasName)
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -282,42 +299,26 @@ benchmarks: Registry[BenchmarkEntry] = Registry("benchmark", "nlpcl.benchmarks")
 backbones: Registry[BackboneEntry] = Registry("backbone", "nlpcl.models")
 
 
-def _options_of(target: Any) -> type[Options] | None:
-    """The class of options that a target names; None means that its constructors declare them."""
-    declared: type[Options] | None = getattr(target, "options_type", None)
-    if declared is not None and declared.__name__ == "StrategyOptions" and set(options_of(target)) - {"parity"}:
-        return None  # options in constructors
-    return declared
+def _decorator(
+    registry: Registry[E], make: Callable[Concatenate[str, Any, P], E]
+) -> Callable[Concatenate[str, P], Callable[[T], T]]:
+    """Return the decorator that registers a class or function by name; its arguments are the facts of the entry."""
+
+    def register(name: str, *args: P.args, **facts: P.kwargs) -> Callable[[T], T]:
+        def decorate(target: T) -> T:
+            registry.add(make(name, target, *args, **facts))
+            return target
+
+        return decorate
+
+    parameters = [p for p in inspect.signature(make).parameters.values() if p.name != "target"]
+    register.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # for help()
+    return register
 
 
-def register_strategy(name: str, **facts: Any) -> Callable[[T], T]:
-    """Class decorator: make a strategy known by `name`; `facts` are the fields of `StrategyEntry`."""
-
-    def decorate(target: T) -> T:
-        strategies.add(StrategyEntry(name, target, **{"options": _options_of(target), **facts}))
-        return target
-
-    return decorate
-
-
-def register_benchmark(name: str, **facts: Any) -> Callable[[T], T]:
-    """Function decorator: make a benchmark known by `name`; `facts` as in `BenchmarkEntry`."""
-
-    def decorate(target: T) -> T:
-        benchmarks.add(BenchmarkEntry(name, target, **facts))
-        return target
-
-    return decorate
-
-
-def register_backbone(name: str, **facts: Any) -> Callable[[T], T]:
-    """Class decorator: make a backbone known by `name`; `facts` as in `BackboneEntry`."""
-
-    def decorate(target: T) -> T:
-        backbones.add(BackboneEntry(name, target, **{"options": _options_of(target), **facts}))
-        return target
-
-    return decorate
+register_strategy = _decorator(strategies, StrategyEntry)
+register_benchmark = _decorator(benchmarks, BenchmarkEntry)
+register_backbone = _decorator(backbones, BackboneEntry)
 
 
 def check_scenario(entry: StrategyEntry | BenchmarkEntry, scenario: str) -> None:

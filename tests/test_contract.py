@@ -59,7 +59,7 @@ def test_constructor(entry: Any, benchmark_of: Any, tiny: str) -> None:
     model = own_model(entry, benchmark_of, tiny)[1]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     plugins: list[Any] = []
-    common = {"model": model, "optimizer": optimizer, "criterion": torch.nn.CrossEntropyLoss(), **entry.defaults}
+    common = {"model": model, "optimizer": optimizer, "criterion": torch.nn.CrossEntropyLoss(), **dict(entry.options())}
     if entry.engine:
         entry.target(**common, plugins=plugins)
         assert plugins == []
