@@ -101,8 +101,6 @@ class TextEncoder(PackedEncoder):
     :raises UsageError: unknown pooling, or an encoder that `load_encoder` refuses or that encodes no packed text.
     """
 
-    transient = ("name",)  # a matter of the machine: another run may go on with the encoder in another place
-
     def __init__(self, encoder: EncoderLike, pooling: Pooling = "mean", padding: Padding = "dynamic") -> None:
         if pooling not in get_args(Pooling):
             raise UsageError(f"unknown pooling {pooling!r}. {suggest(pooling, get_args(Pooling))}")
@@ -232,7 +230,6 @@ class EncoderBackbone(Backbone):
 
     pretrained = True
     recomputes: bool | None = False
-    transient = ("recomputes",)  # a matter of the machine: another run may go on without
 
     def __init__(self, encoder: EncoderLike, pooling: Pooling, padding: Padding, dropout: float) -> None:
         super().__init__()
