@@ -147,6 +147,9 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
     :raises UsageError: a number out of range.
     """
 
+    state = ("anchors", "anchor_heads", "_text")
+    task_state = ("means", "seen")
+
     def __init__(
         self,
         model: ContinualModel,
@@ -200,6 +203,7 @@ class HALPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
 
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         super().after_forward(strategy)
+        assert self.features is not None
         features = self.features.detach()
         self.means, self.seen = running_means(self.means, self.seen, features, strategy.mb_y, self.beta)
 

@@ -63,6 +63,8 @@ class KANNet(nn.Module):
     :param gates: further arguments of `Gates`.
     """
 
+    task_state = ("accessing",)
+
     def __init__(self, main: TextGRU, context: Context, n_tasks: int, **gates: Any) -> None:
         super().__init__()
         self.width = main.width
@@ -139,6 +141,9 @@ class KANPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
     :param parity: the original code's soft masks; gates train like weights, at the optimizer's rate in place of 0.05,
         clipped and with weight decay.
     """
+
+    state = ("undecided",)
+    task_state = ("blocked",)
 
     def __init__(
         self,

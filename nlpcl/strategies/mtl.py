@@ -20,7 +20,12 @@ class MTL(ContinualStrategy, JointTraining):  # type: ignore[misc]
     """Trains once on the whole stream: `train(benchmark.train_stream)`; arguments of `ContinualStrategy`."""
 
     protocol: Regime = "joint"
-    transient = ("_experiences",)
+
+    state = ("_is_fitted",)
+
+    def _after_training(self, **kwargs: Any) -> None:
+        super()._after_training(**kwargs)
+        self._experiences: list[Any] = []
 
     def __init__(self, **base_kwargs: Any) -> None:
         super().__init__(**base_kwargs)

@@ -22,6 +22,7 @@ class ONE(ContinualStrategy):
     """Starts every experience from the initial model; takes the arguments of `ContinualStrategy`."""
 
     protocol: Regime = "isolated"
+    state = ("_initial",)
 
     def __init__(self, **base_kwargs: Any) -> None:
         super().__init__(**base_kwargs)

@@ -260,6 +260,8 @@ class SRKPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
     :param model: its backbone's net is a `TextGRU`, which is replaced by nets of the same width.
     """
 
+    task_state = ("_factors",)
+
     def __init__(self, model: ContinualModel) -> None:
         super().__init__()
         self.backbone, gru = recurrent_backbone(model, "srk")

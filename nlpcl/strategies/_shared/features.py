@@ -16,9 +16,8 @@ class FeaturesPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[
     :param memory: as in `MemoryPlugin`.
     """
 
-    transient = ("_handle", "features")
-    features: Tensor
-    """Features (B, F) of the current mini-batch, from `after_forward` on."""
+    features: Tensor | None = None
+    """Features (B, F) of the current mini-batch, from `after_forward` to the backward pass."""
 
     def __init__(self, **memory: Any) -> None:
         super().__init__(**memory)
@@ -30,6 +29,10 @@ class FeaturesPlugin(MemoryPlugin, supports_distributed=False):  # type: ignore[
     def after_forward(self, strategy: Any, **kwargs: Any) -> None:
         assert self._handle is not None
         self._handle.remove()
+        self._handle = None
+
+    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+        self.features = None  # or its graph would live on
 
     def _catch(self, heads: nn.Module, inputs: tuple[Any, ...]) -> None:
         self.features = inputs[0]

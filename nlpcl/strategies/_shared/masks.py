@@ -44,7 +44,7 @@ class BlockedWeights:
     a used optimizer cannot move it either.
     """
 
-    transient = ("_hooked",)  # hooks belong to a process
+    task_state = ("_factors", "_kept")
 
     def __init__(self) -> None:
         self._factors: dict[nn.Parameter, Tensor] = {}
@@ -133,6 +133,9 @@ class MaskPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ign
         weights, at the optimizer's rate in place of 0.05, clipped and with weight decay, and those in an encoder start
         with a standard deviation of 0.02 in place of 1.
     """
+
+    state = ("undecided",)
+    task_state = ("blocked",)
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from avalanche.core import SupervisedPlugin
@@ -69,6 +69,8 @@ class ReplayMemory:
         every draw is the entire memory.
     :raises UsageError: capacity or share out of range.
     """
+
+    state = ("generator", "seen", "tasks", "heads", "_kept")
 
     def __init__(self, capacity: int = 128, share: float = 0.02, seed: int = 0, whole: bool = False) -> None:
         if capacity < 1:
@@ -219,6 +221,8 @@ class MemoryPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: i
     :param parity: the memory is filled in file order, and every draw is the entire memory.
     :raises UsageError: a number out of range.
     """
+
+    state: ClassVar[tuple[str, ...]] = ("memory",)
 
     def __init__(
         self,

@@ -84,7 +84,8 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
     :raises UsageError: a number out of range.
     """
 
-    of_task = ("discriminator", "_optimizer", "_real")
+    state = ("kept_private",)
+    task_state = ("discriminator", "_optimizer", "_real", "_steps")
 
     def __init__(
         self,
@@ -137,6 +138,7 @@ class ACLPlugin(FeaturesPlugin, supports_distributed=False):  # type: ignore[cal
         self.discriminator.requires_grad_(False)  # but in its own steps
 
     def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        assert self.features is not None
         private, shared = self.features.split(self.half, dim=1)
         tasks = torch.full_like(strategy.mb_y, strategy.experience.current_experience)
         if len(self.memory):

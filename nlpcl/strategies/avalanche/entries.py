@@ -257,6 +257,7 @@ class CoPE(SupervisedTemplate):
         head = EmbeddingHead(model.backbone.width, p_size, model.n_tasks)
         plugin = _CoPEPlugin(mem_size, model.heads.linear.out_features, p_size, alpha, T)  # type: ignore[union-attr]
         super().__init__(model=ContinualModel(model.backbone, head), plugins=[*(plugins or []), plugin], **kwargs)
+        self._criterion = plugin.ppp_loss  # as Avalanche sets it when training begins
 
 
 class FeatureExtractor(nn.Module):

@@ -104,6 +104,8 @@ class CATPlugin(MaskPlugin, supports_distributed=True):  # type: ignore[call-arg
     :param mask_kwargs: as in `MaskPlugin`.
     """
 
+    state = ("initial",)
+
     def __init__(
         self,
         model: TransferModel,

@@ -94,6 +94,7 @@ class TaskTransfers(PerTask):
     """
 
     kind = "attention"
+    state = ("similar", "chosen")
     device: Tensor
 
     def __init__(self, features: int, classes: Sequence[int], heads: int) -> None:

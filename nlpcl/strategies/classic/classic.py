@@ -65,6 +65,8 @@ class CLASSIC(MaskInference):
     :param temperature: tau of every contrast; 1 in the original toolkit.
     """
 
+    task_state = ("previous",)
+
     def __init__(
         self,
         *,

@@ -69,6 +69,8 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
     :raises UsageError: `alpha` or `owm_samples` out of range, or `parity` in several processes.
     """
 
+    state = ("projectors", "protecting")
+
     def __init__(
         self, model: ContinualModel, *, alpha: float = 1e-3, owm_samples: int = 10, parity: bool = False
     ) -> None:
@@ -121,6 +123,7 @@ class OWMPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         if self.parity:
             self._unwatch()
+            self._inputs = []
         else:
             for projector, means in zip(self.projectors, self.task_means(strategy), strict=True):
                 projector.update(means, self.alpha)

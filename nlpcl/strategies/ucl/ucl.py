@@ -55,6 +55,8 @@ class Start:
     :param importances: (s0 mu'/sigma')^2 and (s0 b'/sigma')^2, shaped as weight and bias.
     """
 
+    state = ("weight", "bias", "sigma", "strengths", "importances")
+
     weight: Tensor
     bias: Tensor
     sigma: Tensor
@@ -140,6 +142,9 @@ class UCLPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: igno
     :param parity: the original code's scaling of the loss, and what nothing regularises trains in every task.
     :raises TypeError: a site's layer is no `nn.Linear`, `nn.Conv1d` or `nn.Conv2d`.
     """
+
+    state = ("first",)
+    task_state = ("starts", "examples")
 
     def __init__(
         self,
