@@ -139,7 +139,7 @@ MISFITS: dict[str, Callable[[Path], None]] = {
     "no parameter": lambda path: edit_tensors(path, "now", drop("heads.linears.1.weight")),
     "a longer parameter": lambda path: edit_tensors(path, "start", reshape("heads.linears.1.weight")),
     "a parameter in halves": lambda path: edit_tensors(path, "now", reshape("linears.1.bias", dtype=torch.half)),
-    "no random state": lambda path: edit_json(path, "start.json", lambda tree: at(tree, "random").pop()),
+    "no random state": lambda path: edit_json(path, "start.json", lambda tree: at(tree, "random").pop(0)),
     "a longer optimizer": lambda path: edit_tensors(path, "now", reshape("optimizer.state.1.0.1")),
     "deep": lambda path: rewrite(path, "now.json", b"[" * 100_000),
     "no tree": lambda path: rewrite(path, "start.json", b"3"),

@@ -24,7 +24,7 @@ from nlpcl.runs.results import ResultsState
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 
-FORMAT = 3
+_FORMAT = 3
 KEPT = 2
 UNREADABLE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of a file that may be whole."""
@@ -32,19 +32,17 @@ START, NOW, HEAD, SUMS = "start", "now", "head.json", "sums.json"
 FILES = {HEAD, *(f"{part}.{kind}" for part in (START, NOW) for kind in ("json", "safetensors"))}
 DIGITS = 18
 """Most digits of a checkpoint's number."""
-Number = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-STRICT = ConfigDict(extra="forbid", strict=True)
+_Number = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class Position(BaseModel):
     """Where in a task a checkpoint was taken: after `step` steps of an epoch of its n-th pass."""
 
-    model_config = STRICT
+    model_config = ConfigDict(extra="forbid")
 
-    passes: Positive
-    epoch: Number
-    step: Positive
+    passes: _Number
+    epoch: _Number
+    step: _Number
 
 
 class Head(BaseModel):
@@ -54,11 +52,11 @@ class Head(BaseModel):
     :ivar position: None means between two tasks.
     """
 
-    model_config = STRICT
+    model_config = ConfigDict(extra="forbid")
 
     format: Literal[3] = 3
     spec: str
-    rows: Number
+    rows: _Number
     position: Position | None
     results: ResultsState
 
@@ -172,11 +170,11 @@ class CheckpointFolder:
                 return None
             content = json.loads((path / HEAD).read_text())
             form = content["format"]
-            if isinstance(form, int) and form > FORMAT:
+            if isinstance(form, int) and form > _FORMAT:
                 raise UsageError(f"{path} was written by a newer version of nlpcl: update it, or start over: --fresh.")
-            if isinstance(form, int) and form < FORMAT:
+            if isinstance(form, int) and form < _FORMAT:
                 return form
-            head = Head.model_validate(content)
+            head = Head.model_validate(content, strict=True)
             return head if head.files() <= set(sums) else None
         except OSError as error:  # a file that is missing, if the disk can be read
             if error.errno in UNREADABLE:

@@ -39,7 +39,7 @@ from nlpcl.training.state import class_name, declared_state, restorable_class
 CONTAINERS: dict[str, Any] = {
     kind.__name__: kind for kind in (list, tuple, set, frozenset, deque, torch.Size, dict, OrderedDict)
 }
-KINDS = {
+_KINDS = {
     *("plain", "same", "tensor", "kept", "constant", "array", "generator", "state", "optimizer", "dataset"),
     *("dict", "items", "device", "module", "object"),
 }
@@ -76,7 +76,7 @@ class Restore:
     def value(self, node: Node, old: Any, path: str) -> Any:
         """Return what belongs at `path`, where `old` stands now; `old` itself, changed in place, wherever it can be."""
         kind, *content = node
-        if kind not in KINDS:
+        if kind not in _KINDS:
             raise NotSerializable(f"{path}: a node of the kind {kind!r}")
         new = getattr(self, f"_{kind}")(content, old, path)
         if not fits(old, new):

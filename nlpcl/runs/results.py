@@ -23,7 +23,7 @@ from nlpcl.training import distributed
 class ResultsState(BaseModel):
     """What a checkpoint keeps of the results of a run."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     matrices: Matrices
     kept_bytes: list[dict[str, Annotated[int, Field(ge=0)]]]

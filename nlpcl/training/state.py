@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _RESTORABLE: dict[str, type] = {}
 
 
-def restorable(cls: type[T]) -> type[T]:
+def restorable(cls: type[_T]) -> type[_T]:
     """Let checkpoints make objects of a class, without its constructor; all that they need is in `state`."""
     _RESTORABLE[class_name(cls)] = cls
     return cls
