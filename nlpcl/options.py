@@ -19,16 +19,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from nlpcl.config.spec import FIELDS
 from nlpcl.errors import UsageError, suggest
 from nlpcl.ranges import Since, in_words, since
 
-# Constructor arguments that nlpcl fills in. They are not offered as `--set` options, and no option may have their name.
+# Fields of the spec, and constructor arguments that nlpcl fills in. They are not offered as options, and no option may
+# have their name.
 BUILT_IN = {
-    *("self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device"),
-    *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding", "input_shape"),
-    *("precision", "schedule", "warmup", "clip_norm"),
-    *("best_epoch", "patience", "plateau_factor", "min_learning_rate"),
-    *("scenario", "order", "tokenizer", "max_length", "tasks", "train_size", "seed", "root"),
+    *FIELDS,
+    *("self", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device", "plugins"),
+    *("evaluator", "eval_every", "peval_mode", "encoder", "input_shape", "tokenizer", "root"),
 }
 MISSING = inspect.Parameter.empty
 

@@ -20,16 +20,15 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from nlpcl.config.fields import SCENARIOS, Scenario
 from nlpcl.config.orders import Published
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
 from nlpcl.options import Options, options_of
 
 log = logging.getLogger(__name__)
 
-Scenario = Literal["til", "dil", "cil"]
 Regime = Literal["continual", "isolated", "joint"]
 Modality = Literal["text", "image"]
-SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental", "cil": "class-incremental"}
 DEFAULT_BACKBONES: dict[Modality, str] = {"text": "bert_adapter", "image": "cnn"}
 LONGEST = 400
 """Characters of a sentence on what could not be loaded."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 import torch
 
+from nlpcl.errors import UsageError
 from nlpcl.models import build_model
 from nlpcl.options import entry_options
 from nlpcl.registry import backbones, benchmarks, strategies
@@ -63,8 +64,8 @@ def test_constructor(entry: Any, benchmark_of: Any, tiny: str) -> None:
     if entry.engine:
         entry.target(**common, plugins=plugins)
         assert plugins == []
-    with pytest.raises(TypeError, match="no_such_argument"):
-        entry.target(**common, no_such_argument=1)
+    with pytest.raises(UsageError if entry.engine else TypeError, match="no_such_argument"):
+        entry.target(**{**common, "model": own_model(entry, benchmark_of, tiny)[1]}, no_such_argument=1)
 
 
 @pytest.mark.parametrize("entry", [e for e in strategies.entries() if e.engine], ids=lambda entry: entry.name)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from nlpcl.cli import main
-from nlpcl.config.arguments import PresetFile, Request
+from nlpcl.config.arguments import Request
+from nlpcl.config.presets import PresetFile
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.records.metrics import average

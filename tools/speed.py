@@ -37,6 +37,7 @@ from nlpcl.benchmarks._base import published_hashes
 from nlpcl.benchmarks._files.download import data_bytes
 from nlpcl.benchmarks.text import asc
 from nlpcl.config.encoders import encoder_path
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.models.device import to_device
@@ -114,7 +115,7 @@ class Bench:
         given = {"benchmark": "asc", "strategy": name, "backbone": "bert_adapter", "model": self.encoder}
         given |= {"train_batch_size": self.arguments.batch, "precision": self.arguments.precision}
         clock = Clock(self.now)
-        spec = RunSpec.parse(given).filled()
+        spec = resolve(RunSpec.parse(given))
         strategy = build_strategy(spec, self.model(), self.device, plugins=[clock])
         if self.arguments.gradient_checkpointing:
             strategy.model.backbone.recompute_activations()

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from nlpcl.config.encoders import encoder_facts
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.spec import CompleteSpec
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models.sizes import model_bytes, sizes_of
 from nlpcl.records.record import Matrices, Measured, Record, Seconds, Span
@@ -52,7 +52,7 @@ class Results:
     """
 
     def __init__(
-        self, spec: RunSpec, benchmark: Any, strategy: Any, *, device: torch.device, compiled: bool, begun: float
+        self, spec: CompleteSpec, benchmark: Any, strategy: Any, *, device: torch.device, compiled: bool, begun: float
     ) -> None:
         self.spec = spec
         self.strategy = strategy

@@ -14,7 +14,8 @@ from avalanche.benchmarks import CLScenario
 from torch import nn
 
 from nlpcl.benchmarks.words import Words
-from nlpcl.config.spec import RunSpec, check_epochs
+from nlpcl.config.resolve import check_epochs, resolve
+from nlpcl.config.spec import CompleteSpec, RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.options import complete_options
@@ -43,7 +44,7 @@ class Setup(NamedTuple):
 
 
 def setup(
-    spec: RunSpec,
+    spec: CompleteSpec,
     *,
     device: torch.device,
     data_root: str | Path | None = None,
@@ -64,7 +65,7 @@ def setup(
     """
     seed_everything(spec.seed)
     text = spec.max_length is not None
-    backbone = backbones.get(str(spec.backbone))
+    backbone = backbones.get(spec.backbone)
     stream = benchmarks.get(spec.benchmark)
     tokenizer = Words(spec.model, backbone.words) if backbone.words else spec.model
     benchmark = stream.target(
@@ -79,7 +80,7 @@ def setup(
     )
     if isinstance(spec.epochs, dict) and spec.tasks is None and stream.published is None:
         check_epochs(spec.epochs, benchmark.task_names)
-    if backbone.frozen and not (spec.options or {}).get("parity"):
+    if backbone.frozen and not spec.options.get("parity"):
         precompute(
             benchmark,
             str(spec.model),
@@ -96,7 +97,7 @@ def setup(
 
 
 def build_strategy(
-    spec: RunSpec,
+    spec: CompleteSpec,
     model: ContinualModel,
     device: torch.device,
     *,
@@ -104,7 +105,6 @@ def build_strategy(
     plugins: Sequence[Any] = (),
 ) -> Any:
     """Build the strategy of a complete spec, with AdamW and the spec's training settings."""
-    assert spec.learning_rate is not None and spec.weight_decay is not None
     entry = strategies.get(spec.strategy)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -114,18 +114,6 @@ def build_strategy(
         eps=1e-6,
         fused=True if device.type == "cuda" else None,
     )
-    engine = {}
-    if entry.engine:
-        engine = {
-            "precision": "fp32" if spec.precision == "tf32" else spec.precision,
-            "schedule": spec.schedule,
-            "warmup": spec.warmup,
-            "clip_norm": spec.clip_norm,
-            "best_epoch": spec.best_epoch,
-            "patience": spec.patience,
-            "plateau_factor": spec.plateau_factor,
-            "min_learning_rate": spec.min_learning_rate,
-        }
     return entry.target(
         model=model,
         optimizer=optimizer,
@@ -135,7 +123,7 @@ def build_strategy(
         device=device,
         plugins=list(plugins),
         evaluator=silent_evaluator(),
-        **engine,
+        **(spec.engine_settings() if entry.engine else {}),
         **complete_options(entry, spec.options),
     )
 
@@ -180,7 +168,7 @@ def run(
     with distributed.process_group(device) as local_device, ExitStack() as stack:
         stack.callback(progress.stop)
         with distributed.raise_on_all_ranks():
-            spec = identified(spec.filled(), data_root)
+            spec = identified(resolve(spec), data_root)
             folder = None if out is None else Path(out) / spec.id
             if folder is not None and distributed.is_rank_zero():
                 stack.enter_context(run_lock(folder))
@@ -231,7 +219,7 @@ def run(
                         fit(
                             strategy,
                             benchmark,
-                            eval=spec.eval or "seen",
+                            eval=spec.eval,
                             epochs=results.epochs,
                             matrix=results.matrix,
                             start=start,

@@ -27,6 +27,7 @@ from nlpcl.benchmarks._images import COLOUR
 from nlpcl.benchmarks.images._readers import IDX_FILES, idx_array, read_cifar
 from nlpcl.benchmarks.images.vlcs import LABELS as KINDS
 from nlpcl.cli import main
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.registry import backbones as all_backbones
 from nlpcl.registry import benchmarks, check_combination, strategies
@@ -206,7 +207,7 @@ def test_vlcs(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_refused(given: dict[str, Any], words: str) -> None:
     with refused(words):
-        RunSpec.parse({"benchmark": "femnist", "strategy": "ncl", **given}).filled()
+        resolve(RunSpec.parse({"benchmark": "femnist", "strategy": "ncl", **given}))
 
 
 def test_a_strategy_for_text_alone_says_so() -> None:

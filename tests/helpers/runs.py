@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.records.record import Record
 from nlpcl.registry import StrategyEntry, benchmarks, strategies
@@ -56,7 +57,7 @@ def spec_of(name: str, models: dict[str, str], **more: Any) -> tuple[RunSpec, st
     content |= {**SMALL.get(backbone, {}), **small_options(name)}
     content |= ({"clip_norm": 0.01} if entry.engine else {}) | more
     with benchmarks.replacing(TINY):
-        return RunSpec.parse(content).filled(), scenario
+        return resolve(RunSpec.parse(content)), scenario
 
 
 def run(spec: RunSpec, root: Path, out: Path) -> Record:

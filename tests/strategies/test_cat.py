@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_from_tasks
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.models.gates import sparsity
@@ -128,7 +129,7 @@ def test_a_real_stream_gives_its_validation_data_and_test_data_are_not_touched(
     scenario: str, tiny: str, data_root: Path
 ) -> None:
     given = {"benchmark": "asc", "tasks": 3, "train_size": 60, "strategy": "cat", "backbone": "bert", "model": tiny}
-    spec = RunSpec.parse({**given, "scenario": scenario, "max_length": 32, "options": {"readout_steps": 20}}).filled()
+    spec = resolve(RunSpec.parse({**given, "scenario": scenario, "max_length": 32, "options": {"readout_steps": 20}}))
     benchmark, strategy = setup(spec, data_root=data_root, device=torch.device("cpu"))
     sizes = [len(experience.dataset) for experience in benchmark.valid_stream]  # type: ignore[attr-defined]
     for experience in benchmark.test_stream:  # type: ignore[attr-defined]
