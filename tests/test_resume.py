@@ -16,7 +16,7 @@ import torch
 from nlpcl.config.spec import RunSpec
 from nlpcl.records.record import Record
 from nlpcl.registry import strategies
-from nlpcl.runs import checkpoint
+from nlpcl.runs.checkpoint import random_states
 from nlpcl.runs.identity import identified
 from nlpcl.runs.results import Results
 from tests.helpers.contract import SLOW
@@ -50,7 +50,7 @@ def noted(results: Results, error: str | None = None) -> Record:
     """What makes the record, after a look at the strategy."""
     model = results.strategy.model.state_dict()
     STATES["model"] = {name: value.clone() for name, value in model.items()}
-    STATES["random"] = checkpoint.random_states(results.device)
+    STATES["random"] = random_states(results.device)
     return RECORD(results, error)
 
 

@@ -31,7 +31,6 @@ class TokenStates(nn.Module):
     """
 
     table: Tensor
-    transient = ("_buffers",)  # never changes, and may be larger than the memory
 
     def __init__(self, table: Tensor, encoder: str) -> None:
         super().__init__()

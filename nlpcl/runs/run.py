@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.options import complete_options
 from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
-from nlpcl.runs.checkpoint import CheckpointFolder, CheckpointManager, interruptible
+from nlpcl.runs.checkpoint import CheckpointManager, interruptible
+from nlpcl.runs.checkpoint_folder import CheckpointFolder
 from nlpcl.runs.environment import check_system
 from nlpcl.runs.failures import explaining
 from nlpcl.runs.fit import fit
@@ -204,41 +206,36 @@ def run(
             if compiled:
                 strategy.model.backbone.compile_encoder()
             checkpoints, start = None, 0
-            if saved is None:
-                break
-            checkpoints = CheckpointManager(saved, strategy, benchmark, checkpoint_minutes, results.state, progress.say)
             try:
-                start = _resume(checkpoints, results, progress)
+                if saved is not None:
+                    checkpoints = CheckpointManager(
+                        saved, strategy, benchmark, checkpoint_minutes, results.state, progress.say
+                    )
+                    start = _resume(checkpoints, results, progress)
+                progress.start(benchmark.task_names, results.epochs)
+                try:
+                    with interruptible(checkpoints), explaining(strategy, spec):
+                        fit(
+                            strategy,
+                            benchmark,
+                            eval=spec.eval,
+                            epochs=results.epochs,
+                            matrix=results.matrix,
+                            start=start,
+                            checkpoints=checkpoints,
+                            on_task_end=results.on_task_end,
+                            on_evaluation_end=partial(_on_evaluation_end, results, progress),
+                        )
+                except UsageError as error:
+                    if folder is not None and distributed.is_rank_zero():
+                        results.record(str(error)).save(folder / "failed.json")
+                    if checkpoints is not None and checkpoints.latest is not None:
+                        error.args = (f"{error} The last good checkpoint is {checkpoints.latest}.",)
+                    raise
                 break
-            except NotSerializable as error:
-                progress.say(f"the checkpoint does not fit ({error}): starting over")
-                saved.clear()
-
-        def on_evaluation_end(row: int) -> None:
-            results.on_evaluation_end()
-            if row >= 0:
-                progress.evaluated(row, results.matrix.accuracy[row])
-
-        progress.start(benchmark.task_names, results.epochs)
-        try:
-            with interruptible(checkpoints), explaining(strategy, spec):
-                fit(
-                    strategy,
-                    benchmark,
-                    eval=spec.eval,
-                    epochs=results.epochs,
-                    matrix=results.matrix,
-                    start=start,
-                    checkpoints=checkpoints,
-                    on_task_end=results.on_task_end,
-                    on_evaluation_end=on_evaluation_end,
-                )
-        except UsageError as error:
-            if folder is not None and distributed.is_rank_zero():
-                results.record(str(error)).save(folder / "failed.json")
-            if checkpoints is not None and checkpoints.latest is not None:
-                error.args = (f"{error} The last good checkpoint is {checkpoints.latest}.",)
-            raise
+            except NotSerializable as error:  # at the start, or where the checkpoint joins a task
+                assert saved is not None
+                progress.say(f"checkpoint {saved.step_past()} does not fit ({error}): stepped past")
         record = results.record()
         if folder is not None and saved is not None:
             if distributed.is_rank_zero():
@@ -248,17 +245,24 @@ def run(
         return record
 
 
+def _on_evaluation_end(results: Results, progress: Progress, row: int) -> None:
+    results.on_evaluation_end()
+    if row >= 0:
+        progress.evaluated(row, results.matrix.accuracy[row])
+
+
 def _resume(checkpoints: CheckpointManager, results: Results, progress: Progress) -> int:
     """Go on from the newest checkpoint, if there is one; return the number of tasks that are done."""
-    rows, state = checkpoints.resume()
-    if state:
-        check_same(state["data"], results.data, f"checkpoint {checkpoints.latest}")
-        results.load(state)
-        then, now = state["environment"], results.environment()
-        changed = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
-        if changed:
-            progress.say(f"begun with {'; '.join(changed)}: the record may differ from one made in one go")
-    return rows
+    head = checkpoints.resume()
+    if head is None:
+        return 0
+    check_same(head.results.data, results.data, f"checkpoint {checkpoints.latest}")
+    results.load(head.results)
+    then, now = head.results.environment, results.environment()
+    changed = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+    if changed:
+        progress.say(f"begun with {'; '.join(changed)}: the record may differ from one made in one go")
+    return head.rows
 
 
 def _read_record(path: Path) -> Record | None:

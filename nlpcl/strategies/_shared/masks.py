@@ -49,7 +49,6 @@ class BlockedWeights:
     """
 
     task_state = ("_factors", "_kept")
-    transient = ("_hooked",)  # hooks belong to a process
 
     def __init__(self) -> None:
         self._factors: dict[nn.Parameter, Tensor] = {}
