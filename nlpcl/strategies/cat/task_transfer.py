@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlpcl.models.base import _MISSING, Backbone, ContinualModel, TaskLabels, single_task
+from nlpcl.models.base import Backbone, ContinualModel, TaskLabels, single_task
 from nlpcl.models.device import to_device
 from nlpcl.models.gates import Gates
 from nlpcl.models.heads import ABSENT, TaskHeads
@@ -166,12 +166,7 @@ class TransferModel(ContinualModel):
         self.views = MaskViews(self.backbone)
         self.transferred: Tensor | None = None
 
-    def forward(self, x: Tensor, task_labels: TaskLabels | None = _MISSING) -> Any:
-        """Return logits (B, C); arguments as in `ContinualModel`."""
-        if task_labels is _MISSING and not self.task_incremental:
-            task_labels = 0
-        if task_labels is _MISSING or task_labels is None:
-            return super().forward(x, task_labels)
+    def _logits(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         task = single_task(task_labels)
         gates = cast(Gates, self.backbone.gates)
         served = task if gates.override is None else gates.override
@@ -180,7 +175,7 @@ class TransferModel(ContinualModel):
         if self.training and served == gates.current and self.transfers.of(served) is not None:
             logits, self.transferred = self.both(x, served)
             return logits
-        return self._transfer(x, served) if self.transfers.chosen[served] else super().forward(x, task)
+        return self._transfer(x, served) if self.transfers.chosen[served] else super()._logits(x, task)
 
     def both(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) of a task's own mask, and of its transfer, which it must have."""
@@ -199,8 +194,7 @@ class TransferModel(ContinualModel):
 
     def _mixed(self, x: Tensor, tasks: Tensor) -> Tensor:
         """Return logits of a batch of several tasks; each transfer that serves sees its task's examples."""
-        logits = super().forward(x, tasks)
-        assert isinstance(logits, Tensor)  # by task only where there are no task labels
+        logits = super()._logits(x, tasks)
         for task in (task for task, chosen in enumerate(self.transfers.chosen) if chosen):
             rows = (tasks == task).nonzero().flatten().to(x.device)
             if len(rows):
