@@ -268,7 +268,7 @@ def _of_dataset(data: Any, place: str) -> RawTable:
 TABLES: dict[str, Callable[[Any, str], RawTable]] = {
     "pandas.DataFrame": _of_frame,
     "datasets.Dataset": _of_dataset,
-    "pyarrow.RawTable": of_arrow,
+    "pyarrow.Table": of_arrow,
     "polars.DataFrame": lambda data, place: of_columns(data.to_dict(as_series=False), place),
 }
 """By library and class, so that none is imported which the user has not."""
