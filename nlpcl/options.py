@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -154,21 +153,9 @@ def with_options(constructor: inspect.Signature, options: type[Options]) -> insp
     return inspect.Signature([*named, *own])
 
 
-def options_of(function: Callable[..., Any]) -> dict[str, Option]:
-    """Return the options of a typed function by name: its parameters, described by the lines of its docstring."""
-    described, hints = _described(function.__doc__), typing.get_type_hints(function, include_extras=True)
-    return {
-        name: Option(name, hints.get(name, Any), parameter.default, described.get(name, ""))
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name not in BUILT_IN
-    }
-
-
 def entry_options(entry: Any) -> dict[str, Option]:
     """Return the options of a strategy, backbone or benchmark by name."""
-    if entry.options is not None:
-        return entry.options.declared()  # type: ignore[no-any-return]
-    return options_of(entry.target)
+    return entry.options.declared()  # type: ignore[no-any-return]
 
 
 def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,8 +224,3 @@ def find_option(name: str, owners: Mapping[str, Mapping[str, Option]]) -> tuple[
             return owner, options[name]
     known = suggest(name, [name for options in owners.values() for name in options])
     raise UsageError(f"{', '.join(owners)}: no option {name!r}. {known}")
-
-
-def _described(docstring: str | None) -> dict[str, str]:
-    found = re.findall(r":param (\w+):(.*?)(?=\n\s*:|\n\s*\n|\Z)", docstring or "", flags=re.DOTALL)
-    return {name: " ".join(text.split()) for name, text in found}

@@ -96,7 +96,7 @@ class BenchmarkEntry:
     orders: int = 1
     sizes: tuple[int, int, int] | None = None
     modality: Modality = "text"
-    options: type[Options] | None = None
+    options: type[Options] = Options
     published: Callable[..., Published] | None = None
     own_files: Callable[[Path, Any], Mapping[str, str]] | None = None
 

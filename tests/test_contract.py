@@ -122,7 +122,7 @@ def test_what_changes_in_training_is_declared(name: str, parity: bool, benchmark
     def build() -> tuple[Any, Any]:
         seed_everything(0)
         benchmark, model = own_model(entry, benchmark_of, tiny)
-        options = {**entry.defaults, "parity": parity, **small_options(name).get("options", {})}
+        options = {"parity": parity, **small_options(name).get("options", {})}
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         return benchmark, entry.target(model=model, optimizer=optimizer, train_mb_size=8, best_epoch=True, **options)
 

@@ -286,3 +286,29 @@ def single_task(task_labels: TaskLabels) -> TaskLabels:
         return task_labels
     first = int(task_labels[0])
     return first if bool((task_labels == first).all()) else task_labels
+
+
+def continual_model(model: nn.Module, method: str) -> ContinualModel:
+    """Return `model`, if it is one that a method can shape.
+
+    :raises TypeError: it is not a `ContinualModel`.
+    """
+    if not isinstance(model, ContinualModel):
+        raise TypeError(
+            f"{method} shapes the model's layers, so it needs a ContinualModel, not a {type(model).__name__}"
+        )
+    return model
+
+
+def sites_of(model: ContinualModel, method: str) -> list[Site]:
+    """Return the sites of a model's backbone, which `method` works on.
+
+    :raises UsageError: it has none.
+    """
+    sites = model.backbone.sites()
+    if not sites:
+        raise UsageError(
+            f"{method} works on linear or convolutional layers, and the net of this {type(model.backbone).__name__} "
+            "has none: --set net=cnn."
+        )
+    return sites

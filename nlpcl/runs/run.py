@@ -32,7 +32,7 @@ from nlpcl.runs.results import Results
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 from nlpcl.training.device import seed_everything, tf32
-from nlpcl.training.strategy import silent_evaluator
+from nlpcl.training.evaluators import silent_evaluator
 
 
 class Setup(NamedTuple):

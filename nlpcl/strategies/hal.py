@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, TaskLabels, single_task
+from nlpcl.models.base import ContinualModel, TaskLabels, continual_model, single_task
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
@@ -52,7 +52,7 @@ from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayOptions, replay_logits
 from nlpcl.training.forward import mode, on_device
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy, continual_model
+from nlpcl.training.strategy import ContinualStrategy
 
 _Weights = Mapping[str, Tensor]
 

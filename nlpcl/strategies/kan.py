@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nlpcl.models.base import Context, ContinualModel, Site
+from nlpcl.models.base import Context, ContinualModel, Site, continual_model
 from nlpcl.models.gates import Gates
 from nlpcl.models.text_gru import TextGRU, last_state
 from nlpcl.options import option
@@ -43,7 +43,7 @@ from nlpcl.ranges import Spread
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.masks import CLAMP, GATE_INIT, GatePlugin, InferenceOptions, least_entropy
 from nlpcl.strategies._shared.recurrent import recurrent_backbone
-from nlpcl.training.strategy import ContinualStrategy, continual_model
+from nlpcl.training.strategy import ContinualStrategy
 
 
 class KANNet(nn.Module):

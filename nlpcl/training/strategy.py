@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import torch
-from avalanche.evaluation.metrics import accuracy_metrics
 from avalanche.training import JointTraining
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, Site, single_task
+from nlpcl.models.base import ContinualModel, single_task
 from nlpcl.models.device import PAGE_LOCKED, to_device
 from nlpcl.models.sizes import model_bytes
 from nlpcl.options import Options, option, with_options
@@ -26,6 +23,7 @@ from nlpcl.training import distributed
 from nlpcl.training.batches import LengthGroupedBatches, batch_rows, loader_of
 from nlpcl.training.checkpointer import Checkpointer
 from nlpcl.training.early_stopping import EarlyStopping
+from nlpcl.training.evaluators import accuracy_evaluator
 from nlpcl.training.finite import not_finite
 from nlpcl.training.forward import logits_of
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
@@ -44,18 +42,6 @@ def protocol_of(strategy: object) -> Regime:
     """Return how a strategy is driven: as its class says; Avalanche's JointTraining jointly, its others continually."""
     avalanches: Regime = "joint" if isinstance(strategy, JointTraining) else "continual"
     return getattr(strategy, "protocol", avalanches)
-
-
-def silent_evaluator(*metrics: Any) -> EvaluationPlugin:
-    """Metrics that `eval` returns and nothing prints, without Avalanche's warning that nothing does."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No loggers specified")
-        return EvaluationPlugin(*metrics)
-
-
-def accuracy_evaluator() -> EvaluationPlugin:
-    """Accuracy per experience and over the stream, returned by `eval` and printed nowhere."""
-    return silent_evaluator(accuracy_metrics(experience=True, stream=True))
 
 
 class StrategyOptions(Options):
@@ -400,29 +386,3 @@ def show_options(cls: type[ContinualStrategy]) -> None:
 
 CONSTRUCTOR = inspect.signature(ContinualStrategy.__init__)
 show_options(ContinualStrategy)
-
-
-def continual_model(model: nn.Module, method: str) -> ContinualModel:
-    """`model`, if it is one that a method can shape.
-
-    :raises TypeError: it is not a `ContinualModel`.
-    """
-    if not isinstance(model, ContinualModel):
-        raise TypeError(
-            f"{method} shapes the model's layers, so it needs a ContinualModel, not a {type(model).__name__}"
-        )
-    return model
-
-
-def sites_of(model: ContinualModel, method: str) -> list[Site]:
-    """The sites of a model's backbone, which `method` works on.
-
-    :raises UsageError: it has none.
-    """
-    sites = model.backbone.sites()
-    if not sites:
-        raise UsageError(
-            f"{method} works on linear or convolutional layers, and the net of this {type(model.backbone).__name__} "
-            "has none: --set net=cnn."
-        )
-    return sites

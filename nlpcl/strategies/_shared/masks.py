@@ -10,14 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nlpcl.models.base import Backbone, ContinualModel, Site, row_factor, unprotected, weight_factor
+from nlpcl.models.base import (
+    Backbone,
+    ContinualModel,
+    Site,
+    continual_model,
+    row_factor,
+    sites_of,
+    unprotected,
+    weight_factor,
+)
 from nlpcl.models.gates import Gates, sparsity
 from nlpcl.options import option
 from nlpcl.ranges import Mean, Rate, Scale, Spread, Weight
 from nlpcl.registry import PresetTable
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, continual_model, sites_of
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
 
 CLAMP = 6.0
 """Embeddings stay within [-6, 6], where sigma' is not yet lost (HAT's reference code)."""

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from nlpcl.models.base import Backbone, ContinualModel
+from nlpcl.models.base import Backbone, ContinualModel, continual_model
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import tensor_bytes
@@ -44,7 +44,7 @@ from nlpcl.strategies._shared.replay import ReplayOptions
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
 from nlpcl.training.forward import autocast, mode
 from nlpcl.training.optimizers import new_optimizer
-from nlpcl.training.strategy import ContinualStrategy, continual_model
+from nlpcl.training.strategy import ContinualStrategy
 
 
 class Repeated:

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import Backbone, ContinualModel, TaskLabels
+from nlpcl.models.base import Backbone, ContinualModel, TaskLabels, continual_model
 from nlpcl.models.heads import SharedHead
 from nlpcl.options import Options, with_options
 from nlpcl.registry import Regime
@@ -36,7 +36,7 @@ from nlpcl.strategies.avalanche.options import (
     MIROptions,
     RWalkOptions,
 )
-from nlpcl.training.strategy import accuracy_evaluator, continual_model
+from nlpcl.training.evaluators import accuracy_evaluator
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nlpcl.models.adapters import BertAdapter
+from nlpcl.models.base import continual_model
 from nlpcl.options import option
 from nlpcl.ranges import Few, Rate
 from nlpcl.strategies._shared.adapters import adapter_backbone
 from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskOptions, MaskPlugin, MaskStrategy
 from nlpcl.strategies.capsules.layers import CapsuleAdapter, DynamicRouting, TaskCapsules, TransferRouting
-from nlpcl.training.strategy import continual_model
 
 Routing = DynamicRouting | TransferRouting
 ORIGINAL_CAPSULES = (

@@ -49,7 +49,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
-from nlpcl.models.base import ContinualModel
+from nlpcl.models.base import ContinualModel, continual_model
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Rate, Weight
@@ -68,7 +68,7 @@ from nlpcl.training.early_stopping import validation_of
 from nlpcl.training.forward import autocast, logits_of, on_device
 from nlpcl.training.optimizers import template_for
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy, continual_model
+from nlpcl.training.strategy import ContinualStrategy
 
 HELD_OUT = 0.1
 """Share of the training data that serves as validation data where there are no others."""

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from nlpcl.models.base import continual_model
 from nlpcl.models.device import to_device
 from nlpcl.options import option
 from nlpcl.ranges import Temperature, Weight
@@ -45,7 +46,6 @@ from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import autocast, mode, on_device
-from nlpcl.training.strategy import continual_model
 
 
 class CLASSICOptions(MaskInferenceOptions):
