@@ -1,8 +1,8 @@
-"""A method in one file, run by its name: L2-SP pulls all weights towards those it began with.
+"""A method in one file, run by its name: L2-SP pulls all weights towards those they began with.
 
     python examples/own_method.py [ENCODER]
 
-Xuhong, Grandvalet, Davoine: Explicit Inductive Bias for Transfer Learning, ICML 2018,
+Li, Grandvalet, Davoine: Explicit Inductive Bias for Transfer Learning, ICML 2018,
 https://arxiv.org/abs/1802.01483.  L = CE + strength sum_j (theta_j - theta_j at the start)^2
 """
 
@@ -13,28 +13,33 @@ from typing import Any
 import torch
 
 from nlpcl import RunSpec, run
+from nlpcl.options import option
+from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
-from nlpcl.training.strategy import ContinualStrategy
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
+
+
+class L2SPOptions(StrategyOptions):
+    strength: Weight = option(0.01, "factor on the penalty")
 
 
 @register_strategy("l2sp", title="pull towards the first weights", url="https://arxiv.org/abs/1802.01483")
 class L2SP(ContinualStrategy):
-    """Keeps all weights near those it began with.
+    """Keep all weights near those they began with."""
 
-    :param strength: factor on the penalty, at least 0.
-    """
+    options_type = L2SPOptions
+    options: L2SPOptions
+    state = ("start",)
 
-    def __init__(self, *, strength: float = 0.01, **base_kwargs: Any) -> None:
-        super().__init__(**base_kwargs)
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
         self.start = {n: p.detach().clone() for n, p in self.model.named_parameters() if p.requires_grad}
-        self.strength = strength
 
     def criterion(self) -> torch.Tensor:
         loss = super().criterion()
         if self.is_training:
-            for name, p in self.model.named_parameters():
-                if name in self.start:
-                    loss = loss + self.strength * (p - self.start[name]).square().sum()
+            for name, start in self.start.items():
+                loss = loss + self.options.strength * (self.model.get_parameter(name) - start).square().sum()
         return loss
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nlpcl.cli.display import SweepReporter
 from nlpcl.leaderboard.compare import compare
-from nlpcl.leaderboard.files import read, select
+from nlpcl.leaderboard.files import read_runs, select_runs
 from nlpcl.leaderboard.report import markdown
 from nlpcl.sweeps.cells import Execution
 from nlpcl.sweeps.grid import Grid
@@ -30,7 +30,7 @@ def main(encoder: str, out: Path) -> None:
     with SweepReporter(len(cells), execution) as progress:  # tells on stderr how it goes
         run_local(cells, min(2, cores()), execution, progress)  # each as a process; run_on_ray does it on a cluster
     print(f"{len(cells)} runs, {len(progress.failed)} failed")
-    print(markdown(compare(select(("ncl", "hat"), read(out)))))
+    print(markdown(compare(select_runs(("ncl", "hat"), read_runs(out)))))
 
 
 if __name__ == "__main__":

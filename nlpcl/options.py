@@ -19,16 +19,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from nlpcl.config.spec import FIELDS
 from nlpcl.errors import UsageError, suggest
 from nlpcl.ranges import Since, in_words, since
 
-# Constructor arguments that nlpcl fills in. They are not offered as `--set` options, and no option may have their name.
+# Fields of the spec, and constructor arguments that nlpcl fills in. They are not offered as options, and no option may
+# have their name.
 BUILT_IN = {
-    *("self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device"),
-    *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding", "input_shape"),
-    *("precision", "schedule", "warmup", "clip_norm"),
-    *("best_epoch", "patience", "plateau_factor", "min_learning_rate"),
-    *("scenario", "order", "tokenizer", "max_length", "tasks", "train_size", "seed", "root"),
+    *FIELDS,
+    *("self", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device", "plugins"),
+    *("evaluator", "eval_every", "peval_mode", "encoder", "input_shape", "tokenizer", "root"),
 }
 MISSING = inspect.Parameter.empty
 
@@ -105,9 +105,11 @@ class Options(BaseModel):
 
         :raises ValueError: an option has a reserved name, no help, or another type than in the base.
         """
-        for name in cls.model_fields:
+        for name, field in cls.model_fields.items():
             if name in BUILT_IN:
                 raise ValueError(f"{cls.__name__}: no option can be called {name}, which nlpcl itself fills in")
+            if not field.description:
+                raise ValueError(f"{cls.__name__}: option {name} needs a help: {name}: TYPE = option(DEFAULT, HELP)")
         for base in cls.__bases__:
             if issubclass(base, Options):
                 inherited = typing.get_type_hints(base, include_extras=True)
@@ -125,67 +127,48 @@ class Options(BaseModel):
         }
 
 
+def check_constructor(target: type, options: type[Options]) -> None:
+    """Refuse a constructor that names arguments other than those that nlpcl fills in.
+
+    :param options: where options are declared instead.
+    :raises ValueError: it does.
+    """
+    for name, parameter in inspect.signature(target.__init__).parameters.items():  # type: ignore[misc]
+        if name not in BUILT_IN and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ValueError(
+                f"{target.__name__}: its constructor names {name}; an option is declared once, in {options.__name__}"
+            )
+
+
 def with_options(constructor: inspect.Signature, options: type[Options]) -> inspect.Signature:
     """Return the signature of a constructor with options as keyword arguments in place of its `**kwargs`.
 
-    :param constructor: with `self` as its first parameter, which is left out.
+    :param constructor: of a function, or of a method with `self`, which is left out.
     """
-    parameters = list(constructor.parameters.values())[1:]
-    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    named = [p for p in constructor.parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "self"]
     own = [
         inspect.Parameter(o.name, inspect.Parameter.KEYWORD_ONLY, default=o.default, annotation=o.annotation)
         for o in options.declared().values()
+        if o.name not in constructor.parameters  # `check_constructor` refuses what stands there, too
     ]
     return inspect.Signature([*named, *own])
 
 
-def options_of(
-    target: Any, defaults: Mapping[str, Any] | None = None, types: Mapping[str, Any] | None = None
-) -> dict[str, Option]:
-    """The options of a class or a function.
-
-    :param target: a class with a typed constructor, or a typed function.
-    :param defaults: values for options to which the class gives none.
-    :param types: of options to which the class gives none, or one without a range.
-    """
-    found: dict[str, Option] = {}
-    constructors = _constructors(target)
-    described: dict[str, str] = {}
-    for owner, init in reversed(constructors):  # a class's own words win over those of its bases
-        described |= _described(owner.__doc__) | _described(init.__doc__)
-    for _, init in constructors:
-        hints = {**typing.get_type_hints(init, include_extras=True), **(types or {})}
-        for name, parameter in inspect.signature(init).parameters.items():
-            if name in BUILT_IN or name in found or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-                continue
-            default = (defaults or {}).get(name, parameter.default)
-            found[name] = Option(name, hints.get(name, Any), default, described.get(name, ""))
-    return found
+def options_of(function: Callable[..., Any]) -> dict[str, Option]:
+    """Return the options of a typed function by name: its parameters, described by the lines of its docstring."""
+    described, hints = _described(function.__doc__), typing.get_type_hints(function, include_extras=True)
+    return {
+        name: Option(name, hints.get(name, Any), parameter.default, described.get(name, ""))
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in BUILT_IN
+    }
 
 
 def entry_options(entry: Any) -> dict[str, Option]:
     """Return the options of a strategy, backbone or benchmark by name."""
     if entry.options is not None:
         return entry.options.declared()  # type: ignore[no-any-return]
-    declared: type[Options] | None = getattr(entry.target, "options_type", None)
-    common = {} if declared is None else declared.declared()
-    return {**options_of(entry.target, getattr(entry, "defaults", None), getattr(entry, "types", None)), **common}
-
-
-def _constructors(target: Any) -> list[tuple[Any, Callable[..., Any]]]:
-    """A function; or of a class, and of those that its constructor's `**kwargs` go on to, class and constructor."""
-    if inspect.isfunction(target):
-        return [(target, inspect.unwrap(target))]
-    chain: list[tuple[Any, Callable[..., Any]]] = []
-    for cls in target.__mro__:
-        init = inspect.unwrap(cls.__init__)
-        # Protocols among a class's bases make Python copy an inherited constructor into it.
-        if getattr(init, "__qualname__", "") == f"{cls.__qualname__}.__init__" and inspect.isfunction(init):
-            chain.append((cls, init))
-            parameters = inspect.signature(init).parameters.values()
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-                break
-    return chain
+    return options_of(entry.target)
 
 
 def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:

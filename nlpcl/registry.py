@@ -9,27 +9,29 @@ name alone; a name that no file bears imports nlpcl's own files and then plugins
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar
 
+from nlpcl.config.fields import SCENARIOS, Scenario
 from nlpcl.config.orders import Published
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
-from nlpcl.options import Options, options_of
+from nlpcl.options import Options, check_constructor
 
 log = logging.getLogger(__name__)
 
-Scenario = Literal["til", "dil", "cil"]
 Regime = Literal["continual", "isolated", "joint"]
 Modality = Literal["text", "image"]
-SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental", "cil": "class-incremental"}
 DEFAULT_BACKBONES: dict[Modality, str] = {"text": "bert_adapter", "image": "cnn"}
+PresetTable = tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]
 LONGEST = 400
 """Characters of a sentence on what could not be loaded."""
 
@@ -41,13 +43,13 @@ class StrategyEntry:
     `protocol`, an attribute of the target, says how it is driven: `continual` trains on one experience after another
     and is tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains once on the
     whole stream and fills the last row. `ddp` says whether it trains in several processes what it trains in one,
-    `ddp_reason` why not. `defaults` gives values to options whose class has none, `types` types to those whose class
-    has none, or one without a range; `options` is the class of its options, by default the target's; `presets` are
-    `(condition, values)` pairs, see `nlpcl.config.presets`; `aliases` find it, too.
+    `ddp_reason` why not. `options` is the class of its options, by default the target's; `presets` are `(condition,
+    values)` pairs, see `nlpcl.config.presets`; `aliases` find it, too.
     """
 
     name: str
     target: Any
+    _: KW_ONLY
     title: str
     paper: str = ""
     url: str = ""
@@ -59,29 +61,30 @@ class StrategyEntry:
     ddp_reason: str = ""
     engine: bool = True
     reason: str = ""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    types: Mapping[str, Any] = field(default_factory=dict)
-    presets: tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...] = ()
+    presets: PresetTable = ()
     aliases: tuple[str, ...] = ()
-    options: type[Options] | None = None
+    options: type[Options] = Options
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "protocol", getattr(self.target, "protocol", "continual"))
+        _declare(self)
 
 
 @dataclass(frozen=True)
 class BenchmarkEntry:
     """The facts of a benchmark: where its data come from and what its labels mean.
 
-    `reason` says why a scenario is missing; `modality` what its examples are; `sizes` are its training,
-    validation and test examples in the first published order. `published`, called with `scenario`, `order`, `tasks` and
-    the benchmark's options, gives the orders and names that `nlpcl.config.orders.order_tasks` takes; None: data tell.
+    The first of `scenarios` is the default, and `reason` says why one is missing. `modality` is what its examples are.
+    `sizes` are its training, validation and test examples in the first published order. `published`, called with
+    `scenario`, `order`, `tasks` and the benchmark's options, gives the orders and names that
+    `nlpcl.config.orders.order_tasks` takes; None means that the data tell them.
     `own_files`, called with the data root and the complete spec, gives the SHA-256 by name of the files there that
     a run reads and that are no published ones; None means that every file is checked against what was published.
     """
 
     name: str
     target: Any
+    _: KW_ONLY
     title: str
     source: str
     licence: str
@@ -108,11 +111,25 @@ class BackboneEntry:
 
     name: str
     target: Any
+    _: KW_ONLY
     title: str
     modality: Modality = "text"
     words: Literal["", "second", "both"] = ""
     frozen: bool = False
-    options: type[Options] | None = None
+    options: type[Options] = Options
+
+    def __post_init__(self) -> None:
+        _declare(self)
+
+
+def _declare(entry: StrategyEntry | BackboneEntry) -> None:
+    """Let an entry without a class of options have the one that its target names.
+
+    :raises ValueError: the target's constructor names options, too.
+    """
+    if entry.options is Options:
+        object.__setattr__(entry, "options", getattr(entry.target, "options_type", Options))
+        check_constructor(entry.target, entry.options)
 
 
 class HasName(Protocol):
@@ -125,6 +142,7 @@ class HasName(Protocol):
 
 E = TypeVar("E", bound=HasName)
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -169,6 +187,17 @@ class Registry(Generic[E]):
                 both = " and ".join(".".join(_definition(target)) for target in (known.target, entry.target))
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {both}")
         self._entries |= {fold(name): entry for name in names}
+
+    @contextmanager
+    def replacing(self, *entries: E) -> Iterator[None]:
+        """Put `entries` in the place of those of their names. At the end only what was registered before is known."""
+        self.entries()  # a module that is first imported within would not be imported again
+        known = dict(self._entries)
+        self._entries |= {fold(entry.name): entry for entry in entries}
+        try:
+            yield
+        finally:
+            self._entries = known
 
     def get(self, name: str) -> E:
         """The entry called `name`, whatever its case and hyphens.
@@ -270,42 +299,43 @@ benchmarks: Registry[BenchmarkEntry] = Registry("benchmark", "nlpcl.benchmarks")
 backbones: Registry[BackboneEntry] = Registry("backbone", "nlpcl.models")
 
 
-def _options_of(target: Any) -> type[Options] | None:
-    """The class of options that a target names; None means that its constructors declare them."""
-    declared: type[Options] | None = getattr(target, "options_type", None)
-    if declared is not None and declared.__name__ == "StrategyOptions" and set(options_of(target)) - {"parity"}:
-        return None  # options in constructors
-    return declared
+def _decorator(
+    registry: Registry[E], make: Callable[Concatenate[str, Any, P], E]
+) -> Callable[Concatenate[str, P], Callable[[T], T]]:
+    """Return the decorator that registers a class or function by name; its arguments are the facts of the entry."""
+
+    def register(name: str, *args: P.args, **facts: P.kwargs) -> Callable[[T], T]:
+        def decorate(target: T) -> T:
+            registry.add(make(name, target, *args, **facts))
+            return target
+
+        return decorate
+
+    parameters = [p for p in inspect.signature(make).parameters.values() if p.name != "target"]
+    register.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # for help()
+    return register
 
 
-def register_strategy(name: str, **facts: Any) -> Callable[[T], T]:
-    """Class decorator: make a strategy known by `name`; `facts` are the fields of `StrategyEntry`."""
-
-    def decorate(target: T) -> T:
-        strategies.add(StrategyEntry(name, target, **{"options": _options_of(target), **facts}))
-        return target
-
-    return decorate
+register_strategy = _decorator(strategies, StrategyEntry)
+register_benchmark = _decorator(benchmarks, BenchmarkEntry)
+register_backbone = _decorator(backbones, BackboneEntry)
 
 
-def register_benchmark(name: str, **facts: Any) -> Callable[[T], T]:
-    """Function decorator: make a benchmark known by `name`; `facts` as in `BenchmarkEntry`."""
+def check_scenario(entry: StrategyEntry | BenchmarkEntry, scenario: str) -> None:
+    """Refuse a scenario that a strategy or a benchmark does not run.
 
-    def decorate(target: T) -> T:
-        benchmarks.add(BenchmarkEntry(name, target, **facts))
-        return target
-
-    return decorate
-
-
-def register_backbone(name: str, **facts: Any) -> Callable[[T], T]:
-    """Class decorator: make a backbone known by `name`; `facts` as in `BackboneEntry`."""
-
-    def decorate(target: T) -> T:
-        backbones.add(BackboneEntry(name, target, **{"options": _options_of(target), **facts}))
-        return target
-
-    return decorate
+    :raises Impossible: with the reason and what does work.
+    :raises UsageError: there is no such scenario.
+    """
+    if scenario not in SCENARIOS:
+        raise UsageError(f"unknown scenario {scenario!r}. {suggest(str(scenario), SCENARIOS)}")
+    allowed = entry.scenarios
+    if isinstance(entry, StrategyEntry) and "dil" in allowed:
+        allowed += ("cil",)  # for a strategy that is domain-incremental learning with a larger head
+    if scenario not in allowed:
+        works = " and ".join(f"--scenario {s} ({SCENARIOS[s]})" for s in allowed)
+        because = f": {entry.reason}" if entry.reason else ""
+        raise Impossible(f"{entry.name} does not run {SCENARIOS[scenario]}{because}. It runs with {works}.")
 
 
 def check_combination(
@@ -316,15 +346,8 @@ def check_combination(
     :raises Impossible: with the reason and what does work.
     :raises UsageError: there is no such scenario.
     """
-    if scenario not in SCENARIOS:
-        raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
-    # For a strategy class-incremental learning is domain-incremental learning with a larger head.
-    of_strategy = strategy.scenarios + (("cil",) if "dil" in strategy.scenarios else ())
-    for what, allowed in ((strategy, of_strategy), (benchmark, benchmark.scenarios)):
-        if scenario not in allowed:
-            works = " and ".join(f"--scenario {s} ({SCENARIOS[s]})" for s in allowed)
-            because = f": {what.reason}" if what.reason else ""
-            raise Impossible(f"{what.name} does not run {SCENARIOS[scenario]}{because}. It runs with {works}.")
+    check_scenario(strategy, scenario)
+    check_scenario(benchmark, scenario)
     if backbone.modality != benchmark.modality:
         fitting = [entry.name for entry in backbones.entries() if entry.modality == benchmark.modality]
         usable = [name for name in fitting if strategy.backbones is None or name in strategy.backbones]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="nlpcl-tests-")  # not the user's cache
 
-import pandas as pd
 import pytest
 import torch
 from avalanche.benchmarks import CLScenario
@@ -26,36 +24,38 @@ from transformers import (
     RobertaModel,
 )
 
-from nlpcl.benchmarks import TextTask, text_benchmark_from_tasks
+from nlpcl.benchmarks import text_benchmark_from_tasks
 from nlpcl.registry import backbones
+from tests.helpers.encoders import SPECIAL, WORDS
+from tests.helpers.text_tasks import make_tasks, written
+
+TESTS = Path(__file__).resolve().parent
+# Files that train nothing, chosen by their processor time: `-m quick`.
+QUICK = {
+    *("test_architecture", "test_display", "test_encoders", "test_grid", "test_matrix", "test_metrics", "test_records"),
+    *("test_options", "test_spec", "test_tests"),
+    *(f"benchmarks/test_{name}" for name in ("folder", "own_files", "own_labels", "own_parts", "own_tables")),
+    "benchmarks/test_image_formats",
+    *(f"leaderboard/test_{name}" for name in ("compare", "pairing", "results", "rows", "statistics", "submit")),
+    *(f"models/test_{name}" for name in ("bayesian", "capsules", "contrast", "gates", "models", "projection")),
+    *(f"models/test_{name}" for name in ("text_backbones", "text_gru")),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        file = item.path.relative_to(TESTS).with_suffix("").as_posix()
+        if file in QUICK and item.get_closest_marker("full") is None:
+            item.add_marker(pytest.mark.quick)
+
 
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
-
-WORDS = [
-    "good",
-    "bad",
-    "red",
-    "blue",
-    "cat",
-    "dog",
-    "sun",
-    "rain",
-    "hot",
-    "cold",
-    "one",
-    "two",
-    "the",
-    "a",
-    "is",
-    "was",
-]
 
 
 def save_encoder(folder: Path, shape: str) -> str:
     """A 2-layer, width-32 encoder with random weights and a 21-word vocabulary, as a local folder."""
     folder.mkdir(parents=True)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    (folder / "vocab.txt").write_text("\n".join(special + WORDS) + "\n")
+    (folder / "vocab.txt").write_text("\n".join(SPECIAL + WORDS) + "\n")
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if shape == "bert" else [])
     BertTokenizerFast(str(folder / "vocab.txt"), model_input_names=names).save_pretrained(folder)
     torch.manual_seed(0)
@@ -85,33 +85,6 @@ def tiny(encoders: dict[str, str]) -> str:
     return encoders["bert"]
 
 
-def make_frame(n: int, seed: int, flip: bool, n_classes: int) -> pd.DataFrame:
-    rng = random.Random(seed)
-    rows = []
-    for _ in range(n):
-        label = rng.randrange(n_classes)
-        word = ("good", "bad", "hot")[(1 - label) if flip and label < 2 else label]
-        filler = rng.choices(WORDS[2:8] + WORDS[10:], k=rng.randrange(1, 12))
-        filler.insert(rng.randrange(len(filler) + 1), word)
-        rows.append({"text": rng.choice(["cat", "dog"]), "text_pair": " ".join(filler), "label": label})
-    return pd.DataFrame(rows)
-
-
-def make_tasks(classes: tuple[int, ...] = (2, 3), n: int = 64, flip: bool = True) -> list[TextTask]:
-    """Tasks decided by one word; with `flip` its meaning is turned round in every second one."""
-    names = ("positive", "negative", "neutral")
-    return [
-        TextTask(
-            f"task{i}",
-            names[:c],
-            make_frame(n, 10 * i, flip and i % 2 == 1, c),
-            make_frame(16, 10 * i + 1, flip and i % 2 == 1, c),
-            make_frame(32, 10 * i + 2, flip and i % 2 == 1, c),
-        )
-        for i, c in enumerate(classes)
-    ]
-
-
 @pytest.fixture
 def benchmark_of(tiny: str) -> Any:
     """Builds a tiny benchmark: `benchmark_of(scenario, classes)`."""
@@ -122,15 +95,6 @@ def benchmark_of(tiny: str) -> Any:
         )
 
     return build
-
-
-def written(tasks: list[TextTask], root: Path) -> Path:
-    """A folder with the files of tasks."""
-    for task in tasks:
-        (root / task.name).mkdir()
-        for split in ("train", "valid", "test"):
-            getattr(task, split).to_csv(root / task.name / f"{split}.csv", index=False)
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -23,16 +23,18 @@ from hypothesis import strategies as st
 
 from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
-from nlpcl.leaderboard.files import read
+from nlpcl.leaderboard.files import read_runs
 from nlpcl.records.record import Record
-from nlpcl.runs import checkpoint, environment
+from nlpcl.runs import environment
 from nlpcl.runs import run as experiment
+from nlpcl.runs.checkpoint_folder import CheckpointFolder
 from nlpcl.runs.identity import identified
 from nlpcl.runs.progress import Silent
 from nlpcl.runs.state import Capture, Streams
 from nlpcl.training.strategy import ContinualStrategy
+from tests.helpers.checkpoints import rewrite
 from tests.helpers.messages import mentions, refused
-from tests.test_resume import Killed, content, killed_at, run, spec_of
+from tests.helpers.runs import Killed, content, killed_at, run, spec_of
 
 Started = tuple[RunSpec, Path, Record]
 
@@ -90,7 +92,7 @@ def test_damaged_bytes_are_never_loaded(data: st.DataObject, interrupted: Starte
     file = data.draw(st.sampled_from(files))
     cut = data.draw(st.none() | st.integers(0, 2**24))
     damaged(file, cut, data.draw(st.integers(0, 2**27)))
-    folder = checkpoint.CheckpointFolder(tmp_path / "copy", spec.id)
+    folder = CheckpointFolder(tmp_path / "copy", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "10"
     assert len(folder.faults) == 1 and mentions(folder.faults[0], "11")
@@ -104,12 +106,12 @@ def test_what_cannot_be_read_now_is_left_as_it_is(
     spec, place, _ = interrupted
     shutil.copytree(place / "checkpoints", tmp_path / "copy")
 
-    def failing(path: Path) -> str:
+    def failing(path: Path, *args: Any, **kwargs: Any) -> Any:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    folder = checkpoint.CheckpointFolder(tmp_path / "copy", spec.id)
+    folder = CheckpointFolder(tmp_path / "copy", spec.id)
     with monkeypatch.context() as patch, refused("11 Input/output"):
-        patch.setattr(checkpoint, "_sha256", failing)
+        patch.setattr(Path, "open", failing)
         folder.newest()
     found = folder.newest()
     assert found is not None and found[0].name == "11"
@@ -141,18 +143,9 @@ def test_json_of_another_shape_is_damage(name: str, shape: str, interrupted: Sta
     spec, place, _ = interrupted
     shutil.copytree(place / "checkpoints", tmp_path / "copy")
     rewrite(tmp_path / "copy" / "11", name, shape.encode(errors="surrogateescape"))
-    folder = checkpoint.CheckpointFolder(tmp_path / "copy", spec.id)
+    folder = CheckpointFolder(tmp_path / "copy", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "10"
-
-
-def rewrite(path: Path, name: str, raw: bytes) -> None:
-    """Put other bytes into a file of a checkpoint, with the digest that goes with them."""
-    (path / name).write_bytes(raw)
-    if name != "sums.json":
-        sums = json.loads((path / "sums.json").read_text())
-        sums[name] = checkpoint._sha256(path / name)
-        (path / "sums.json").write_text(json.dumps(sums))
 
 
 def test_foreign_and_newer_checkpoints(interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path) -> None:
@@ -188,17 +181,19 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     spec, _, whole = interrupted
     said: list[str] = []
     seen: list[set[str]] = []
-    syncs = 0
+    syncs, opened = 0, os.open
     place = tmp_path / spec.id / "checkpoints"
 
-    def sync(path: Path) -> None:
+    def sync(path: Any, *args: Any, **kwargs: Any) -> int:
         nonlocal syncs
-        syncs += 1
-        if syncs > 4 * 5 + 2:  # three or more files, the new folder, and the one that holds it
-            seen.append({entry.name for entry in place.iterdir() if entry.name.isdigit()})
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if place in (Path(path), *Path(path).parents):
+            syncs += 1
+            if syncs > 4 * 5 + 2:  # three or more files, the new folder, and the one that holds it
+                seen.append({entry.name for entry in place.iterdir() if entry.name.isdigit()})
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, *args, **kwargs)
 
-    monkeypatch.setattr(checkpoint, "_sync", sync)
+    monkeypatch.setattr(os, "open", sync)
     monkeypatch.setattr(Silent, "say", lambda silent, sentence: said.append(sentence))
     record = run(spec, three_tasks["til"], tmp_path)
     assert content(record) == content(whole)
@@ -224,8 +219,8 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
         run(spec, three_tasks["til"], tmp_path)
     failed = Record.load(place / "failed.json")
     assert failed.status == "failed" and failed.error is not None and "step 5" in failed.error
-    assert [found.record.error for found in read(tmp_path)] == [failed.error], "a comparison tells of it"
-    folder = checkpoint.CheckpointFolder(place / "checkpoints", spec.id)
+    assert [found.record.error for found in read_runs(tmp_path)] == [failed.error], "a comparison tells of it"
+    folder = CheckpointFolder(place / "checkpoints", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "11"
     for part in ("start", "now"):

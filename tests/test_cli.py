@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import nlpcl.strategies
 from nlpcl.cli import main
 from nlpcl.records.record import Record
 from tests.helpers.messages import mentions
@@ -140,51 +139,3 @@ def test_list_and_info(capsys: Any) -> None:
     for name in ("ctr", "avalanche/LwF", "asc", "bert_adapter"):
         assert main(["info", name]) == 0
     assert "temperature" in capsys.readouterr().out
-
-
-TOY = '''
-"""Toy: NCL with a weight on the loss."""
-
-from nlpcl.registry import register_strategy
-from nlpcl.training.strategy import ContinualStrategy
-
-
-@register_strategy("toy", title="a toy")
-class Toy(ContinualStrategy):
-    """Toy.
-
-    :param weight: factor on the loss.
-    """
-
-    def __init__(self, *, weight: float = 1.0, **base_kwargs):
-        super().__init__(**base_kwargs)
-        self.weight = weight
-
-    def criterion(self):
-        return self.weight * super().criterion()
-'''
-
-
-def test_a_method_is_one_file(
-    tmp_path: Path, tiny: str, folders: dict[str, Path], capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing but the file: the command line, list, info and the contract see it."""
-    from nlpcl.registry import strategies
-    from tests.test_contract import check_strategy
-
-    folder = tmp_path / "more"
-    folder.mkdir()
-    (folder / "toy.py").write_text(TOY)
-    monkeypatch.setattr(nlpcl.strategies, "__path__", [*nlpcl.strategies.__path__, str(folder)])
-    try:
-        assert main(["info", "toy"]) == 0
-        assert "factor on the loss" in capsys.readouterr().out
-        assert main(["list"]) == 0
-        assert "toy" in capsys.readouterr().out
-        argv = ["run", "--strategy", "toy", "--set", "weight=0.5", "--model", tiny, "--out", str(tmp_path / "runs")]
-        assert main([*argv, *QUICK]) == 0
-        assert "toy" in strategies.names()
-        check_strategy("toy", "bert_adapter", "til", tiny, folders["til"], monkeypatch)
-    finally:
-        sys.modules.pop("nlpcl.strategies.toy", None)
-        strategies._entries.pop("toy", None)

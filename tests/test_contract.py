@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 import torch
 
-from nlpcl.config.presets import preset_for
-from nlpcl.config.spec import RunSpec
+from nlpcl.errors import UsageError
 from nlpcl.models import build_model
 from nlpcl.options import entry_options
-from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, strategies
-from nlpcl.runs import run as experiment
+from nlpcl.runs.fit import fit
+from nlpcl.strategies.ncl import NCL
+from nlpcl.training.device import seed_everything
+from nlpcl.training.plugin import Plugin
+from tests.helpers.contract import SLOW, TEXT, check_strategy, own_model, small_options
 from tests.helpers.messages import refused
-from tests.models.test_image_cnn import tiny_images
+from tests.helpers.state import Undeclared
 
-# Avalanche's SynapticIntelligence walks the module tree several times a step: minutes even on a tiny encoder. The
-# others pass an example or a step several times.
-SLOW = {f"avalanche/{name}" for name in ("SynapticIntelligence", "GSS_greedy", "MIR", "RWalk", "MER")}
-SMALL: dict[str, dict[str, Any]] = {
-    "bert": {"learning_rate": 3e-3},
-    "bert_adapter": {"learning_rate": 1e-2, "backbone_options": {"adapter_size": 16}},
-    "bert_frozen": {"learning_rate": 1e-2, "backbone_options": {"filters": 32, "hidden": 64, "dropout": 0.1}},
-    "w2v": {"learning_rate": 1e-2, "backbone_options": {"filters": 32, "hidden": 64, "dropout": 0.1}},
-    "w2v_as": {"learning_rate": 1e-2, "backbone_options": {"filters": 32, "hidden": 64, "dropout": 0.1}},
-}
-# The usual 2 % of 64 examples would be one, and with Adam's steps its class takes its head over.
-MEMORY = {"options": {"memory_share": 0.25}}
-REPLAY = ("gem", "agem", "derpp", "hal", "acl")
-TEXT = [entry.name for entry in backbones.entries() if entry.modality == "text"]
+
+def often(entry: Any, backbone: str, scenario: str) -> bool:
+    """On adapters; Avalanche's own in one scenario, as test_avalanche.py has the others. The rest is for `-m full`."""
+    other = not entry.engine and scenario != entry.scenarios[0]
+    return backbone == "bert_adapter" and entry.name not in SLOW and not other
+
+
 TRIPLES = [
     pytest.param(
         entry.name,
         backbone,
         scenario,
-        marks=[pytest.mark.full] if backbone != "bert_adapter" or entry.name in SLOW else [],
+        marks=[] if often(entry, backbone, scenario) else [pytest.mark.full],
     )
     for entry in strategies.entries()
     for backbone in TEXT
@@ -46,41 +40,6 @@ TRIPLES = [
     for scenario in entry.scenarios
     if scenario != "cil"  # a matter of images here: the tasks below share their labels
 ]
-
-
-def run_tiny(
-    name: str, backbone: str, scenario: str, encoder: str, root: Path, monkeypatch: Any
-) -> tuple[Record, Any, dict[str, torch.Tensor]]:
-    """The record, the strategy and its model's parameters before training."""
-    spec = RunSpec.parse(
-        {
-            "benchmark": "folder",
-            "strategy": name,
-            "backbone": backbone,
-            "scenario": scenario,
-            "model": encoder,
-            "max_length": 32,
-            "train_batch_size": 8,
-            "epochs": 10,
-            **SMALL[backbone],
-            **(MEMORY if name in REPLAY else {}),
-        }
-    )
-    built: list[Any] = []
-    before: dict[str, torch.Tensor] = {}
-    build = experiment.build_strategy
-
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        strategy = build(*args, **kwargs)
-        built.append(strategy)
-        before.update({key: p.detach().clone() for key, p in strategy.model.named_parameters()})
-        return strategy
-
-    with monkeypatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(experiment, "build_strategy", spy)
-        warnings.simplefilter("ignore")
-        record = experiment.run(spec, data_root=root, out=None, device="cpu", eval_batch_size=32)
-    return record, built[0], before
 
 
 @pytest.mark.parametrize(("name", "backbone", "scenario"), TRIPLES)
@@ -95,93 +54,18 @@ def test_contract(
     check_strategy(name, backbone, scenario, models[backbone], folders[scenario], monkeypatch)
 
 
-def check_strategy(name: str, backbone: str, scenario: str, encoder: str, root: Path, monkeypatch: Any) -> None:
-    """Learns its last task, repeats itself bitwise, moves nothing but what trains, and can be saved and loaded."""
-    record, strategy, before = run_tiny(name, backbone, scenario, encoder, root, monkeypatch)
-    again = run_tiny(name, backbone, scenario, encoder, root, monkeypatch)[0]
-    assert record.model_dump(exclude={"measured"}) == again.model_dump(exclude={"measured"})
-    last = record.matrices.accuracy[1][1]
-    assert last is not None and last > 0.65
-
-    state = strategy.model.state_dict()
-    assert all(torch.isfinite(value).all() for value in state.values())
-    check_what_moved(strategy, backbone, before)
-
-    spec = RunSpec.parse(record.spec).model_copy(update={"seed": 1})
-    benchmark, untrained = experiment.setup(spec, data_root=root, device=torch.device("cpu"))
-    fresh = untrained.model
-    fresh.load_state_dict(state)
-    strategy.model.eval(), fresh.eval()
-    x = torch.stack([benchmark.test_stream[1].dataset[i][0] for i in range(8)])
-    task = 1 if scenario == "til" else 0
-    with torch.no_grad():
-        together = strategy.model(x, task)
-        assert torch.equal(together, fresh(x, task))
-        alone = torch.cat([strategy.model(x[i : i + 1], task) for i in range(8)])
-        mixed = strategy.model(x, torch.arange(8) % 2 * task)
-        other = strategy.model(x, 0)
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
-    torch.testing.assert_close(mixed[1::2], together[1::2], atol=1e-5, rtol=0)
-    torch.testing.assert_close(mixed[::2], other[::2], atol=1e-5, rtol=0)
-    check_kept_bytes(record)
-
-
-def check_kept_bytes(record: Record) -> None:
-    """A second task adds to what is kept per task, to a memory of examples, and to what is held of its head."""
-    kept = record.sizes["kept_bytes"]
-    assert all(row["parameters"] > 0 for row in kept)
-    if len(kept) < 2 or record.spec["strategy"] == "one":
-        return
-    first, second = kept
-    grown = {kind for kind in second if second[kind] > first.get(kind, 0)}
-    per_task = {"heads", "gates", "capsules", "attention"} & set(second)
-    of_head = {"importance", "anchors"}
-    assert per_task <= grown <= per_task | of_head | {"memory", "memory_logits", "hindsight"}
-    assert all(second[kind] - first[kind] == second["heads"] - first["heads"] for kind in grown & of_head)
-
-
-def check_what_moved(strategy: Any, backbone: str, before: dict[str, torch.Tensor]) -> None:
-    """The frozen encoder stays as it is, bit for bit; the heads and something of the backbone train."""
-    moved = {key for key, p in strategy.model.named_parameters() if key in before and not torch.equal(p, before[key])}
-    encoder = {key for key in before if key.startswith("backbone.encoder.model.")}
-    own = ("LayerNorm", "dropout.1.")  # LayerNorms, and what stands at the adapters' places
-    allowed = {
-        "bert": encoder - {key for key in encoder if "pooler" in key},
-        "bert_adapter": {key for key in encoder if any(part in key for part in own) and ".embeddings." not in key},
-        "bert_frozen": set(),
-        "w2v": set(),
-        "w2v_as": set(),
-    }[backbone]
-    assert moved & encoder <= allowed
-    assert any(key.startswith("heads.") for key in moved)
-    assert any(key.startswith("backbone.") for key in moved)
-
-
-def own_model(entry: Any, benchmark_of: Any, tiny: str) -> tuple[Any, Any]:
-    """Two tiny tasks, and a model for them on a backbone that the strategy takes, with the net it asks for there."""
-    backbone = (entry.backbones or ("bert_adapter",))[0]
-    scenario = "til" if "til" in entry.scenarios else "dil"
-    options: dict[str, Any] = preset_for({"backbone": backbone}, entry.presets).get("backbone_options", {})
-    if backbones.get(backbone).modality == "image":
-        benchmark = tiny_images(scenario, (2, 2))
-        return benchmark, build_model(benchmark, backbone, hidden=32, **options)
-    benchmark = benchmark_of(scenario, (2, 2), n=16)
-    options |= {"adapter_size": 8} if backbone == "bert_adapter" else {}
-    return benchmark, build_model(benchmark, backbone, tiny, **options)
-
-
 @pytest.mark.parametrize("entry", strategies.entries(), ids=lambda entry: entry.name)
 def test_constructor(entry: Any, benchmark_of: Any, tiny: str) -> None:
     """Keyword-only, no touching of the caller's plugins, an unknown argument named."""
     model = own_model(entry, benchmark_of, tiny)[1]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     plugins: list[Any] = []
-    common = {"model": model, "optimizer": optimizer, "criterion": torch.nn.CrossEntropyLoss(), **entry.defaults}
+    common = {"model": model, "optimizer": optimizer, "criterion": torch.nn.CrossEntropyLoss(), **dict(entry.options())}
     if entry.engine:
         entry.target(**common, plugins=plugins)
         assert plugins == []
-    with pytest.raises(TypeError, match="no_such_argument"):
-        entry.target(**common, no_such_argument=1)
+    with pytest.raises(UsageError if entry.engine else TypeError, match="no_such_argument"):
+        entry.target(**{**common, "model": own_model(entry, benchmark_of, tiny)[1]}, no_such_argument=1)
 
 
 @pytest.mark.parametrize("entry", [e for e in strategies.entries() if e.engine], ids=lambda entry: entry.name)
@@ -224,3 +108,62 @@ def test_every_number_has_a_range_and_what_is_outside_is_refused(registry: Any) 
             for wrong in outside:
                 with refused(option.name):
                     option.check(wrong)
+
+
+OURS = [entry.name for entry in strategies.entries() if entry.engine]
+WITH_PARITY = [pytest.param(name, True, marks=[] if name in ("hat", "owm") else [pytest.mark.full]) for name in OURS]
+
+
+@pytest.mark.parametrize(("name", "parity"), [*((name, False) for name in OURS), *WITH_PARITY])
+def test_what_changes_in_training_is_declared(name: str, parity: bool, benchmark_of: Any, tiny: str) -> None:
+    """An attribute that no checkpoint saves is after two tasks as in a strategy that was just built."""
+    entry = strategies.get(name)
+
+    def build() -> tuple[Any, Any]:
+        seed_everything(0)
+        benchmark, model = own_model(entry, benchmark_of, tiny)
+        options = {**entry.defaults, "parity": parity, **small_options(name).get("options", {})}
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        return benchmark, entry.target(model=model, optimizer=optimizer, train_mb_size=8, best_epoch=True, **options)
+
+    benchmark, strategy = build()
+    fit(strategy, benchmark, epochs=[1, 1])
+    assert Undeclared(strategy, build()[1]).found == []
+
+
+def test_what_is_not_declared_is_found(benchmark_of: Any, tiny: str) -> None:
+    class Forgetful(Plugin):
+        state = ("kept",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept = self.lost = 0
+            self.tensors: dict[str, torch.Tensor] = {}
+            self.generator = torch.Generator()
+            self.net = torch.nn.Linear(2, 2)
+
+        def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            self.kept += 1
+            self.lost += 1
+            self.tensors["loss"] = strategy.loss.detach()
+            torch.rand(1, generator=self.generator)
+            torch.nn.init.constant_(self.net.bias, self.kept)
+            strategy.model.forgotten = strategy.model.heads  # type: ignore[assignment]
+            strategy.model.steps = self.kept
+
+    def build() -> tuple[Any, Any]:
+        benchmark = benchmark_of("til", (2, 2), n=16)
+        model = build_model(benchmark, "bert_adapter", tiny, adapter_size=8)
+        optimizer = torch.optim.AdamW(model.parameters())
+        return benchmark, NCL(model=model, optimizer=optimizer, plugins=[Forgetful()])
+
+    benchmark, strategy = build()
+    fit(strategy, benchmark)
+    found = Undeclared(strategy, build()[1]).found
+    assert sorted(found) == [
+        "ContinualModel.steps",
+        "Forgetful.generator",
+        "Forgetful.lost",
+        "Forgetful.net",
+        "Forgetful.tensors",
+    ]

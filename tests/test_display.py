@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from nlpcl.cli.display import ProgressReporter, print_record
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.records.record import Record
 
@@ -17,7 +18,7 @@ def shown(tasks: int, width: int) -> str:
     record = Record.model_validate(
         {
             "status": "ok",
-            "spec": RunSpec.parse({"strategy": "ncl"}).filled().model_dump(mode="json"),
+            "spec": resolve(RunSpec.parse({"strategy": "ncl"})).model_dump(mode="json"),
             "data": {"tasks": [{"name": f"group_task{i}"} for i in range(tasks)]},
             "sizes": {},
             "seeds": {"train": 0},

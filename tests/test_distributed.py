@@ -33,9 +33,9 @@ from nlpcl.strategies.cat.task_transfer import TaskTransfer
 from nlpcl.training import distributed
 from nlpcl.training.launch import VARIABLES
 from nlpcl.training.strategy import ContinualStrategy
+from tests.helpers.contract import MEMORY, REPLAY, SMALL
 from tests.helpers.messages import mentions, refused
-from tests.test_contract import MEMORY, REPLAY, SMALL
-from tests.test_resume import first_backbone
+from tests.helpers.runs import first_backbone
 
 TOGETHER = [entry.name for entry in strategies.entries() if entry.ddp]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -72,7 +72,7 @@ def run_all(names: list[str], encoder: str, roots: dict[str, Path], out: Path) -
     noise = patch.object(torch, "randn_like", torch.zeros_like), patch.object(F, "gumbel_softmax", without_noise)
     built: list[Any] = []
     losses: list[float] = []
-    build, iterated = experiment.build_strategy, ContinualStrategy._after_training_iteration
+    build, step = experiment.build_strategy, ContinualStrategy.optimizer_step
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         built.append(build(*args, **kwargs))
@@ -80,11 +80,11 @@ def run_all(names: list[str], encoder: str, roots: dict[str, Path], out: Path) -
 
     def note(strategy: ContinualStrategy, **kwargs: Any) -> None:
         losses.append(float(strategy.loss.detach()))
-        iterated(strategy, **kwargs)
+        step(strategy, **kwargs)
 
     spies = (
         patch.object(experiment, "build_strategy", spy),
-        patch.object(ContinualStrategy, "_after_training_iteration", note),
+        patch.object(ContinualStrategy, "optimizer_step", note),
     )
     with transfer, noise[0], noise[1], spies[0], spies[1], warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -99,6 +99,13 @@ def test_links_lead_somewhere(name: str) -> None:
         assert (ROOT / link).exists(), f"{name}: {link}"
 
 
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = re.findall(r"`((?:nlpcl|tests)/[\w/]+\.py)`", text)
+    assert len(files) > 30
+    assert not [file for file in files if not (ROOT / file).is_file()]
+
+
 def test_the_flags_of_the_guide_are_those_of_run() -> None:
     """Left the original toolkit's, which are taken as they stand, right ours."""
     (table,) = re.findall(r"\| original \| here \| \|\n(.*?)\n\n", GUIDE, flags=re.DOTALL)

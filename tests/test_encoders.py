@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nlpcl.benchmarks._text import load_tokenizer
+from nlpcl.benchmarks._tokens import load_tokenizer
 from nlpcl.config import files
 from nlpcl.config.encoders import MINILM_SHA256, encoder_fingerprint
 from nlpcl.config.spec import RunSpec

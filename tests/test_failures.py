@@ -16,7 +16,7 @@ from nlpcl.evaluation import MatrixMetric
 from nlpcl.runs import run as experiment
 from nlpcl.training.strategy import ContinualStrategy
 from tests.helpers.messages import mentions, refused
-from tests.test_resume import run, spec_of
+from tests.helpers.runs import run, spec_of
 
 
 def failing(error: Exception | type[Exception]) -> Callable[..., None]:

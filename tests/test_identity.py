@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -17,9 +17,10 @@ from nlpcl.benchmarks._files.download import own_files
 from nlpcl.cli import main
 from nlpcl.config import spec
 from nlpcl.config.arguments import Request
+from nlpcl.config.resolve import check_repeatable, resolve
 from nlpcl.config.spec import RunSpec, spec_id
 from nlpcl.errors import UsageError
-from nlpcl.options import complete_options
+from nlpcl.options import complete_options, option
 from nlpcl.ranges import Since
 from nlpcl.records.record import Record
 from nlpcl.registry import benchmarks
@@ -27,8 +28,8 @@ from nlpcl.runs import run as experiment
 from nlpcl.runs.identity import identified
 from nlpcl.sweeps.plan import plan
 from nlpcl.sweeps.tune import Search, tune
-from tests.conftest import make_tasks, written
 from tests.helpers.messages import refused
+from tests.helpers.text_tasks import make_tasks, written
 
 QUICK = {"max_length": 32, "epochs": 1, "backbone_options": {"adapter_size": 4}}
 
@@ -48,7 +49,7 @@ def encoder(tiny: str, tmp_path: Path) -> Path:
 
 
 def spec_on(encoder: Path | str, **more: object) -> RunSpec:
-    return RunSpec.parse({"benchmark": "folder", "strategy": "ncl", "model": str(encoder), **QUICK, **more}).filled()
+    return resolve(RunSpec.parse({"benchmark": "folder", "strategy": "ncl", "model": str(encoder), **QUICK, **more}))
 
 
 def asked_for(encoder: Path | str, *assign: str) -> Request:
@@ -113,11 +114,11 @@ def test_spellings_of_one_folder_are_one_run(
 
 
 def test_what_a_name_says_needs_no_digest(data_root: Path) -> None:
-    asc = RunSpec.parse({"benchmark": "asc", "strategy": "ncl"}).filled()
+    asc = resolve(RunSpec.parse({"benchmark": "asc", "strategy": "ncl"}))
     assert identified(asc, data_root) is asc
-    mnist = RunSpec.parse({"benchmark": "SplitMNIST", "strategy": "ncl"}).filled()
+    mnist = resolve(RunSpec.parse({"benchmark": "SplitMNIST", "strategy": "ncl"}))
     assert identified(mnist, data_root) is mnist  # packed anew, but the published files
-    part = RunSpec.parse({"benchmark": "SplitCIFAR10", "strategy": "ncl"}).filled()
+    part = resolve(RunSpec.parse({"benchmark": "SplitCIFAR10", "strategy": "ncl"}))
     assert identified(part, data_root).data_sha256 is not None  # a part of the set
 
 
@@ -140,7 +141,7 @@ def test_streams_read_from_files_that_nobody_published_know_them(
 ) -> None:
     """Whatever file of a stream changes under a data root, it is seen."""
     strategy = {"strategy": "ncl", "scenario": benchmarks.get(benchmark).scenarios[0], "benchmark": benchmark}
-    asked, seen = RunSpec.parse(strategy).filled(), set()
+    asked, seen = resolve(RunSpec.parse(strategy)), set()
     for name in files:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +185,7 @@ def test_nothing_of_other_data_is_overwritten_or_taken_for_done(
 def test_no_checkpoint_of_other_data_is_taken_up(
     change: Callable[[Path, Path], None], own: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.test_resume import Killed, killed_at
+    from tests.helpers.runs import Killed, killed_at
 
     asked = spec_on(encoder)
     with monkeypatch.context() as dying:
@@ -291,40 +292,35 @@ def test_the_training_subset_is_drawn_anew_for_every_seed(own: Path, encoder: Pa
 
 def test_a_spec_from_before_a_field_came_stays_as_it_is() -> None:
     """A default that came later is neither hashed nor asked of it when it is checked."""
-    old = RunSpec.parse({"strategy": "ncl", "train_size": 5, "seed": 3, "data_seed": 0}).filled()
+    old = resolve(RunSpec.parse({"strategy": "ncl", "train_size": 5, "seed": 3, "data_seed": 0}))
     assert old.spec_version == 1 and "data_seed" not in old.model_dump(exclude_unset=True)
-    old.check()
-    new = RunSpec.parse({"strategy": "ncl", "train_size": 5, "seed": 3}).filled()
+    check_repeatable(old)
+    new = resolve(RunSpec.parse({"strategy": "ncl", "train_size": 5, "seed": 3}))
     assert (new.spec_version, new.data_seed) == (2, 3) and new.id != old.id
-    new.check()
+    check_repeatable(new)
 
 
-def test_an_option_that_came_later_is_stored_only_where_it_says_something(monkeypatch: pytest.MonkeyPatch) -> None:
-    from typing import Annotated
-
+def test_an_option_that_came_later_is_stored_only_where_it_says_something() -> None:
     from nlpcl.registry import strategies
 
-    before = RunSpec.parse({"strategy": "l2"}).filled()
+    before = resolve(RunSpec.parse({"strategy": "l2"}))
     entry = strategies.get("l2")
-    annotation = Annotated[float, Since(2)]
 
-    class Later(entry.target):  # type: ignore[misc, name-defined]
-        def __init__(self, *, strength: annotation = 0.25, **kwargs: object) -> None:  # type: ignore[valid-type]
-            super().__init__(**kwargs)
+    class Later(entry.options):  # type: ignore[misc, name-defined]
+        strength: Annotated[float, Since(2)] = option(0.25, "an option that came later")
 
-    Later.__init__.__annotations__["strength"] = annotation
-    monkeypatch.setitem(strategies._entries, "l2", replace(entry, target=Later))
-    after = RunSpec.parse({"strategy": "l2"}).filled()
-    assert after.id == before.id and after.spec_version == 1
-    assert complete_options(strategies.get("l2"), after.options)["strength"] == 0.25
-    before.check()
-    chosen = RunSpec.parse({"strategy": "l2", "options": {"strength": 0.5}}).filled()
-    assert chosen.spec_version == 2 and chosen.options is not None and chosen.options["strength"] == 0.5
-    chosen.check()
+    with strategies.replacing(replace(entry, options=Later)):
+        after = resolve(RunSpec.parse({"strategy": "l2"}))
+        assert after.id == before.id and after.spec_version == 1
+        assert complete_options(strategies.get("l2"), after.options)["strength"] == 0.25
+        check_repeatable(before)
+        chosen = resolve(RunSpec.parse({"strategy": "l2", "options": {"strength": 0.5}}))
+        assert chosen.spec_version == 2 and chosen.options["strength"] == 0.5
+        check_repeatable(chosen)
 
 
 def test_what_was_renamed_keeps_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    today = RunSpec.parse({"strategy": "l2"}).filled()
+    today = resolve(RunSpec.parse({"strategy": "l2"}))
     stored = today.model_dump(mode="json", exclude_unset=True)
     (option, value), *_ = stored["options"].items()
     stored["first_name"] = stored.pop("weight_decay")
@@ -345,7 +341,7 @@ def test_a_file_of_word_vectors_is_known_by_its_contents(models: dict[str, str],
 
 def test_a_record_of_a_local_encoder_is_not_filed(tmp_path: Path) -> None:
     from nlpcl.leaderboard.submit import add
-    from tests.leaderboard.generate import record_of
+    from tests.helpers.records import record_of
 
     record = record_of("ncl", spec={"model": "sub/encoder", "model_sha256": "0" * 64, "spec_version": 2})
     record.save(tmp_path / "record.json")
@@ -355,18 +351,18 @@ def test_a_record_of_a_local_encoder_is_not_filed(tmp_path: Path) -> None:
 
 def test_runs_on_one_encoder_are_compared_wherever_it_lay(tmp_path: Path) -> None:
     from nlpcl.leaderboard.compare import compare
-    from nlpcl.leaderboard.files import read, select
-    from tests.leaderboard.generate import record_of
+    from nlpcl.leaderboard.files import read_runs, select_runs
+    from tests.helpers.records import record_of
 
     for name, digest in (("ncl", "0"), ("ewc", "0"), ("hat", "1")):
         for seed in range(2):
             local = {"model": f"folder-of-{name}", "model_sha256": digest * 64, "spec_version": 2}
             record = record_of(name, seed=seed, spec=local)
             record.save(tmp_path / record.id / "record.json")
-    pool = read(tmp_path)
-    assert len(compare(select(["ncl", "ewc"], pool)).blocks) == 2
+    pool = read_runs(tmp_path)
+    assert len(compare(select_runs(["ncl", "ewc"], pool)).blocks) == 2
     with pytest.raises(UsageError, match="model"):
-        compare(select(["ncl", "hat"], pool))
+        compare(select_runs(["ncl", "hat"], pool))
 
 
 def test_a_preset_of_a_local_encoder_fits_wherever_it_lies(

@@ -17,7 +17,7 @@ from nlpcl.sweeps.cells import Execution, Outcome
 from nlpcl.sweeps.local import run_local
 from nlpcl.sweeps.plan import plan
 from tests.helpers.messages import mentions
-from tests.test_sweep import Told
+from tests.helpers.sweeps import Told
 
 HOLD = """
 import sys, pathlib

@@ -9,7 +9,7 @@ import pytest
 from nlpcl.config.spec import RunSpec
 from nlpcl.registry import backbones, strategies
 from nlpcl.runs.run import run
-from tests.test_contract import MEMORY, REPLAY
+from tests.helpers.contract import MEMORY, REPLAY
 
 pytestmark = pytest.mark.full
 PAIRS = [

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,27 +27,11 @@ from nlpcl.sweeps.grid import Grid
 from nlpcl.sweeps.local import run_local
 from nlpcl.sweeps.plan import estimates, plan
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import record_of
+from tests.helpers.records import record_of
+from tests.helpers.sweeps import Told
 
 SMALL = {"tasks": "2", "train_size": "16", "epochs": "1"}
 ASSIGN = ("adapter_size=8",)
-
-
-class Told:
-    """A watch that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
-        self.stopped = 0
-
-    def running(self, cells: Sequence[Cell]) -> None:
-        pass
-
-    def ended(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
-
-    def stopping(self, runs: int) -> None:
-        self.stopped = runs
 
 
 def requests(tiny: str, *more: dict[str, str], **fields: str) -> list[Request]:

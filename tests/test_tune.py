@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from nlpcl.cli import main
-from nlpcl.config.arguments import PresetFile, Request
+from nlpcl.config.arguments import Request
+from nlpcl.config.presets import PresetFile
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.records.metrics import average
@@ -115,7 +117,7 @@ class Forbidden:
 
 
 @pytest.fixture
-def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+def guarded() -> Iterator[None]:
     """The benchmark `folder`, in which neither the test stream nor an example or a tokenised text of it can be read."""
     entry = benchmarks.get("folder")
 
@@ -127,7 +129,8 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
         benchmark.packed["test"] = Forbidden()
         return benchmark
 
-    monkeypatch.setitem(benchmarks._entries, "folder", replace(entry, target=make))
+    with benchmarks.replacing(replace(entry, target=make)):
+        yield
 
 
 @pytest.mark.parametrize("on", ["first-task", "stream"])

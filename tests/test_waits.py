@@ -14,13 +14,13 @@ import pytest
 import torch
 from avalanche.core import SupervisedPlugin
 
-from nlpcl.registry import backbones, strategies
+from nlpcl.registry import backbones, benchmarks, strategies
 from nlpcl.runs import run as experiment
 from nlpcl.runs.fit import fit
 from nlpcl.training.strategy import ContinualStrategy
-from tests.fake_gpu import GPU, fake_gpu
-from tests.test_contract import SLOW
-from tests.test_resume import ENTRIES, FEMNIST, OURS, first_backbone, spec_of
+from tests.helpers.contract import SLOW
+from tests.helpers.fake_gpu import GPU, fake_gpu
+from tests.helpers.runs import ENTRIES, OURS, TINY, first_backbone, spec_of
 
 ALLOWED = {"gem": "gem.py: a copy to the host"}  # once a step: its quadratic programme is solved there
 PAIRS = [
@@ -57,7 +57,7 @@ def waits_of(
     warnings.simplefilter("ignore")
     found: list[str] = []
     spec, scenario = spec_of(name, models, backbone=backbone, epochs=1, train_size=16, tasks=2)
-    with FEMNIST, fake_gpu() as gpu:
+    with benchmarks.replacing(TINY), fake_gpu() as gpu:
 
         def watched(epoch: Callable[..., None]) -> Callable[..., None]:
             def run(strategy: Any, **kwargs: Any) -> None:
@@ -107,4 +107,5 @@ def test_avalanches_own_run_on_such_a_device(
     name: str, process: Executor, models: dict[str, str], three_tasks: dict[str, Path]
 ) -> None:
     """Their loops do wait, but all lies where it belongs."""
-    process.submit(waits_of, name, first_backbone(strategies.get(name)), models, three_tasks).result()
+    _, steps = process.submit(waits_of, name, first_backbone(strategies.get(name)), models, three_tasks).result()
+    assert steps > 0

@@ -32,14 +32,15 @@ from avalanche.training.supervised import Naive
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from nlpcl.benchmarks import TextTask, text_benchmark_from_tasks
-from nlpcl.benchmarks._base import published_hashes
-from nlpcl.benchmarks._files.download import data_bytes
+from nlpcl.benchmarks import StreamRequest, TextTask, text_benchmark_from_tasks
 from nlpcl.benchmarks.text import asc
 from nlpcl.config.encoders import encoder_path
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.models.device import to_device
+from nlpcl.options import Options
+from nlpcl.registry import benchmarks
 from nlpcl.runs import environment
 from nlpcl.runs.run import build_strategy
 from nlpcl.training.batches import batch_rows, loader_of
@@ -83,12 +84,11 @@ def stream(arguments: argparse.Namespace, encoder: str) -> Any:
     """The tasks, all of the same texts."""
 
     def frame(split: str, rows: int) -> pd.DataFrame:
-        path = asc._path(DOMAIN, split)
-        raw = data_bytes("asc", path, published_hashes("asc")[path], f"{asc.SOURCE}/{path}", arguments.data_root)
-        return asc._read(raw, path).head(rows)
+        request = StreamRequest("asc", Options(), "til", 0, None, None, 0, arguments.data_root)
+        return asc._frame(request, DOMAIN, split).head(rows)
 
     parts = [frame("train", arguments.steps * arguments.batch), frame("valid", 8), frame("test", TEST)]
-    tasks = [TextTask(f"task {t}", asc.LABELS, *parts) for t in range(arguments.tasks)]
+    tasks = [TextTask(f"task {t}", benchmarks.get("asc").labels, *parts) for t in range(arguments.tasks)]
     return text_benchmark_from_tasks(
         tasks, name="same", scenario="til", tokenizer=encoder, max_length=arguments.max_length
     )
@@ -114,7 +114,7 @@ class Bench:
         given = {"benchmark": "asc", "strategy": name, "backbone": "bert_adapter", "model": self.encoder}
         given |= {"train_batch_size": self.arguments.batch, "precision": self.arguments.precision}
         clock = Clock(self.now)
-        spec = RunSpec.parse(given).filled()
+        spec = resolve(RunSpec.parse(given))
         strategy = build_strategy(spec, self.model(), self.device, plugins=[clock])
         if self.arguments.gradient_checkpointing:
             strategy.model.backbone.recompute_activations()

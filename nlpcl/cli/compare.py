@@ -24,10 +24,10 @@ def compare_command(
         typer.Option("--results", help="Folder with records; repeatable. Default: runs and leaderboard/results."),
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option("--where", help="field=value: only records with it; repeatable.")
+        list[str] | None, typer.Option("--where", help="field=value: use only records with this value; repeatable.")
     ] = None,
     allow: Annotated[
-        list[str] | None, typer.Option("--allow", help="A field in which the protocols may differ; repeatable.")
+        list[str] | None, typer.Option("--allow", help="Field in which the protocols may differ; repeatable.")
     ] = None,
     alpha: Annotated[float, typer.Option(help="Level of significance.")] = 0.05,
     form: Annotated[
@@ -41,14 +41,14 @@ def compare_command(
     """Compare methods, paired over orders and seeds, if they ran under one protocol."""
     from nlpcl.leaderboard import report
     from nlpcl.leaderboard.compare import compare
-    from nlpcl.leaderboard.files import read, select
+    from nlpcl.leaderboard.files import read_runs, select_runs
 
     fields = dict(_field(text) for text in where or [])
     for folder in results or []:
         if not folder.is_dir():
             raise UsageError(f"--results: there is no folder {folder}.")
-    pool = [run for folder in results or _RESULTS for run in read(folder)]
-    comparison = compare(select(methods, pool, fields), metric, allow=allow or (), alpha=alpha)
+    pool = [run for folder in results or _RESULTS for run in read_runs(folder)]
+    comparison = compare(select_runs(methods, pool, fields), metric, allow=allow or (), alpha=alpha)
     if plot is not None:
         report.plot_ranks(comparison, plot)
     if as_json or form == "json":

@@ -20,12 +20,14 @@ app.add_typer(data, name="data")
 
 @data.command("prepare", context_settings=NAMES)
 def data_prepare(
-    benchmark: Annotated[str, typer.Argument(help="Its name.")],
-    model: Annotated[str, typer.Option("--model", help="The encoder whose tokenizer counts.")] = "minilm",
+    benchmark: Annotated[str, typer.Argument(help="Name of the benchmark.")],
+    model: Annotated[str, typer.Option("--model", help="Encoder whose tokenizer is used.")] = "minilm",
     max_length: Annotated[int, typer.Option("--max-length", min=8)] = 128,
-    scenario: Annotated[str | None, typer.Option(help="til, dil or cil; by default the stream's first.")] = None,
+    scenario: Annotated[
+        str | None, typer.Option(help="Til, dil or cil. Default: the first that the stream has.")
+    ] = None,
     data_root: DataRoot = None,
-    assign: Annotated[list[str] | None, typer.Option("--set", help="name=value, an option of the benchmark.")] = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="name=value: an option of the benchmark.")] = None,
 ) -> None:
     """Download, check and tokenise the data; show tasks and labels, and warn of what may spoil a result."""
     stream = _stream(benchmark, model, max_length, data_root, assign, scenario)
@@ -53,11 +55,11 @@ def _shortened(words: Sequence[str], shown: int) -> str:
 
 @data.command("verify", context_settings=NAMES)
 def data_verify(
-    benchmark: Annotated[str, typer.Argument(help="Its name.")],
+    benchmark: Annotated[str, typer.Argument(help="Name of the benchmark.")],
     data_root: DataRoot = None,
-    assign: Annotated[list[str] | None, typer.Option("--set", help="name=value, an option of the benchmark.")] = None,
+    assign: Annotated[list[str] | None, typer.Option("--set", help="name=value: an option of the benchmark.")] = None,
 ) -> None:
-    """Check every file of a benchmark, and show the SHA-256 of each."""
+    """Check every file of a benchmark and show its SHA-256."""
     stream = _stream(benchmark, "minilm", 128, data_root, assign)
     for path, digest in sorted(stream.files.items()):
         print(f"{digest}  {path}")

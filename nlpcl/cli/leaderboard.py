@@ -21,43 +21,45 @@ app.add_typer(leaderboard, name="leaderboard")
 
 @leaderboard.command("add", context_settings=NAMES)
 def leaderboard_add(
-    records: Annotated[list[Path], typer.Argument(help="record.json, one or more.")],
-    results: Annotated[Path, typer.Option("--results", help="The folder of results.")] = _RESULTS,
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a record of the same spec.")] = False,
+    records: Annotated[list[Path], typer.Argument(help="One or more record.json.")],
+    results: Annotated[Path, typer.Option("--results", help="Folder of results.")] = _RESULTS,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a filed record of the same spec.")] = False,
 ) -> None:
-    """Check records and file them; docs/protocol.md says what is checked."""
+    """Check records and file them. docs/protocol.md says what is checked."""
     from nlpcl.leaderboard.submit import add_all, checked
 
     for path in records:
         if (checked(path).measured.git or {}).get("dirty"):
-            print(f"note: {path} was made from a source tree with changes that no commit holds", file=sys.stderr)
+            print(f"note: {path} was made from a source tree with changes that are in no commit", file=sys.stderr)
     for target, new in add_all(records, results, replace=replace):
         print(f"filed: {target}" if new else f"already there: {target}")
 
 
 @leaderboard.command("check", context_settings=NAMES)
-def leaderboard_check(folder: Annotated[Path, typer.Argument(help="The folder of results.")] = _RESULTS) -> None:
-    """Check every record of a folder of results, and that each lies in its place."""
+def leaderboard_check(folder: Annotated[Path, typer.Argument(help="Folder of results.")] = _RESULTS) -> None:
+    """Check that every record of a folder of results is sound and lies in its place."""
     from nlpcl.leaderboard.submit import check
 
     files, problems = check(folder)
     for problem in problems:
         print(printable(problem))
     if problems:
-        raise UsageError(f"{len(problems)} of {files} file(s) in {folder} cannot stay as they are.")
+        raise UsageError(f"{len(problems)} of {files} file(s) in {folder} must be mended or removed.")
     print(f"{folder}: {files} record(s) checked")
 
 
 @leaderboard.command("build", context_settings=NAMES)
 def leaderboard_build(
     out: Annotated[Path, typer.Option("--out", help="Folder of the site; open its index.html.")] = _SITE,
-    results: Annotated[Path, typer.Option("--results", help="The folder of results.")] = _RESULTS,
+    results: Annotated[Path, typer.Option("--results", help="Folder of results.")] = _RESULTS,
     published: Annotated[
-        Path | None, typer.Option("--published", help="Published figures, CSV. Default: the package's own.")
+        Path | None, typer.Option("--published", help="CSV file of published figures. Default: the package's own.")
     ] = None,
-    readme: Annotated[Path | None, typer.Option("--readme", help="Also update the tables in this file.")] = None,
+    readme: Annotated[
+        Path | None, typer.Option("--readme", help="Also update the tables in this Markdown file.")
+    ] = None,
 ) -> None:
-    """Build the page from the folder of results; it needs neither server nor network."""
+    """Build the page from the folder of results. It needs neither server nor network."""
     from nlpcl.leaderboard.published import OURS, read_published
     from nlpcl.leaderboard.readme import update_readme
     from nlpcl.leaderboard.rows import gather, load

@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from nlpcl.cli import options
 from nlpcl.cli.app import NAMES, DataRoot, app, console
-from nlpcl.cli.options import (
-    CheckpointMinutes,
-    Compile,
-    Device,
-    EvalBatchSize,
-    GradientCheckpointing,
-    Out,
-    asks_for_a_run,
-)
+from nlpcl.cli.options import asks_for_a_run
 from nlpcl.config.arguments import Request
 from nlpcl.errors import UsageError, printable
 
@@ -56,12 +49,12 @@ def sweep_command(
         typer.Option(min=0, max=1000, help="With --ray: new tries after a process or node died. Default: 3."),
     ] = None,
     data_root: DataRoot = None,
-    out: Out = Path("runs"),
-    device: Device = "auto",
-    eval_batch_size: EvalBatchSize = 128,
-    checkpoint_minutes: CheckpointMinutes = 10,
-    compiled: Compile = False,
-    gradient_checkpointing: GradientCheckpointing = False,
+    out: options.Out = Path("runs"),
+    device: options.Device = "auto",
+    eval_batch_size: options.EvalBatchSize = 128,
+    checkpoint_minutes: options.CheckpointMinutes = 10,
+    compiled: options.Compile = False,
+    gradient_checkpointing: options.GradientCheckpointing = False,
 ) -> None:
     """Do many runs: options take several values, as --strategy ncl,hat --order 0-4. Runs with a record are skipped."""
     from nlpcl.sweeps.cells import Execution

@@ -1,1 +1,1 @@
-"""From records to comparisons and to a tested folder of results."""
+"""Compare records, check and file them, and show the filed ones."""

@@ -1,4 +1,4 @@
-"""What the page and the README show of a row, as text."""
+"""A row of the leaderboard as text, for the page and for Markdown tables."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nlpcl.errors import printable
-from nlpcl.leaderboard.files import short
+from nlpcl.leaderboard.files import shortened
 from nlpcl.leaderboard.published import Beside, Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, Score
 
-# Name, title, and for figures the order in which the best comes first.
-COLUMNS: tuple[tuple[str, str, str], ...] = (
+# Name and title of each column; for figures also the order in which the best comes first.
+PAGE_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("method", "Method", ""),
     ("benchmark", "Benchmark", ""),
     ("scenario", "Scenario", ""),
@@ -28,17 +28,17 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("runs", "Runs", "desc"),
     ("budget", "Budget", ""),
 )
-BEST_FIRST = {name: best for name, _, best in COLUMNS}
-LAST = {"asc": 1e9, "desc": -1e9}  # what is missing is sorted behind all figures
+BEST_FIRST = {name: best for name, _, best in PAGE_COLUMNS}
+LAST = {"asc": 1e9, "desc": -1e9}  # sorts missing figures behind all others
 
 
 def shown(words: str) -> str:
-    """Words of a record in one line, without the characters that hide or turn others, and not too long."""
-    return short(printable(words))
+    """Return a record's text on one line, cut, without characters that hide or turn others."""
+    return shortened(printable(words))
 
 
 def spread(score: Score | None) -> str:
-    """Mean and standard deviation in percent; nothing where there is none."""
+    """Return mean and standard deviation in percent; empty if the score is missing."""
     if score is None:
         return ""
     mean = f"{100 * score.mean:.1f}".replace("-", "−")
@@ -46,53 +46,56 @@ def spread(score: Score | None) -> str:
 
 
 def signed(fraction: float) -> str:
-    """A difference in percentage points."""
+    """Return a difference in percentage points, with its sign."""
     return f"{100 * fraction:+.1f}".replace("-", "−")
 
 
-def duration(seconds: float) -> str:
-    """Seconds with three digits, of more than a hundred all."""
+def seconds_as_text(seconds: float) -> str:
+    """Return seconds with three digits, and from 100 on as a whole number."""
     return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
 
-def marked(found: Beside) -> str:
-    """A dagger where the published figure is of another protocol."""
-    return "†" if found.unlike else ""
+def dagger(figure: Beside) -> str:
+    """Return a dagger if the published figure is of another protocol, else nothing."""
+    return "†" if figure.unlike else ""
 
 
 def settings_of(rows: Sequence[Row]) -> Mapping[tuple[str, str], str]:
-    """By strategy and setting what is shown of the setting; those that read alike, as they were cut, are numbered."""
-    found: dict[tuple[str, str], str] = {}
+    """Return the text to show for each (strategy, setting); texts that are alike once cut get a number."""
+    texts: dict[tuple[str, str], str] = {}
     alike: Counter[tuple[str, str]] = Counter()
     for strategy, setting in dict.fromkeys((row.strategy, row.setting) for row in rows):
         words = (shown(strategy), shown(setting))
         alike[words] += 1
         number = f" ({alike[words]})" if alike[words] > 1 else ""
-        found[strategy, setting] = f"{words[1]}{number}".strip()
-    return found
+        texts[strategy, setting] = f"{words[1]}{number}".strip()
+    return texts
 
 
-def named(row: Row, settings: Mapping[tuple[str, str], str]) -> str:
-    """The method, and its setting, as `settings_of` gives it, where there are several."""
+def method_name(row: Row, settings: Mapping[tuple[str, str], str]) -> str:
+    """Return the strategy's name, followed by its setting if it has several (see `settings_of`)."""
     return " ".join(filter(None, (shown(row.strategy), settings[row.strategy, row.setting])))
 
 
-def ranked(row: Row) -> str:
-    """What an average rank is of."""
+def rank_basis(row: Row) -> str:
+    """Return over how many methods and runs the average rank was taken; empty without a rank."""
     rank = row.rank
     return f"by accuracy, of {rank.methods} methods over {rank.blocks} run(s) that all have" if rank else ""
 
 
 def protocol_words(protocol: Protocol) -> dict[str, str]:
-    """Benchmark, and in a line what else tells the protocol from others."""
+    """Return the protocol as texts: `benchmark`, `rest` (scenario, backbone, encoder) and `budget`."""
     names = ("scenario", "backbone", "model")
     rest = shown(" · ".join(protocol[name] for name in names if protocol[name]))
     return {"benchmark": shown(protocol["benchmark"]), "rest": rest, "budget": shown(protocol.budget)}
 
 
-def summary(row: Row, setting: str, published: Figures) -> dict[str, Any]:
-    """A row of the page's table: texts, and figures as a text, a number to sort by and a hint; `setting` as shown."""
-    protocol, scores, found = row.protocol, row.scores, beside(row, published, RANKED)
+def row_cells(row: Row, setting: str, published: Figures) -> dict[str, Any]:
+    """Return the cells of a row of the page's table: texts, and figures with a number to sort by and a hint.
+
+    :param setting: the text from `settings_of`.
+    """
+    protocol, scores = row.protocol, row.scores
     orders, seeds = len({order for order, _ in row.runs}), len({seed for _, seed in row.runs})
     cells: dict[str, Any] = {
         "id": row.id,
@@ -109,20 +112,19 @@ def summary(row: Row, setting: str, published: Figures) -> dict[str, Any]:
         score = scores[metric]
         cells[name] = _figure(name, score.mean if score else None, spread(score))
     rank, seconds = row.rank, row.seconds.mean if row.seconds else None
-    cells["rank"] = _figure("rank", rank.value if rank else None, f"{rank.value:.2f}" if rank else "", ranked(row))
-    cells["seconds"] = _figure("seconds", seconds, duration(seconds) if seconds else "")
-    return {**cells, **_published(found)}
+    cells["rank"] = _figure("rank", rank.value if rank else None, f"{rank.value:.2f}" if rank else "", rank_basis(row))
+    cells["seconds"] = _figure("seconds", seconds, seconds_as_text(seconds) if seconds else "")
+    return {**cells, **_published(beside(row, published, RANKED))}
 
 
-def _published(found: Beside | None) -> dict[str, Any]:
-    if found is None:
+def _published(figure: Beside | None) -> dict[str, Any]:
+    if figure is None:
         return {name: _figure(name, None, "") for name in ("published", "difference")}
-    unlike, dagger, difference = "; ".join(found.unlike), marked(found), found.difference
+    mark, difference = dagger(figure), figure.difference
+    words = "" if difference is None else f"{signed(difference)}{mark}"
     return {
-        "published": _figure("published", found.value, f"{100 * found.value:.2f}{dagger}", found.source),
-        "difference": _figure(
-            "difference", difference, "" if difference is None else f"{signed(difference)}{dagger}", unlike
-        ),
+        "published": _figure("published", figure.value, f"{100 * figure.value:.2f}{mark}", figure.source),
+        "difference": _figure("difference", difference, words, "; ".join(figure.unlike)),
     }
 
 

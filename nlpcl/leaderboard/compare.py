@@ -1,4 +1,4 @@
-"""Methods compared on the same task orders and seeds, if they ran under one protocol (docs/protocol.md)."""
+"""Compare methods on the same task orders and seeds, if they ran under one protocol (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from nlpcl.config.spec import FIELDS
 from nlpcl.errors import UsageError, suggest
-from nlpcl.leaderboard.files import ABSENT, Block, Run, aligned, differing, flattened, short, under
+from nlpcl.leaderboard.files import NO_VALUE, Block, Run, aligned, differing, flattened, shortened, under
 from nlpcl.leaderboard.statistics import (
     average_ranks,
     blocks_needed,
@@ -24,14 +25,14 @@ from nlpcl.leaderboard.statistics import (
     wilcoxon_p,
 )
 
-BLOCK = ("order", "seed")
-DRAW = "data_seed"  # of the subset that `train_size` draws: of each seed its own, or one for all
-# A method brings its own optimization; every other field of the spec is protocol, and so is one added later.
-METHOD = ("strategy", "options", "learning_rate", "weight_decay", "schedule", "warmup", "clip_norm")
-DATA = ("encoder", "files", "tasks")
-# Older records do not tell these, so one without them differs from none in them.
+PAIRED_BY = tuple(name for name, field in FIELDS.items() if field.compared == "block")
+DRAW = "data_seed"  # seed of the subset that `train_size` draws: one for each run's seed, or one for all
+# A method brings its own optimization. Every other field of the spec is protocol, and so is a field added later.
+METHOD = tuple(name for name, field in FIELDS.items() if field.compared == "method")
+_DATA = ("encoder", "files", "tasks")
+# Older records lack these fields; a record without them does not differ in them from any other.
 UNTOLD = ("data.encoder.revision", "data.encoder.tokenizer")
-LEAST_ALPHA = 1e-6  # far below, the studentized range has no quantile in double precision
+LEAST_ALPHA = 1e-6  # far below it the studentized range has no quantile in double precision
 HIGHER_IS_BETTER = {
     "average_accuracy": True,
     "learning_accuracy": True,
@@ -44,7 +45,10 @@ HIGHER_IS_BETTER = {
 
 @dataclass(frozen=True)
 class Method:
-    """The finished runs of one method by block, and how many failed; `label` is how it was named."""
+    """The finished runs of one method by order and seed, and the number of failed ones.
+
+    :param label: name under which the method was asked for.
+    """
 
     label: str
     runs: dict[Block, Run]
@@ -53,12 +57,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Pair:
-    """`first` minus `second`, over all blocks.
+    """The difference of two methods, `first` minus `second`, over all blocks.
 
     :param difference: mean difference of the metric, as a fraction.
-    :param interval: its 95 % t interval; None for a single block.
-    :param p: of Wilcoxon's signed-rank test; `p_holm` is corrected for the number of pairs.
-    :param better: label of the better method where `p_holm` is at most alpha, else None.
+    :param interval: its 95 % t interval; None means a single block.
+    :param p: p of Wilcoxon's signed-rank test.
+    :param p_holm: the same, corrected for the number of pairs.
+    :param better: label of the better method; None means that `p_holm` is above alpha.
     """
 
     first: str
@@ -74,7 +79,7 @@ class Pair:
 class Ranking:
     """Average ranks (1 is best), Friedman's test and Nemenyi's critical difference, of three or more methods.
 
-    :param nemenyi: p of the pairs, (methods, methods).
+    :param nemenyi: Nemenyi's p of each pair, (methods, methods).
     """
 
     ranks: np.ndarray
@@ -86,12 +91,12 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the runs say about the methods.
+    """The result of a comparison.
 
     :param blocks: order and seed of each block that counted.
-    :param values: the metric, (blocks, methods), as a fraction.
-    :param ranking: None for two methods or a single block.
-    :param notes: sentences the reader must see.
+    :param values: the metric as a fraction, (blocks, methods).
+    :param ranking: None means that there are only two methods or a single block.
+    :param notes: sentences that the reader must see.
     """
 
     metric: str
@@ -105,7 +110,7 @@ class Comparison:
 
 
 def compare(
-    found: Mapping[str, Sequence[Run]],
+    runs_of: Mapping[str, Sequence[Run]],
     metric: str = "average_accuracy",
     *,
     allow: Sequence[str] = (),
@@ -113,24 +118,25 @@ def compare(
 ) -> Comparison:
     """Compare methods over the blocks that all of them have.
 
-    :param found: the runs of each method by its label, as `files.select` gives them; two methods or more.
-    :param metric: one of `HIGHER_IS_BETTER`.
-    :param allow: fields in which the protocol may differ.
+    :param runs_of: runs of two or more methods by label, as `files.select_runs` returns them.
+    :param metric: a metric of `HIGHER_IS_BETTER`.
+    :param allow: fields in which the protocols may differ.
     :param alpha: level of significance, in [`LEAST_ALPHA`, 1).
-    :raises UsageError: the protocols differ, a method is not one, the metric is missing, or no block is common.
+    :raises UsageError: the protocols differ, runs of a method have several settings, the metric is missing, or no block
+        is common.
     """
     if metric not in HIGHER_IS_BETTER:
         raise UsageError(f"there is no metric {metric!r}. {suggest(metric, HIGHER_IS_BETTER)}")
     if not LEAST_ALPHA <= alpha < 1:
         raise UsageError(f"alpha must be at least {LEAST_ALPHA:g} and less than 1, not {alpha:g}.")
     higher = HIGHER_IS_BETTER[metric]
-    every = [run for runs in found.values() for run in runs]
+    every = [run for runs in runs_of.values() for run in runs]
     _check_allowed(allow, every)
-    methods = [method_of(label, aligned(runs, every), allow) for label, runs in found.items()]
+    methods = [method_of(label, aligned(runs, every), allow) for label, runs in runs_of.items()]
     common = set.intersection(*(set(method.runs) for method in methods))
     _check_protocol(methods, common, allow)
     if not common:
-        has = "; ".join(f"{method.label} has {_told(method.runs)}" for method in methods)
+        has = "; ".join(f"{method.label} has {_block_names(method.runs)}" for method in methods)
         raise UsageError(f"no order and seed is common to all: {has}.")
     blocks = sorted(common)
     values = np.array([[_value(method.runs[block], metric) for method in methods] for block in blocks])
@@ -151,16 +157,19 @@ def _check_allowed(allow: Sequence[str], runs: Sequence[Run]) -> None:
 
 
 def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
-    """One method's runs, checked to be of one setting."""
+    """Return the runs of one method by block.
+
+    :raises UsageError: all runs failed, they have several settings, or two of one order and seed differ.
+    """
     done = [run for run in runs if run.record.status == "ok"]
     if not done:
         raise UsageError(f"{label} has only failed runs ({len(runs)}).")
     by_block: dict[Block, Run] = {}
     for run in done:
-        for name, one, other in differing(done[0].spec, run.spec, (*BLOCK, DRAW, *allow)):
+        for name, one, other in differing(done[0].spec, run.spec, (*PAIRED_BY, DRAW, *allow)):
             raise UsageError(
-                f"{label} has records with {name} {short(one)} and {short(other)}: "
-                f"choose with --where {name}={short(other if one == ABSENT else one)}."
+                f"{label} has records with {name} {shortened(one)} and {shortened(other)}: "
+                f"choose with --where {name}={shortened(other if one == NO_VALUE else one)}."
             )
         known = by_block.setdefault(run.block, run)
         if known.record.matrices != run.record.matrices:
@@ -169,40 +178,40 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
 
 
 def facts(run: Run) -> dict[str, Any]:
-    """All that a protocol fixes: the spec without the method, and the data that were really read."""
-    spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *BLOCK))}
-    data = {f"data.{name}": run.record.data.get(name) for name in DATA}
+    """Return all that a protocol fixes: the spec without the method, and the data that were really read."""
+    spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *PAIRED_BY))}
+    data = {f"data.{name}": run.record.data.get(name) for name in _DATA}
     encoder = data["data.encoder"]
     if isinstance(encoder, dict):
-        told = {name: value for name, value in encoder.items() if f"data.encoder.{name}" in UNTOLD}
-        data["data.encoder"] = {name: value for name, value in encoder.items() if name not in told}
-        data |= flattened(told, "data.encoder")
+        optional = {name: value for name, value in encoder.items() if f"data.encoder.{name}" in UNTOLD}
+        data["data.encoder"] = {name: value for name, value in encoder.items() if name not in optional}
+        data |= flattened(optional, "data.encoder")
     return {**spec, **data}
 
 
 def apart(a: Run, b: Run, ignore: Iterable[str]) -> list[tuple[str, str, str]]:
-    """In what two runs' protocols differ: name, and both values as text."""
+    """Return name and both values, as text, of each field in which the protocols of two runs differ."""
     different = differing(facts(a), facts(b), ignore)
-    return [field for field in different if not (ABSENT in field[1:] and under(field[0], UNTOLD))]
+    return [field for field in different if not (NO_VALUE in field[1:] and under(field[0], UNTOLD))]
 
 
 def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequence[str]) -> None:
-    """Each method against the first: what was asked for, and in each block what was read."""
+    """Compare each method with the first: what was asked for, and in each block what was read."""
     first = methods[0]
     for method in methods[1:]:
         if common:
             pairs, ignored = [(first.runs[block], method.runs[block]) for block in sorted(common)], tuple(allow)
-        else:  # then any two runs show whether more than the order keeps the methods apart
+        else:  # any two runs show whether the methods differ in more than their orders
             pairs = [(next(iter(first.runs.values())), next(iter(method.runs.values())))]
             ignored = (*allow, DRAW, "data.files", "data.tasks")
         for mine, other in pairs:
             different = apart(mine, other, ignored)
             if different:
-                told = "; ".join(f"{name}: {short(one)} and {short(two)}" for name, one, two in different)
+                fields = "; ".join(f"{name}: {shortened(one)} and {shortened(two)}" for name, one, two in different)
                 flags = " ".join(f"--allow {name}" for name, *_ in different)
                 raise UsageError(
-                    f"{first.label} and {method.label} were not run under one protocol. They differ in {told}. "
-                    f"Where that is meant: {flags}."
+                    f"{first.label} and {method.label} were not run under one protocol. They differ in {fields}. "
+                    f"If that is intended, add {flags}."
                 )
 
 
@@ -241,15 +250,15 @@ def _ranking(values: np.ndarray, higher: bool, alpha: float) -> Ranking:
     return Ranking(ranks, *friedman(values), critical_difference(k, blocks, alpha), nemenyi_p(ranks, blocks))
 
 
-def _told(blocks: Iterable[Block]) -> str:
-    return ", ".join(f"order {short(order)} seed {seed}" for order, seed in sorted(blocks))
+def _block_names(blocks: Iterable[Block]) -> str:
+    return ", ".join(f"order {shortened(order)} seed {seed}" for order, seed in sorted(blocks))
 
 
 def _left_out(methods: Sequence[Method], common: set[Block]) -> list[str]:
-    """What does not count, and why."""
+    """Return sentences on runs that do not count, and why."""
     every = {block for method in methods for block in method.runs}
     notes = [
-        f"{method.label} has no run of {_told(every - set(method.runs))}: not counted for any."
+        f"{method.label} has no run of {_block_names(every - set(method.runs))}: left out for all."
         for method in methods
         if every - set(method.runs)
     ]
@@ -257,7 +266,7 @@ def _left_out(methods: Sequence[Method], common: set[Block]) -> list[str]:
 
 
 def _too_few(blocks: int, methods: int, alpha: float) -> list[str]:
-    """Where a test cannot reach significance, whatever the values."""
+    """Return sentences on tests that cannot reach significance with so few runs."""
     notes = []
     pairs = methods * (methods - 1) // 2
     least = min(1.0, pairs * smallest_wilcoxon_p(blocks))

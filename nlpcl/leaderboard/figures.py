@@ -1,6 +1,6 @@
-"""A run's figures as Plotly takes them: dicts of `data` and `layout`, drawn in the reader's browser.
+"""Make the figures of runs for Plotly: dicts of `data` and `layout`, which the reader's browser draws.
 
-They are written as plain dicts, as checking each with `plotly.graph_objects` would take longer than all the rest.
+They are plain dicts, since checking each with `plotly.graph_objects` would take longer than all the rest.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from nlpcl.records.metrics import average_over_time, forgetting_by_task
 from nlpcl.records.record import short_task_name
 
 Figure = dict[str, Any]
-MOST_LABELLED = 20  # tasks up to which each cell of a matrix shows its figure
-MOST_NAMED = 8  # curves up to which a legend names each
+MOST_LABELLED = 20  # with more tasks, the cells of a matrix show no figures
+MOST_NAMED = 8  # with more curves, there is no legend
 
 
 def text(words: str) -> str:
-    """Words of a record as Plotly shows them literally: it reads texts as a subset of HTML."""
+    """Return a record's text so that Plotly, which reads a subset of HTML, shows it literally."""
     return escape(shown(words), quote=False)
 
 
-def percent(score: float | None) -> float | None:
-    """A fraction as a percentage with two digits."""
+def rounded_percent(score: float | None) -> float | None:
+    """Return a fraction as a percentage with two digits."""
     return None if score is None else round(100 * score, 2)
 
 
 def task_names(run: Run) -> list[str]:
-    """Numbered, so that no two are alike."""
+    """Return the tasks' names, numbered so that no two are alike."""
     return [f"{i} {text(short_task_name(task['name']))}" for i, task in enumerate(run.record.data["tasks"], start=1)]
 
 
 def matrix(run: Run) -> Figure:
-    """Heat map of accuracy on each task (across) after each task (down), in percent."""
+    """Return a heat map of accuracy on each task (across) after each task (down), in percent."""
     names, scores = task_names(run), run.record.matrices.accuracy
     trace = {
         "type": "heatmap",
         "x": names,
         "y": names,
-        "z": [[percent(cell) for cell in row] for row in scores],
+        "z": [[rounded_percent(cell) for cell in row] for row in scores],
         "zmin": 0,
         "zmax": 100,
         "colorscale": "Viridis",
@@ -57,12 +57,13 @@ def matrix(run: Run) -> Figure:
 
 
 def over_time(runs: Mapping[Block, Run]) -> Figure | None:
-    """Mean accuracy on the tasks learnt so far, after each task: a line for each run, and their mean.
+    """Return curves of the mean accuracy on the tasks learnt so far: one for each run, and their mean.
 
-    None where no run was tested after two tasks or more.
+    None means that no run was tested after two tasks or more.
     """
     curves = {
-        block: [percent(x) for x in average_over_time(run.record.matrices.accuracy)] for block, run in runs.items()
+        block: [rounded_percent(x) for x in average_over_time(run.record.matrices.accuracy)]
+        for block, run in runs.items()
     }
     if not any(sum(value is not None for value in curve) > 1 for curve in curves.values()):
         return None
@@ -70,7 +71,7 @@ def over_time(runs: Mapping[Block, Run]) -> Figure | None:
     hover = {"hovertemplate": "%{y:.1f} % after task %{x}"}
     line: Figure = {"type": "scatter", "mode": "lines+markers", "x": x, **hover}
     data: list[Figure] = [
-        {**line, "y": curve, "name": text(named(block)), "opacity": 0.45 if len(curves) > 1 else 1}
+        {**line, "y": curve, "name": text(block_name(block)), "opacity": 0.45 if len(curves) > 1 else 1}
         for block, curve in curves.items()
     ]
     if len(curves) > 1:
@@ -86,8 +87,8 @@ def over_time(runs: Mapping[Block, Run]) -> Figure | None:
 
 
 def forgotten(run: Run) -> Figure | None:
-    """A bar of each task but the last: percentage points lost since it was known best; None where not measured."""
-    lost = [percent(x) for x in forgetting_by_task(run.record.matrices.accuracy)]
+    """Return a bar for each task but the last: points lost since its best accuracy. None means not measured."""
+    lost = [rounded_percent(x) for x in forgetting_by_task(run.record.matrices.accuracy)]
     if not any(x is not None for x in lost):
         return None
     bars = {
@@ -100,7 +101,7 @@ def forgotten(run: Run) -> Figure | None:
 
 
 def cost(rows: Sequence[Row]) -> Figure | None:
-    """Seconds of training against accuracy, one point a row, a colour for each kind of machine."""
+    """Return a diagram of training seconds against accuracy: a point for each row, a colour for each machine."""
     machines: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.seconds is not None and row.scores[RANKED] is not None:
@@ -119,7 +120,7 @@ def _points(name: str, rows: Sequence[Row]) -> Figure:
         "mode": "markers+text",
         "name": text(name),
         "x": [round(row.seconds.mean, 3) for row in rows if row.seconds],
-        "y": [percent(score.mean) for row in rows if (score := row.scores[RANKED])],
+        "y": [rounded_percent(score.mean) for row in rows if (score := row.scores[RANKED])],
         "text": [text(row.strategy) for row in rows],
         "ids": [row.id for row in rows],
         "textposition": "top center",
@@ -128,7 +129,7 @@ def _points(name: str, rows: Sequence[Row]) -> Figure:
 
 
 def machine(run: Run) -> str:
-    """What a run computed on, in words."""
+    """Return the machine a run was made on, in words."""
     host, threads = run.record.measured.host, run.record.versions.get("threads")
     cpu = host.get("cpu") or host.get("machine") or "unknown machine"
     if host.get("gpu"):
@@ -139,7 +140,7 @@ def machine(run: Run) -> str:
     )
 
 
-def named(block: Block) -> str:
-    """Order and seed in words."""
+def block_name(block: Block) -> str:
+    """Return order and seed in words."""
     order, seed = block
     return f"order {order}, seed {seed}"

@@ -1,4 +1,4 @@
-"""Records found in folders, and what differs between two."""
+"""Read records from folders, choose among them, and list in what two differ."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from nlpcl.errors import UsageError, fold, suggest
 from nlpcl.records.record import Record
 
 FILE = re.compile(r"record\.json|failed\.json|[0-9a-f]{16}\.json")
-ABSENT = "(absent)"
-WIDTH = 100
+NO_VALUE = "(absent)"
+_WIDTH = 100
 
 Block = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A record, where it lies, its spec by dotted name with defaults filled in, and its order and seed."""
+    """A record with its path, its complete spec by dotted name, and its order and seed."""
 
     path: Path
     record: Record
@@ -47,20 +47,20 @@ class Run:
 
     @property
     def stream(self) -> tuple[str, ...]:
-        """The benchmark and its tasks as they were learnt; nothing where the record does not say."""
+        """Return the benchmark and its tasks as they were learnt; empty if the record does not say."""
         tasks = self.record.data.get("tasks")
         names = [task.get("name") for task in tasks if isinstance(task, dict)] if isinstance(tasks, list) else []
         return (self.spec["benchmark"], *map(str, names)) if names else ()
 
 
 def aligned(runs: Iterable[Run], every: Iterable[Run]) -> list[Run]:
-    """The runs with one name for each order, however it was asked for: its published number, if one of all has it.
+    """Return the runs with one name for each order, however it was asked for: the published number, if any run has it.
 
     :param every: all runs that are to be paired.
     """
-    found = sorted(every, key=lambda run: (not isinstance(run.spec["order"], int), run.block))
+    by_number = sorted(every, key=lambda run: (not isinstance(run.spec["order"], int), run.block))
     names: dict[tuple[str, ...], str] = {}
-    for run in found:
+    for run in by_number:
         names.setdefault(run.stream, run.block[0])
     return [
         replace(run, block=(names[run.stream], run.block[1]))
@@ -70,36 +70,43 @@ def aligned(runs: Iterable[Run], every: Iterable[Run]) -> list[Run]:
     ]
 
 
-def read(folder: Path) -> list[Run]:
-    """All records below a folder, named `record.json`, `failed.json` or after their id; in order of path.
+def record_files(folder: Path) -> list[Path]:
+    """Return the paths below a folder that are named as records are, sorted."""
+    return [path for path in sorted(folder.rglob("*.json")) if FILE.fullmatch(path.name)]
 
-    :raises UsageError: such a file is not a record.
+
+def read_runs(folder: Path) -> list[Run]:
+    """Read all records below a folder, in order of path: `record.json`, `failed.json` and `<id>.json`.
+
+    :raises UsageError: one of these files is not a record.
     """
-    return [Run.load(path) for path in sorted(folder.rglob("*.json")) if FILE.fullmatch(path.name)]
+    return [Run.load(path) for path in record_files(folder)]
 
 
-def select(names: Sequence[str], pool: Sequence[Run], where: Mapping[str, str] | None = None) -> dict[str, list[Run]]:
-    """The runs that each name means.
+def select_runs(
+    names: Sequence[str], pool: Sequence[Run], where: Mapping[str, str] | None = None
+) -> dict[str, list[Run]]:
+    """Return the runs that each name stands for.
 
     :param names: `strategy`, `strategy@backbone`, a record or a folder of records.
-    :param pool: where strategies are looked up.
+    :param pool: runs among which strategies are looked up.
     :param where: keep only runs with these values, by field of the spec (`options.name` for an option).
-    :raises UsageError: a name means nothing, two mean the same, or there are fewer than two.
+    :raises UsageError: a name matches no record, two match the same, or there are fewer than two names.
     """
     if len(set(names)) < max(len(names), 2):
         raise UsageError("compare needs two or more different methods.")
     wanted = where or {}
-    found: dict[str, list[Run]] = {}
+    chosen: dict[str, list[Run]] = {}
     for name in names:
         runs = [run for run in _named(name, pool) if all(_has(run, *field) for field in wanted.items())]
         if not runs:
             fields = " and ".join(f"{field}={value}" for field, value in wanted.items())
             raise UsageError(f"no record of {name} has {fields}." if fields else f"{name} holds no record.")
-        for other, known in found.items():
+        for other, known in chosen.items():
             if {run.path.resolve() for run in known} == {run.path.resolve() for run in runs}:
                 raise UsageError(f"{other} and {name} are the same records: compare different methods.")
-        found[name] = runs
-    return found
+        chosen[name] = runs
+    return chosen
 
 
 def _named(name: str, pool: Sequence[Run]) -> list[Run]:
@@ -113,7 +120,7 @@ def _named(name: str, pool: Sequence[Run]) -> list[Run]:
     if runs:
         return runs
     if path.exists():
-        return read(path) if path.is_dir() else [Run.load(path)]
+        return read_runs(path) if path.is_dir() else [Run.load(path)]
     known = {run.spec["strategy"] for run in pool} | {f"{run.spec['strategy']}@{run.spec['backbone']}" for run in pool}
     raise UsageError(f"there is no record of {name!r}, and no such file or folder. {suggest(name, known)}")
 
@@ -123,7 +130,7 @@ def _has(run: Run, field: str, value: str) -> bool:
 
 
 def flattened(content: Any, name: str = "") -> dict[str, Any]:
-    """Nested dicts as one, the names joined by dots; an empty dict is nothing."""
+    """Flatten nested dicts, joining names by dots. Empty dicts are dropped."""
     if not isinstance(content, dict):
         return {name: content}
     inner = (flattened(value, f"{name}.{key}" if name else str(key)) for key, value in content.items())
@@ -131,23 +138,23 @@ def flattened(content: Any, name: str = "") -> dict[str, Any]:
 
 
 def as_text(value: Any) -> str:
-    """A value of a spec as it is written on the command line, a list or dict as JSON."""
+    """Return a spec's value as the command line takes it; lists and dicts as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def short(text: str) -> str:
-    """`text`, cut where a sentence would be swamped by it."""
-    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
+def shortened(text: str) -> str:
+    """Return `text`, cut to fit into a sentence."""
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
 def under(name: str, fields: Iterable[str]) -> bool:
-    """Whether a dotted name is one of `fields` or inside one."""
+    """Return whether a dotted name is one of `fields` or inside one."""
     return any(name == field or name.startswith(f"{field}.") for field in fields)
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any], ignore: Iterable[str] = ()) -> list[tuple[str, str, str]]:
-    """Name and both values, as text, of all fields that differ; sorted by name."""
+    """Return name and both values, as text, of each field that differs, sorted by name."""
     ignored = tuple(ignore)
     names = [name for name in sorted({*a, *b}) if not under(name, ignored)]
-    both = [(name, *(as_text(x[name]) if name in x else ABSENT for x in (a, b))) for name in names]
+    both = [(name, *(as_text(x[name]) if name in x else NO_VALUE for x in (a, b))) for name in names]
     return [(name, mine, other) for name, mine, other in both if mine != other]

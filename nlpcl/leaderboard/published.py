@@ -1,4 +1,4 @@
-"""Published figures, to stand beside ours."""
+"""Find the published figure that a row of ours is compared with."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from nlpcl.leaderboard.rows import Row
 OURS = Path(__file__).with_name("published.csv")
 
 
-class Published(BaseModel):
+class PublishedFigure(BaseModel):
     """A line of `published.csv`.
 
-    :ivar model: the encoder; empty where there was none.
-    :ivar train_size: training examples a task; None where all were used.
-    :ivar value: of `metric`, in percent; less than 0 where what was published is a rate of forgetting.
-    :ivar data: in words, where the data are not those of our benchmark.
+    :ivar model: the encoder; empty if there was none.
+    :ivar train_size: training examples of each task; None means all.
+    :ivar value: value of `metric`, in percent; negative for a rate of forgetting that was published as such.
+    :ivar data: how the data differ from our benchmark's; empty if they do not.
     :ivar source: where the figure was published.
     """
 
@@ -39,15 +39,16 @@ class Published(BaseModel):
     source: str = Field(min_length=1)
 
 
-Figures = dict[tuple[str, str, str, str, str], list[Published]]
+Figures = dict[tuple[str, str, str, str, str], list[PublishedFigure]]
 
 
 @dataclass(frozen=True)
 class Beside:
     """A published figure beside a row of ours.
 
-    :param value: as a fraction; `difference` is ours minus it, None where ours is missing.
-    :param unlike: in what the two protocols are known to differ, in words; nothing means that none is known.
+    :param value: published value, as a fraction.
+    :param difference: ours minus the published value; None if ours is missing.
+    :param unlike: known differences between the two protocols, in words.
     """
 
     value: float
@@ -57,7 +58,7 @@ class Beside:
 
 
 def read_published(path: Path = OURS) -> Figures:
-    """The published figures by benchmark, scenario, backbone, strategy and metric.
+    """Read published figures, by benchmark, scenario, backbone, strategy and metric.
 
     :param path: a CSV file like the package's own.
     :raises UsageError: the file cannot be read, or a line of it is not a published figure.
@@ -68,20 +69,23 @@ def read_published(path: Path = OURS) -> Figures:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the published figures in {path} ({error}).") from error
-    found: Figures = {}
+    figures: Figures = {}
     for number, line in enumerate(frame.to_dict("records"), start=2):
         try:
-            figure = Published.model_validate({**line, "train_size": line.get("train_size") or None})
+            figure = PublishedFigure.model_validate({**line, "train_size": line.get("train_size") or None})
         except ValidationError as error:
             first = error.errors()[0]
             raise UsageError(f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
         key = (figure.benchmark, figure.scenario, figure.backbone, figure.strategy, figure.metric)
-        found.setdefault(key, []).append(figure)
-    return found
+        figures.setdefault(key, []).append(figure)
+    return figures
 
 
 def beside(row: Row, published: Figures, metric: str) -> Beside | None:
-    """The published figure of the same benchmark, scenario, backbone and strategy whose protocol is nearest."""
+    """Return the published figure of the same benchmark, scenario, backbone and strategy with the nearest protocol.
+
+    None means that there is no such figure.
+    """
     benchmark, scenario, backbone = (row.protocol[name] for name in ("benchmark", "scenario", "backbone"))
     fitting = published.get((benchmark, scenario, backbone, row.strategy, metric))
     if not fitting:
@@ -92,12 +96,12 @@ def beside(row: Row, published: Figures, metric: str) -> Beside | None:
     return Beside(best.value / 100, difference, _unlike(row, best), best.source)
 
 
-def _unlike(row: Row, published: Published) -> tuple[str, ...]:
+def _unlike(row: Row, published: PublishedFigure) -> tuple[str, ...]:
     size = published.train_size
     theirs = {"encoder": published.model, "tasks": str(published.tasks), "training examples a task": str(size or "all")}
     model = row.protocol["model"].rpartition("/")[2]
     ours = {"encoder": model, "tasks": str(row.tasks), "training examples a task": row.protocol["train_size"] or "all"}
-    told = [
+    differences = [
         f"{name} {theirs[name] or 'none'}, here {ours[name] or 'none'}" for name in theirs if theirs[name] != ours[name]
     ]
-    return (*told, *([published.data] if published.data else []))
+    return (*differences, *([published.data] if published.data else []))

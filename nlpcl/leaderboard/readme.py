@@ -1,4 +1,4 @@
-"""The leaderboard as Markdown, between two marks of a README."""
+"""Write the leaderboard as Markdown tables between two marks of a README."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from pathlib import Path
 
 from nlpcl.config.files import write_atomically
 from nlpcl.errors import UsageError, printable
-from nlpcl.leaderboard.cells import marked, named, protocol_words, settings_of, signed, spread
+from nlpcl.leaderboard.cells import dagger, method_name, protocol_words, settings_of, signed, spread
 from nlpcl.leaderboard.published import Figures, beside
+from nlpcl.leaderboard.report import markdown_table
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, by_protocol
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
-MARKED = str.maketrans({c: f"\\{c}" for c in "\\|*_`[]~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
-COLUMNS = ("method", "runs", "accuracy", "macro-F1", "forgetting", "average rank", "published", "difference")
+_ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\|*_`[]~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_COLUMNS = ("method", "runs", "accuracy", "macro-F1", "forgetting", "average rank", "published", "difference")
 
 
 def update_readme(readme: Path, rows: Sequence[Row], published: Figures) -> bool:
-    """Put the tables between the marks; return whether that changes the file.
+    """Put the tables between the marks, and return whether that changes the file.
 
     :raises UsageError: the file cannot be read or written, or has not one pair of marks.
     """
@@ -26,7 +27,7 @@ def update_readme(readme: Path, rows: Sequence[Row], published: Figures) -> bool
         if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
             raise UsageError(f"{readme} needs one line {BEGIN} and, after it, one line {END}.")
         before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-        changed = f"{before}{BEGIN}\n{tables(rows, published)}\n{after}"
+        changed = f"{before}{BEGIN}\n{markdown_tables(rows, published)}\n{after}"
         if changed != text:
             write_atomically(readme, changed.encode())
     except (OSError, UnicodeDecodeError) as error:
@@ -34,8 +35,8 @@ def update_readme(readme: Path, rows: Sequence[Row], published: Figures) -> bool
     return changed != text
 
 
-def tables(rows: Sequence[Row], published: Figures) -> str:
-    """A table for each protocol; all figures in percent, differences in percentage points."""
+def markdown_tables(rows: Sequence[Row], published: Figures) -> str:
+    """Return a table for each protocol, with figures in percent and differences in percentage points."""
     if not rows:
         return "No records yet."
     settings = settings_of(rows)
@@ -45,40 +46,35 @@ def tables(rows: Sequence[Row], published: Figures) -> str:
 def _table(protocol: Protocol, rows: Sequence[Row], settings: Mapping[tuple[str, str], str], published: Figures) -> str:
     head = protocol_words(protocol)
     caption = f"**{_plain(head['benchmark'])}** {_plain(head['rest'])}: {_plain(head['budget'])}"
-    cells = [_cells(row, named(row, settings), published) for row in rows]
-    used = [i for i in range(len(COLUMNS)) if any(line[i] for line in cells)]
-    lines = [
-        [COLUMNS[i] for i in used],
-        ["---", *["---:"] * (len(used) - 1)],
-        *([line[i] for i in used] for line in cells),
-    ]
-    notes = sorted({note for row in rows if (found := beside(row, published, RANKED)) for note in found.unlike})
+    cells = [_cells(row, method_name(row, settings), published) for row in rows]
+    used = [i for i in range(len(_COLUMNS)) if any(line[i] for line in cells)]
+    notes = sorted({note for row in rows if (figure := beside(row, published, RANKED)) for note in figure.unlike})
     below = [f"† published under another protocol: {_plain(printable('; '.join(notes)))}."] if notes else []
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown_table([_COLUMNS[i] for i in used], ([line[i] for i in used] for line in cells))
     return "\n\n".join([caption, table, *_draws(rows, settings), *below])
 
 
 def _draws(rows: Sequence[Row], settings: Mapping[tuple[str, str], str]) -> list[str]:
-    """Say whether the spreads contain the draw of the training examples, by method where methods differ in it."""
+    """Return whether spreads contain the draw of the training examples: one sentence, or one for each that differs."""
     methods: dict[str, list[str]] = {}
     for row in rows:
         if row.draw:
-            methods.setdefault(row.draw, []).append(_plain(named(row, settings)))
+            methods.setdefault(row.draw, []).append(_plain(method_name(row, settings)))
     return list(methods) if len(methods) == 1 else [f"{', '.join(names)}: {draw}" for draw, names in methods.items()]
 
 
 def _cells(row: Row, name: str, published: Figures) -> list[str]:
-    scores, found = row.scores, beside(row, published, RANKED)
-    mark = marked(found) if found else ""
+    scores, figure = row.scores, beside(row, published, RANKED)
+    mark = dagger(figure) if figure else ""
     return [
         _plain(name),
         str(len(row.runs)),
         *(spread(scores[name]) for name in (RANKED, "macro_f1", "forgetting")),
         f"{row.rank.value:.2f}" if row.rank else "",
-        f"{100 * found.value:.2f}{mark}" if found else "",
-        f"{signed(found.difference)}{mark}" if found and found.difference is not None else "",
+        f"{100 * figure.value:.2f}{mark}" if figure else "",
+        f"{signed(figure.difference)}{mark}" if figure and figure.difference is not None else "",
     ]
 
 
 def _plain(words: str) -> str:
-    return words.translate(MARKED)
+    return words.translate(_ESCAPED)

@@ -1,9 +1,9 @@
-"""A comparison as tables: for the terminal, Markdown, LaTeX, CSV and JSON, and as a picture of ranks."""
+"""Write a comparison as tables (terminal, Markdown, LaTeX), CSV or JSON, and draw its ranks."""
 
 from __future__ import annotations
 
-import csv
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,21 @@ LATEX = str.maketrans({
 
 
 @dataclass(frozen=True)
-class Table:
-    """A caption, column titles, and rows of text; the first column is of names, the others are figures."""
+class TextTable:
+    """A caption, column titles, and rows of text. The first column holds names, the others figures."""
 
     caption: str
     columns: list[str]
     rows: list[list[str]]
 
 
-def tables(comparison: Comparison) -> list[Table]:
-    """The methods, then the pairs; figures in percent and percentage points."""
+def tables(comparison: Comparison) -> list[TextTable]:
+    """Return the table of methods, in percent, and that of pairs, in percentage points."""
     return [_methods(comparison), _pairs(comparison)]
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """What stands below the tables."""
+    """Return the sentences that stand below the tables."""
     c = comparison
     ranked = []
     if c.ranking is not None:
@@ -48,7 +48,7 @@ def sentences(comparison: Comparison) -> list[str]:
     return ranked + c.notes
 
 
-def _methods(c: Comparison) -> Table:
+def _methods(c: Comparison) -> TextTable:
     columns = ["method", "runs", "mean", "sd"] + (["average rank"] if c.ranking else [])
     rows = []
     for i, label in enumerate(c.labels):
@@ -56,10 +56,10 @@ def _methods(c: Comparison) -> Table:
         spread = f"{column.std(ddof=1):.2f}" if len(column) > 1 else ""
         rank = [f"{c.ranking.ranks[i]:.2f}"] if c.ranking else []
         rows.append([label, str(len(column)), f"{column.mean():.2f}", spread, *rank])
-    return Table(f"{_words(c.metric)}, %", columns, rows)
+    return TextTable(f"{_words(c.metric)}, %", columns, rows)
 
 
-def _pairs(c: Comparison) -> Table:
+def _pairs(c: Comparison) -> TextTable:
     columns = ["pair", "difference", "95 % t interval", "Wilcoxon p", "Holm p"]
     columns += (["Nemenyi p"] if c.ranking else []) + ["better"]
     rows = []
@@ -68,7 +68,7 @@ def _pairs(c: Comparison) -> Table:
         nemenyi = [_p(_nemenyi(c, pair.first, pair.second))] if c.ranking else []
         row = [f"{pair.first} − {pair.second}", _signed(pair.difference), ends, _p(pair.p), _p(pair.p_holm), *nemenyi]
         rows.append([*row, pair.better or "-"])
-    return Table(f"difference in {_words(c.metric)}, percentage points", columns, rows)
+    return TextTable(f"difference in {_words(c.metric)}, percentage points", columns, rows)
 
 
 def _nemenyi(c: Comparison, first: str, second: str) -> float:
@@ -88,18 +88,23 @@ def _p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose first column is text and whose others are figures."""
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, rule, *rows))
+
+
 def markdown(comparison: Comparison) -> str:
-    """Two tables and the sentences below them."""
+    """Return two tables and the sentences below them."""
     parts = []
     for table in tables(comparison):
-        rule = ["---", *["---:"] * (len(table.columns) - 1)]
-        lines = [table.columns, rule, *([cell.replace("|", r"\|") for cell in row] for row in table.rows)]
-        parts.append(f"{table.caption}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        rows = [[cell.replace("|", r"\|") for cell in row] for row in table.rows]
+        parts.append(f"{table.caption}:\n\n{markdown_table(table.columns, rows)}")
     return "\n\n".join([*parts, *sentences(comparison)]) + "\n"
 
 
 def latex(comparison: Comparison) -> str:
-    """Two `tabular`s with the rules of the package booktabs; the sentences are comments."""
+    """Return two `tabular`s with the rules of the package booktabs; the sentences are comments."""
     parts = []
     for table in tables(comparison):
         columns, *rows = (" & ".join(cell.translate(LATEX) for cell in row) for row in (table.columns, *table.rows))
@@ -113,19 +118,17 @@ def latex(comparison: Comparison) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """A line for each pair; figures are fractions, not rounded."""
+    """Return a line for each pair; figures are fractions, not rounded."""
+    import pandas as pd
+
     lines = [{"metric": comparison.metric, **pair} for pair in as_json(comparison)["pairs"]]
     for line in lines:
         line["low"], line["high"] = line.pop("interval") or (None, None)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """All of it, as fractions, not rounded."""
+    """Return all of a comparison; figures are fractions, not rounded."""
     c = comparison
     means = dict(zip(c.labels, map(float, c.values.mean(axis=0)), strict=True))
     pairs = []
@@ -148,9 +151,10 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def plot_ranks(comparison: Comparison, path: Path) -> None:
-    """Critical-difference diagram: average ranks, and a bar over methods that Nemenyi's test does not tell apart.
+    """Draw average ranks, with a bar over methods that Nemenyi's test does not distinguish.
 
-    :raises UsageError: fewer than three methods or two runs, a wrong kind of picture, or no scikit-posthocs.
+    :raises UsageError: there are fewer than three methods or two runs, the file's suffix is unknown, or scikit-posthocs
+        is missing.
     """
     c = comparison
     if c.ranking is None:
@@ -165,7 +169,9 @@ def plot_ranks(comparison: Comparison, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    labels = [label.replace("$", r"\$") for label in c.labels]  # else what is between two is read as a formula
+    labels = [
+        label.replace("$", r"\$") for label in c.labels
+    ]  # matplotlib reads what stands between two $ as a formula
     figure = Figure(figsize=(8, 1.6 + 0.2 * len(c.labels)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Records gathered into rows of the leaderboard: one method in one setting under one protocol (docs/protocol.md)."""
+"""Gather records into rows of the leaderboard: one method in one setting under one protocol (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,27 @@ import numpy as np
 
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard.compare import DRAW, HIGHER_IS_BETTER, METHOD, UNTOLD, draw_of_subset, facts, method_of
-from nlpcl.leaderboard.files import FILE, Block, Run, aligned, as_text, under
+from nlpcl.leaderboard.files import Block, Run, aligned, as_text, record_files, under
 from nlpcl.leaderboard.statistics import average_ranks
-from nlpcl.leaderboard.submit import check_data, check_size
+from nlpcl.leaderboard.submit import check_data, check_file_size
 
 RANKED = "average_accuracy"
-READ = ("data.files", "data.tasks", DRAW, *UNTOLD)  # of each order or seed its own, or not told by each
+_READ = ("data.files", "data.tasks", DRAW, *UNTOLD)  # these differ by order or seed, or some records lack them
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean and standard deviation (n - 1 below the line; None for one run) over orders and seeds, as fractions."""
+    """Mean and standard deviation over orders and seeds, as fractions.
+
+    :param sd: with n - 1 as divisor; None means a single run.
+    """
 
     mean: float
     sd: float | None
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Score | None:
-        """None where a run lacks the value."""
+        """Return the score of `values`. None means that a run lacks the value."""
         known = [value for value in values if value is not None]
         if not known or len(known) < len(values):
             return None
@@ -40,7 +44,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Rank:
-    """Average rank by accuracy (1 is best) among so many `methods` over the `blocks` that all of them have."""
+    """Average rank by accuracy (1 is best).
+
+    :param methods: number of methods that were ranked.
+    :param blocks: number of orders and seeds that all of them have.
+    """
 
     value: float
     methods: int
@@ -49,11 +57,13 @@ class Rank:
 
 @dataclass(eq=False)
 class Protocol:
-    """What the rows of one table share; its rows may be averaged and ranked, those of two protocols never.
+    """What the rows of one table have in common. Only rows of one protocol may be averaged and ranked.
 
-    :param facts: by dotted name, see `compare.facts`, without what each order has its own or not each record tells.
-    :param edition: counts up where runs of equal facts read different data.
-    :param budget: in a few words what benchmark, scenario, backbone and encoder do not say.
+    :param facts: fields by dotted name (`compare.facts`), without those that differ by order or that some records lack.
+    :param edition: number of this protocol among those with equal facts whose runs read different data.
+    :param budget: what benchmark, scenario, backbone and encoder do not say, in a few words.
+    :param files: SHA-256 by name of what the runs read.
+    :param tasks: tasks and draw of the training examples by order and seed.
     """
 
     facts: dict[str, Any]
@@ -63,9 +73,10 @@ class Protocol:
     tasks: dict[Block, Any] = field(default_factory=dict)
 
     def admits(self, run: Run) -> bool:
-        """Whether the run read what those before it did; it then counts as one of them.
+        """Take in a run if it read the same data as those before it, and return whether it did.
 
-        Files of one name must be alike, the encoder's as far as told, and the tasks and the draw of one order and seed.
+        Files of one name must be alike, the encoder's as far as both records tell them. So must the tasks and the draw
+        of one order and seed.
         """
         told = {name: value for name, value in facts(run).items() if under(name, UNTOLD)}
         files, tasks = {**run.record.data.get("files", {}), **told}, (run.record.data["tasks"], run.spec.get(DRAW))
@@ -78,7 +89,7 @@ class Protocol:
         return True
 
     def __getitem__(self, name: str) -> str:
-        """A field as text; empty where there is none."""
+        """Return a field as text; empty if there is none."""
         value = self.facts.get(name)
         return "" if value is None else as_text(value)
 
@@ -87,10 +98,11 @@ class Protocol:
 class Row:
     """One method in one setting under one protocol.
 
-    :param id: the same as long as method and protocol are.
-    :param setting: what tells it from other rows of the same strategy and protocol; mostly nothing.
-    :param runs: by order and seed.
-    :param seconds: of training, all tasks.
+    :param id: hash of method and protocol.
+    :param runs: runs by order and seed.
+    :param values: metrics by order and seed.
+    :param seconds: seconds of training on all tasks.
+    :param setting: fields that tell the row from others of its strategy and protocol; mostly empty.
     """
 
     id: str
@@ -104,7 +116,7 @@ class Row:
 
     @cached_property
     def scores(self) -> dict[str, Score | None]:
-        """By name of the metric (`HIGHER_IS_BETTER`)."""
+        """Return the score of each metric of `HIGHER_IS_BETTER`."""
         return {name: Score.of([values[name] for values in self.values.values()]) for name in HIGHER_IS_BETTER}
 
     @property
@@ -113,50 +125,46 @@ class Row:
 
     @property
     def draw(self) -> str:
-        """A sentence on whether the spread contains the draw of the training examples; empty where there is none."""
+        """Return a sentence on whether the spread contains the draw of the training examples; empty without a draw."""
         return draw_of_subset(self.runs.values()) if len(self.runs) > 1 else ""
 
 
 def load(folder: Path) -> tuple[list[Run], int]:
-    """All finished runs below a folder, and how many failed.
+    """Return all finished runs below a folder, and the number of failed ones.
 
-    :raises UsageError: there is no such folder, or a file there is no record that could be filed.
+    :raises UsageError: there is no such folder, or a file in it is not a sound record.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}.")
     done, failed = [], 0
-    for path in sorted(folder.rglob("*.json")):
-        if FILE.fullmatch(path.name):
-            check_size(path)
-            run = Run.load(path)
-            if run.record.status == "ok":
-                try:
-                    check_data(run.record)
-                except UsageError as error:
-                    raise UsageError(f"{path} is refused: {error}") from error
-                done.append(run)
-            else:
-                failed += 1
+    for path in record_files(folder):
+        check_file_size(path)
+        run = Run.load(path)
+        if run.record.status != "ok":
+            failed += 1
+            continue
+        try:
+            check_data(run.record)
+        except UsageError as error:
+            raise UsageError(f"{path} is refused: {error}") from error
+        done.append(run)
     return done, failed
 
 
 def by_protocol(rows: Iterable[Row]) -> list[list[Row]]:
-    """The rows of each protocol, in the order in which the protocols come."""
-    groups: dict[int, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[id(row.protocol)].append(row)
-    return list(groups.values())
+    """Return the rows of each protocol; rows of one protocol must follow each other, as `gather` returns them."""
+    return [list(group) for _, group in groupby(rows, key=lambda row: row.protocol)]
 
 
 def gather(runs: Iterable[Run]) -> list[Row]:
-    """Rows of all methods, by benchmark and protocol, the most accurate first.
+    """Return the rows of all methods, by benchmark and protocol, the most accurate first.
 
     :raises UsageError: two records are of one method, order and seed but differ.
     """
     variants_of: dict[str, list[tuple[Protocol, list[Run]]]] = defaultdict(list)
     every = list(runs)
     for run in aligned(every, every):
-        shared = {name: value for name, value in facts(run).items() if not under(name, READ)}
+        shared = {name: value for name, value in facts(run).items() if not under(name, _READ)}
         shared["number_of_tasks"] = len(run.record.matrices.accuracy)
         variants = variants_of[as_text(shared)]
         for protocol, members in variants:
@@ -169,8 +177,8 @@ def gather(runs: Iterable[Run]) -> list[Row]:
             variants.append((protocol, [run]))
     groups = [group for key in sorted(variants_of) for group in variants_of[key]]
     _name_budgets([(protocol, members[0]) for protocol, members in groups])
-    found = [_rows(protocol, members) for protocol, members in groups]
-    return [row for rows in sorted(found, key=_place) for row in rows]
+    tables = [_rows(protocol, members) for protocol, members in groups]
+    return [row for rows in sorted(tables, key=_place) for row in rows]
 
 
 def _place(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -205,7 +213,7 @@ def _accuracy(row: Row) -> float:
 
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
-    """Average ranks over the blocks in which every row has an accuracy; none where there is no such block."""
+    """Return rows with average ranks over the blocks in which all have an accuracy; without ranks if there is none."""
     having = [{block for block, values in row.values.items() if values[RANKED] is not None} for row in rows]
     blocks = sorted(set.intersection(*having))
     if len(rows) < 2 or not blocks:
@@ -216,13 +224,13 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
-    """Each row with the fields in which rows of the same strategy differ."""
+    """Return each row with the fields in which it differs from others of its strategy."""
     settings = [_setting(next(iter(row.runs.values()))) for row in rows]
-    told = []
-    for row, mine in zip(rows, settings, strict=True):
-        others = [other for other in settings if other["strategy"] == mine["strategy"]]
-        told.append(replace(row, setting=_differing_fields(mine, others)))
-    return told
+    differences = [
+        _differing_fields(mine, [other for other in settings if other["strategy"] == mine["strategy"]])
+        for mine in settings
+    ]
+    return [replace(row, setting=fields) for row, fields in zip(rows, differences, strict=True)]
 
 
 def _differing_fields(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
@@ -239,8 +247,8 @@ def _name_budgets(protocols: Sequence[tuple[Protocol, Run]]) -> None:
         alike[(*shown, protocol.budget)].append(protocol)
     for group in alike.values():
         if len(group) > 1:
-            told = [_differing_fields(protocol.facts, [other.facts for other in group]) for protocol in group]
-            for protocol, differences in zip(group, told, strict=True):
+            fields = [_differing_fields(protocol.facts, [other.facts for other in group]) for protocol in group]
+            for protocol, differences in zip(group, fields, strict=True):
                 edition = f"other data {protocol.edition}" if protocol.edition else ""
                 protocol.budget = ", ".join(filter(None, [protocol.budget, differences, edition]))
 

@@ -12,8 +12,9 @@ from typing import Any
 from nlpcl import __version__
 from nlpcl.config.files import write_atomically
 from nlpcl.errors import UsageError, printable
-from nlpcl.leaderboard import figures
-from nlpcl.leaderboard.cells import COLUMNS, marked, named, protocol_words, ranked, settings_of, shown, spread, summary
+from nlpcl.leaderboard import cells, figures
+from nlpcl.leaderboard.cells import shown, spread
+from nlpcl.leaderboard.compare import PAIRED_BY
 from nlpcl.leaderboard.files import Block, Run, as_text
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Row, by_protocol
@@ -25,12 +26,12 @@ FILTERS = ("benchmark", "scenario", "backbone", "encoder")
 
 
 def build(rows: Sequence[Row], published: Figures, out: Path, results: Path) -> None:
-    """Write the site; a file is replaced as a whole or not at all.
+    """Write the site. Each file is replaced as a whole or not at all.
 
     :param rows: as `rows.gather` gives them.
-    :param out: its `index.html` is the page; made where it is not there.
-    :param results: the folder the rows were read from. The page shows it as it was given; of an absolute path, which no
-        reader has, the last two parts, as `leaderboard/results`.
+    :param out: folder of the site, made if need be; its `index.html` is the page.
+    :param results: folder that the rows were read from. The page shows this path, or the last two parts of an absolute
+        path (`leaderboard/results`), as no reader has the others.
     :raises UsageError: the folder holds another page, it cannot be written, or plotly or itables is missing.
     """
     index = out / "index.html"
@@ -49,7 +50,7 @@ def build(rows: Sequence[Row], published: Figures, out: Path, results: Path) -> 
 
 
 def _contents(rows: Sequence[Row], published: Figures, results: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file, the page last."""
+    """Yield name and content of every file of the site, the page last."""
     yield from _libraries()
     page = files("nlpcl.leaderboard") / "page"
     for name in ("page.css", "page.js"):
@@ -59,10 +60,11 @@ def _contents(rows: Sequence[Row], published: Figures, results: Path) -> Iterato
         name = f"details/{number:04}.js"
         shard_of |= {row.id: name for row in shard}
         yield name, _script(f"leaderboard.shards[{json.dumps(name)}]", _details(shard, peers, published, results))
-    columns = [{"name": name, "title": title, "best": best} for name, title, best in COLUMNS]
-    settings = settings_of(rows)
+    columns = [{"name": name, "title": title, "best": best} for name, title, best in cells.PAGE_COLUMNS]
+    settings = cells.settings_of(rows)
     table = [
-        {**summary(row, settings[row.strategy, row.setting], published), "shard": shard_of[row.id]} for row in rows
+        {**cells.row_cells(row, settings[row.strategy, row.setting], published), "shard": shard_of[row.id]}
+        for row in rows
     ]
     yield "rows.js", _script("var leaderboard", {"columns": columns, "rows": table, "shards": {}})
     yield "index.html", _page(rows, table).encode(errors="replace")
@@ -73,7 +75,7 @@ def _libraries() -> Iterator[tuple[str, bytes]]:
         tables, plotly = files("itables") / "html", files("plotly") / "package_data"
     except ModuleNotFoundError as error:
         raise UsageError(f"the page needs {error.name}: pip install 'nlpcl[leaderboard]'.") from error
-    # A page opened from a file may import no module from beside it, but may import one made of a text.
+    # A page that is opened from a file may not import a module file, but may import a module made from a text.
     module = json.dumps((tables / "dt_bundle.js").read_text(encoding="utf-8"))
     blob = f'URL.createObjectURL(new Blob([{module}], {{type: "text/javascript"}}))'
     yield "datatables.js", f"var datatables = import({blob});\n".encode()
@@ -86,7 +88,7 @@ def _script(name: str, content: Any) -> bytes:
 
 
 def _shards(rows: Sequence[Row]) -> Iterator[tuple[list[Row], list[Row]]]:
-    """Rows of one protocol with some `RUNS_A_SHARD` runs, and all rows of that protocol."""
+    """Yield rows of one protocol with about `RUNS_A_SHARD` runs, together with all rows of that protocol."""
     for peers in by_protocol(rows):
         shard: list[Row] = []
         for row in peers:
@@ -108,19 +110,19 @@ def _page(rows: Sequence[Row], table: Sequence[dict[str, Any]]) -> str:
         runs=sum(len(row.runs) for row in rows),
         rows=len(rows),
         filters={name: sorted({row[name] for row in table} - {""}) for name in FILTERS},
-        columns=COLUMNS,
+        columns=cells.PAGE_COLUMNS,
         overview=overview(rows),
     )
 
 
 def overview(rows: Sequence[Row]) -> dict[str, Any]:
-    """Methods down, protocols across: mean accuracy and its spread, of the protocols with most methods.
+    """Return a table of mean accuracy: methods down, and across the protocols with the most methods.
 
-    `share` is where a cell stands between the lowest and the highest of its column, in [0, 1].
+    A cell's `share`, in [0, 1], is its place between the lowest and the highest mean of its column.
     """
     columns = by_protocol([row for row in rows if row.scores[RANKED] is not None])
     most = sorted(columns, key=len, reverse=True)[:MOST_COLUMNS]
-    settings = settings_of(rows)
+    settings = cells.settings_of(rows)
     methods: dict[tuple[str, str], tuple[str, dict[int, dict[str, Any]]]] = {}
     for number, members in enumerate(most):
         means = [score.mean for row in members if (score := row.scores[RANKED])]
@@ -128,16 +130,16 @@ def overview(rows: Sequence[Row]) -> dict[str, Any]:
         for row, mean in zip(members, means, strict=True):
             share = (mean - low) / (high - low) if high > low else 1.0
             cell = {"id": row.id, "text": spread(row.scores[RANKED]), "share": round(share, 3), "best": mean == high}
-            methods.setdefault((row.strategy, row.setting), (named(row, settings), {}))[1][number] = cell
-    heads = [protocol_words(members[0].protocol) for members in most]
-    lines = [(name, [cells.get(i) for i in range(len(most))]) for name, cells in methods.values()]
+            methods.setdefault((row.strategy, row.setting), (cells.method_name(row, settings), {}))[1][number] = cell
+    heads = [cells.protocol_words(members[0].protocol) for members in most]
+    lines = [(name, [line.get(i) for i in range(len(most))]) for name, line in methods.values()]
     return {"heads": heads, "lines": lines, "protocols": len(columns)}
 
 
 def _details(rows: Iterable[Row], peers: Sequence[Row], published: Figures, results: Path) -> dict[str, Any]:
     machines = sorted({shown(figures.machine(run)) for row in peers for run in row.runs.values()})
-    found = {row.id: _detail(row, published, results) for row in rows}
-    return {"cost": figures.cost(peers), "machines": machines, "rows": found}
+    details = {row.id: _detail(row, published, results) for row in rows}
+    return {"cost": figures.cost(peers), "machines": machines, "rows": details}
 
 
 def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
@@ -145,24 +147,20 @@ def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
     notes = [row.draw]
     if row.rank:
         tiles.append(["average rank", f"{row.rank.value:.2f}"])
-        notes.append(f"Average rank {ranked(row)}.")
+        notes.append(f"Average rank {cells.rank_basis(row)}.")
     for metric in row.scores:
-        found = beside(row, published, metric)
-        if found is not None:
-            tiles.append(
-                [
-                    f"published {metric.replace('_', ' ')}, %",
-                    f"{100 * found.value:.2f}{marked(found)}".replace("-", "−"),
-                ]
-            )
-            notes.append(f"Published: {found.source}.")
-            notes.append(f"† Of another protocol: {'; '.join(found.unlike)}." if found.unlike else "")
+        figure = beside(row, published, metric)
+        if figure is not None:
+            text = f"{100 * figure.value:.2f}{cells.dagger(figure)}".replace("-", "−")
+            tiles.append([f"published {metric.replace('_', ' ')}, %", text])
+            notes.append(f"Published: {figure.source}.")
+            notes.append(f"† Of another protocol: {'; '.join(figure.unlike)}." if figure.unlike else "")
     spec = next(iter(row.runs.values())).spec
     settings = [[shown(name), shown(as_text(value))] for name, value in sorted(spec.items()) if value is not None]
     return {
         "scores": tiles,
         "notes": [printable(note) for note in dict.fromkeys(notes) if note],
-        "settings": [pair for pair in settings if pair[0] not in ("order", "seed")],
+        "settings": [pair for pair in settings if pair[0] not in PAIRED_BY],
         "over_time": figures.over_time(row.runs),
         "runs": [_run(block, run, results) for block, run in row.runs.items()],
     }
@@ -172,7 +170,7 @@ def _run(block: Block, run: Run, results: Path) -> dict[str, Any]:
     root = Path(*results.parts[1:][-2:]) if results.is_absolute() else results
     path = (root / run.path.relative_to(results)).as_posix()
     return {
-        "name": shown(figures.named(block)),
+        "name": shown(figures.block_name(block)),
         "command": f"nlpcl run --from {shlex.quote(printable(path))}",
         "environment": [[shown(name), shown(value)] for name, value in environment(run)],
         "matrix": figures.matrix(run),
@@ -181,7 +179,7 @@ def _run(block: Block, run: Run, results: Path) -> dict[str, Any]:
 
 
 def environment(run: Run) -> list[tuple[str, str]]:
-    """Where and with what a run was made, and what it took."""
+    """Return name and value of what is known of a run's machine, cost and versions."""
     measured, versions = run.record.measured, run.record.versions
     git = measured.git or {}
     commit = f"{git.get('commit', '')}{' with changes' if git.get('dirty') else ''}"

@@ -1,4 +1,4 @@
-"""A record's way into the folder of results: what is checked, and where it is filed (docs/protocol.md)."""
+"""Check records and file them in the folder of results (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.resolve import check_repeatable
+from nlpcl.config.spec import CompleteSpec
 from nlpcl.errors import UsageError
-from nlpcl.leaderboard.files import FILE, Run, aligned, as_text, differing, flattened, short
+from nlpcl.leaderboard.files import FILE, Run, aligned, as_text, differing, flattened, shortened
 from nlpcl.records.record import Record
 from nlpcl.registry import Regime, backbones, benchmarks, strategies
 
-MOST_BYTES = 4 * 2**20
-LONGEST = 1000
-# Characters that break lines, hide, or turn the direction of what follows them.
+MOST_FILED_BYTES = 4 * 2**20
+_LONGEST = 1000
+# Unicode categories of characters that break lines, hide, or turn the direction of what follows them.
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 FOREIGN = ("/", "~", ".", "\\")
 
 
-class Sizes(BaseModel):
-    """A task as a record describes it."""
+class TaskFacts(BaseModel):
+    """A task as a record describes it: its name, labels and numbers of examples."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -40,15 +41,15 @@ class Sizes(BaseModel):
     test: int = Field(ge=1)
 
 
-TASKS = TypeAdapter(list[Sizes])
+TASKS = TypeAdapter(list[TaskFacts])
 
 
 def add(path: Path, results: Path, *, replace: bool = False) -> tuple[Path, bool]:
-    """Check a record and file it; the file itself stays where it is.
+    """Check a record and file a copy of it.
 
-    :param results: the folder of results.
-    :param replace: overwrite a record of the same spec with other results.
-    :return: where it lies, and whether that is new.
+    :param results: folder of results.
+    :param replace: overwrite a filed record of the same spec that has other results.
+    :return: path of the filed record, and whether it is new.
     :raises UsageError: the record is refused; nothing was written.
     """
     (filed,) = add_all([path], results, replace=replace)
@@ -56,46 +57,45 @@ def add(path: Path, results: Path, *, replace: bool = False) -> tuple[Path, bool
 
 
 def add_all(paths: Sequence[Path], results: Path, *, replace: bool = False) -> list[tuple[Path, bool]]:
-    """Check records and file all of them, or none where one is refused; see `add`."""
+    """Check records and file all of them, or none if one is refused; see `add`."""
     places: dict[Path, Run] = {}
-    found = []
+    filed = []
     for path in paths:
         run = Run.of(path, checked(path))
         target = results / place_of(run.record)
         if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(results)):
             raise UsageError(f"{target} lies outside {results}, where a link leads: remove the link.")
         if target in places:
-            told = f"{path} and {places[target].path} are of one spec, with different content"
-            _check_same(places[target].record, run.record, told, "Keep one of them")
-        there = target.exists() and not replace
-        if there:
-            _check_same(
-                Record.load(target), run.record, f"{target} is there with other content", "Overwrite it with --replace"
-            )
-        found.append((target, not there and target not in places))
+            fault = f"{path} and {places[target].path} are of one spec, with different content"
+            _check_same(places[target].record, run.record, fault, "Keep one of them")
+        exists = target.exists() and not replace
+        if exists:
+            fault = f"{target} exists with other content"
+            _check_same(Record.load(target), run.record, fault, "Overwrite it with --replace")
+        filed.append((target, not exists and target not in places))
         places[target] = run
     around = {near for target in places for near in target.parent.glob("*.json")} - set(places)
     for one, other in _twins([*_readable(around), *places.values()]):
         if other.path in paths:
-            raise UsageError(f"{other.path} is refused: {_told_twice(one)}")
-    for target, new in found:
+            raise UsageError(f"{other.path} is refused: {_is_the_same_run(one)}")
+    for target, new in filed:
         if new:
             places[target].record.save(target)
-    return found
+    return filed
 
 
-def _check_same(known: Record, record: Record, told: str, advice: str) -> None:
+def _check_same(known: Record, record: Record, fault: str, advice: str) -> None:
     different = differing(flattened(known.model_dump(mode="json")), flattened(record.model_dump(mode="json")))
     if different:
-        name, there, here = different[0]
+        name, old, new = different[0]
         raise UsageError(
-            f"{told}: {name} is {short(there)} and would be {short(here)}"
+            f"{fault}: {name} is {shortened(old)} and would be {shortened(new)}"
             f"{f' ({len(different)} fields differ)' if len(different) > 1 else ''}. {advice}."
         )
 
 
 def _readable(paths: Iterable[Path]) -> Iterator[Run]:
-    """The runs of those files that are records; what else lies in the folder is for `check` to tell."""
+    """Yield the runs of those files that are records. Other files are for `check` to report."""
     for path in sorted(paths):
         if FILE.fullmatch(path.name):
             with suppress(UsageError):
@@ -103,7 +103,7 @@ def _readable(paths: Iterable[Path]) -> Iterator[Run]:
 
 
 def _twins(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
-    """Pairs of records of one run under two ids: their specs say the same in other words."""
+    """Yield pairs of records of one run under two ids, whose specs say the same in other words."""
     known: dict[str, Run] = {}
     for run in aligned(runs, runs):
         spec = {name: value for name, value in run.spec.items() if name != "order"}
@@ -112,20 +112,20 @@ def _twins(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
             yield one, run
 
 
-def _told_twice(run: Run) -> str:
+def _is_the_same_run(run: Run) -> str:
     return f"{run.path} is the same run, asked for in other words: keep one of them."
 
 
 def check(results: Path) -> tuple[int, list[str]]:
-    """Check a folder of results: each file a sound record in its place, and nothing else there.
+    """Check that a folder of results holds sound records in their places, and nothing else.
 
-    :return: number of files, and a sentence for each that is wrong.
+    :return: number of files, and a sentence on each that is wrong.
     :raises UsageError: there is no such folder.
     """
     if not results.is_dir():
         raise UsageError(f"there is no folder {results}.")
-    found = (path for path in results.rglob("*") if path.is_symlink() or not path.is_dir())
-    paths = sorted(path for path in found if path.name != ".gitkeep")
+    entries = (path for path in results.rglob("*") if path.is_symlink() or not path.is_dir())
+    paths = sorted(path for path in entries if path.name != ".gitkeep")
     problems, sound = [], []
     for path in paths:
         try:
@@ -140,55 +140,55 @@ def check(results: Path) -> tuple[int, list[str]]:
             sound.append(Run.of(path, record))
         except UsageError as error:
             problems.append(str(error))
-    problems += [f"{other.path}: {_told_twice(one)}" for one, other in _twins(sound)]
+    problems += [f"{other.path}: {_is_the_same_run(one)}" for one, other in _twins(sound)]
     return len(paths), problems
 
 
 def place_of(record: Record) -> Path:
-    """Where a checked record belongs: benchmark, scenario, backbone and strategy as folders, the spec's id as name."""
+    """Return the path of a checked record in the folder of results: benchmark/scenario/backbone/strategy/<id>.json."""
     spec = record.spec
     return Path(spec["benchmark"], spec["scenario"], spec["backbone"], spec["strategy"], f"{record.id}.json")
 
 
 def checked(path: Path) -> Record:
-    """Read a record and check all that can be checked without the run.
+    """Read a record and check all that can be checked without repeating the run.
 
-    :raises UsageError: naming the file and what is wrong with it.
+    :raises UsageError: the record is refused; the message names the file and what is wrong.
     """
-    check_size(path)
+    check_file_size(path)
     record = Record.load(path)
     try:
         if record.status != "ok":
-            raise UsageError(f"the run failed ({short(record.error or '')!r}).")
+            raise UsageError(f"the run failed ({shortened(record.error or '')!r}).")
         _check_text(record)
         spec = record.run_spec()
         if spec.id != record.id:
             raise UsageError("its spec does not repeat to the same id: it was not written by nlpcl run.")
-        spec.check()
-        if spec.model_sha256 is not None and not backbones.get(str(spec.backbone)).words:
-            raise UsageError(f"its model {short(str(spec.model))!r} is a folder of one machine, which others lack.")
+        check_repeatable(spec)
+        if spec.model_sha256 is not None and not backbones.get(spec.backbone).words:
+            raise UsageError(f"its model {shortened(str(spec.model))!r} is a folder of one machine, which others lack.")
         check_data(record)
         _check_tasks(spec, record)
         _check_measured_cells(spec, strategies.get(spec.strategy).protocol, record)
-        if len(record.content()) > MOST_BYTES:
-            raise UsageError(f"filed it would be larger than {MOST_BYTES // 2**20} MiB.")
+        if len(record.content()) > MOST_FILED_BYTES:
+            raise UsageError(f"filed it would be larger than {MOST_FILED_BYTES // 2**20} MiB.")
     except UsageError as error:
         raise UsageError(f"{path} is refused: {error}") from error
     return record
 
 
-def check_size(path: Path) -> None:
-    """:raises UsageError: the file cannot be read, or is larger than `MOST_BYTES`."""
+def check_file_size(path: Path) -> None:
+    """:raises UsageError: the file cannot be read, or is larger than `MOST_FILED_BYTES`."""
     try:
         size = path.stat().st_size
     except OSError as error:
         raise UsageError(f"cannot read {path} ({error.strerror}).") from error
-    if size > MOST_BYTES:
-        raise UsageError(f"{path} is larger than {MOST_BYTES // 2**20} MiB: the results take no such record.")
+    if size > MOST_FILED_BYTES:
+        raise UsageError(f"{path} is larger than {MOST_FILED_BYTES // 2**20} MiB: the results take no such record.")
 
 
 def _strings(content: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a JSON document, keys too, with its place."""
+    """Yield every string of a JSON document, keys too, after its place."""
     if isinstance(content, str):
         yield where, content
     elif isinstance(content, dict):
@@ -204,16 +204,16 @@ def _check_text(record: Record) -> None:
     for where, text in _strings(record.model_dump(mode="json")):
         hidden = next((c for c in text if unicodedata.category(c) in UNSEEN), None)
         if hidden is not None:
-            raise UsageError(f"a text in {short(ascii(where))} has the control character U+{ord(hidden):04X}.")
-        if len(text) > LONGEST:
-            raise UsageError(f"a text in {short(where)} is longer than {LONGEST} characters.")
+            raise UsageError(f"a text in {shortened(ascii(where))} has the control character U+{ord(hidden):04X}.")
+        if len(text) > _LONGEST:
+            raise UsageError(f"a text in {shortened(where)} is longer than {_LONGEST} characters.")
     model = record.spec.get("model")
     if isinstance(model, str) and (model.startswith(FOREIGN) or ":" in model or "\\" in model):
-        raise UsageError(f"its model {short(model)!r} is a folder of one machine: use a name that others can load.")
+        raise UsageError(f"its model {shortened(model)!r} is a folder of one machine: use a name that others can load.")
 
 
 def check_data(record: Record) -> None:
-    """Check what a record says of the data that were read, as whatever compares runs relies on it.
+    """Check what a record says of the data that were read; every comparison relies on it.
 
     :raises UsageError: tasks, files or encoder are not described as a run describes them.
     """
@@ -225,10 +225,10 @@ def check_data(record: Record) -> None:
         raise UsageError("data.encoder must name the encoder and each file's SHA-256.")
 
 
-def tasks_of(record: Record) -> list[Sizes]:
-    """The record's tasks, in the order they were learnt.
+def tasks_of(record: Record) -> list[TaskFacts]:
+    """Return the record's tasks, in the order they were learnt.
 
-    :raises UsageError: they are not described, or not one for each row of the matrices.
+    :raises UsageError: they are not described, or their number is not that of the matrices' rows.
     """
     try:
         tasks = TASKS.validate_python(record.data.get("tasks"))
@@ -238,17 +238,19 @@ def tasks_of(record: Record) -> list[Sizes]:
     names = [task.name for task in tasks]
     if len(names) != len(record.matrices.accuracy) or len(set(names)) < len(names):
         raise UsageError(
-            f"data.tasks must name each of the {len(record.matrices.accuracy)} tasks once, not {short(str(names))}."
+            f"data.tasks must name each of the {len(record.matrices.accuracy)} tasks once, not {shortened(str(names))}."
         )
     return tasks
 
 
-def _check_tasks(spec: RunSpec, record: Record) -> None:
+def _check_tasks(spec: CompleteSpec, record: Record) -> None:
     tasks = tasks_of(record)
     names = [task.name for task in tasks]
     wanted = spec.tasks if isinstance(spec.tasks, list) else names
     if set(wanted) != set(names) or (isinstance(spec.tasks, int) and spec.tasks != len(names)):
-        raise UsageError(f"its spec asks for tasks {short(str(spec.tasks))}, its data are of {short(str(names))}.")
+        raise UsageError(
+            f"its spec asks for tasks {shortened(str(spec.tasks))}, its data are of {shortened(str(names))}."
+        )
     _check_order(spec, names)
     for task in tasks:
         spec.epochs_for(task.name)
@@ -258,15 +260,15 @@ def _check_tasks(spec: RunSpec, record: Record) -> None:
             )
 
 
-def _check_order(spec: RunSpec, names: list[str]) -> None:
-    """The tasks come as the order says: by its names, or by its number in the orders that were published."""
+def _check_order(spec: CompleteSpec, names: list[str]) -> None:
+    """Check that the tasks come as the order says: by its names, or by its number among the published orders."""
     benchmark = benchmarks.get(spec.benchmark)
     if isinstance(spec.order, int) and not 0 <= spec.order < benchmark.orders:
-        raise UsageError(f"{benchmark.name} has orders 0 to {benchmark.orders - 1}, not {short(str(spec.order))}.")
+        raise UsageError(f"{benchmark.name} has orders 0 to {benchmark.orders - 1}, not {shortened(str(spec.order))}.")
     published = [orders for key, orders in _published().items() if key.partition("_")[0] == benchmark.name]
     fitting = [orders for orders in published if set(names) <= set(orders[0])]
     if published and not fitting and benchmark.modality == "text":
-        raise UsageError(f"{benchmark.name} has no tasks {short(str(names))}.")
+        raise UsageError(f"{benchmark.name} has no tasks {shortened(str(names))}.")
     if isinstance(spec.order, int):
         wanted = [_chosen(orders[spec.order], spec.tasks) for orders in fitting]
     elif isinstance(spec.order, str) and re.fullmatch(r"seed:\d+", spec.order):
@@ -274,8 +276,8 @@ def _check_order(spec: RunSpec, names: list[str]) -> None:
     else:
         wanted = [_chosen([spec.order] if isinstance(spec.order, str) else spec.order, spec.tasks)]
     if wanted and names not in wanted:
-        asked = f"{short(as_text(spec.order))}, with tasks {short(str(wanted[0]))}"
-        raise UsageError(f"its spec asks for the order {asked}; its data are of {short(str(names))}.")
+        asked = f"{shortened(as_text(spec.order))}, with tasks {shortened(str(wanted[0]))}"
+        raise UsageError(f"its spec asks for the order {asked}; its data are of {shortened(str(names))}.")
 
 
 def _chosen(order: list[str], tasks: int | list[str] | None) -> list[str]:
@@ -290,15 +292,15 @@ def _published() -> dict[str, list[list[str]]]:
     return orders
 
 
-def _check_measured_cells(spec: RunSpec, regime: Regime, record: Record) -> None:
-    """The matrices hold a score in every cell that such a run measures, and in no other."""
+def _check_measured_cells(spec: CompleteSpec, regime: Regime, record: Record) -> None:
+    """Check that the matrices hold a score in every cell that such a run measures, and in no other."""
     n, matrices, seconds = len(record.matrices.accuracy), record.matrices, record.measured.seconds
     if len(seconds.train) > n or len(seconds.evaluate) > n + 1:
         raise UsageError(f"it tells the seconds of more than {n} tasks.")
     for name in ("accuracy", "macro_f1"):
         for i, row in enumerate(getattr(matrices, name)):
             for j, cell in enumerate(row):
-                if (cell is not None) != measured(i, j, n, regime, str(spec.eval)):
+                if (cell is not None) != measured(i, j, n, regime, spec.eval):
                     kind = "is missing" if cell is None else "cannot have been measured"
                     raise UsageError(
                         f"{name} of task {j + 1} after task {i + 1} {kind}: {spec.strategy} ({regime}) was run with "

@@ -34,8 +34,6 @@ class Context:
     :ivar listeners: called at the start of each mini-batch; they fill `gates`.
     """
 
-    transient = ("task", "mask", "gates", "listeners")
-
     task: TaskLabels = 0
     mask: Tensor | None = None
     gates: dict[str, Tensor] = field(default_factory=dict)
@@ -46,6 +44,10 @@ class Context:
         self.task, self.mask, self.gates = task, mask, {}
         for listener in self.listeners:
             listener()
+
+    def clear(self) -> None:
+        """Forget the mini-batch that has passed."""
+        self.task, self.mask, self.gates = 0, None, {}
 
     def recalled(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Return torch's checkpointing contexts: none for the forward pass, this mini-batch for the backward pass."""
@@ -221,6 +223,8 @@ class ContinualModel(MultiTaskModule):
     :param backbone: gives features (B, F).
     :param heads: `TaskHeads` for task-incremental, `SharedHead` for domain-incremental learning.
     """
+
+    state = ("known_train_tasks_labels", "max_class_label")
 
     def __init__(self, backbone: Backbone, heads: TaskHeads | SharedHead) -> None:
         super().__init__()

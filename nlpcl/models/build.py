@@ -41,7 +41,7 @@ def build_model(
 
 def _named_backbone(name: str, benchmark: Any, encoder: EncoderLike | None, options: dict[str, Any]) -> Backbone:
     entry = backbones.get(name)
-    vectors = getattr(benchmark, "vectors", None)
+    vectors = benchmark.vectors
     if bool(entry.words) != (vectors is not None):
         raise UsageError(
             f"backbone {entry.name} reads {'whole words' if entry.words else 'no whole words'}: make the benchmark "
@@ -68,6 +68,6 @@ def _fit_to_text(backbone: Backbone, benchmark: Any) -> None:
     encoder = getattr(backbone, "encoder", None)
     if isinstance(encoder, TextEncoder):
         check_pair(benchmark, encoder)
-    states = getattr(benchmark, "states", None)
+    states = benchmark.states
     if states is not None and isinstance(backbone, BertFrozen):
         backbone.use_states(states)

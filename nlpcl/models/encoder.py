@@ -103,8 +103,6 @@ class TextEncoder(PackedEncoder):
     :raises UsageError: unknown pooling, or an encoder that `load_encoder` refuses or that encodes no packed text.
     """
 
-    transient = ("name",)  # a matter of the machine: another run may go on with the encoder in another place
-
     def __init__(self, encoder: EncoderLike, pooling: Pooling = "mean", padding: Padding = "dynamic") -> None:
         if pooling not in get_args(Pooling):
             raise UsageError(f"unknown pooling {pooling!r}. {suggest(pooling, get_args(Pooling))}")
@@ -243,7 +241,6 @@ class EncoderBackbone(Backbone):
     options: EncoderOptions
     pretrained = True
     recomputes: bool | None = False
-    transient = ("recomputes",)  # a matter of the machine: another run may go on without
 
     def __init__(self, encoder: EncoderLike = "minilm", *, padding: Padding = "dynamic", **options: Any) -> None:
         super().__init__(**options)

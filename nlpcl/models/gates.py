@@ -69,6 +69,8 @@ class Gates(PerTask):
     """
 
     kind = "gates"
+    state = ("trained", "override")
+    task_state = ("current", "scale")
     used: Tensor
 
     def __init__(

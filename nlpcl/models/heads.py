@@ -23,6 +23,7 @@ class TaskHeads(MultiTaskModule, PerTask):
     """
 
     kind = "heads"
+    state = ("known_train_tasks_labels", "max_class_label")
 
     def __init__(self, features: int, classes: Sequence[int]) -> None:
         super().__init__()

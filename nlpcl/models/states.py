@@ -31,7 +31,6 @@ class TokenStates(nn.Module):
     """
 
     table: Tensor
-    transient = ("_buffers",)  # never changes, and may be larger than the memory
 
     def __init__(self, table: Tensor, encoder: str) -> None:
         super().__init__()
@@ -71,7 +70,7 @@ def precompute(
     :raises UsageError: the benchmark holds no tokenised texts, `build_model` would refuse the encoder, or the file
         cannot be written.
     """
-    packed = getattr(benchmark, "packed", None)
+    packed = benchmark.packed
     if not packed:
         raise UsageError("token states need a text benchmark that is tokenised for an encoder.")
     model = TextEncoder(encoder_for(benchmark, encoder))

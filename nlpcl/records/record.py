@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from nlpcl.config.files import fault, write_atomically
-from nlpcl.config.spec import RunSpec, spec_id
+from nlpcl.config.spec import CompleteSpec, spec_id
 from nlpcl.errors import UsageError
 from nlpcl.records.metrics import derive
 
@@ -149,15 +149,12 @@ class Record(BaseModel):
         """Hash of the spec as stored."""
         return spec_id(self.spec)
 
-    def run_spec(self) -> RunSpec:
-        """The spec that repeats this run.
+    def run_spec(self) -> CompleteSpec:
+        """Return the spec that repeats this run.
 
         :raises UsageError: it is not complete, or of a newer version.
         """
-        spec = RunSpec.parse(self.spec)
-        if spec.spec_version is None:
-            raise UsageError("the record's spec has no spec_version, so it is not complete and cannot be repeated.")
-        return spec
+        return CompleteSpec.parse(self.spec)
 
     def derived(self) -> dict[str, float | None]:
         """Averages, forgetting and transfer, from the matrices."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.spec import CompleteSpec
 from nlpcl.errors import UsageError
 
 
 @contextmanager
-def explaining(strategy: Any, spec: RunSpec) -> Iterator[None]:
+def explaining(strategy: Any, spec: CompleteSpec) -> Iterator[None]:
     """Turn an error that is no fault of the program into a sentence on what to do.
 
     :param strategy: the one that trains; None means that it is being made.
@@ -39,7 +39,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
-def _out_of_memory(strategy: Any, spec: RunSpec) -> str:
+def _out_of_memory(strategy: Any, spec: CompleteSpec) -> str:
     if strategy is None:
         return "out of memory before the training: what --model, --backbone or --set ask for is too large."
     if not strategy.is_training:

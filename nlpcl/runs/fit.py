@@ -55,6 +55,8 @@ def fit(
         if checkpoints is not None:
             checkpoints.begin_task()
         strategy.train(experiences, eval_streams=[])
+        if checkpoints is not None:
+            checkpoints.end_task()
         if on_task_end is not None:
             on_task_end(row + 1)
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from nlpcl.config.encoders import digest_of_hashes, model_digest
-from nlpcl.config.spec import SPEC_VERSION, RunSpec
+from nlpcl.config.spec import SPEC_VERSION, CompleteSpec
 from nlpcl.errors import UsageError
 from nlpcl.registry import backbones, benchmarks
 
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def identified(spec: RunSpec, data_root: str | Path | None) -> RunSpec:
+def identified(spec: CompleteSpec, data_root: str | Path | None) -> CompleteSpec:
     """Return a complete spec with the digests of own data and of a local encoder or vector file.
 
     If they are missing, the spec is returned unchanged: the code that reads them says so.
@@ -30,7 +30,7 @@ def identified(spec: RunSpec, data_root: str | Path | None) -> RunSpec:
     :param data_root: folder with the data; None means the one that NLPCL_DATA names.
     :raises UsageError: the spec has the digest of other or missing data, or of another or missing encoder.
     """
-    words = bool(backbones.get(str(spec.backbone)).words)
+    words = bool(backbones.get(spec.backbone).words)
     digests = {"data_sha256": _data_digest(spec, data_root), "model_sha256": model_digest(spec.model, words)}
     advice = {
         "data_sha256": "name the folder that holds the same data with --data-root",
@@ -48,7 +48,7 @@ def identified(spec: RunSpec, data_root: str | Path | None) -> RunSpec:
     return spec.model_copy(update={**new, "spec_version": SPEC_VERSION})
 
 
-def _data_digest(spec: RunSpec, data_root: str | Path | None) -> str | None:
+def _data_digest(spec: CompleteSpec, data_root: str | Path | None) -> str | None:
     from nlpcl.benchmarks._files.download import data_root as folder_of
 
     own_files = benchmarks.get(spec.benchmark).own_files

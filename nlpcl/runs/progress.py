@@ -36,7 +36,7 @@ class Silent:
 class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Passes task, epoch, step and loss on, at most a few times a second: reading a loss waits for the device."""
 
-    transient = ("progress", "_last")
+    state = ()
 
     def __init__(self, progress: Progress, every: float = 0.5) -> None:
         super().__init__()

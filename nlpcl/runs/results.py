@@ -5,17 +5,39 @@ from __future__ import annotations
 import time
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from nlpcl.config.encoders import encoder_facts
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.spec import CompleteSpec
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models.sizes import model_bytes, sizes_of
-from nlpcl.records.record import Matrices, Measured, Record, Seconds
+from nlpcl.records.record import Matrices, Measured, Record, Seconds, Span
 from nlpcl.runs import environment
+from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
+
+
+class ResultsState(BaseModel):
+    """What a checkpoint keeps of the results of a run."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    matrices: Matrices
+    kept_bytes: list[dict[str, Annotated[int, Field(ge=0)]]]
+    seconds: Seconds
+    spent: Span
+    resumed: Annotated[int, Field(ge=0)]
+    environment: dict[str, str]
+    data: dict[str, Any]
+
+    @property
+    def tasks(self) -> int:
+        """The number of tasks that are done; -1 if the results are of different numbers of tasks."""
+        tasks = len(self.kept_bytes)
+        return tasks if len(self.seconds.train) == tasks else -1
 
 
 class Results:
@@ -30,13 +52,13 @@ class Results:
     """
 
     def __init__(
-        self, spec: RunSpec, benchmark: Any, strategy: Any, *, device: torch.device, compiled: bool, begun: float
+        self, spec: CompleteSpec, benchmark: Any, strategy: Any, *, device: torch.device, compiled: bool, begun: float
     ) -> None:
         self.spec = spec
         self.strategy = strategy
         self.device = device
         self.compiled = compiled
-        encoder = encoder_facts(spec.model, getattr(benchmark, "vectors", None))
+        encoder = encoder_facts(spec.model, benchmark.vectors)
         self.data = {"files": benchmark.files, "tasks": benchmark.sizes, "encoder": encoder}
         self.epochs = [spec.epochs_for(name) for name in benchmark.task_names]
         self.matrix = MatrixMetric(len(self.epochs))
@@ -61,23 +83,28 @@ class Results:
         computed = {"device": str(self.device), "processes": str(distributed.world_size())}
         return {**environment.versions(), **computed, "compiled": str(self.compiled)}
 
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it, as JSON holds it."""
-        return {
-            "matrices": self.matrix.state(),
-            "kept_bytes": self.kept_bytes,
-            "seconds": self.seconds.model_dump(),
-            "spent": self._spent(),
-            "resumed": self.resumed,
-            "environment": self.environment(),
-            "data": self.data,
-        }
+    def state(self) -> ResultsState:
+        """Return what a checkpoint keeps of it."""
+        return ResultsState(
+            matrices=Matrices(**self.matrix.state()),
+            kept_bytes=self.kept_bytes,
+            seconds=self.seconds,
+            spent=self._spent(),
+            resumed=self.resumed,
+            environment=self.environment(),
+            data=self.data,
+        )
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from the `state` of a checkpoint."""
-        self.matrix.load(state["matrices"])
-        self.kept_bytes, self.seconds = state["kept_bytes"], Seconds(**state["seconds"])
-        self._earlier, self.resumed = state["spent"], state["resumed"] + 1
+    def load(self, state: ResultsState) -> None:
+        """Go on from the `state` of a checkpoint.
+
+        :raises NotSerializable: it is of another number of tasks.
+        """
+        if len(state.matrices.accuracy) != len(self.epochs):
+            raise NotSerializable(f"its matrices are of {len(state.matrices.accuracy)} tasks")
+        self.matrix.load(state.matrices.model_dump())
+        self.kept_bytes, self.seconds = state.kept_bytes, state.seconds
+        self._earlier, self.resumed = state.spent, state.resumed + 1
 
     def record(self, error: str | None = None) -> Record:
         """Return the record of a run that is done or, with an `error`, of one that failed."""

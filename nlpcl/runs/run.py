@@ -5,21 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from avalanche.benchmarks import CLScenario
 from torch import nn
 
-from nlpcl.benchmarks.words import Words
-from nlpcl.config.spec import RunSpec, check_epochs
+from nlpcl.benchmarks import Benchmark, Words
+from nlpcl.config.resolve import check_epochs, resolve
+from nlpcl.config.spec import CompleteSpec, RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.options import complete_options
 from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
-from nlpcl.runs.checkpoint import CheckpointFolder, CheckpointManager, interruptible
+from nlpcl.runs.checkpoint import CheckpointManager, interruptible
+from nlpcl.runs.checkpoint_folder import CheckpointFolder
 from nlpcl.runs.environment import check_system
 from nlpcl.runs.failures import explaining
 from nlpcl.runs.fit import fit
@@ -36,12 +38,12 @@ from nlpcl.training.strategy import silent_evaluator
 class Setup(NamedTuple):
     """What is trained, and on what."""
 
-    benchmark: CLScenario[Any]
+    benchmark: Benchmark
     strategy: Any
 
 
 def setup(
-    spec: RunSpec,
+    spec: CompleteSpec,
     *,
     device: torch.device,
     data_root: str | Path | None = None,
@@ -62,7 +64,7 @@ def setup(
     """
     seed_everything(spec.seed)
     text = spec.max_length is not None
-    backbone = backbones.get(str(spec.backbone))
+    backbone = backbones.get(spec.backbone)
     stream = benchmarks.get(spec.benchmark)
     tokenizer = Words(spec.model, backbone.words) if backbone.words else spec.model
     benchmark = stream.target(
@@ -77,7 +79,7 @@ def setup(
     )
     if isinstance(spec.epochs, dict) and spec.tasks is None and stream.published is None:
         check_epochs(spec.epochs, benchmark.task_names)
-    if backbone.frozen and not (spec.options or {}).get("parity"):
+    if backbone.frozen and not spec.options.get("parity"):
         precompute(
             benchmark,
             str(spec.model),
@@ -94,7 +96,7 @@ def setup(
 
 
 def build_strategy(
-    spec: RunSpec,
+    spec: CompleteSpec,
     model: ContinualModel,
     device: torch.device,
     *,
@@ -102,7 +104,6 @@ def build_strategy(
     plugins: Sequence[Any] = (),
 ) -> Any:
     """Build the strategy of a complete spec, with AdamW and the spec's training settings."""
-    assert spec.learning_rate is not None and spec.weight_decay is not None
     entry = strategies.get(spec.strategy)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -112,18 +113,6 @@ def build_strategy(
         eps=1e-6,
         fused=True if device.type == "cuda" else None,
     )
-    engine = {}
-    if entry.engine:
-        engine = {
-            "precision": "fp32" if spec.precision == "tf32" else spec.precision,
-            "schedule": spec.schedule,
-            "warmup": spec.warmup,
-            "clip_norm": spec.clip_norm,
-            "best_epoch": spec.best_epoch,
-            "patience": spec.patience,
-            "plateau_factor": spec.plateau_factor,
-            "min_learning_rate": spec.min_learning_rate,
-        }
     return entry.target(
         model=model,
         optimizer=optimizer,
@@ -133,7 +122,7 @@ def build_strategy(
         device=device,
         plugins=list(plugins),
         evaluator=silent_evaluator(),
-        **engine,
+        **(spec.engine_settings() if entry.engine else {}),
         **complete_options(entry, spec.options),
     )
 
@@ -178,7 +167,7 @@ def run(
     with distributed.process_group(device) as local_device, ExitStack() as stack:
         stack.callback(progress.stop)
         with distributed.raise_on_all_ranks():
-            spec = identified(spec.filled(), data_root)
+            spec = identified(resolve(spec), data_root)
             folder = None if out is None else Path(out) / spec.id
             if folder is not None and distributed.is_rank_zero():
                 stack.enter_context(run_lock(folder))
@@ -217,41 +206,36 @@ def run(
             if compiled:
                 strategy.model.backbone.compile_encoder()
             checkpoints, start = None, 0
-            if saved is None:
-                break
-            checkpoints = CheckpointManager(saved, strategy, benchmark, checkpoint_minutes, results.state, progress.say)
             try:
-                start = _resume(checkpoints, results, progress)
+                if saved is not None:
+                    checkpoints = CheckpointManager(
+                        saved, strategy, benchmark, checkpoint_minutes, results.state, progress.say
+                    )
+                    start = _resume(checkpoints, results, progress)
+                progress.start(benchmark.task_names, results.epochs)
+                try:
+                    with interruptible(checkpoints), explaining(strategy, spec):
+                        fit(
+                            strategy,
+                            benchmark,
+                            eval=spec.eval,
+                            epochs=results.epochs,
+                            matrix=results.matrix,
+                            start=start,
+                            checkpoints=checkpoints,
+                            on_task_end=results.on_task_end,
+                            on_evaluation_end=partial(_on_evaluation_end, results, progress),
+                        )
+                except UsageError as error:
+                    if folder is not None and distributed.is_rank_zero():
+                        results.record(str(error)).save(folder / "failed.json")
+                    if checkpoints is not None and checkpoints.latest is not None:
+                        error.args = (f"{error} The last good checkpoint is {checkpoints.latest}.",)
+                    raise
                 break
-            except NotSerializable as error:
-                progress.say(f"the checkpoint does not fit ({error}): starting over")
-                saved.clear()
-
-        def on_evaluation_end(row: int) -> None:
-            results.on_evaluation_end()
-            if row >= 0:
-                progress.evaluated(row, results.matrix.accuracy[row])
-
-        progress.start(benchmark.task_names, results.epochs)
-        try:
-            with interruptible(checkpoints), explaining(strategy, spec):
-                fit(
-                    strategy,
-                    benchmark,
-                    eval=spec.eval or "seen",
-                    epochs=results.epochs,
-                    matrix=results.matrix,
-                    start=start,
-                    checkpoints=checkpoints,
-                    on_task_end=results.on_task_end,
-                    on_evaluation_end=on_evaluation_end,
-                )
-        except UsageError as error:
-            if folder is not None and distributed.is_rank_zero():
-                results.record(str(error)).save(folder / "failed.json")
-            if checkpoints is not None and checkpoints.latest is not None:
-                error.args = (f"{error} The last good checkpoint is {checkpoints.latest}.",)
-            raise
+            except NotSerializable as error:  # at the start, or where the checkpoint joins a task
+                assert saved is not None
+                progress.say(f"checkpoint {saved.step_past()} does not fit ({error}): stepped past")
         record = results.record()
         if folder is not None and saved is not None:
             if distributed.is_rank_zero():
@@ -261,17 +245,24 @@ def run(
         return record
 
 
+def _on_evaluation_end(results: Results, progress: Progress, row: int) -> None:
+    results.on_evaluation_end()
+    if row >= 0:
+        progress.evaluated(row, results.matrix.accuracy[row])
+
+
 def _resume(checkpoints: CheckpointManager, results: Results, progress: Progress) -> int:
     """Go on from the newest checkpoint, if there is one; return the number of tasks that are done."""
-    rows, state = checkpoints.resume()
-    if state:
-        check_same(state["data"], results.data, f"checkpoint {checkpoints.latest}")
-        results.load(state)
-        then, now = state["environment"], results.environment()
-        changed = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
-        if changed:
-            progress.say(f"begun with {'; '.join(changed)}: the record may differ from one made in one go")
-    return rows
+    head = checkpoints.resume()
+    if head is None:
+        return 0
+    check_same(head.results.data, results.data, f"checkpoint {checkpoints.latest}")
+    results.load(head.results)
+    then, now = head.results.environment, results.environment()
+    changed = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+    if changed:
+        progress.say(f"begun with {'; '.join(changed)}: the record may differ from one made in one go")
+    return head.rows
 
 
 def _read_record(path: Path) -> Record | None:

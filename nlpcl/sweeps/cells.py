@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from nlpcl.config.arguments import Request, flag
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.arguments import Request
+from nlpcl.config.spec import CompleteSpec
 from nlpcl.errors import NOT_BOTH, UsageError, printable
 from nlpcl.records.record import Record
 
@@ -35,8 +35,9 @@ class Execution:
 
     def argv(self) -> list[str]:
         """Return these as options of `nlpcl run`: `out`, and those that are not at their default."""
-        chosen = {flag(name): value for name, value in vars(self).items() if value != getattr(Execution, name, None)}
-        return [part for name, value in chosen.items() for part in ([name] if value is True else [name, str(value)])]
+        chosen = {name: value for name, value in vars(self).items() if value != getattr(Execution, name, None)}
+        flags = {f"--{name.replace('_', '-')}": value for name, value in chosen.items()}
+        return [part for flag, value in flags.items() for part in ([flag] if value is True else [flag, str(value)])]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Cell:
 
     request: Request
     id: str
-    spec: RunSpec
+    spec: CompleteSpec
     label: str
 
     def argv(self, execution: Execution) -> list[str]:

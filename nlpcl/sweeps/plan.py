@@ -10,19 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nlpcl.config.arguments import PresetFile, Request
+from nlpcl.config.arguments import Request
 from nlpcl.config.encoders import encoder_fingerprint
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.presets import PresetFile
+from nlpcl.config.spec import FIELDS, CompleteSpec
 from nlpcl.errors import Impossible, UsageError
 from nlpcl.records.record import Record
 from nlpcl.runs.identity import check_same, identified
 from nlpcl.sweeps.cells import Cell, finished
-
-# What decides how much work a run is. Records that agree in these say how long it takes.
-WORK = (
-    *("benchmark", "benchmark_options", "scenario", "tasks", "train_size", "strategy", "backbone", "backbone_options"),
-    *("model", "max_length", "padding", "epochs", "train_batch_size", "precision", "eval"),
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,7 @@ def plan(
     :raises UsageError: a run cannot be asked for so, a combination cannot run, a preset fits no run, or a record was
         made with another encoder of the same name.
     """
-    runs: dict[str, tuple[Request, RunSpec]] = {}
+    runs: dict[str, tuple[Request, CompleteSpec]] = {}
     refused: list[str] = []
     settings = [(path, PresetFile.load(path)) for path in presets]
     unused = set(presets)
@@ -97,7 +92,7 @@ def plan(
     return Plan(cells, set(done), refused, estimates(cells, records))
 
 
-def _labelled(runs: Mapping[str, tuple[Request, RunSpec]]) -> list[Cell]:
+def _labelled(runs: Mapping[str, tuple[Request, CompleteSpec]]) -> list[Cell]:
     """Return the cells, each labelled by what was asked for and differs between the runs."""
     texts = {id: {**request.fields, **request.assigned()} for id, (request, _) in runs.items()}
     names = {name for asked in texts.values() for name in asked}
@@ -112,7 +107,7 @@ def _labelled(runs: Mapping[str, tuple[Request, RunSpec]]) -> list[Cell]:
 def estimates(cells: Sequence[Cell], records: Iterable[Record]) -> dict[str, float | None]:
     """Return by id the seconds that each run may take: the mean of the nearest records that do the same work.
 
-    Runs of the same work agree in all fields of `WORK`; the nearest differ in the fewest other fields.
+    Runs of the same work agree in all fields that matter for cost; the nearest differ in the fewest other fields.
     """
     by_work: dict[str, list[Record]] = defaultdict(list)
     for record in records:
@@ -130,9 +125,10 @@ def estimates(cells: Sequence[Cell], records: Iterable[Record]) -> dict[str, flo
 
 
 def _work(content: Mapping[str, Any]) -> str:
-    return json.dumps([content.get(name) for name in WORK], sort_keys=True)
+    return json.dumps([content.get(name) for name, field in FIELDS.items() if field.cost], sort_keys=True)
 
 
 def _distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
     """Return the number of fields that differ; order and seed do not count."""
-    return sum(a.get(name) != b.get(name) for name in {*a, *b} - {"order", "seed"})
+    paired_by = {name for name, field in FIELDS.items() if field.compared == "block"}
+    return sum(a.get(name) != b.get(name) for name in {*a, *b} - paired_by)

@@ -36,6 +36,9 @@ class EarlyStopping:
     :raises UsageError: a number out of range.
     """
 
+    state = ("best_epochs",)
+    task_state = ("scale", "best_loss", "best_epoch", "stalled", "parameters")
+
     def __init__(
         self, best_epoch: bool, plateau: bool, patience: int, plateau_factor: float, min_learning_rate: float
     ) -> None:

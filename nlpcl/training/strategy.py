@@ -103,8 +103,10 @@ class ContinualStrategy(SupervisedTemplate):
     """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
     mbatch: Any
     loss: Tensor
-    transient: tuple[str, ...] = ("checkpointer", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_noise")
-    of_task: tuple[str, ...] = ("optimizer", "optimized_param_id", "_scheduler", "_clipped", "_bad_step")
+    _tasks: Tensor | int
+    _unpacked: Tensor | None
+    state: ClassVar[tuple[str, ...]] = ("plugins", "early_stopping", "scaler")
+    task_state: ClassVar[tuple[str, ...]] = ("optimizer", "_scheduler", "_bad_step", "_stop_training")
 
     def __init__(
         self,
@@ -161,12 +163,10 @@ class ContinualStrategy(SupervisedTemplate):
         self._template = optimizer
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._clipped: list[nn.Parameter] = []
-        self._tasks: Tensor | int = 0
-        self._unpacked: Tensor | None = None
         self._bad_step = torch.tensor(-1)
-        self.mb_rows = 0
-        self._alike = True
         self._noise = ExitStack()
+        self.optimized_param_id: dict[str, nn.Parameter] = {}  # not None: Avalanche asks
+        self._drop_batch()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -201,7 +201,6 @@ class ContinualStrategy(SupervisedTemplate):
         self.optimizer = new_optimizer(self._template, self.model, self._own_groups())
         own = {id(p) for group in self._own_groups() for p in group["params"]}
         self._clipped = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
-        self.optimized_param_id: dict[str, nn.Parameter] = {}  # not None: Avalanche asks
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         self._bad_step = torch.tensor(-1, device=self.device)
@@ -284,6 +283,23 @@ class ContinualStrategy(SupervisedTemplate):
         self.mbatch = [to_device(column, self.device) for column in self.mbatch]
         super()._unpack_minibatch()
         self._unpacked = self.mbatch[-1]
+
+    def _drop_batch(self) -> None:
+        """Drop what is known of the last mini-batch."""
+        if isinstance(self.model, ContinualModel):
+            self.model.backbone.context.clear()
+        self._tasks = 0
+        self._unpacked = None
+        self.mb_rows = 0
+        self._alike = True
+
+    def _train_cleanup(self) -> None:
+        super()._train_cleanup()
+        self._drop_batch()
+
+    def _eval_cleanup(self) -> None:
+        super()._eval_cleanup()
+        self._drop_batch()
 
     def _before_forward(self, **kwargs: Any) -> None:
         super()._before_forward(**kwargs)

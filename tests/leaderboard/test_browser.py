@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from nlpcl.leaderboard.published import read_published
+from nlpcl.leaderboard.published import OURS, read_published
 from nlpcl.leaderboard.rows import gather, load
 from nlpcl.leaderboard.site import build
 from nlpcl.leaderboard.submit import place_of
-from tests.leaderboard.generate import file_many, record_of
-from tests.leaderboard.test_site import EVIL, PUBLISHED, ROOT, hostile
+from tests.helpers.pages import EVIL, hostile
+from tests.helpers.records import file_many, record_of
 
+ROOT = Path(__file__).resolve().parents[2]
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARTEFACTS = Path(os.environ.get("NLPCL_ARTEFACTS", ROOT / "build")) / "leaderboard-screenshots"
@@ -52,7 +53,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built(folder: Path) -> Path:
-    build(gather(load(folder / "results")[0]), read_published(PUBLISHED), folder / "site", folder / "results")
+    build(gather(load(folder / "results")[0]), read_published(OURS), folder / "site", folder / "results")
     return folder / "site" / "index.html"
 
 

@@ -17,24 +17,18 @@ from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard import report
-from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, Comparison, compare
-from nlpcl.leaderboard.files import Run, differing, flattened, read, select
-from nlpcl.leaderboard.readme import tables
+from nlpcl.leaderboard.compare import HIGHER_IS_BETTER, METHOD, compare
+from nlpcl.leaderboard.files import Run, differing, flattened, read_runs, select_runs
+from nlpcl.leaderboard.readme import markdown_tables
 from nlpcl.leaderboard.rows import gather, load
 from nlpcl.leaderboard.site import build
 from nlpcl.records.metrics import derive
+from tests.helpers.comparisons import compared, file
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import flat, record_of, triangle
+from tests.helpers.records import flat, record_of, triangle
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKS = [(order, seed) for order in range(3) for seed in range(3)]
-
-
-def file(folder: Path, *given: Any, **changes: Any) -> Path:
-    record = record_of(*given, **changes)
-    path = folder / record.id / "record.json"
-    record.save(path)
-    return path
 
 
 @pytest.fixture
@@ -52,16 +46,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def compared(folder: Path, *names: str, **more: Any) -> Comparison:
-    where = more.pop("where", None)
-    return compare(select(names, read(folder), where), **more)
-
-
 def test_differences_are_paired_over_order_and_seed(folder: Path) -> None:
     found = compared(folder, "ewc", "ncl")
     scores = {
         (run.spec["strategy"], run.spec["order"], run.spec["seed"]): run.record.matrices.accuracy[-1][0]
-        for run in read(folder)
+        for run in read_runs(folder)
     }
     expected = [scores[("ewc", *block)] - scores[("ncl", *block)] for block in BLOCKS]
     (pair,) = found.pairs
@@ -212,7 +201,7 @@ def test_whether_the_spread_contains_the_draw_of_the_subset(tmp_path: Path) -> N
     rows = {name: gather(load(tmp_path / name)[0]) for name in specs}
     for name, found in rows.items():
         assert len(found) == 2 and [row.draw for row in found] == (notes[name] or [""]) * 2
-        text = tables(found, {})
+        text = markdown_tables(found, {})
         assert all(line in text for line in notes[name]) and ("subset" in text) == (name != "whole")
         content = build(found, {}, tmp_path / "site" / name, tmp_path / name)
         assert content is None
@@ -279,26 +268,26 @@ def test_how_methods_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     file(tmp_path / "runs", "derpp")
     record_of("ncl").save(tmp_path / "runs" / f"{record_of('ncl').id}.json")
     (tmp_path / "runs" / "study.json").write_text("{}")
-    pool = read(tmp_path / "runs")
+    pool = read_runs(tmp_path / "runs")
     assert len(pool) == 3
-    found = select(["DER++@bert_adapter", "mine", "ncl", "derpp"], pool)
+    found = select_runs(["DER++@bert_adapter", "mine", "ncl", "derpp"], pool)
     assert [len(runs) for runs in found.values()] == [1, 1, 1, 2]
-    assert found["mine"][0].path.samefile(one) and select([str(one), "ncl"], pool)[str(one)][0].path == one
+    assert found["mine"][0].path.samefile(one) and select_runs([str(one), "ncl"], pool)[str(one)][0].path == one
     for same in (["ncl", "NCL"], ["ncl", "ncl@bert_adapter"], ["mine", str(one)]):
         with refused(same[1]):
-            select(same, pool)
+            select_runs(same, pool)
     with refused("derp derpp"):
-        select(["derp", "ncl"], pool)
+        select_runs(["derp", "ncl"], pool)
     with refused("gone/record.json"):
-        select(["ncl", "gone/record.json"], pool)
+        select_runs(["ncl", "gone/record.json"], pool)
     with refused("derpp backbone bert"):
-        compare(select(["ncl", "derpp"], pool))
+        compare(select_runs(["ncl", "derpp"], pool))
     for names in (["ncl"], ["ncl", "ncl"]):
         with refused("two"):
-            select(names, pool)
+            select_runs(names, pool)
     (tmp_path / "empty").mkdir()
     with refused("empty"):
-        select(["ncl", "empty"], pool)
+        select_runs(["ncl", "empty"], pool)
 
 
 def test_different_backbones_on_purpose(tmp_path: Path) -> None:
@@ -335,7 +324,7 @@ def test_only_failed_runs_and_records_that_cannot_be_repeated(tmp_path: Path) ->
         compared(tmp_path, "ncl", "ewc")
     record_of(spec={"spec_version": None}).save(tmp_path / "half" / "record.json")
     with refused("half/record.json spec_version"):
-        read(tmp_path)
+        read_runs(tmp_path)
 
 
 def test_differing_is_exact() -> None:
@@ -361,7 +350,7 @@ def test_tables(folder: Path) -> None:
 
 
 def test_names_cannot_break_a_table(folder: Path) -> None:
-    runs = select(["ncl", "ewc"], read(folder))
+    runs = select_runs(["ncl", "ewc"], read_runs(folder))
     found = compare({r"a_b|c\&%": runs["ncl"], "ewc": runs["ewc"]})
     assert r"a_b\|c\&%" in report.markdown(found)
     assert r"a\_b|c\textbackslash{}\&\%" in report.latex(found)
@@ -403,7 +392,7 @@ def test_the_diagram(folder: Path, tmp_path: Path, capsys: Any) -> None:
     for name, start in (("cd.png", b"\x89PNG"), ("new/cd.svg", b"<?xml")):
         assert main([*argv, str(tmp_path / name)]) == 0
         assert (tmp_path / name).read_bytes().startswith(start)
-    runs = select(["ncl", "ewc", "hat"], read(folder))
+    runs = select_runs(["ncl", "ewc", "hat"], read_runs(folder))
     report.plot_ranks(compare({"ncl": runs["ncl"], "ewc": runs["ewc"], r"a $\x$": runs["hat"]}), tmp_path / "no.pdf")
     assert main([*argv, str(tmp_path / "cd.txt")]) == 2
     (tmp_path / "file").write_text("x")

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from nlpcl.leaderboard.files import read
+from nlpcl.leaderboard.files import read_runs
 from nlpcl.leaderboard.rows import gather
+from tests.helpers.comparisons import compared, file
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import TASKS, record_of
-from tests.leaderboard.test_compare import compared, file
+from tests.helpers.records import TASKS, record_of
 
 
 def test_an_order_by_its_number_and_by_its_names_is_one(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_an_order_by_its_number_and_by_its_names_is_one(tmp_path: Path) -> None:
     file(tmp_path, "derpp", list(reversed(TASKS)), 0, 0.6)
     assert compared(tmp_path, "ncl", "ewc").blocks == [("0", 0)]
     assert len(compared(tmp_path, "hat", "derpp").blocks) == 1
-    (row,) = [row for row in gather(read(tmp_path)) if row.strategy == "ncl"]
+    (row,) = [row for row in gather(read_runs(tmp_path)) if row.strategy == "ncl"]
     assert list(row.runs) == [("0", 0)]
     file(tmp_path, "ncl", [*TASKS, "hotel"], 0, 0.7)
     with refused("order seed differ"):
@@ -45,7 +45,7 @@ def test_what_of_the_encoder_both_tell_must_agree(tmp_path: Path, field: str, va
     with refused(f"data.encoder.{field} aa bb --allow"):
         compared(tmp_path, "ncl", "hat")
     assert compared(tmp_path, "ncl", "hat", allow=["data.encoder"]).blocks == [("0", 0)]
-    rows = {row.strategy: row.protocol for row in gather(read(tmp_path))}
+    rows = {row.strategy: row.protocol for row in gather(read_runs(tmp_path))}
     assert rows["ncl"] is rows["ewc"] is rows["ctr"] is not rows["hat"]
     assert mentions(rows["hat"].budget, "data 1")
 

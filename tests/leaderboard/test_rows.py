@@ -11,10 +11,10 @@ import pytest
 from nlpcl.leaderboard.cells import spread
 from nlpcl.leaderboard.published import OURS, beside, read_published
 from nlpcl.leaderboard.rows import Row, gather, load
-from nlpcl.leaderboard.submit import MOST_BYTES, place_of
+from nlpcl.leaderboard.submit import MOST_FILED_BYTES, place_of
 from nlpcl.records.record import Record
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import TASKS, file_many, record_of, triangle
+from tests.helpers.records import TASKS, file_many, record_of, triangle
 
 NAMED = Path(__file__).resolve().parents[2] / "leaderboard" / "published.csv"
 FACTS = record_of().data
@@ -152,10 +152,10 @@ def test_what_is_no_record_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_huge_matrix_is_refused(tmp_path: Path) -> None:
     text = record_of().model_dump_json().replace('"macro_f1":[[0.5', '"macro_f1":[[' + "0.5," * 10**6 + "0.5", 1)
     (tmp_path / "record.json").write_text(text)
-    assert len(text) < MOST_BYTES
+    assert len(text) < MOST_FILED_BYTES
     with refused("macro_f1 square"):
         load(tmp_path)
-    (tmp_path / "record.json").write_text(text + " " * MOST_BYTES)
+    (tmp_path / "record.json").write_text(text + " " * MOST_FILED_BYTES)
     with refused("record.json 4 MiB"):
         load(tmp_path)
     with refused(str(tmp_path / "none")):

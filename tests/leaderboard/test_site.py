@@ -17,19 +17,19 @@ import pytest
 
 from nlpcl.cli import main
 from nlpcl.leaderboard import figures
-from nlpcl.leaderboard.cells import duration
+from nlpcl.leaderboard.cells import seconds_as_text
 from nlpcl.leaderboard.published import OURS, read_published
-from nlpcl.leaderboard.readme import BEGIN, END, tables, update_readme
+from nlpcl.leaderboard.readme import BEGIN, END, markdown_tables, update_readme
 from nlpcl.leaderboard.rows import Row, gather, load
 from nlpcl.leaderboard.site import build, overview
 from nlpcl.leaderboard.submit import place_of
 from nlpcl.records.record import Record
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import TASKS, file_many, record_of
+from tests.helpers.pages import hostile
+from tests.helpers.records import TASKS, file_many, record_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = OURS
-EVIL = "<script>hurt()</script><img src=x onerror=hurt()>\u202e|`*[x](javascript:hurt())%{z}\"'&"
 OTHERS = ["page.css", "page.js", "plotly.js", "rows.js"]
 HAND = [[0.9, None, None], [0.8, 0.7, None], [0.85, 0.6, 0.5]]
 
@@ -153,7 +153,7 @@ def test_figures_are_those_of_the_matrix_and_plotly_takes_them(tmp_path: Path) -
         go.Figure(figure)  # raises where plotly knows a name or value not
     assert [dict(run["environment"])["machine"]] == shard["machines"] == ["a processor, 2 cores, 2 threads"]
     assert [row["seconds"]["text"] for row in content["rows"]] == ["1,250"]
-    assert (duration(99.96), duration(7), duration(0.12345)) == ("100", "7", "0.123")
+    assert (seconds_as_text(99.96), seconds_as_text(7), seconds_as_text(0.12345)) == ("100", "7", "0.123")
 
 
 def test_what_was_not_measured_has_no_figure(tmp_path: Path) -> None:
@@ -171,17 +171,6 @@ def test_many_tasks_lose_their_labels_in_the_cells_only(tmp_path: Path) -> None:
         file_many(tmp_path / str(tasks), ["ncl"], [{"benchmark": "asc"}], orders=1, seeds=1, tasks=tasks)
         (run,) = all_rows(tmp_path / str(tasks))[0].runs.values()
         assert ("texttemplate" in figures.matrix(run)["data"][0]) == (tasks <= 20)
-
-
-def hostile() -> Record:
-    tasks = [{"name": f"{EVIL[:90]}{i}", "labels": [EVIL], "train": 1, "valid": 0, "test": 1} for i in range(3)]
-    spec = dict.fromkeys(("strategy", "benchmark", "backbone", "model"), EVIL)
-    return record_of(
-        "ncl", EVIL, 0, 0.5, spec={**spec, "options": {EVIL: EVIL}, "tasks": None},
-        data={"tasks": tasks, "files": {EVIL: EVIL}, "encoder": {"name": EVIL}},
-        sizes={"parameters": EVIL}, versions={EVIL: EVIL},
-        measured={"host": {"cpu": EVIL}, "device": EVIL, "git": {"commit": EVIL}, "started": EVIL},
-    )  # fmt: skip
 
 
 def test_what_a_record_says_is_shown_and_never_obeyed(tmp_path: Path) -> None:
@@ -255,7 +244,7 @@ def test_settings_that_differ_behind_the_cut_are_lines_of_their_own(tmp_path: Pa
     glance = overview(rows)
     names, cells = zip(*glance["lines"], strict=True)
     assert len(set(names)) == 3 and sorted(cell[0]["text"] for cell in cells) == ["40.0", "50.0", "60.0"]
-    lines = [line for line in tables(rows, {}).splitlines() if line.startswith("| ewc ")]
+    lines = [line for line in markdown_tables(rows, {}).splitlines() if line.startswith("| ewc ")]
     assert len({line.split(" | ")[0] for line in lines}) == 3
     assert len({row["setting"] for row in site(tmp_path, tmp_path / "site")["rows"]}) == 3
 
@@ -290,11 +279,11 @@ def test_a_readme_without_marks_is_left_alone(tmp_path: Path, text: str) -> None
         update_readme(tmp_path / "none.md", [], {})
 
 
-def test_the_readme_is_up_to_date(tmp_path: Path) -> None:
+def test_the_tables_are_up_to_date(tmp_path: Path) -> None:
     copy = tmp_path / "README.md"
-    copy.write_bytes((ROOT / "README.md").read_bytes())
+    copy.write_bytes((ROOT / "leaderboard" / "README.md").read_bytes())
     changed = update_readme(copy, all_rows(ROOT / "leaderboard" / "results"), read_published(PUBLISHED))
-    assert not changed, "run: python leaderboard/build.py --readme README.md"
+    assert not changed, "run: python leaderboard/build.py --readme leaderboard/README.md"
 
 
 def test_the_command_builds_the_page_and_loads_no_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from nlpcl.leaderboard.submit import add, check, checked, measured, place_of
 from nlpcl.records.record import Record
 from nlpcl.runs import run as experiment
 from tests.helpers.messages import mentions, refused
-from tests.leaderboard.generate import TASKS, flat, record_of, triangle
+from tests.helpers.records import TASKS, flat, record_of, triangle
 
 FULL = [[0.5] * 3] * 3
 DIAGONAL = [[0.5 if i == j else None for j in range(3)] for i in range(3)]
@@ -158,7 +158,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("spec_version 0", {"spec": {"spec_version": 0}}),
     ("spec_version -1", {"spec": {"spec_version": -1}}),
     ("ncl evil", {"spec": {"options": {"evil": 1}}}),
-    ("options.lamb", {"spec": {"strategy": "ewc", "options": {}}}),
+    ("options absent", {"spec": {"strategy": "ewc", "options": {}}}),
     ("bert_adapter nope", {"spec": {"backbone_options": {"adapter_size": 4, "nope": [1, 2]}}}),
     (
         "adapter_size four",
@@ -315,7 +315,7 @@ def test_nothing_is_filed_through_a_link(tmp_path: Path) -> None:
 def test_what_fits_only_before_it_is_filed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")))
-    monkeypatch.setattr("nlpcl.leaderboard.submit.MOST_BYTES", path.stat().st_size)
+    monkeypatch.setattr("nlpcl.leaderboard.submit.MOST_FILED_BYTES", path.stat().st_size)
     with refused("MiB"):
         checked(path)
 

@@ -2,55 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from nlpcl.strategies.classic.contrast import TaskAttention, TaskAttentions, contrastive_loss
+from tests.helpers.loops import loop_attention, loop_contrast
 
 B, DIM, TAU = 7, 5, 0.7
-
-
-def dot(a: Tensor, b: Tensor) -> float:
-    return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
-
-
-def loop_contrast(views: list[Tensor], labels: list[int], tau: float) -> float:
-    """-1/|P(i)| sum_p log( exp(z_i.z_p / tau) / sum_{a != i} exp(z_i.z_a / tau) ), averaged over the anchors i."""
-    z = [row for view in views for row in view]
-    y = labels * len(views)
-    losses = []
-    for i in range(len(z)):
-        others = [a for a in range(len(z)) if a != i]
-        total = sum(math.exp(dot(z[i], z[a]) / tau) for a in others)
-        logs = [math.log(math.exp(dot(z[i], z[p]) / tau) / total) for p in others if y[p] == y[i]]
-        losses.append(-sum(logs) / len(logs))
-    return sum(losses) / len(losses)
-
-
-@torch.no_grad()
-def loop_attention(attention: TaskAttention, x: Tensor) -> Tensor:
-    """The equations for one sample: x is (F, n)."""
-    features, tasks = x.shape
-
-    def linear(layer: torch.nn.Linear) -> list[list[float]]:
-        return [
-            [float(sum(layer.weight[i, j] * x[f, j] for j in range(tasks)) + layer.bias[i]) for i in range(tasks)]
-            for f in range(features)
-        ]
-
-    q, k, v = linear(attention.query), linear(attention.key), linear(attention.value)
-    out = torch.zeros(features, tasks)
-    for i in range(tasks):
-        energy = [math.exp(sum(q[f][i] * k[f][j] for f in range(features))) for j in range(tasks)]
-        weight = [e / sum(energy) for e in energy]
-        for f in range(features):
-            mixed = sum(weight[j] * v[f][j] for j in range(tasks))
-            out[f, i] = float(attention.gamma) * mixed + float(x[f, i])
-    return out
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2, 0, 0, 1, 1], list(range(B))], ids=["classes", "samples"])

@@ -7,25 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_from_tasks
+from nlpcl.benchmarks._images import image_benchmark_from_tasks
 from nlpcl.models import ImageCNN, build_model, weight_factor
 from nlpcl.models.gates import Gates
 from nlpcl.models.image_cnn import side_after
 from nlpcl.strategies.hat import HAT
+from tests.helpers.images import logits, make_task
 from tests.helpers.messages import refused
-
-
-def make_task(number: int, classes: int) -> ImageTask:
-    generator = torch.Generator().manual_seed(number)
-
-    def images(n: int) -> Images:
-        targets = [i % classes for i in range(n)]
-        pool = torch.rand(n, 1, 16, 16, generator=generator)
-        for i, target in enumerate(targets):
-            pool[i, :, 4 * target : 4 * target + 4] += 1
-        return Images(pool / 2, range(n), targets, GREY)
-
-    return ImageTask(f"task{number}", tuple("abc"[:classes]), images(48), images(8), images(16))
 
 
 def tiny_images(scenario: str, classes: tuple[int, ...]) -> Any:
@@ -91,12 +79,6 @@ def train_hat(scenario: str, classes: tuple[int, ...]) -> tuple[Any, Any]:
     model = build_model(benchmark, hidden=24)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.1)
     return benchmark, HAT(model=model, optimizer=optimizer, train_mb_size=8, train_epochs=3, gate_learning_rate=0.01)
-
-
-def logits(strategy: Any, experience: Any, task: int) -> torch.Tensor:
-    strategy.model.eval()
-    with torch.no_grad():
-        return strategy.model(torch.stack([experience.dataset[i][0] for i in range(16)]), task)
 
 
 def test_hat_blocks_exactly_on_images() -> None:

@@ -13,7 +13,7 @@ from nlpcl.models.gates import Gates
 from nlpcl.strategies.hat import HAT
 from nlpcl.strategies.owm.owm import OWM
 from nlpcl.strategies.ucl.ucl import UCL
-from tests.models.test_image_cnn import logits, tiny_images
+from tests.helpers.images import logits, tiny_images
 
 
 def test_computes_two_layers_and_drops_pixels_and_units() -> None:

@@ -22,7 +22,7 @@ from nlpcl.strategies.cat.task_transfer import (
     readout_logits,
     train_readouts,
 )
-from tests.models.test_image_cnn import tiny_images
+from tests.helpers.images import tiny_images
 
 
 @torch.no_grad()

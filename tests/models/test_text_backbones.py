@@ -12,29 +12,14 @@ from torch import nn
 from nlpcl.errors import UsageError
 from nlpcl.models import Adapter, Bert, BertAdapter, BertFrozen
 from nlpcl.models.adapters import NORMS
-from nlpcl.models.base import Site, unprotected
+from nlpcl.models.base import unprotected
 from nlpcl.models.encoder import KNOWN_LAYERS
-from nlpcl.models.text_cnn import WINDOWS, TextCNN
+from nlpcl.models.text_cnn import TextCNN
 from tests.helpers.encoders import packed, save_tiny
+from tests.helpers.loops import loop_cnn
+from tests.helpers.sites import check_sites
 
 UNKNOWN = ["longformer", "big_bird", "albert", "convbert", "modernbert", "funnel", "xlnet", "mobilebert", "esm", "fnet"]
-
-
-def check_sites(sites: list[Site], backbone: Any, x: torch.Tensor) -> None:
-    """Each site's layer is a parameter tensor of the stated shape, fed by what the site says, and its gate acts."""
-    by_name = {site.name: site for site in sites}
-    assert len(by_name) == len(sites)
-    for site in sites:
-        weight = site.module.weight
-        assert isinstance(weight, torch.Tensor)
-        assert weight.shape[0] == site.repeat * site.width
-        columns = sum(n if name is None else n * by_name[name].width for name, n in site.inputs)
-        assert weight.shape[1] == columns
-        seen: list[torch.Size] = []
-        handle = site.activation.register_forward_hook(lambda _m, _i, out, seen=seen: seen.append(out.shape))
-        backbone.features(x, 0)
-        handle.remove()
-        assert seen[0][site.axis] == site.width
 
 
 @pytest.mark.parametrize("shape", ["bert", "roberta", "distilbert"])
@@ -98,23 +83,6 @@ def test_the_pooler_trains_only_where_it_is_the_feature(tiny: str) -> None:
     assert trains(backbone)
     backbone.set_parity()
     assert not trains(backbone)
-
-
-def loop_cnn(cnn: TextCNN, x: torch.Tensor) -> torch.Tensor:
-    """Kim's net for one text (L, C): every window that lies in it, or the one window that holds it."""
-    length, features = len(x), []
-    padded = torch.cat([x, torch.zeros(max(WINDOWS), x.shape[1])])
-    for window, convolution in zip(WINDOWS, cnn.convolutions, strict=True):
-        for f in range(cnn.filters):
-            outs = [
-                float((padded[i : i + window].T * convolution.weight[f]).sum() + convolution.bias[f])
-                for i in range(max(1, length - window + 1))
-            ]
-            features.append(max(0.0, max(outs)))
-    out = torch.tensor(features)
-    for linear in cnn.linears:
-        out = (linear.weight @ out + linear.bias).relu()
-    return out
 
 
 @pytest.mark.parametrize("layers", [0, 2])

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from nlpcl.models import BertFrozen, build_model
 from nlpcl.models.text_gru import TextGRU
@@ -14,23 +13,8 @@ from nlpcl.strategies.hat import HAT
 from nlpcl.strategies.owm.owm import OWM
 from nlpcl.strategies.ucl.ucl import UCL
 from tests.helpers.encoders import packed
+from tests.helpers.loops import gru_states
 from tests.helpers.messages import refused
-
-
-def gru_states(gru: nn.GRU, x: torch.Tensor) -> torch.Tensor:
-    """The states (L, H) of one text (L, C), unit by unit."""
-    w_x, w_h, b_x, b_h = (getattr(gru, f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-    size, h, states = gru.hidden_size, torch.zeros(gru.hidden_size), []
-    for token in x:
-        new = torch.zeros(size)
-        for j in range(size):
-            r_x, z_x, n_x = (w_x[j + k * size] @ token + b_x[j + k * size] for k in range(3))
-            r_h, z_h, n_h = (w_h[j + k * size] @ h + b_h[j + k * size] for k in range(3))
-            r, z = torch.sigmoid(r_x + r_h), torch.sigmoid(z_x + z_h)
-            new[j] = (1 - z) * torch.tanh(n_x + r * n_h) + z * h[j]
-        h = new
-        states.append(h)
-    return torch.stack(states)
 
 
 def test_the_feature_is_the_state_at_the_last_real_token() -> None:

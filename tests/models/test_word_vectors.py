@@ -11,14 +11,16 @@ import torch
 from nlpcl.benchmarks import text_benchmark_from_tasks
 from nlpcl.benchmarks.words import Words
 from nlpcl.config.files import sha256
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import WordVectors, build_model
 from nlpcl.models.base import unprotected
 from nlpcl.runs import run as experiment
-from tests.conftest import WORDS, make_tasks
-from tests.helpers.encoders import packed
+from tests.helpers.encoders import WORDS, packed
+from tests.helpers.loops import loop_cnn
 from tests.helpers.messages import mentions, refused
-from tests.models.test_text_backbones import check_sites, loop_cnn
+from tests.helpers.sites import check_sites
+from tests.helpers.text_tasks import make_tasks
 
 pytest.importorskip("gensim")
 
@@ -113,7 +115,7 @@ def test_a_run(backbone: str, with_file: bool, file: str) -> None:
         **{"benchmark": "demo", "strategy": "ncl", "backbone": backbone, "tasks": 2, "train_size": 16, "epochs": 1},
         **({"model": file} if with_file else {}),
     }
-    spec = RunSpec.parse(given).filled()
+    spec = resolve(RunSpec.parse(given))
     assert (spec.model, spec.padding, spec.learning_rate) == (file if with_file else None, "dynamic", 1e-3)
     assert RunSpec.parse(spec.model_dump(mode="json", exclude_unset=True)).id == spec.id
     record = experiment.run(spec, out=None, device="cpu")
@@ -136,7 +138,7 @@ def test_a_run(backbone: str, with_file: bool, file: str) -> None:
 
 def test_an_encoder_is_no_file_of_vectors() -> None:
     with refused("minilm w2v"):
-        RunSpec.parse({"strategy": "ncl", "backbone": "w2v", "model": "minilm"}).filled()
+        resolve(RunSpec.parse({"strategy": "ncl", "backbone": "w2v", "model": "minilm"}))
     with refused("model"):
-        stored = RunSpec.parse({"strategy": "ncl", "backbone": "bert"}).filled().model_dump(mode="json")
-        RunSpec.parse({**stored, "model": None})
+        stored = resolve(RunSpec.parse({"strategy": "ncl", "backbone": "bert"})).model_dump(mode="json")
+        resolve(RunSpec.parse({**stored, "model": None}))

@@ -17,8 +17,9 @@ from nlpcl.errors import UsageError
 from nlpcl.models import build_model
 from nlpcl.strategies.acl.acl import ACL, ACLPlugin, Repeated
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, fresh_copy, overlap, reverse_gradient
-from tests.models.test_image_cnn import tiny_images
-from tests.strategies.test_hal import accuracy, train
+from tests.helpers.images import tiny_images
+from tests.helpers.plugins import plugin_of
+from tests.helpers.training import accuracy, train
 
 
 def build(benchmark: Any, backbone: str = "mlp", **options: Any) -> Any:
@@ -113,19 +114,19 @@ def test_discriminator_learns_tasks_and_noise_once_in_five_steps() -> None:
     benchmark = tiny_images("til", (2, 2))
     strategy = build(benchmark)
     steps: list[int] = []
-    ours = strategy.replay.train_discriminator
-    strategy.replay.train_discriminator = lambda s: (steps.append(s.replay._steps), ours(s))
+    plugin: Any = plugin_of(strategy, ACLPlugin)
+    ours = plugin.train_discriminator
+    plugin.train_discriminator = lambda s: (steps.append(plugin._steps), ours(s))
     train(strategy, benchmark, 2)
     assert steps == [5, 10, 15, 20, 25, 30] * 2  # 48 images in batches of 8
 
-    plugin = strategy.replay
     plugin.discriminator = net = Discriminator(24, 3)
     plugin._optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     shared, tasks = torch.randn(4, 24), torch.tensor([1, 2, 2, 1])
     plugin._real = shared, tasks
     reference = deepcopy(net)
     torch.manual_seed(5)
-    plugin.discriminator_learning_rate = 0.1
+    plugin.options = plugin.options.model_copy(update={"discriminator_learning_rate": 0.1})
     ours(strategy)
     torch.manual_seed(5)
     noise = torch.randn(4, 24)
@@ -156,7 +157,7 @@ def test_the_discriminator_follows_schedule_and_clipping(settings: Any, factors:
         """Stands before the method's own plugin, so it sees what the last step moved one mini-batch later."""
 
         def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-            net = strategy.replay.discriminator
+            net = plugin_of(strategy, ACLPlugin).discriminator
             self.before = [p.detach().clone() for p in net.parameters()]
 
         def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
@@ -166,9 +167,9 @@ def test_the_discriminator_follows_schedule_and_clipping(settings: Any, factors:
 
         def look(self, strategy: Any) -> None:
             if strategy.clock.train_exp_iterations and strategy.clock.train_exp_iterations % 5 == 0:
-                pairs = zip(self.before, strategy.replay.discriminator.parameters(), strict=True)
+                pairs = zip(self.before, plugin_of(strategy, ACLPlugin).discriminator.parameters(), strict=True)
                 norm = float(torch.cat([(q - p).flatten() for p, q in pairs]).norm())
-                moved.append((norm, strategy.replay._optimizer.param_groups[0]["lr"]))
+                moved.append((norm, plugin_of(strategy, ACLPlugin)._optimizer.param_groups[0]["lr"]))
 
     options: Any = {"train_mb_size": 8, "clip_norm": 1e-3, "discriminator_learning_rate": 0.5, **settings}
     strategy = ACL(model=model, optimizer=optimizer, plugins=[Watcher()], **options)
@@ -180,7 +181,7 @@ def test_the_discriminator_follows_schedule_and_clipping(settings: Any, factors:
 def test_what_is_private_rests_after_its_task() -> None:
     benchmark = tiny_images("til", (2, 3, 2))
     strategy = train(build(benchmark, private_width=7), benchmark, 1)
-    model, plugin = strategy.model, strategy.replay
+    model, plugin = strategy.model, plugin_of(strategy, ACLPlugin)
     before = deepcopy(model.state_dict())
     strategy.train(benchmark.train_stream[1], eval_streams=[])
     after = model.state_dict()
@@ -250,16 +251,18 @@ def test_in_domain_incremental_learning_the_private_encoder_starts_afresh() -> N
     strategy = train(build(benchmark), benchmark, 1)
     private, shared = strategy.model.backbone.private, strategy.model.backbone.shared
     before = [[p.detach().clone() for p in net.parameters()] for net in (private, shared)]
-    strategy.replay.before_train_dataset_adaptation(SimpleNamespace(experience=SimpleNamespace(current_experience=1)))
+    plugin_of(strategy, ACLPlugin).before_train_dataset_adaptation(
+        SimpleNamespace(experience=SimpleNamespace(current_experience=1))
+    )
     assert not any(torch.equal(p, q) for p, q in zip(private.parameters(), before[0], strict=True))
     assert all(torch.equal(p, q) for p, q in zip(shared.parameters(), before[1], strict=True))
-    assert strategy.replay.kept_private is None and strategy.kept_bytes(2)["memory_private"] == 0
+    assert plugin_of(strategy, ACLPlugin).kept_private is None and strategy.kept_bytes(2)["memory_private"] == 0
 
 
 def test_discriminator_is_new_for_each_task_and_has_an_optimizer_of_its_own() -> None:
     benchmark = tiny_images("til", (2, 2))
     strategy = train(build(benchmark, discriminator_learning_rate=0.02), benchmark, 1)
-    plugin, first = strategy.replay, strategy.replay.discriminator
+    plugin, first = plugin_of(strategy, ACLPlugin), plugin_of(strategy, ACLPlugin).discriminator
     assert first.layers[-1].out_features == 2  # noise and one task
     train_groups = plugin._optimizer.param_groups
     assert type(plugin._optimizer) is torch.optim.AdamW and {group["lr"] for group in train_groups} == {0.02}

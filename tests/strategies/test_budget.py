@@ -11,7 +11,7 @@ import pytest
 
 from nlpcl.registry import strategies
 from nlpcl.training.strategy import ContinualStrategy
-from tests.test_resume import run, spec_of
+from tests.helpers.runs import run, spec_of
 
 
 def documented_updates() -> dict[str, tuple[int, int]]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel
 
 from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_from_tasks
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.models.gates import sparsity
@@ -24,16 +24,9 @@ from nlpcl.strategies.cat.cat import CAT, CATPlugin, batches, copied, data_for
 from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.training.early_stopping import validation_loss
 from nlpcl.training.forward import mode
+from tests.helpers.images import tiny_images
+from tests.helpers.training import Spy
 from tests.helpers.validation import Plateau, train_with_validation
-from tests.models.test_image_cnn import tiny_images
-
-
-class Spy(SupervisedPlugin[Any], supports_distributed=False):  # type: ignore[call-arg]
-    """Calls a function at one of the hooks, with the strategy."""
-
-    def __init__(self, hook: str, see: Any) -> None:
-        super().__init__()
-        setattr(self, hook, lambda strategy, **kwargs: see(strategy))
 
 
 def build(benchmark: Any, similar: dict[int, list[int]] | None = None, **options: Any) -> CAT:
@@ -136,7 +129,7 @@ def test_a_real_stream_gives_its_validation_data_and_test_data_are_not_touched(
     scenario: str, tiny: str, data_root: Path
 ) -> None:
     given = {"benchmark": "asc", "tasks": 3, "train_size": 60, "strategy": "cat", "backbone": "bert", "model": tiny}
-    spec = RunSpec.parse({**given, "scenario": scenario, "max_length": 32, "options": {"readout_steps": 20}}).filled()
+    spec = resolve(RunSpec.parse({**given, "scenario": scenario, "max_length": 32, "options": {"readout_steps": 20}}))
     benchmark, strategy = setup(spec, data_root=data_root, device=torch.device("cpu"))
     sizes = [len(experience.dataset) for experience in benchmark.valid_stream]  # type: ignore[attr-defined]
     for experience in benchmark.test_stream:  # type: ignore[attr-defined]
@@ -421,14 +414,14 @@ def test_the_loss_is_that_of_the_equations_and_reaches_everything(scenario: str)
             module.p = 0.0
     for task in range(3):
         if task == 2:
-            add = strategy.model.transfers._add
+            add = strategy.model.transfers.add_task
 
             def without_dropout(task: int, add: Any = add) -> None:
                 add(task)
                 layer = strategy.model.transfers.of(task)
                 layer.dropout.p = layer.attention.dropout = 0.0
 
-            strategy.model.transfers._add = without_dropout  # type: ignore[method-assign]
+            strategy.model.transfers.add_task = without_dropout  # type: ignore[method-assign]
         strategy.model.zero_grad()  # what earlier tasks left
         train(strategy, benchmark, task)
     assert set(seen) == {0, 1, 2}

@@ -26,9 +26,10 @@ from nlpcl.strategies.hal import (
     running_means,
     virtual_step,
 )
-from tests.conftest import make_tasks
+from tests.helpers.images import tiny_images
 from tests.helpers.messages import refused
-from tests.models.test_image_cnn import tiny_images
+from tests.helpers.text_tasks import make_tasks
+from tests.helpers.training import accuracy, train
 
 
 class Pixels(Backbone):
@@ -58,20 +59,6 @@ def build(benchmark: Any, backbone: str = "mlp", cls: Any = HAL, **options: Any)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.1)
     common = {"model": model, "optimizer": optimizer, "train_mb_size": 8}
     return cls(**common, **{"train_epochs": 1, "memory_share": 0.5, **options})
-
-
-def train(strategy: Any, benchmark: Any, tasks: int) -> Any:
-    for experience in benchmark.train_stream[:tasks]:
-        strategy.train(experience, eval_streams=[])
-    return strategy
-
-
-def accuracy(strategy: Any, test: Any, task: int) -> float:
-    strategy.model.eval()
-    data = test.dataset
-    with torch.no_grad():
-        logits = strategy.model(torch.stack([data[i][0] for i in range(len(data))]), task)
-    return float((logits.argmax(1) == torch.tensor([int(y) for y in data.targets])).float().mean())
 
 
 # --- the step

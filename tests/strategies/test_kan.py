@@ -17,9 +17,10 @@ from nlpcl.models import build_model
 from nlpcl.models.base import Context
 from nlpcl.models.text_gru import TextGRU
 from nlpcl.strategies.kan import KAN, KANNet, KANPlugin, accessible_factors
-from tests.conftest import make_tasks
+from tests.helpers.loops import gru_states
+from tests.helpers.text_tasks import make_tasks
+from tests.helpers.training import Spy
 from tests.helpers.validation import Plateau, train_with_validation
-from tests.models.test_text_gru import gru_states
 
 
 def build(benchmark: Any, tiny: str, epochs: int = 3, **options: Any) -> KAN:
@@ -190,7 +191,7 @@ def test_it_learns_domains_and_both_inferences_serve(benchmark_of: Any, tiny: st
         strategy.train(experience, eval_streams=[])
     assert strategy.masks.gates.override == 1
     assert min(accuracies(strategy, benchmark)) > 0.75
-    strategy.inference = "entropy"
+    strategy.options = strategy.options.model_copy(update={"inference": "entropy"})
     assert min(accuracies(strategy, benchmark)) > 0.7
     assert strategy.masks.gates.override == 1
 
@@ -222,29 +223,23 @@ def test_the_surest_mask_serves_and_one_pass_finds_it(benchmark_of: Any, tiny: s
         torch.testing.assert_close(strategy.forward(), torch.stack(expected))
         assert chosen == {0, 1}
         assert len(passes) == 1
-        strategy.inference = "last"
+        strategy.options = strategy.options.model_copy(update={"inference": "last"})
         torch.testing.assert_close(strategy.forward(), logits[1])
 
 
-def test_the_gates_are_annealed_clamped_and_have_their_own_learning_rate(
-    benchmark_of: Any, tiny: str, monkeypatch: Any
-) -> None:
+def test_the_gates_are_annealed_clamped_and_have_their_own_learning_rate(benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of("til", (2, 2), 24)
     strategy = build(benchmark, tiny, epochs=2, gate_learning_rate=50.0)
     gates, scales, largest = strategy.masks.gates, [], []
-    start, finish = strategy._before_forward, strategy._after_training_iteration
 
-    def before(**kwargs: Any) -> None:
-        start(**kwargs)
+    def before(strategy: Any) -> None:
         if strategy.masks.net.accessing:
             scales.append(gates.scale)
 
-    def after(**kwargs: Any) -> None:
-        finish(**kwargs)
+    def after(strategy: Any) -> None:
         largest.append(float(gates.embeddings[1].detach().abs().max()))
 
-    monkeypatch.setattr(strategy, "_before_forward", before)
-    monkeypatch.setattr(strategy, "_after_training_iteration", after)
+    strategy.plugins += [Spy("before_forward", before), Spy("after_training_iteration", after)]
     for experience in benchmark.train_stream:
         strategy.train(experience, eval_streams=[])
     assert scales == pytest.approx([1 / 400, (400 + 1 / 400) / 2, 400.0] * 2)

@@ -18,6 +18,7 @@ from nlpcl.strategies.ncl import NCL
 from nlpcl.strategies.owm.owm import OWM, OWMPlugin, final_alphas
 from nlpcl.strategies.owm.projection import joined
 from tests.helpers.messages import refused
+from tests.helpers.plugins import plugin_of
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "bert_adapter": {"adapter_size": 8},
@@ -111,18 +112,18 @@ def test_means_equal_a_loop_whatever_the_padding(backbone: str, padding: str, be
     strategy = build(OWM, model_of(benchmark, tiny, backbone), owm_samples=3)
     strategy.train(benchmark.train_stream[0], eval_streams=[])
     strategy.model.backbone.encoder.padding = padding
-    means = means_of(strategy.owm, strategy, benchmark.train_stream[0])
-    expected = loop_means(strategy.owm, strategy.model, benchmark.train_stream[0].dataset, 3)
+    means = means_of(plugin_of(strategy, OWMPlugin), strategy, benchmark.train_stream[0])
+    expected = loop_means(plugin_of(strategy, OWMPlugin), strategy.model, benchmark.train_stream[0].dataset, 3)
     for mean, reference in zip(means, expected, strict=True):
         torch.testing.assert_close(mean.float(), reference, atol=1e-5, rtol=1e-5)
-    assert all(not site.module._forward_pre_hooks for site in strategy.owm.sites)
+    assert all(not site.module._forward_pre_hooks for site in plugin_of(strategy, OWMPlugin).sites)
 
 
 def test_means_of_images_equal_a_loop(image_benchmark: Any) -> None:
     strategy = build(OWM, build_model(image_benchmark, hidden=10), owm_samples=50)  # 50: more than there are examples
     strategy.train(image_benchmark.train_stream[0], eval_streams=[])
-    means = means_of(strategy.owm, strategy, image_benchmark.train_stream[0])
-    expected = loop_means(strategy.owm, strategy.model, image_benchmark.train_stream[0].dataset, 12)
+    means = means_of(plugin_of(strategy, OWMPlugin), strategy, image_benchmark.train_stream[0])
+    expected = loop_means(plugin_of(strategy, OWMPlugin), strategy.model, image_benchmark.train_stream[0].dataset, 12)
     for mean, reference in zip(means, expected, strict=True):
         torch.testing.assert_close(mean.float(), reference, atol=1e-5, rtol=1e-5)
 
@@ -134,12 +135,15 @@ def test_layers_answer_earlier_tasks_as_before(scenario: str, backbone: str, ben
     benchmark = benchmark_of(scenario, (2, 2))
     strategy = build(OWM, model_of(benchmark, tiny, backbone), alpha=1e-6, owm_samples=2)
     strategy.train(benchmark.train_stream[0], eval_streams=[])
-    means = means_of(strategy.owm, strategy, benchmark.train_stream[0])
-    before = [projector.values() for projector in strategy.owm.projectors]
+    means = means_of(plugin_of(strategy, OWMPlugin), strategy, benchmark.train_stream[0])
+    before = [projector.values() for projector in plugin_of(strategy, OWMPlugin).projectors]
     rest = unprotected(strategy.model.backbone)
     kept = [p.detach().clone() for p in rest]
     strategy.train(benchmark.train_stream[1], eval_streams=[])
-    changes = [projector.values() - old for projector, old in zip(strategy.owm.projectors, before, strict=True)]
+    changes = [
+        projector.values() - old
+        for projector, old in zip(plugin_of(strategy, OWMPlugin).projectors, before, strict=True)
+    ]
     for change, mean in zip(changes, means, strict=True):
         assert float((mean.float() @ change.T).abs().max()) < 1e-4
         assert bool((change != 0).any())
@@ -242,12 +246,12 @@ def test_parity_equals_a_loop(
         benchmark = benchmark_of("til", (2, 2), 16)
         model = model_of(benchmark, tiny, backbone)
     strategy = build(OWM, model, "SGD", parity=True)
-    replica = Replica(strategy.owm, finals)
+    replica = Replica(plugin_of(strategy, OWMPlugin), finals)
     strategy.plugins.insert(0, replica)
     for experience in benchmark.train_stream:
         strategy.train(experience, eval_streams=[])
     assert replica.steps == 8
-    assert all(not site.module._forward_pre_hooks for site in strategy.owm.sites)
+    assert all(not site.module._forward_pre_hooks for site in plugin_of(strategy, OWMPlugin).sites)
     assert all(p.requires_grad for p in unprotected(strategy.model.backbone))
     assert final_alphas(model.backbone.sites()) == finals
 

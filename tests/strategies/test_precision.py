@@ -11,7 +11,7 @@ from nlpcl.models import build_model
 from nlpcl.registry import strategies
 from nlpcl.strategies.ncl import NCL
 from nlpcl.training.device import tf32
-from tests.test_contract import own_model
+from tests.helpers.contract import own_model
 
 ENGINE = [entry for entry in strategies.entries() if entry.engine and entry.protocol != "joint"]
 # Convolutions in fp16 are slow on a CPU, and ACL repeats each step five times.

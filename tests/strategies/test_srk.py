@@ -16,6 +16,7 @@ from nlpcl.strategies.srk import (
     SRK,
     SqueezedGRU,
     SRKNet,
+    SRKPlugin,
     control_sums,
     free_share,
     keeper_factors,
@@ -23,7 +24,9 @@ from nlpcl.strategies.srk import (
     squeezed_states,
     update_factors,
 )
-from tests.conftest import make_tasks
+from tests.helpers.plugins import plugin_of
+from tests.helpers.text_tasks import make_tasks
+from tests.helpers.training import Spy
 
 LENGTHS = [6, 3, 1]
 MASK = torch.arange(6) < torch.tensor(LENGTHS)[:, None]
@@ -155,7 +158,7 @@ def build(benchmark: Any, tiny: str, optimizer: str = "AdamW", **options: Any) -
 
 def expected_step(strategy: SRK, batch: Any, factors: dict[nn.Parameter, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Net K's parameters after a step of SGD with weight decay 0.1, from the equations."""
-    model, net, task = strategy.model, strategy.knowledge.net, strategy.experience.current_experience
+    model, net, task = strategy.model, plugin_of(strategy, SRKPlugin).net, strategy.experience.current_experience
     x, y, _ = batch
     h = net(*model.backbone.tokens(x, task))
     loss = sum(nn.functional.cross_entropy(model.heads(part, task), y) for part in [h, *net.take_parts()[0]])
@@ -167,31 +170,28 @@ def expected_step(strategy: SRK, batch: Any, factors: dict[nn.Parameter, torch.T
     return found
 
 
-def test_steps_of_two_tasks(benchmark_of: Any, tiny: str, monkeypatch: Any) -> None:
+def test_steps_of_two_tasks(benchmark_of: Any, tiny: str) -> None:
     """Loss, sums and factors: each step is that of the equations, the second task's under what the first one used."""
     benchmark = benchmark_of("til", (2, 3), 24)
     strategy = build(benchmark, tiny, "SGD")
-    net, sums = strategy.knowledge.net, [torch.zeros(32) for _ in range(3)]
-    start, finish = strategy._before_forward, strategy._after_update
+    net, sums = plugin_of(strategy, SRKPlugin).net, [torch.zeros(32) for _ in range(3)]
     expected: list[dict[str, torch.Tensor]] = []
     factors: dict[nn.Parameter, torch.Tensor] = {}
 
-    def before(**kwargs: Any) -> None:
+    def before(strategy: Any) -> None:
         assert strategy.mbatch is not None
         vectors, mask = strategy.model.backbone.tokens(strategy.mb_x, 0)
         states, candidates = squeezed_states([net.keeper], vectors)
         for total, new in zip(sums, control_sums(vectors, states[0], candidates[0], mask), strict=True):
             total += new.abs()
         expected.append(expected_step(strategy, strategy.mbatch, factors))
-        start(**kwargs)
 
-    def after(**kwargs: Any) -> None:
-        finish(**kwargs)
+    def after(strategy: Any) -> None:
         for name, p in net.keeper.named_parameters():
             torch.testing.assert_close(p.detach(), expected[-1][name], atol=1e-6, rtol=1e-5)
 
-    monkeypatch.setattr(strategy, "_before_forward", before)
-    monkeypatch.setattr(strategy, "_after_update", after)
+    strategy.plugins.insert(0, Spy("before_forward", before))
+    strategy.plugins.append(Spy("after_update", after))
     for task, experience in enumerate(benchmark.train_stream):
         if task > 0:
             factors.update(keeper_factors(net.keeper, [total.clone() for total in sums], free_share(task)))
@@ -203,10 +203,11 @@ def test_steps_of_two_tasks(benchmark_of: Any, tiny: str, monkeypatch: Any) -> N
 def test_what_is_not_free_stays_bit_for_bit_with_adam_and_decay(benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of("til", (2, 2), 24)
     strategy = build(benchmark, tiny, clip_norm=1.0)
-    keeper = strategy.knowledge.net.keeper
+    net = plugin_of(strategy, SRKPlugin).net
+    keeper = net.keeper
     strategy.train(benchmark.train_stream[0], eval_streams=[])
     before = [p.detach().clone() for p in keeper.parameters()]
-    factors = keeper_factors(keeper, [total.clone() for total in strategy.knowledge.net.sums], free_share(1))
+    factors = keeper_factors(keeper, [total.clone() for total in net.sums], free_share(1))
     strategy.train(benchmark.train_stream[1], eval_streams=[])
     for p, old in zip(keeper.parameters(), before, strict=True):
         free = (factors[p] > 0).expand_as(p)
@@ -221,10 +222,11 @@ def test_steps_are_held_back_whatever_the_optimizer(benchmark_of: Any, tiny: str
     torch.manual_seed(1)
     model = build_model(benchmark, backbone="bert_frozen", encoder=tiny, net="gru", dropout=0.0)
     strategy = SRK(model=model, optimizer=torch.optim.Adam(model.parameters(), lr=1e-2, eps=1e-30), train_mb_size=8)
-    keeper = strategy.knowledge.net.keeper
+    net = plugin_of(strategy, SRKPlugin).net
+    keeper = net.keeper
     strategy.train(benchmark.train_stream[0], eval_streams=[])
     before = [p.detach().clone() for p in keeper.parameters()]
-    factors = keeper_factors(keeper, [total.clone() for total in strategy.knowledge.net.sums], free_share(1))
+    factors = keeper_factors(keeper, [total.clone() for total in net.sums], free_share(1))
     strategy.train(benchmark.train_stream[1], eval_streams=[])
     for p, old in zip(keeper.parameters(), before, strict=True):
         step = (p.detach() - old).abs()

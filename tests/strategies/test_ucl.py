@@ -16,6 +16,7 @@ from nlpcl.models import Backbone, ContinualModel, ImageCNN, TaskHeads, build_mo
 from nlpcl.models.base import unprotected
 from nlpcl.strategies.ucl.layers import Bayesian
 from nlpcl.strategies.ucl.ucl import UCL, UCLPlugin, start_of_task, strengths, ucl_penalty
+from tests.helpers.plugins import plugin_of
 
 FILTERS = 4
 OPTIONS: dict[str, dict[str, int]] = {
@@ -168,7 +169,7 @@ def build(benchmark: Any, tiny: str, backbone: str = "bert_adapter", **options: 
 def test_what_trains_and_what_is_kept(scenario: str, parity: bool, benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of(scenario, (2, 2), n=24)
     strategy = build(benchmark, tiny, parity=parity)
-    plugin, model = strategy.uncertainty, strategy.model
+    plugin, model = plugin_of(strategy, UCLPlugin), strategy.model
     rhos = {id(site.module.rho) for site in plugin.sites}  # type: ignore[union-attr]
     assert plugin.first  # until a task is trained, whichever it is
     for task, experience in enumerate(benchmark.train_stream):
@@ -203,7 +204,7 @@ def test_a_state_dict_carries_everything(backbone: str, benchmark_of: Any, tiny:
     data = benchmark.test_stream[0].dataset
     x = torch.stack([data[i][0] for i in range(8)])
     assert torch.equal(fresh.eval()(x, 0), strategy.model.eval()(x, 0))
-    starts, others = start_of_task(plugin.sites), start_of_task(strategy.uncertainty.sites)
+    starts, others = start_of_task(plugin.sites), start_of_task(plugin_of(strategy, UCLPlugin).sites)
     for name, start in starts.items():
         assert all(torch.equal(a, b) for a, b in zip(start.strengths, others[name].strengths, strict=True))
 

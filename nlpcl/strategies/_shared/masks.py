@@ -14,6 +14,7 @@ from nlpcl.models.base import Backbone, ContinualModel, Site, row_factor, unprot
 from nlpcl.models.gates import Gates, sparsity
 from nlpcl.options import option
 from nlpcl.ranges import Mean, Rate, Scale, Spread, Weight
+from nlpcl.registry import PresetTable
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, continual_model, sites_of
@@ -48,7 +49,6 @@ class BlockedWeights:
     """
 
     task_state = ("_factors", "_kept")
-    transient = ("_hooked",)  # hooks belong to a process
 
     def __init__(self) -> None:
         self._factors: dict[nn.Parameter, Tensor] = {}
@@ -246,7 +246,7 @@ def least_entropy(logits: Tensor) -> Tensor:
     return logits[best, torch.arange(logits.shape[1], device=logits.device)]
 
 
-ORIGINAL_GATES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+ORIGINAL_GATES: PresetTable = (
     ({"options.parity": "True"}, {"options": {"gate_mean": 0.0, "gate_learning_rate": None}}),
     *(
         ({"options.parity": "True", "backbone": name}, {"options": {"gate_init": ADAPTER_GATE_INIT}})
@@ -254,7 +254,7 @@ ORIGINAL_GATES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ),
 )
 """What `parity` means for gates, so that a spec says what is run."""
-MASK_PRESETS = (
+MASK_PRESETS: PresetTable = (
     # Pretrained units start open: half of them shut at random would be another encoder.
     ({"backbone": "bert"}, {"options": {"gate_mean": 2.0}}),
     # At the adapters' 0.05 the sparsity loss closes what the next task needs before it has learnt: docs/presets.md.

@@ -97,7 +97,6 @@ class ACLPlugin(FeaturesPlugin):
     options: ACLOptions
     state = ("kept_private",)
     task_state = ("discriminator", "_optimizer", "_real", "_steps")
-    of_task = ("discriminator", "_optimizer", "_real")
 
     def __init__(self, model: ContinualModel, options: ACLOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)

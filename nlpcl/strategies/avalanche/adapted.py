@@ -284,6 +284,11 @@ class CoPE(PluginStrategy):
         plugin = _CoPEPlugin(options.mem_size, classes, options.p_size, options.alpha, options.T)
         return ContinualModel(shared.backbone, head), plugin
 
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # Avalanche's plugin sets it when training begins, which a resumed run has behind it.
+        self._criterion = next(p for p in self.plugins if isinstance(p, _CoPEPlugin)).ppp_loss
+
 
 class FeatureExtractor(nn.Module):
     """A backbone called without task labels."""

@@ -115,7 +115,7 @@ class TaskTransfers(PerTask):
         self.similar[task] = list(similar)
         self.chosen[task] = False
         if similar:
-            self._add(task)
+            self.add_task(task)
 
     def of(self, task: int) -> TaskTransfer | None:
         """Return the transfer of a task, or None if no task is similar to it."""
@@ -141,9 +141,10 @@ class TaskTransfers(PerTask):
         self.layers.clear()
         for task, similar in enumerate(self.similar):
             if similar:
-                self._add(task)
+                self.add_task(task)
 
-    def _add(self, task: int) -> None:
+    def add_task(self, task: int) -> None:
+        """Make the transfer of a new task."""
         self.layers[str(task)] = TaskTransfer(self.features, self.classes[task], self.heads).to(self.device.device)
 
 

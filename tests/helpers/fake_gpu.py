@@ -23,7 +23,7 @@ from nlpcl.models import device
 
 GPU = "gpu"
 FILE = Path(__file__).resolve()
-ROOT = FILE.parents[1]
+ROOT = FILE.parents[2]
 ATEN = torch.ops.aten
 
 
