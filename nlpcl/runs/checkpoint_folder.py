@@ -30,7 +30,7 @@ UNREADABLE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EMFILE, 
 """Errors of a file that may be whole."""
 START, NOW, HEAD, SUMS = "start", "now", "head.json", "sums.json"
 FILES = {HEAD, *(f"{part}.{kind}" for part in (START, NOW) for kind in ("json", "safetensors"))}
-DIGITS = 18
+_DIGITS = 18
 """Most digits of a checkpoint's number."""
 _Number = Annotated[int, Field(ge=0, le=10**9)]
 
@@ -88,7 +88,7 @@ class CheckpointFolder:
 
     def numbers(self) -> list[int]:
         """Return the numbers of the checkpoints, ascending."""
-        number = re.compile(f"[1-9][0-9]{{,{DIGITS - 1}}}")
+        number = re.compile(f"[1-9][0-9]{{,{_DIGITS - 1}}}")
         names = [entry.name for entry in self.path.glob("*") if number.fullmatch(entry.name)]
         return sorted(map(int, names))
 

@@ -131,10 +131,10 @@ def let_declared(cls: type[PluginStrategy]) -> None:
     Avalanche wraps the constructor of each subclass to refuse arguments that no constructor names.
     """
     cls.__init__ = cls.__init__.__wrapped__  # type: ignore[attr-defined, method-assign]
-    cls.__signature__ = with_options(PLAIN, cls.options_type)  # type: ignore[attr-defined]
+    cls.__signature__ = with_options(_TEMPLATE, cls.options_type)  # type: ignore[attr-defined]
 
 
-PLAIN = inspect.signature(SupervisedTemplate.__init__)
+_TEMPLATE = inspect.signature(SupervisedTemplate.__init__)
 let_declared(PluginStrategy)
 
 
