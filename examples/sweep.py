@@ -16,8 +16,10 @@ from nlpcl.cli.display import SweepReporter
 from nlpcl.leaderboard.compare import compare
 from nlpcl.leaderboard.files import read_runs, select_runs
 from nlpcl.leaderboard.report import markdown
+from nlpcl.sweeps.cells import Execution
 from nlpcl.sweeps.grid import Grid
-from nlpcl.sweeps.sweep import Execution, cores, plan, run_local
+from nlpcl.sweeps.local import cores, run_local
+from nlpcl.sweeps.plan import plan
 
 
 def main(encoder: str, out: Path) -> None:
@@ -25,9 +27,9 @@ def main(encoder: str, out: Path) -> None:
     fields = {"strategy": "ncl,hat", "order": "seed:0-1", "tasks": 2, "train_size": 60, "epochs": 4, "model": encoder}
     grid, execution = Grid(fields), Execution(out)
     cells = plan(grid.requests(), out).to_run
-    with SweepReporter(len(cells), execution) as watch:  # tells on stderr how it goes
-        run_local(cells, min(2, cores()), execution, watch)  # each as a process; run_on_ray does it on a cluster
-    print(f"{len(cells)} runs, {len(watch.failed)} failed")
+    with SweepReporter(len(cells), execution) as progress:  # tells on stderr how it goes
+        run_local(cells, min(2, cores()), execution, progress)  # each as a process; run_on_ray does it on a cluster
+    print(f"{len(cells)} runs, {len(progress.failed)} failed")
     print(markdown(compare(select_runs(("ncl", "hat"), read_runs(out)))))
 
 

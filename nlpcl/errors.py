@@ -1,4 +1,4 @@
-"""The exception a user's mistake raises, the "did you mean" that goes with it, and how both are shown."""
+"""The exception for a user's mistake, its "did you mean", and how text is shown safely."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 NOT_BOTH = "--compile does not go with --gradient-checkpointing: leave one of them out."
-"""torch compiles no layers whose activations are computed again with what a method notes of the mini-batch."""
+"""torch cannot compile layers whose activations the backward pass computes again under a method's gates."""
 
 
 class UsageError(ValueError):
@@ -16,14 +16,14 @@ class UsageError(ValueError):
     """
 
     of_one_process = False
-    """Whether of several processes this one alone knows of it, so that it must say so itself."""
+    """True if only one of several processes has met the error, so that this process must print it."""
 
 
 class UsageErrors(UsageError):
-    """Several mistakes at once, so that a user need not start again for each.
+    """Several mistakes in one message, so that a user need not start again for each.
 
-    :param summary: how many, and in what.
-    :param problems: a sentence each, without its full stop.
+    :param summary: a sentence that says how many there are, and where.
+    :param problems: one sentence per mistake, without its full stop.
     """
 
     SHOWN = 20
@@ -40,21 +40,21 @@ class UsageErrors(UsageError):
 
 
 class Impossible(UsageError):
-    """Strategy, scenario, benchmark and backbone, each known, that do not go together."""
+    """A combination of known strategy, scenario, benchmark and backbone that cannot run."""
 
 
 def fold(name: str) -> str:
-    """`name` without case, hyphens, underscores and blanks, + as p: `A-GEM` is `agem` and `DER++` is `derpp`."""
+    """Return a name without case, hyphens, underscores and blanks, and with p for +: `DER++` becomes `derpp`."""
     return "".join(c for c in name.lower().replace("+", "p") if c not in "-_ ")
 
 
 def printable(text: str) -> str:
-    """`text` in one line, without the characters that a terminal would obey."""
+    """Return a text in one line, without the characters that a terminal would obey."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """A sentence that offers the known names nearest to `word`, or lists them all."""
+    """Return a sentence that offers the known names nearest to `word`, or lists them all."""
     names = sorted(known)
     by_fold = {fold(name): name for name in names}
     by_fold |= {fold(name.rpartition("/")[2]): name for name in reversed(names)}

@@ -10,26 +10,24 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import PydanticUndefined
 
+from nlpcl.config.spec import FIELDS
 from nlpcl.errors import UsageError, suggest
 from nlpcl.ranges import Since, in_words, since
 
-# Constructor arguments that nlpcl fills in. They are not offered as `--set` options, and no option may have their name.
+# Fields of the spec, and constructor arguments that nlpcl fills in. They are not offered as options, and no option may
+# have their name.
 BUILT_IN = {
-    *("self", "model", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device"),
-    *("plugins", "evaluator", "eval_every", "peval_mode", "encoder", "padding", "input_shape"),
-    *("precision", "schedule", "warmup", "clip_norm"),
-    *("best_epoch", "patience", "plateau_factor", "min_learning_rate"),
-    *("scenario", "order", "tokenizer", "max_length", "tasks", "train_size", "seed", "root"),
+    *FIELDS,
+    *("self", "optimizer", "criterion", "train_mb_size", "train_epochs", "eval_mb_size", "device", "plugins"),
+    *("evaluator", "eval_every", "peval_mode", "encoder", "input_shape", "tokenizer", "root"),
 }
 MISSING = inspect.Parameter.empty
 
@@ -77,7 +75,7 @@ class Option:
             raise error
 
 
-def option(default: Any = PydanticUndefined, help: str = "") -> Any:
+def option(default: Any = ..., help: str = "") -> Any:
     """Declare an option in a subclass of `Options`, with its default and what `nlpcl info` says of it.
 
     :param default: the value of who gives none; without it the option is required.
@@ -155,21 +153,9 @@ def with_options(constructor: inspect.Signature, options: type[Options]) -> insp
     return inspect.Signature([*named, *own])
 
 
-def options_of(function: Callable[..., Any]) -> dict[str, Option]:
-    """Return the options of a typed function by name: its parameters, described by the lines of its docstring."""
-    described, hints = _described(function.__doc__), typing.get_type_hints(function, include_extras=True)
-    return {
-        name: Option(name, hints.get(name, Any), parameter.default, described.get(name, ""))
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name not in BUILT_IN
-    }
-
-
 def entry_options(entry: Any) -> dict[str, Option]:
     """Return the options of a strategy, backbone or benchmark by name."""
-    if entry.options is not None:
-        return entry.options.declared()  # type: ignore[no-any-return]
-    return options_of(entry.target)
+    return entry.options.declared()  # type: ignore[no-any-return]
 
 
 def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,8 +224,3 @@ def find_option(name: str, owners: Mapping[str, Mapping[str, Option]]) -> tuple[
             return owner, options[name]
     known = suggest(name, [name for options in owners.values() for name in options])
     raise UsageError(f"{', '.join(owners)}: no option {name!r}. {known}")
-
-
-def _described(docstring: str | None) -> dict[str, str]:
-    found = re.findall(r":param (\w+):(.*?)(?=\n\s*:|\n\s*\n|\Z)", docstring or "", flags=re.DOTALL)
-    return {name: " ".join(text.split()) for name, text in found}

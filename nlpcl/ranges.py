@@ -1,7 +1,7 @@
-"""Ranges of numbers, as types that the signatures of strategies and backbones name, and types in words.
+"""Ranges of numbers, as the types of options and spec fields, and how such types read in words.
 
-A number that is an option says here what it may be, so that a wrong one is refused before anything is trained. Upper
-bounds are far beyond what anyone trains with: above them numbers overflow or memory ends.
+A number out of its range is refused before anything is trained. Upper bounds are far above what anyone trains with:
+beyond them numbers overflow or memory runs out.
 """
 
 from __future__ import annotations
@@ -17,60 +17,60 @@ from pydantic import Field
 
 @dataclass(frozen=True)
 class Since:
-    """Marks a field of the spec, or an option, that came after the first records, as `Annotated[int, Since(2)]`.
+    """Marks a spec field or an option that came after the first records: `Annotated[int, Since(2)]`.
 
     Left at its default it is not stored, so that the ids of older records stay. Its default must never change.
 
-    :param version: the version of the spec that a spec in which it is stored has.
+    :param version: the `spec_version` of a spec that stores it.
     """
 
     version: int
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-"""How many: examples, steps, epochs."""
+"""A number of examples, steps or epochs."""
 CountOrNone = Annotated[int, Field(ge=0, le=1_000_000)]
-"""How many, where 0 leaves something out."""
+"""A number of something that 0 leaves out."""
 Width = Annotated[int, Field(ge=1, le=16_384)]
-"""Units of a layer."""
+"""Number of units of a layer."""
 Few = Annotated[int, Field(ge=1, le=100)]
-"""Parts of which each costs much: capsules, heads of an attention."""
+"""Number of parts that cost much each: capsules, heads of an attention."""
 Length = Annotated[int, Field(ge=1, le=512)]
-"""Positions of a text."""
+"""Number of positions of a text."""
 Layers = Annotated[int, Field(ge=0, le=100)]
-"""How many layers."""
+"""Number of layers."""
 Weight = Annotated[float, Field(ge=0, le=1e12)]
-"""Factor of a term of the loss; 0 leaves it out."""
+"""Factor on a term of the loss; 0 leaves it out."""
 Positive = Annotated[float, Field(gt=0, le=1e12)]
-"""What something is divided by."""
+"""A divisor."""
 Rate = Annotated[float, Field(ge=0, le=1000)]
-"""Learning rate of a part; 0 holds it where it is."""
+"""Learning rate of a part of the model; 0 freezes the part."""
 LearningRate = Annotated[float, Field(gt=0, le=1000)]
 """Learning rate of a run."""
 Temperature = Annotated[float, Field(ge=0.001, le=1000)]
-"""Of a softmax."""
+"""Temperature of a softmax."""
 Scale = Annotated[float, Field(ge=1, le=1_000_000)]
-"""Largest scale s of the gates, which rises from 1 / s."""
+"""Largest scale s of the gates, whose scale rises from 1 / s to s."""
 Mean = Annotated[float, Field(ge=-1000, le=1000)]
 """Mean of initial values."""
 Spread = Annotated[float, Field(ge=0, le=1000)]
 """Standard deviation of initial values."""
 Share = Annotated[float, Field(ge=0, le=1)]
-"""Part of a whole."""
+"""A share, 0 and 1 included."""
 SomeShare = Annotated[float, Field(gt=0, le=1)]
-"""Part of a whole, not nothing."""
+"""A share above 0."""
 NotAll = Annotated[float, Field(ge=0, lt=1)]
-"""Part of a whole, not all: a dropout, a momentum."""
+"""A share below 1: a dropout, a momentum."""
 Between = Annotated[float, Field(gt=0, lt=1)]
-"""Part of a whole, neither nothing nor all."""
+"""A share above 0 and below 1."""
 Examples = Annotated[int, Field(ge=1, le=10**9)]
-"""How many examples."""
+"""Number of examples."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""Seed of a generator of random numbers."""
+"""Seed of a random number generator."""
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A SHA-256 in hexadecimal."""
 
-NAMES: dict[Any, str] = {
+_NAMES: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -78,16 +78,16 @@ NAMES: dict[Any, str] = {
     type(None): "null",
     Any: "anything",
 }
-LIMITS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
+_LIMITS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def since(metadata: Iterable[Any]) -> Since | None:
-    """The mark among a type's metadata, or None."""
+    """Return the mark among a type's metadata, or None."""
     return next((mark for mark in metadata if isinstance(mark, Since)), None)
 
 
 def in_words(annotation: Any) -> str:
-    """A type as a reader would say it: `a number from 0 to 1`, `one of cnn, gru`."""
+    """Return a type as a reader would say it: `a number from 0 to 1`, `one of cnn, gru`."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return " ".join([in_words(parts[0]), *_range(parts[1:])])
@@ -100,16 +100,16 @@ def in_words(annotation: Any) -> str:
         return "values by name" + ("" if parts[1] is Any else f" (each {in_words(parts[1])})")
     if origin is not None and parts:
         return f"a list (each {in_words(parts[0])})"
-    return NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def _range(metadata: Iterable[Any]) -> list[str]:
     marks = [mark for field in metadata for mark in getattr(field, "metadata", ())]
-    bounds = {name: getattr(mark, name) for mark in marks for name in LIMITS if hasattr(mark, name)}
+    bounds = {name: getattr(mark, name) for mark in marks for name in _LIMITS if hasattr(mark, name)}
     if "ge" in bounds and "le" in bounds:
         return [f"from {_shown(bounds['ge'])} to {_shown(bounds['le'])}"]
-    found = [f"{word} {_shown(bounds[name])}" for name, word in LIMITS.items() if name in bounds]
-    return [" and ".join(found)] if found else []
+    limits = [f"{word} {_shown(bounds[name])}" for name, word in _LIMITS.items() if name in bounds]
+    return [" and ".join(limits)] if limits else []
 
 
 def _shown(bound: float) -> str:

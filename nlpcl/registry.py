@@ -21,16 +21,15 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar
 
+from nlpcl.config.fields import SCENARIOS, Scenario
 from nlpcl.config.orders import Published
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
 from nlpcl.options import Options, check_constructor
 
 log = logging.getLogger(__name__)
 
-Scenario = Literal["til", "dil", "cil"]
 Regime = Literal["continual", "isolated", "joint"]
 Modality = Literal["text", "image"]
-SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental", "cil": "class-incremental"}
 DEFAULT_BACKBONES: dict[Modality, str] = {"text": "bert_adapter", "image": "cnn"}
 PresetTable = tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]
 LONGEST = 400
@@ -75,9 +74,10 @@ class StrategyEntry:
 class BenchmarkEntry:
     """The facts of a benchmark: where its data come from and what its labels mean.
 
-    `reason` says why a scenario is missing; `modality` what its examples are; `sizes` are its training,
-    validation and test examples in the first published order. `published`, called with `scenario`, `order`, `tasks` and
-    the benchmark's options, gives the orders and names that `nlpcl.config.orders.order_tasks` takes; None: data tell.
+    The first of `scenarios` is the default, and `reason` says why one is missing. `modality` is what its examples are.
+    `sizes` are its training, validation and test examples in the first published order. `published`, called with
+    `scenario`, `order`, `tasks` and the benchmark's options, gives the orders and names that
+    `nlpcl.config.orders.order_tasks` takes; None means that the data tell them.
     `own_files`, called with the data root and the complete spec, gives the SHA-256 by name of the files there that
     a run reads and that are no published ones; None means that every file is checked against what was published.
     """
@@ -96,7 +96,7 @@ class BenchmarkEntry:
     orders: int = 1
     sizes: tuple[int, int, int] | None = None
     modality: Modality = "text"
-    options: type[Options] | None = None
+    options: type[Options] = Options
     published: Callable[..., Published] | None = None
     own_files: Callable[[Path, Any], Mapping[str, str]] | None = None
 
@@ -321,6 +321,23 @@ register_benchmark = _decorator(benchmarks, BenchmarkEntry)
 register_backbone = _decorator(backbones, BackboneEntry)
 
 
+def check_scenario(entry: StrategyEntry | BenchmarkEntry, scenario: str) -> None:
+    """Refuse a scenario that a strategy or a benchmark does not run.
+
+    :raises Impossible: with the reason and what does work.
+    :raises UsageError: there is no such scenario.
+    """
+    if scenario not in SCENARIOS:
+        raise UsageError(f"unknown scenario {scenario!r}. {suggest(str(scenario), SCENARIOS)}")
+    allowed = entry.scenarios
+    if isinstance(entry, StrategyEntry) and "dil" in allowed:
+        allowed += ("cil",)  # for a strategy that is domain-incremental learning with a larger head
+    if scenario not in allowed:
+        works = " and ".join(f"--scenario {s} ({SCENARIOS[s]})" for s in allowed)
+        because = f": {entry.reason}" if entry.reason else ""
+        raise Impossible(f"{entry.name} does not run {SCENARIOS[scenario]}{because}. It runs with {works}.")
+
+
 def check_combination(
     strategy: StrategyEntry, benchmark: BenchmarkEntry, backbone: BackboneEntry, scenario: str
 ) -> None:
@@ -329,15 +346,8 @@ def check_combination(
     :raises Impossible: with the reason and what does work.
     :raises UsageError: there is no such scenario.
     """
-    if scenario not in SCENARIOS:
-        raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
-    # For a strategy class-incremental learning is domain-incremental learning with a larger head.
-    of_strategy = strategy.scenarios + (("cil",) if "dil" in strategy.scenarios else ())
-    for what, allowed in ((strategy, of_strategy), (benchmark, benchmark.scenarios)):
-        if scenario not in allowed:
-            works = " and ".join(f"--scenario {s} ({SCENARIOS[s]})" for s in allowed)
-            because = f": {what.reason}" if what.reason else ""
-            raise Impossible(f"{what.name} does not run {SCENARIOS[scenario]}{because}. It runs with {works}.")
+    check_scenario(strategy, scenario)
+    check_scenario(benchmark, scenario)
     if backbone.modality != benchmark.modality:
         fitting = [entry.name for entry in backbones.entries() if entry.modality == benchmark.modality]
         usable = [name for name in fitting if strategy.backbones is None or name in strategy.backbones]

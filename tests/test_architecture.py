@@ -46,7 +46,7 @@ def test_the_core_loads_nothing_heavy(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sweeps/sweep", "sweeps/ray", *(f"cli/{f.stem}" for f in (PACKAGE / "cli").glob("*.py"))]
+    "name", ["sweeps/plan", "sweeps/local", "sweeps/ray", *(f"cli/{f.stem}" for f in (PACKAGE / "cli").glob("*.py"))]
 )
 def test_what_starts_runs_starts_without_what_they_need(name: str) -> None:
     """So that `nlpcl --help` and a sweep of a thousand runs load no torch."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import random
@@ -26,12 +25,14 @@ from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
 from nlpcl.leaderboard.files import read_runs
 from nlpcl.records.record import Record
-from nlpcl.runs import checkpoint
+from nlpcl.runs import environment
 from nlpcl.runs import run as experiment
+from nlpcl.runs.checkpoint_folder import CheckpointFolder
 from nlpcl.runs.identity import identified
+from nlpcl.runs.progress import Silent
 from nlpcl.runs.state import Capture, Streams
-from nlpcl.training import runtime
 from nlpcl.training.strategy import ContinualStrategy
+from tests.helpers.checkpoints import rewrite
 from tests.helpers.messages import mentions, refused
 from tests.helpers.runs import Killed, content, killed_at, run, spec_of
 
@@ -91,7 +92,7 @@ def test_damaged_bytes_are_never_loaded(data: st.DataObject, interrupted: Starte
     file = data.draw(st.sampled_from(files))
     cut = data.draw(st.none() | st.integers(0, 2**24))
     damaged(file, cut, data.draw(st.integers(0, 2**27)))
-    folder = checkpoint.CheckpointFolder(tmp_path / "copy", spec.id)
+    folder = CheckpointFolder(tmp_path / "copy", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "10"
     assert len(folder.faults) == 1 and mentions(folder.faults[0], "11")
@@ -108,7 +109,7 @@ def test_what_cannot_be_read_now_is_left_as_it_is(
     def failing(path: Path, *args: Any, **kwargs: Any) -> Any:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    folder = checkpoint.CheckpointFolder(tmp_path / "copy", spec.id)
+    folder = CheckpointFolder(tmp_path / "copy", spec.id)
     with monkeypatch.context() as patch, refused("11 Input/output"):
         patch.setattr(Path, "open", failing)
         folder.newest()
@@ -142,18 +143,9 @@ def test_json_of_another_shape_is_damage(name: str, shape: str, interrupted: Sta
     spec, place, _ = interrupted
     shutil.copytree(place / "checkpoints", tmp_path / "copy")
     rewrite(tmp_path / "copy" / "11", name, shape.encode(errors="surrogateescape"))
-    folder = checkpoint.CheckpointFolder(tmp_path / "copy", spec.id)
+    folder = CheckpointFolder(tmp_path / "copy", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "10"
-
-
-def rewrite(path: Path, name: str, raw: bytes) -> None:
-    """Put other bytes into a file of a checkpoint, with the digest that goes with them."""
-    (path / name).write_bytes(raw)
-    if name != "sums.json":
-        sums = json.loads((path / "sums.json").read_text())
-        sums[name] = hashlib.sha256((path / name).read_bytes()).hexdigest()
-        (path / "sums.json").write_text(json.dumps(sums))
 
 
 def test_foreign_and_newer_checkpoints(interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path) -> None:
@@ -202,7 +194,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
         return opened(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", sync)
-    monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
+    monkeypatch.setattr(Silent, "say", lambda silent, sentence: said.append(sentence))
     record = run(spec, three_tasks["til"], tmp_path)
     assert content(record) == content(whole)
     assert any(mentions(line, "checkpoint space") for line in said)
@@ -228,7 +220,7 @@ def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(
     failed = Record.load(place / "failed.json")
     assert failed.status == "failed" and failed.error is not None and "step 5" in failed.error
     assert [found.record.error for found in read_runs(tmp_path)] == [failed.error], "a comparison tells of it"
-    folder = checkpoint.CheckpointFolder(place / "checkpoints", spec.id)
+    folder = CheckpointFolder(place / "checkpoints", spec.id)
     found = folder.newest()
     assert found is not None and found[0].name == "11"
     for part in ("start", "now"):
@@ -248,9 +240,9 @@ def test_going_on_elsewhere_is_told(
     interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    versions = runtime.versions()
-    monkeypatch.setattr(runtime, "versions", lambda: {**versions, "threads": "64"})
-    monkeypatch.setattr(experiment._Job, "tell", lambda job, sentence: said.append(sentence))
+    versions = environment.versions()
+    monkeypatch.setattr(environment, "versions", lambda: {**versions, "threads": "64"})
+    monkeypatch.setattr(Silent, "say", lambda silent, sentence: said.append(sentence))
     goes_on(interrupted[0], interrupted[1], three_tasks, tmp_path, lambda checkpoints: None)
     assert any(mentions(line, f"threads {versions['threads']} 64") for line in said)
 

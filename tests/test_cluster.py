@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from nlpcl.cli import main
 from nlpcl.config.arguments import Request
 from nlpcl.records.record import Record
+from nlpcl.sweeps.cells import Cell, Execution, Outcome, last_line
+from nlpcl.sweeps.local import run_local
+from nlpcl.sweeps.plan import plan
 from nlpcl.sweeps.ray import Needs, run_on_ray
-from nlpcl.sweeps.sweep import Cell, Execution, Outcome, last_line, plan, run_local
 from tests.helpers.messages import refused
 
 EPOCHS = 80  # long enough for two runs to work at once, whenever they started
@@ -72,7 +75,7 @@ def test_a_run_on_ray_is_that_of_a_process(cluster: Any, tiny: str, tmp_path: Pa
         (cell,), watch = cells_of(tiny, tmp_path / name, 1, epochs=2), Watching()
         execution = Execution(tmp_path / name, device="cpu")
         if name == "ray":
-            run_on_ray([cell], cluster.address, Needs(), execution, watch)
+            run_on_ray([cell], cluster.address, Needs(), execution, watch, main)
         else:
             run_local([cell], 1, execution, watch)
         assert watch.outcomes == [Outcome(cell, None)]
@@ -89,7 +92,7 @@ def test_a_node_that_dies_costs_no_run(cluster: Any, tiny: str, tmp_path: Path) 
     watch = Watching(
         lambda cell: bool(checkpoints(tmp_path, cell)), lambda: cluster.remove_node(nodes[0], allow_graceful=False)
     )
-    run_on_ray(cells, cluster.address, Needs(), execution, watch)
+    run_on_ray(cells, cluster.address, Needs(), execution, watch, main)
     assert watch.act is None
     assert sorted(outcome.cell.id for outcome in watch.outcomes) == sorted(cell.id for cell in cells)
     assert [outcome.error for outcome in watch.outcomes] == [None] * 3
@@ -110,11 +113,11 @@ def test_an_interrupted_sweep_leaves_checkpoints(cluster: Any, tiny: str, tmp_pa
         lambda cell: ", epoch " in last_line(cell.log(execution)), lambda: os.kill(os.getpid(), signal.SIGTERM)
     )
     with pytest.raises(KeyboardInterrupt):
-        run_on_ray(cells, cluster.address, Needs(), execution, watch)
+        run_on_ray(cells, cluster.address, Needs(), execution, watch, main)
     assert watch.stopped == 2 and watch.outcomes == [] and not list(tmp_path.glob("*/record.json"))
     within_a_task = [any(file.with_name("now.json").exists() for file in checkpoints(tmp_path, cell)) for cell in cells]
     assert within_a_task == [True, True, False]
-    run_on_ray(cells, cluster.address, Needs(), execution, watch)
+    run_on_ray(cells, cluster.address, Needs(), execution, watch, main)
     assert [outcome.error for outcome in watch.outcomes] == [None] * 3
     assert [Record.load(tmp_path / cell.id / "record.json").measured.resumed for cell in cells] == [1, 1, 0]
 
@@ -129,7 +132,7 @@ def test_what_the_cluster_cannot_hold_is_refused(cluster: Any, tiny: str, tmp_pa
         (Needs(memory=1e6), "GiB"),
     ):
         with refused(f"node {missing}"):
-            run_on_ray(cells, cluster.address, needs, execution, Watching())
+            run_on_ray(cells, cluster.address, needs, execution, Watching(), main)
 
 
 def test_no_cluster_is_told(tiny: str, tmp_path: Path) -> None:
@@ -140,6 +143,6 @@ def test_no_cluster_is_told(tiny: str, tmp_path: Path) -> None:
         closed = f"127.0.0.1:{unused.getsockname()[1]}"
         for address in ("auto", closed, "127.0.0.1:99999", f"{'a' * 70}.invalid:1"):
             with refused("--ray local"):
-                run_on_ray(cells_of(tiny, tmp_path, 1), address, Needs(), execution, Watching())
+                run_on_ray(cells_of(tiny, tmp_path, 1), address, Needs(), execution, Watching(), main)
     with refused("head auto local host:port"):
-        run_on_ray([], "head", Needs(), execution, Watching())
+        run_on_ray([], "head", Needs(), execution, Watching(), main)

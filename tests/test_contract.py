@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from nlpcl.errors import UsageError
+from nlpcl.models import build_model
 from nlpcl.options import entry_options
 from nlpcl.registry import backbones, benchmarks, strategies
-from tests.helpers.contract import (
-    SLOW,
-    TEXT,
-    check_strategy,
-    own_model,
-)
+from nlpcl.runs.fit import fit
+from nlpcl.strategies.ncl import NCL
+from nlpcl.training.device import seed_everything
+from nlpcl.training.plugin import Plugin
+from tests.helpers.contract import SLOW, TEXT, check_strategy, own_model, small_options
 from tests.helpers.messages import refused
+from tests.helpers.state import Undeclared
 
 
 def often(entry: Any, backbone: str, scenario: str) -> bool:
@@ -63,8 +64,8 @@ def test_constructor(entry: Any, benchmark_of: Any, tiny: str) -> None:
     if entry.engine:
         entry.target(**common, plugins=plugins)
         assert plugins == []
-    with pytest.raises((TypeError, UsageError), match="no_such_argument"):
-        entry.target(**common, no_such_argument=1)
+    with pytest.raises(UsageError if entry.engine else TypeError, match="no_such_argument"):
+        entry.target(**{**common, "model": own_model(entry, benchmark_of, tiny)[1]}, no_such_argument=1)
 
 
 @pytest.mark.parametrize("entry", [e for e in strategies.entries() if e.engine], ids=lambda entry: entry.name)
@@ -107,3 +108,62 @@ def test_every_number_has_a_range_and_what_is_outside_is_refused(registry: Any) 
             for wrong in outside:
                 with refused(option.name):
                     option.check(wrong)
+
+
+OURS = [entry.name for entry in strategies.entries() if entry.engine]
+WITH_PARITY = [pytest.param(name, True, marks=[] if name in ("hat", "owm") else [pytest.mark.full]) for name in OURS]
+
+
+@pytest.mark.parametrize(("name", "parity"), [*((name, False) for name in OURS), *WITH_PARITY])
+def test_what_changes_in_training_is_declared(name: str, parity: bool, benchmark_of: Any, tiny: str) -> None:
+    """An attribute that no checkpoint saves is after two tasks as in a strategy that was just built."""
+    entry = strategies.get(name)
+
+    def build() -> tuple[Any, Any]:
+        seed_everything(0)
+        benchmark, model = own_model(entry, benchmark_of, tiny)
+        options = {"parity": parity, **small_options(name).get("options", {})}
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        return benchmark, entry.target(model=model, optimizer=optimizer, train_mb_size=8, best_epoch=True, **options)
+
+    benchmark, strategy = build()
+    fit(strategy, benchmark, epochs=[1, 1])
+    assert Undeclared(strategy, build()[1]).found == []
+
+
+def test_what_is_not_declared_is_found(benchmark_of: Any, tiny: str) -> None:
+    class Forgetful(Plugin):
+        state = ("kept",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept = self.lost = 0
+            self.tensors: dict[str, torch.Tensor] = {}
+            self.generator = torch.Generator()
+            self.net = torch.nn.Linear(2, 2)
+
+        def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+            self.kept += 1
+            self.lost += 1
+            self.tensors["loss"] = strategy.loss.detach()
+            torch.rand(1, generator=self.generator)
+            torch.nn.init.constant_(self.net.bias, self.kept)
+            strategy.model.forgotten = strategy.model.heads  # type: ignore[assignment]
+            strategy.model.steps = self.kept
+
+    def build() -> tuple[Any, Any]:
+        benchmark = benchmark_of("til", (2, 2), n=16)
+        model = build_model(benchmark, "bert_adapter", tiny, adapter_size=8)
+        optimizer = torch.optim.AdamW(model.parameters())
+        return benchmark, NCL(model=model, optimizer=optimizer, plugins=[Forgetful()])
+
+    benchmark, strategy = build()
+    fit(strategy, benchmark)
+    found = Undeclared(strategy, build()[1]).found
+    assert sorted(found) == [
+        "ContinualModel.steps",
+        "Forgetful.generator",
+        "Forgetful.lost",
+        "Forgetful.net",
+        "Forgetful.tensors",
+    ]

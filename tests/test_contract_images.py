@@ -7,12 +7,13 @@ import warnings
 import pytest
 import torch
 
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.registry import strategies
 from nlpcl.runs.fit import fit
 from nlpcl.runs.run import build_strategy
-from nlpcl.training.runtime import seed_everything
+from nlpcl.training.device import seed_everything
 from tests.helpers.contract import small_options
 from tests.helpers.images import tiny_images
 
@@ -38,7 +39,7 @@ def test_images(name: str, backbone: str, scenario: str) -> None:
     given |= {"backbone": backbone, **small_options(name)}
     seed_everything(0)
     model = build_model(benchmark, backbone, hidden=128)
-    strategy = build_strategy(RunSpec.parse(given).filled(), model, torch.device("cpu"), eval_mb_size=16)
+    strategy = build_strategy(resolve(RunSpec.parse(given)), model, torch.device("cpu"), eval_batch_size=16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matrix = fit(strategy, benchmark, epochs=[3 if name == "acl" else 10] * 2)  # ACL takes five steps a mini-batch

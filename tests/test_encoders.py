@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nlpcl.benchmarks._text import load_tokenizer
-from nlpcl.config import encoders
+from nlpcl.benchmarks._tokens import load_tokenizer
+from nlpcl.config import files
 from nlpcl.config.encoders import MINILM_SHA256, encoder_fingerprint
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
@@ -53,7 +53,7 @@ def test_a_file_is_hashed_again_only_where_it_changed(
     before = encoder_fingerprint(str(folder))
     assert before["name"] == "mine" and "revision" not in before
     read: list[str] = []
-    monkeypatch.setattr(encoders, "sha256", lambda path: read.append(path.name) or "new")
+    monkeypatch.setattr(files, "sha256", lambda path: read.append(path.name) or "new")
     assert encoder_fingerprint(str(folder)) == before and read == []
     (folder / "vocab.txt").write_text("another")
     after = encoder_fingerprint(str(folder))
@@ -65,12 +65,12 @@ def test_a_file_edited_in_place_is_hashed_again_though_its_time_was_restored(tmp
     file = tmp_path / "vocab.txt"
     file.write_bytes(b"one two")
     facts = file.stat()
-    assert encoders.known_sha256(file) == hashlib.sha256(b"one two").hexdigest()
+    assert files.known_sha256(file) == hashlib.sha256(b"one two").hexdigest()
     file.write_bytes(b"two one")
     while file.stat().st_mtime_ns != facts.st_mtime_ns or file.stat().st_ctime_ns == facts.st_ctime_ns:
         os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert (file.stat().st_ino, file.stat().st_size) == (facts.st_ino, facts.st_size)
-    assert encoders.known_sha256(file) == hashlib.sha256(b"two one").hexdigest()
+    assert files.known_sha256(file) == hashlib.sha256(b"two one").hexdigest()
 
 
 def test_what_ships_in_a_wheel_is_kept_with_its_tokenizer() -> None:

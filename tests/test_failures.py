@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch._inductor.exc import InvalidCxxCompiler
 
+from nlpcl.cli import main
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.runs import run as experiment
 from nlpcl.training.strategy import ContinualStrategy
@@ -88,3 +90,11 @@ def test_a_training_gone_astray_ends_the_run(
     spec = spec.model_copy(update={"learning_rate": 1e30})  # far above what a new spec may have
     with refused("finite task0 --learning-rate"):
         run(spec, three_tasks[scenario], tmp_path)
+
+
+def test_windows_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    assert main(["run", "--strategy", "ncl", "--out", str(tmp_path / "runs")]) == 2
+    assert mentions(capsys.readouterr().err, "Linux macOS Windows WSL") and not (tmp_path / "runs").exists()

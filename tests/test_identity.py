@@ -17,6 +17,7 @@ from nlpcl.benchmarks._files.download import own_files
 from nlpcl.cli import main
 from nlpcl.config import spec
 from nlpcl.config.arguments import Request
+from nlpcl.config.resolve import check_repeatable, resolve
 from nlpcl.config.spec import RunSpec, spec_id
 from nlpcl.errors import UsageError
 from nlpcl.options import complete_options, option
@@ -25,7 +26,7 @@ from nlpcl.records.record import Record
 from nlpcl.registry import benchmarks
 from nlpcl.runs import run as experiment
 from nlpcl.runs.identity import identified
-from nlpcl.sweeps.sweep import plan
+from nlpcl.sweeps.plan import plan
 from nlpcl.sweeps.tune import Search, tune
 from tests.helpers.messages import refused
 from tests.helpers.text_tasks import make_tasks, written
@@ -48,7 +49,7 @@ def encoder(tiny: str, tmp_path: Path) -> Path:
 
 
 def spec_on(encoder: Path | str, **more: object) -> RunSpec:
-    return RunSpec.parse({"benchmark": "folder", "strategy": "ncl", "model": str(encoder), **QUICK, **more}).filled()
+    return resolve(RunSpec.parse({"benchmark": "folder", "strategy": "ncl", "model": str(encoder), **QUICK, **more}))
 
 
 def asked_for(encoder: Path | str, *assign: str) -> Request:
@@ -113,11 +114,11 @@ def test_spellings_of_one_folder_are_one_run(
 
 
 def test_what_a_name_says_needs_no_digest(data_root: Path) -> None:
-    asc = RunSpec.parse({"benchmark": "asc", "strategy": "ncl"}).filled()
+    asc = resolve(RunSpec.parse({"benchmark": "asc", "strategy": "ncl"}))
     assert identified(asc, data_root) is asc
-    mnist = RunSpec.parse({"benchmark": "SplitMNIST", "strategy": "ncl"}).filled()
+    mnist = resolve(RunSpec.parse({"benchmark": "SplitMNIST", "strategy": "ncl"}))
     assert identified(mnist, data_root) is mnist  # packed anew, but the published files
-    part = RunSpec.parse({"benchmark": "SplitCIFAR10", "strategy": "ncl"}).filled()
+    part = resolve(RunSpec.parse({"benchmark": "SplitCIFAR10", "strategy": "ncl"}))
     assert identified(part, data_root).data_sha256 is not None  # a part of the set
 
 
@@ -140,7 +141,7 @@ def test_streams_read_from_files_that_nobody_published_know_them(
 ) -> None:
     """Whatever file of a stream changes under a data root, it is seen."""
     strategy = {"strategy": "ncl", "scenario": benchmarks.get(benchmark).scenarios[0], "benchmark": benchmark}
-    asked, seen = RunSpec.parse(strategy).filled(), set()
+    asked, seen = resolve(RunSpec.parse(strategy)), set()
     for name in files:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -279,7 +280,7 @@ def test_an_older_record_is_repeated_from_the_same_files_only(
 def test_the_training_subset_is_drawn_anew_for_every_seed(own: Path, encoder: Path) -> None:
     def subset(**more: object) -> torch.Tensor:
         asked = spec_on(encoder, train_size=5, **more)
-        benchmark, _ = experiment.prepare(asked, data_root=own, device=torch.device("cpu"))
+        benchmark, _ = experiment.setup(asked, data_root=own, device=torch.device("cpu"))
         return torch.stack([x for x, *_ in benchmark.train_stream[0].dataset])
 
     drawn = [subset(seed=seed) for seed in range(4)]
@@ -291,35 +292,35 @@ def test_the_training_subset_is_drawn_anew_for_every_seed(own: Path, encoder: Pa
 
 def test_a_spec_from_before_a_field_came_stays_as_it_is() -> None:
     """A default that came later is neither hashed nor asked of it when it is checked."""
-    old = RunSpec.parse({"strategy": "ncl", "train_size": 5, "seed": 3, "data_seed": 0}).filled()
+    old = resolve(RunSpec.parse({"strategy": "ncl", "train_size": 5, "seed": 3, "data_seed": 0}))
     assert old.spec_version == 1 and "data_seed" not in old.model_dump(exclude_unset=True)
-    old.check()
-    new = RunSpec.parse({"strategy": "ncl", "train_size": 5, "seed": 3}).filled()
+    check_repeatable(old)
+    new = resolve(RunSpec.parse({"strategy": "ncl", "train_size": 5, "seed": 3}))
     assert (new.spec_version, new.data_seed) == (2, 3) and new.id != old.id
-    new.check()
+    check_repeatable(new)
 
 
 def test_an_option_that_came_later_is_stored_only_where_it_says_something() -> None:
     from nlpcl.registry import strategies
 
-    before = RunSpec.parse({"strategy": "l2"}).filled()
+    before = resolve(RunSpec.parse({"strategy": "l2"}))
     entry = strategies.get("l2")
 
     class Later(entry.options):  # type: ignore[misc, name-defined]
         strength: Annotated[float, Since(2)] = option(0.25, "an option that came later")
 
     with strategies.replacing(replace(entry, options=Later)):
-        after = RunSpec.parse({"strategy": "l2"}).filled()
+        after = resolve(RunSpec.parse({"strategy": "l2"}))
         assert after.id == before.id and after.spec_version == 1
         assert complete_options(strategies.get("l2"), after.options)["strength"] == 0.25
-        before.check()
-        chosen = RunSpec.parse({"strategy": "l2", "options": {"strength": 0.5}}).filled()
-        assert chosen.spec_version == 2 and chosen.options is not None and chosen.options["strength"] == 0.5
-        chosen.check()
+        check_repeatable(before)
+        chosen = resolve(RunSpec.parse({"strategy": "l2", "options": {"strength": 0.5}}))
+        assert chosen.spec_version == 2 and chosen.options["strength"] == 0.5
+        check_repeatable(chosen)
 
 
 def test_what_was_renamed_keeps_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    today = RunSpec.parse({"strategy": "l2"}).filled()
+    today = resolve(RunSpec.parse({"strategy": "l2"}))
     stored = today.model_dump(mode="json", exclude_unset=True)
     (option, value), *_ = stored["options"].items()
     stored["first_name"] = stored.pop("weight_decay")
@@ -382,12 +383,12 @@ def test_data_that_change_while_they_are_read_are_seen(
     own: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def prepared(*args: Any, **more: Any) -> Any:
-        found = prepare(*args, **more)
+        found = build(*args, **more)
         correct(own)
         return found
 
-    prepare = experiment.prepare
-    monkeypatch.setattr(experiment, "prepare", prepared)
+    build = experiment.setup
+    monkeypatch.setattr(experiment, "setup", prepared)
     with refused("data_sha256"):
         run(spec_on(encoder), own, tmp_path / "runs")
     assert not list((tmp_path / "runs").rglob("record.json"))

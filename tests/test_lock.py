@@ -13,13 +13,16 @@ from nlpcl.cli import main
 from nlpcl.config.arguments import Request
 from nlpcl.records.record import Record
 from nlpcl.runs import lock
-from nlpcl.sweeps.sweep import Execution, Outcome, plan, run_local
+from nlpcl.sweeps.cells import Execution, Outcome
+from nlpcl.sweeps.local import run_local
+from nlpcl.sweeps.plan import plan
+from tests.helpers.messages import mentions
 from tests.helpers.sweeps import Told
 
 HOLD = """
 import sys, pathlib
-from nlpcl.runs.lock import alone
-with alone(pathlib.Path(sys.argv[1])):
+from nlpcl.runs.lock import run_lock
+with run_lock(pathlib.Path(sys.argv[1])):
     print(flush=True)
     input()
 """
@@ -35,21 +38,22 @@ def test_of_two_processes_at_one_run_the_second_is_refused(
     (cell,) = plan([request], tmp_path).cells
     place, argv = tmp_path / cell.id, cell.argv(execution)
     with subprocess.Popen([sys.executable, "-c", HOLD, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() and lock.taken(place)
+        assert holder.stdout is not None and holder.stdout.readline() and lock.is_locked(place)
         assert main(argv) == main([*argv, "--fresh"]) == 2
         shown = capsys.readouterr()
         assert shown.out == "" and shown.err.count("nlpcl: error: ") == shown.err.count(str(tmp_path)) == 2
         told = Told()
         run_local([cell], 1, execution, told)
-        assert told.outcomes == [Outcome(cell, lock.BUSY)] and list(place.iterdir()) == []
+        assert told.outcomes == [Outcome(cell, lock.BUSY)] and [path.name for path in place.iterdir()] == [".lock"]
+        assert shown.err.count(f"process {holder.pid} ") == 2
         holder.kill()
-    with cell.log(execution).open("ab") as log:  # as another sweep has it, whose run is not yet in the folder
-        assert lock.locked(log.fileno())
-        run_local([cell], 1, execution, told)
-        assert told.outcomes.pop() == Outcome(cell, lock.BUSY)
-    assert not lock.taken(place)
-    assert main(argv) == 0 and {path.name for path in place.iterdir()} == {"record.json", "log.txt"}
-    monkeypatch.setattr(subprocess, "Popen", None)  # what another sweep has done since the plan starts no process
+    held = lock.acquire(place / ".sweep", 0)  # as another sweep has it, whose run is not yet in the folder
+    run_local([cell], 1, execution, told)
+    assert mentions(told.outcomes.pop().error, lock.BUSY)
+    lock.release(held)
+    assert not lock.is_locked(place)
+    assert main(argv) == 0 and [path.name for path in place.iterdir()] == ["record.json"]
+    monkeypatch.setattr(sys, "executable", None)  # what another sweep has done since the plan starts no process
     run_local([cell], 1, execution, told)
     assert told.outcomes[1] == Outcome(cell, None) and Record.load(place / "record.json").status == "ok"
 

@@ -32,7 +32,7 @@ def test_the_example_runs(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_example_of_own_data_runs(tiny: str) -> None:
     text = (ROOT / "docs" / "streams.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(example.replace('"minilm"', repr(tiny)), "streams.md", "exec"), names)
     assert names["benchmark"].task_names == ["phones", "laptops"] and names["benchmark"].n_classes == [2, 2]

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.records.record import Record, check_out, collect
-from nlpcl.sweeps.sweep import finished
+from nlpcl.sweeps.cells import finished
 from tests.helpers.messages import refused
 
 
 def make(**changes: Any) -> Record:
     content: dict[str, Any] = {
         "status": "ok",
-        "spec": RunSpec.parse({"strategy": "ncl"}).filled().model_dump(mode="json"),
+        "spec": resolve(RunSpec.parse({"strategy": "ncl"})).model_dump(mode="json"),
         "data": {"tasks": [{"name": "a"}, {"name": "b"}]},
         "sizes": {},
         "seeds": {"train": 0},

@@ -16,9 +16,9 @@ import torch
 from nlpcl.config.spec import RunSpec
 from nlpcl.records.record import Record
 from nlpcl.registry import strategies
-from nlpcl.runs import checkpoint
-from nlpcl.runs import run as experiment
+from nlpcl.runs.checkpoint import random_states
 from nlpcl.runs.identity import identified
+from nlpcl.runs.results import Results
 from tests.helpers.contract import SLOW
 from tests.helpers.runs import (
     ENTRIES,
@@ -38,7 +38,7 @@ START_OVER = {"avalanche/AGEM", "avalanche/MIR", "avalanche/DER", "avalanche/Joi
 
 STATES: dict[str, Any] = {}
 """Model and random states at the end of the last run here."""
-RECORD = experiment._Job._record
+RECORD = Results.record
 
 
 def some(names: list[str], *often: str) -> list[Any]:
@@ -46,12 +46,12 @@ def some(names: list[str], *often: str) -> list[Any]:
     return [pytest.param(name, marks=[] if name in often else [pytest.mark.full]) for name in names]
 
 
-def noted(job: Any, *args: Any) -> Record:
+def noted(results: Results, error: str | None = None) -> Record:
     """What makes the record, after a look at the strategy."""
-    model = job.strategy.model.state_dict()
+    model = results.strategy.model.state_dict()
     STATES["model"] = {name: value.clone() for name, value in model.items()}
-    STATES["random"] = checkpoint.random_states(job.device)
-    return RECORD(job, *args)
+    STATES["random"] = random_states(results.device)
+    return RECORD(results, error)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -67,7 +67,7 @@ def same(a: Any, b: Any) -> bool:
 
 def check(spec: RunSpec, root: Path, moments: Sequence[Moment], tmp: Path, monkeypatch: Any) -> int:
     """Kill a run at the moments, one after another, and compare its end; how often it went on from a checkpoint."""
-    monkeypatch.setattr(experiment._Job, "_record", noted)
+    monkeypatch.setattr(Results, "record", noted)
     spec = identified(spec, root)
     whole = run(spec, root, tmp / "whole")
     states = dict(STATES)

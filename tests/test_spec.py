@@ -9,31 +9,25 @@ from typing import Any
 import pytest
 
 from nlpcl.config.presets import preset_for
-from nlpcl.config.spec import RunSpec, spec_id
+from nlpcl.config.resolve import check_repeatable, resolve
+from nlpcl.config.spec import FIELDS, CompleteSpec, RunSpec, spec_id
 from nlpcl.options import entry_options
+from nlpcl.ranges import since
 from nlpcl.registry import BenchmarkEntry, benchmarks
 from tests.helpers.messages import refused
 
 
-def filled(**given: Any) -> RunSpec:
-    return RunSpec.parse(given).filled()
+def filled(**given: Any) -> CompleteSpec:
+    return resolve(RunSpec.parse(given))
 
 
 def test_filling_writes_everything_out_and_is_done_once() -> None:
     spec = filled(benchmark="ASC", strategy="CTR")
     assert (spec.benchmark, spec.strategy) == ("asc", "ctr")
-    later = {
-        "best_epoch",
-        "patience",
-        "plateau_factor",
-        "min_learning_rate",
-        "data_seed",
-        "data_sha256",
-        "model_sha256",
-    }
-    assert set(spec.model_dump(exclude_unset=True)) == set(RunSpec.model_fields) - later
-    assert spec.options is not None and spec.options["lamb"] == 0.75
-    assert spec.filled() is spec
+    later = {name for name in FIELDS if since(RunSpec.model_fields[name].metadata)}
+    assert set(spec.model_dump(exclude_unset=True)) == {*FIELDS, "spec_version"} - later
+    assert spec.options["lamb"] == 0.75
+    assert resolve(spec) is spec
 
 
 def test_a_stored_spec_is_hashed_as_stored() -> None:
@@ -41,7 +35,7 @@ def test_a_stored_spec_is_hashed_as_stored() -> None:
     stored = filled(strategy="ncl").model_dump(mode="json")
     del stored["clip_norm"]
     stored["options"] = {}
-    again = RunSpec.parse(stored).filled()
+    again = resolve(RunSpec.parse(stored))
     assert again.id == spec_id(stored) != filled(strategy="ncl").id
     assert RunSpec.parse(dict(reversed(list(stored.items())))).id == again.id
 
@@ -53,7 +47,7 @@ def test_presets_and_precedence() -> None:
     assert (bert.epochs_for("XuSemEval14_rest"), bert.epochs_for("Bing9domains_ipod")) == (10, 30)
     given = filled(benchmark="asc", strategy="hat", learning_rate=0.5, backbone_options={"adapter_size": 7})
     assert given.learning_rate == 0.5
-    assert given.backbone_options is not None and given.backbone_options["adapter_size"] == 7
+    assert given.backbone_options["adapter_size"] == 7
     assert given.backbone_options["pooling"] == "mean"
     own = preset_for({"benchmark": "b"}, [({"benchmark": "b"}, {"epochs": 77})])
     assert own["epochs"] == 77
@@ -154,34 +148,44 @@ def test_committed_results_keep_their_ids() -> None:
     for path in paths:
         spec = json.loads(path.read_text(encoding="utf-8"))["spec"]
         anew = {name: value for name, value in spec.items() if name != "spec_version"}
-        assert path.stem == spec_id(spec) == RunSpec.parse(spec).id == RunSpec.parse(anew).filled().id
+        assert path.stem == spec_id(spec) == RunSpec.parse(spec).id == resolve(RunSpec.parse(anew)).id
 
 
 def test_epochs_without_an_entry_for_a_task() -> None:
     with refused("epochs b"):
-        RunSpec.parse({"epochs": {"a": 1}}).epochs_for("b")
+        filled(benchmark="folder", strategy="ncl", epochs={"a": 1}).epochs_for("b")
 
 
 def test_a_stored_spec_without_a_later_field_is_still_complete() -> None:
-    stored = RunSpec.parse({"strategy": "ncl"}).filled().model_dump(exclude_unset=True)
+    stored = resolve(RunSpec.parse({"strategy": "ncl"})).model_dump(exclude_unset=True)
     del stored["benchmark_options"]
     old = RunSpec.parse(stored)
-    assert old.filled() is old and old.id == spec_id(stored)
+    assert resolve(old) is old and old.id == spec_id(stored)
 
 
 def test_settings_that_came_later_are_stored_only_where_they_say_something() -> None:
-    plain = RunSpec.parse({"strategy": "ncl"}).filled()
+    plain = resolve(RunSpec.parse({"strategy": "ncl"}))
     assert "patience" not in plain.model_dump(exclude_unset=True)
-    assert RunSpec.parse({"strategy": "ncl", "patience": 5}).filled().id == plain.id
-    chosen = RunSpec.parse({"strategy": "ncl", "patience": 3, "best_epoch": True}).filled()
+    assert resolve(RunSpec.parse({"strategy": "ncl", "patience": 5})).id == plain.id
+    chosen = resolve(RunSpec.parse({"strategy": "ncl", "patience": 3, "best_epoch": True}))
     assert chosen.id != plain.id and RunSpec.parse(chosen.model_dump(exclude_unset=True)) == chosen
 
 
 @pytest.mark.parametrize(("rate", "lowest"), [(1e-4, 1e-6), (0.05, 1e-4)])
 def test_a_plateau_schedule_can_lower_the_rate(rate: float, lowest: float) -> None:
-    spec = RunSpec.parse({"strategy": "ncl", "schedule": "plateau", "learning_rate": rate}).filled()
+    spec = resolve(RunSpec.parse({"strategy": "ncl", "schedule": "plateau", "learning_rate": rate}))
     assert spec.min_learning_rate == lowest
     assert RunSpec.parse(spec.model_dump(exclude_unset=True)).id == spec.id
-    spec.check()
+    check_repeatable(spec)
     chosen = RunSpec.parse({"strategy": "ncl", "schedule": "plateau", "learning_rate": rate, "min_learning_rate": 0.01})
-    assert chosen.filled().min_learning_rate == 0.01
+    assert resolve(chosen).min_learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "backbone", "lamb"),
+    [("asc", "bert_adapter", 0.5), ("SplitMNIST", "cnn", 0.5), ("SplitMNIST", "mlp", 0.01), ("femnist", "cnn", 0.01)],
+)
+def test_l2_pulls_less_where_validation_data_say_so(benchmark: str, backbone: str, lamb: float) -> None:
+    spec = RunSpec(strategy="l2", benchmark=benchmark, backbone=backbone)
+    assert resolve(spec).options["lamb"] == lamb
+    assert resolve(spec.model_copy(update={"options": {"lamb": 2.0}})).options["lamb"] == 2.0

@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 
 from nlpcl.cli import main
-from nlpcl.cli.display import SweepReporter, duration
+from nlpcl.cli.display import SweepReporter, time_in_words
 from nlpcl.config.arguments import Request
 from nlpcl.records.record import Record
-from nlpcl.sweeps import sweep
+from nlpcl.sweeps import local
+from nlpcl.sweeps.cells import Cell, Execution, Outcome
 from nlpcl.sweeps.grid import Grid
-from nlpcl.sweeps.sweep import Cell, Execution, Outcome, estimates, plan, run_local
+from nlpcl.sweeps.local import run_local
+from nlpcl.sweeps.plan import estimates, plan
 from tests.helpers.messages import mentions, refused
 from tests.helpers.records import record_of
 from tests.helpers.sweeps import Told
@@ -154,8 +156,8 @@ def test_time_is_estimated_from_the_nearest_runs_of_the_same_work(tmp_path: Path
 def test_a_plan_counts_on_as_many_workers_as_the_run_has(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "visible_gpus", lambda device: ["0", "1"])
-    monkeypatch.setattr(sweep, "cores", lambda: 4)
+    monkeypatch.setattr(local, "visible_gpus", lambda device: ["0", "1"])
+    monkeypatch.setattr(local, "cores", lambda: 4)
     record = record_of("ncl", seed=9, measured={"seconds": {"total": 60}})
     record.save(tmp_path / record.id / "record.json")
     argv = ["sweep", "--strategy", "ncl", "--tasks", "3", "--train-size", "20", "--out", str(tmp_path), "--dry-run"]
@@ -223,7 +225,7 @@ def fake_python(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> N
     file = folder / "python"
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)
-    monkeypatch.setattr(sweep.sys, "executable", str(file))
+    monkeypatch.setattr(local.sys, "executable", str(file))
 
 
 def test_a_killed_run_and_one_without_a_word_are_told(
@@ -243,8 +245,8 @@ def test_gpus_and_threads_are_dealt_out(tiny: str, tmp_path: Path, monkeypatch: 
     cells = plan(requests(tiny, *({"seed": str(seed)} for seed in range(3))), tmp_path).cells
     fake_python(tmp_path, 'echo "gpu $CUDA_VISIBLE_DEVICES threads $OMP_NUM_THREADS"; sleep 1', monkeypatch)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(sweep, "visible_gpus", lambda device: ["3", "5"])
-    monkeypatch.setattr(sweep, "cores", lambda: 6)
+    monkeypatch.setattr(local, "visible_gpus", lambda device: ["3", "5"])
+    monkeypatch.setattr(local, "cores", lambda: 6)
     told = Told()
     run_local(cells, 3, Execution(tmp_path), told)
     assert [outcome.error for outcome in sorted(told.outcomes, key=lambda o: o.cell.label)] == [
@@ -259,9 +261,9 @@ def test_gpus_and_threads_are_dealt_out(tiny: str, tmp_path: Path, monkeypatch: 
 def test_gpus_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7a")
-    assert sweep.visible_gpus("auto") == ["4", "GPU-7a"] and sweep.visible_gpus("cuda:1") == []
+    assert local.visible_gpus("auto") == ["4", "GPU-7a"] and local.visible_gpus("cuda:1") == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert sweep.visible_gpus("cuda") == ["0", "1"] and sweep.visible_gpus("cpu") == []
+    assert local.visible_gpus("cuda") == ["0", "1"] and local.visible_gpus("cpu") == []
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -286,7 +288,7 @@ def test_what_a_sweep_shows(terminal: bool, tmp_path: Path, capsys: Any, monkeyp
     ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert time_in_words(seconds) == text
 
 
 def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 120) -> None:

@@ -81,15 +81,7 @@ def patched(file: Path) -> Iterator[str]:
             yield from (arg.attr for arg in node.args[:1] if isinstance(arg, ast.Attribute))
 
 
-# To go: what a run says and records will have public names.
-PENDING = pytest.mark.xfail(strict=True, reason="the run's own class is private")
-
-
-@pytest.mark.parametrize(
-    "file",
-    [pytest.param(f, marks=PENDING if f.stem in ("test_checkpoint", "test_resume") else ()) for f in FILES],
-    ids=lambda file: file.stem,
-)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_no_test_patches_a_private_name(file: Path) -> None:
     names = {name.rpartition(".")[2] for name in patched(file)}
     assert not [name for name in names if name.startswith("_") and not name.endswith("__")]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from nlpcl.cli import main
-from nlpcl.config.arguments import PresetFile, Request
+from nlpcl.config.arguments import Request
+from nlpcl.config.presets import PresetFile
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.records.metrics import average
@@ -21,6 +22,7 @@ from nlpcl.runs import run as experiment
 from nlpcl.runs.fit import fit
 from nlpcl.sweeps import tune
 from nlpcl.sweeps.tune import Axis, Search, Trial
+from nlpcl.training.device import choose_device
 from tests.helpers.messages import mentions, refused
 
 FIELDS = {"tasks": "2", "train_size": "16", "epochs": "1"}
@@ -154,17 +156,17 @@ def test_test_data_are_never_touched(
         warnings.simplefilter("ignore")
         accuracy = tune.score(spec, on, data_root=str(folders["til"]), device="cpu")
     assert 0 <= accuracy <= 1
-    device = experiment.runtime.choose_device("cpu")
+    device = choose_device("cpu")
     with pytest.raises(AssertionError, match="test data"):
-        benchmark, _ = experiment.prepare(spec, data_root=folders["til"], device=device)
+        benchmark, _ = experiment.setup(spec, data_root=folders["til"], device=device)
         len(benchmark.test_stream)  # type: ignore[attr-defined]
 
 
 def test_the_score_is_that_of_a_run_on_validation_data(tiny: str) -> None:
     """Of the first task after it, and of all in the end, with another driver: by hand, over the whole benchmark."""
     spec = Request({**FIELDS, "epochs": "2", "model": tiny, "strategy": "ncl"}, ("adapter_size=8",)).spec()
-    device = experiment.runtime.choose_device("cpu")
-    benchmark, strategy = experiment.prepare(spec, device=device, eval_mb_size=128)
+    device = choose_device("cpu")
+    benchmark, strategy = experiment.setup(spec, device=device, eval_batch_size=128)
     matrix = fit(strategy, benchmark, eval="seen", stream="valid", epochs=[2, 2]).accuracy
     assert tune.score(spec, "first-task", device="cpu") == matrix[0][0]
     assert tune.score(spec, "stream", device="cpu") == average(matrix)

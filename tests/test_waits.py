@@ -70,7 +70,7 @@ def waits_of(
         both = {name: watched(getattr(ContinualStrategy, name)) for name in ("training_epoch", "eval_epoch")}
         # A number that is read there is none, so no loss is looked at.
         with patch.multiple(ContinualStrategy, check_losses=lambda self: None, **both):
-            benchmark, strategy = experiment.prepare(
+            benchmark, strategy = experiment.setup(
                 spec, data_root=roots.get(scenario), device=torch.device(GPU, 0), plugins=[make() for make in plugins]
             )
             fit(strategy, benchmark)

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from avalanche.evaluation import PluginMetric
 
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.spec import CompleteSpec
 from nlpcl.records.metrics import average, forgetting
 from nlpcl.runs.fit import fit
-from nlpcl.runs.run import prepare
-from nlpcl.training import runtime
+from nlpcl.runs.run import setup
+from nlpcl.training.device import choose_device
 
 Cells = dict[tuple[int, int], np.ndarray]
 DRAWS = 2000
@@ -55,13 +55,13 @@ class Correct(PluginMetric[Cells]):
         """Nothing: all cells are kept."""
 
 
-def cells_of(spec: RunSpec, stream: Any, data_root: str | None) -> Cells:
+def cells_of(spec: CompleteSpec, stream: Any, data_root: str | None) -> Cells:
     """Train, evaluate, and say which examples were right."""
-    benchmark, strategy = prepare(spec, data_root=data_root, device=runtime.choose_device("auto"))
+    benchmark, strategy = setup(spec, data_root=data_root, device=choose_device("auto"))
     correct = Correct()
     strategy.evaluator.metrics.append(correct)
     epochs = [spec.epochs_for(name) for name in benchmark.task_names]
-    fit(strategy, benchmark, eval=spec.eval or "seen", stream=stream, epochs=epochs)
+    fit(strategy, benchmark, eval=spec.eval, stream=stream, epochs=epochs)
     return correct.cells
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     settings: dict[str, list[np.ndarray]] = {}
     draws: dict[int, np.ndarray] = {}
     for line in sys.stdin:
-        spec, started = RunSpec.parse(json.loads(line)["spec"]), time.monotonic()
+        spec, started = CompleteSpec.parse(json.loads(line)["spec"]), time.monotonic()
         cells = cells_of(spec, arguments.stream, arguments.data_root)
         draws = draws or weights({column: len(right) for (_, column), right in cells.items()})
         label = f"{spec.strategy}, learning rate {spec.learning_rate:g}, {spec.backbone_options} {spec.options}"

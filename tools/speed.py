@@ -32,18 +32,20 @@ from avalanche.training.supervised import Naive
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertModel
 
-from nlpcl.benchmarks import TextTask, text_benchmark_from_tasks
-from nlpcl.benchmarks._base import published_hashes
-from nlpcl.benchmarks._files.download import data_bytes
+from nlpcl.benchmarks import StreamRequest, TextTask, text_benchmark_from_tasks
 from nlpcl.benchmarks.text import asc
 from nlpcl.config.encoders import encoder_path
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.models.device import to_device
+from nlpcl.options import Options
+from nlpcl.registry import benchmarks
+from nlpcl.runs import environment
 from nlpcl.runs.run import build_strategy
-from nlpcl.training import runtime
 from nlpcl.training.batches import batch_rows, loader_of
-from nlpcl.training.strategy import DTYPES
+from nlpcl.training.device import choose_device
+from nlpcl.training.forward import DTYPES
 
 DOMAIN = "XuSemEval14_laptop"
 TEST = 64
@@ -82,12 +84,11 @@ def stream(arguments: argparse.Namespace, encoder: str) -> Any:
     """The tasks, all of the same texts."""
 
     def frame(split: str, rows: int) -> pd.DataFrame:
-        path = asc._path(DOMAIN, split)
-        raw = data_bytes("asc", path, published_hashes("asc")[path], f"{asc.SOURCE}/{path}", arguments.data_root)
-        return asc._read(raw, path).head(rows)
+        request = StreamRequest("asc", Options(), "til", 0, None, None, 0, arguments.data_root)
+        return asc._frame(request, DOMAIN, split).head(rows)
 
     parts = [frame("train", arguments.steps * arguments.batch), frame("valid", 8), frame("test", TEST)]
-    tasks = [TextTask(f"task {t}", asc.LABELS, *parts) for t in range(arguments.tasks)]
+    tasks = [TextTask(f"task {t}", benchmarks.get("asc").labels, *parts) for t in range(arguments.tasks)]
     return text_benchmark_from_tasks(
         tasks, name="same", scenario="til", tokenizer=encoder, max_length=arguments.max_length
     )
@@ -100,7 +101,7 @@ class Bench:
         torch.set_num_threads(arguments.threads)
         self.arguments = arguments
         self.encoder = encoder
-        self.device = runtime.choose_device(arguments.device)
+        self.device = choose_device(arguments.device)
         self.now = clock_of(self.device, arguments.threads)
         self.benchmark = stream(arguments, encoder)
 
@@ -113,8 +114,8 @@ class Bench:
         given = {"benchmark": "asc", "strategy": name, "backbone": "bert_adapter", "model": self.encoder}
         given |= {"train_batch_size": self.arguments.batch, "precision": self.arguments.precision}
         clock = Clock(self.now)
-        spec = RunSpec.parse(given).filled()
-        strategy = build_strategy(spec, self.model(), self.device, plugins=[clock], eval_mb_size=128)
+        spec = resolve(RunSpec.parse(given))
+        strategy = build_strategy(spec, self.model(), self.device, plugins=[clock])
         if self.arguments.gradient_checkpointing:
             strategy.model.backbone.recompute_activations()
         if self.arguments.compile:
@@ -173,7 +174,7 @@ class Bench:
 def measure(name: str, arguments: argparse.Namespace, encoder: str, answer: Any) -> None:
     """Put what one strategy costs into the queue `answer`."""
     bench = Bench(arguments, encoder)
-    idle = runtime.peak_memory_mb()
+    idle = environment.peak_memory_mb()
     bench.train(*bench.strategy(name), 0)  # the first steps of a process are slower: they are none of task 0's
     strategy, clock = bench.strategy(name)
     growth, evaluation = [], {}
@@ -186,9 +187,9 @@ def measure(name: str, arguments: argparse.Namespace, encoder: str, answer: Any)
     found: dict[str, Any] = {
         "step": growth,
         "evaluation": evaluation,
-        "peak_memory_mb": round(runtime.peak_memory_mb()),
+        "peak_memory_mb": round(environment.peak_memory_mb()),
         "memory_before_mb": round(idle),
-        "peak_gpu_memory_mb": runtime.peak_gpu_memory_mb(bench.device),
+        "peak_gpu_memory_mb": environment.peak_gpu_memory_mb(bench.device),
     }
     last = arguments.tasks - 1
     turns: dict[str, Callable[[], list[float]]] = {name: lambda: bench.train(strategy, clock, last)}
@@ -277,7 +278,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with encoder_folder(arguments.encoder) as encoder:
         found: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(arguments).items() if k != "data_root"}}
-        found |= {"host": runtime.host(), "python": platform.python_version(), "versions": runtime.versions()}
+        found |= {"host": environment.host(), "python": platform.python_version(), "versions": environment.versions()}
         found |= {"batch": tokens(Bench(arguments, encoder)), "strategies": {}}
         for name in arguments.strategies.split(","):
             context = multiprocessing.get_context("spawn")

@@ -20,12 +20,13 @@ from rich.table import Table
 
 
 def padding(lengths: torch.Tensor, batches: list[list[int]], fixed: int | None = None) -> float:
-    """Share of the computed positions that hold no token."""
+    """Return the share of the computed positions that hold no token."""
     computed = sum((fixed or -(-int(lengths[batch].max()) // 8) * 8) * len(batch) for batch in batches)
     return 1 - int(lengths.sum()) / computed
 
 
 def measure(name: str, model: str, root: str | None, batch_size: int) -> list[Any]:
+    """Return a stream's row of the table."""
     from nlpcl.registry import benchmarks
     from nlpcl.training.batches import LengthGroupedBatches
 
@@ -40,8 +41,8 @@ def measure(name: str, model: str, root: str | None, batch_size: int) -> list[An
         lengths = torch.tensor(list(experience.dataset.lengths))
         mixed = [batch.tolist() for batch in torch.randperm(len(lengths)).split(batch_size)]
         grouped = list(LengthGroupedBatches(lengths.tolist(), batch_size, shuffle=True))
-        found = padding(lengths, mixed, 128), padding(lengths, mixed), padding(lengths, grouped)
-        shares = [old + new * len(lengths) for old, new in zip(shares, found, strict=True)]
+        padded = padding(lengths, mixed, 128), padding(lengths, mixed), padding(lengths, grouped)
+        shares = [old + new * len(lengths) for old, new in zip(shares, padded, strict=True)]
         examples += len(lengths)
     for part in (stream.train_stream, stream.valid_stream, stream.test_stream):
         tokens += sum(sum(experience.dataset.lengths) for experience in part)

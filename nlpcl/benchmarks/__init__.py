@@ -1,64 +1,47 @@
-"""Streams as Avalanche benchmarks, one file each."""
+"""Streams as Avalanche benchmarks, one file each.
 
-from nlpcl.benchmarks._base import TextTask, text_benchmark_from_tasks
-from nlpcl.benchmarks._images import ImageTask, image_benchmark_from_tasks
-from nlpcl.benchmarks.folder.stream import Folder, text_benchmark
-from nlpcl.benchmarks.images.celeba import CelebA
-from nlpcl.benchmarks.images.core50 import CORe50
-from nlpcl.benchmarks.images.femnist import FEMNIST
-from nlpcl.benchmarks.images.partitions import (
-    HeterogeneousCIFAR10,
-    PartitionedCIFAR10,
-    PartitionedCIFAR100,
-    PartitionedFashionMNIST,
-    PartitionedMNIST,
-)
-from nlpcl.benchmarks.images.split import (
-    PermutedMNIST,
-    RotatedMNIST,
-    SplitCIFAR10,
-    SplitCIFAR100,
-    SplitFMNIST,
-    SplitMNIST,
-    SplitTinyImageNet,
-)
-from nlpcl.benchmarks.images.vlcs import VLCS
-from nlpcl.benchmarks.text.asc import ASC
-from nlpcl.benchmarks.text.demo import Demo
-from nlpcl.benchmarks.text.dsc import DSC
-from nlpcl.benchmarks.text.newsgroups import Newsgroups
-from nlpcl.benchmarks.text.nli import NLI
-from nlpcl.benchmarks.text.ssc import SSC
-from nlpcl.benchmarks.words import Words
+A public name is imported on first use; `__init__.pyi` tells type checkers what it is.
+"""
 
-__all__ = [
-    "ASC",
-    "DSC",
-    "FEMNIST",
-    "NLI",
-    "SSC",
-    "VLCS",
-    "CORe50",
-    "CelebA",
-    "Demo",
-    "Folder",
-    "HeterogeneousCIFAR10",
-    "ImageTask",
-    "Newsgroups",
-    "PartitionedCIFAR10",
-    "PartitionedCIFAR100",
-    "PartitionedFashionMNIST",
-    "PartitionedMNIST",
-    "PermutedMNIST",
-    "RotatedMNIST",
-    "SplitCIFAR10",
-    "SplitCIFAR100",
-    "SplitFMNIST",
-    "SplitMNIST",
-    "SplitTinyImageNet",
-    "TextTask",
-    "Words",
-    "image_benchmark_from_tasks",
-    "text_benchmark",
-    "text_benchmark_from_tasks",
-]
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "_base": ("Benchmark",),
+    "_images": ("ImageTask", "image_benchmark_from_tasks", "image_stream"),
+    "_stream": ("Stream", "StreamRequest"),
+    "_text": ("TextTask", "text_benchmark_from_tasks", "text_stream"),
+    "folder.stream": ("Folder", "text_benchmark"),
+    "images.celeba": ("CelebA",),
+    "images.core50": ("CORe50",),
+    "images.femnist": ("FEMNIST",),
+    "images.partitions": (
+        *("HeterogeneousCIFAR10", "PartitionedCIFAR10", "PartitionedCIFAR100"),
+        *("PartitionedFashionMNIST", "PartitionedMNIST"),
+    ),
+    "images.split": (
+        *("PermutedMNIST", "RotatedMNIST", "SplitCIFAR10", "SplitCIFAR100"),
+        *("SplitFMNIST", "SplitMNIST", "SplitTinyImageNet"),
+    ),
+    "images.vlcs": ("VLCS",),
+    "text.asc": ("ASC",),
+    "text.demo": ("Demo",),
+    "text.dsc": ("DSC",),
+    "text.newsgroups": ("Newsgroups",),
+    "text.nli": ("NLI",),
+    "text.ssc": ("SSC",),
+    "words": ("Words",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(name for names in _HOME.values() for name in names)

@@ -1,36 +1,39 @@
-"""From tasks to an Avalanche benchmark: `benchmark_from_tasks`, and for text `TextTask`."""
+"""`Benchmark`: a stream of tasks as Avalanche takes it, whatever its examples are."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from numbers import Integral
-from os import PathLike
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import pandas as pd
-from avalanche.benchmarks import CLScenario, benchmark_from_datasets, with_classes_timeline, with_task_labels
+from avalanche.benchmarks import (
+    CLScenario,
+    EagerCLStream,
+    benchmark_from_datasets,
+    with_classes_timeline,
+    with_task_labels,
+)
 from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskLabels
 from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
 from torch.utils.data import Dataset
 
-from nlpcl.benchmarks._files.cache import fingerprint
 from nlpcl.benchmarks._labels import in_order
-from nlpcl.benchmarks._text import PackedText, columns, load_tokenizer, pack
-from nlpcl.benchmarks.words import Words
-from nlpcl.config.orders import Published
 from nlpcl.errors import UsageError, suggest
-from nlpcl.registry import SCENARIOS
+from nlpcl.registry import SCENARIOS, Modality
+
+if TYPE_CHECKING:
+    from nlpcl.benchmarks._tokens import PackedText
+    from nlpcl.benchmarks.words import Vectors
+    from nlpcl.models.states import TokenStates
 
 SPLITS = ("train", "valid", "test")
+MakeExamples = Callable[[Any, int, Sequence[int]], Any]
+"""Takes a split of a task, the task label and the class in the head of each of the task's labels; see `labelled`."""
 
 
 class Task(Protocol):
-    """What a stream of any modality needs to know of a task."""
+    """A task of any modality, as far as a benchmark must know it."""
 
     @property
     def name(self) -> str: ...
@@ -44,111 +47,127 @@ class Task(Protocol):
     def test(self) -> Sized: ...
 
 
-@dataclass(frozen=True)
-class TextTask:
-    """One task of a text stream.
+class Benchmark(CLScenario[Any]):
+    """A benchmark of Avalanche whose tasks each have training, validation and test examples.
 
-    :param name: the task's name.
-    :param labels: names of the classes; a label is an index into them.
-    :param train: frame with columns `text`, `text_pair` (may be missing) and `label`; so `valid` and `test`.
-    :raises UsageError: two labels are the same; a column is missing, there twice, or in one split alone; a split is
-        empty; a text is none; a label is no integer or out of range.
+    Each of the three streams has one experience per task. An experience knows its `task_name` and, as
+    `classes_in_this_experience`, the classes of its task in the head.
     """
+
+    train_stream: EagerCLStream[Any]
+    valid_stream: EagerCLStream[Any]
+    test_stream: EagerCLStream[Any]
 
     name: str
+    """Name of the stream."""
+    scenario: str
+    """`til`, `dil` or `cil`."""
+    modality: Modality
+    """What the examples are."""
+    input_shape: tuple[int, ...]
+    """Shape of an example: (3, L) of texts, (C, H, W) of images."""
+    task_names: list[str]
+    n_classes: list[int]
+    """Classes of each task's head; in `dil` and `cil` all tasks share one."""
     labels: tuple[str, ...]
-    train: pd.DataFrame
-    valid: pd.DataFrame
-    test: pd.DataFrame
+    """Labels of the head that all tasks share; empty in `til`."""
+    sizes: list[dict[str, Any]]
+    """For each task its `name`, its `labels` and how many examples it has: `train`, `valid` and `test`."""
+    files: dict[str, str]
+    """SHA-256 of each file that the data come from, by path."""
+    notes: list[str]
+    """Sentences on what may spoil a result; only your own data are looked at so closely."""
 
-    def __post_init__(self) -> None:
-        if len(set(self.labels)) < len(self.labels) or not all(isinstance(label, str) for label in self.labels):
-            raise UsageError(f"task {self.name}: labels must be texts that differ, not {self.labels}.")
-        for split in SPLITS:
-            frame: pd.DataFrame = getattr(self, split)
-            for column in ("text", "label"):
-                if column not in frame.columns:
-                    raise UsageError(f"task {self.name}, {split}: column {column!r} is missing.")
-            if not frame.columns.is_unique:
-                twice = frame.columns[frame.columns.duplicated()][0]
-                raise UsageError(f"task {self.name}, {split}: column {twice!r} is there twice.")
-            if ("text_pair" in frame.columns) != ("text_pair" in self.train.columns):
-                raise UsageError(f"task {self.name}: text_pair is in one of train and {split} alone.")
-            if frame.empty:
-                raise UsageError(f"task {self.name}, {split}: there are no rows.")
-            if not pd.api.types.is_integer_dtype(frame["label"]):
-                raise UsageError(f"task {self.name}, {split}: column 'label' must hold integers.")
-            if not frame["label"].between(0, len(self.labels) - 1).all():
-                raise UsageError(f"task {self.name}, {split}: a label is not in 0 to {len(self.labels) - 1}.")
-            for column in ("text", "text_pair"):
-                if column in frame.columns and not _holds_texts(frame[column], optional=column == "text_pair"):
-                    raise UsageError(f"task {self.name}, {split}: column {column!r} must hold texts alone.")
+    tokenizer: Any = None
+    """The tokenizer of texts; None for images."""
+    tokenizer_name: str = ""
+    """The encoder that the tokenizer belongs to: a name or a folder; empty if unknown."""
+    max_length: int | None = None
+    """Tokens that each text is padded or cut to; None for images."""
+    vectors: Vectors | None = None
+    """Word vectors, one for each of the tokenizer's words; None for an encoder's tokens, and for images."""
+    packed: Mapping[str, Sequence[PackedText]]
+    """MakeExamples of each task tokenised for an encoder, by split."""
+    states: TokenStates | None = None
+    """Token states of an encoder, once `nlpcl.models.precompute` has computed them; None before."""
 
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        examples: MakeExamples,
+        *,
+        name: str,
+        scenario: str,
+        modality: Modality,
+        input_shape: tuple[int, ...],
+        labels: tuple[str, ...] | None = None,
+        files: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Make the streams.
 
-def _holds_texts(column: pd.Series[Any], optional: bool) -> bool:
-    """Return whether all values are texts; where they are optional none at all will do."""
-    absent = column.isna()
-    if optional and absent.all():
-        return True
-    texts = isinstance(column.dtype, pd.StringDtype)
-    return not absent.any() and (texts or all(issubclass(kind, str) for kind in set(map(type, column))))
-
-
-def benchmark_from_tasks(
-    tasks: Sequence[Task],
-    dataset: Callable[[Any, int, Sequence[int]], Any],
-    *,
-    name: str,
-    scenario: str,
-    labels: tuple[str, ...] | None = None,
-    files: Mapping[str, str] | None = None,
-) -> CLScenario[Any]:
-    """A benchmark with train, valid and test stream, one experience per task, whatever the examples are.
-
-    :param tasks: in the order of the stream.
-    :param dataset: makes of a split of a task, of its task label and of the class that each of the task's labels is in
-        the head, what `labelled` returns.
-    :param name: the benchmark's name.
-    :param scenario: `til`, task labels 0..T-1 and a label set per task; `dil`, task labels all 0 and one label set; or
-        `cil`, task labels all 0 and one head for the label sets of all tasks, which must not overlap.
-    :param labels: the label set of the shared head; None: the labels of all tasks, which `dil` matches by name.
-    :param files: path and SHA-256 of the files the data come from.
-    :raises UsageError: no such scenario, no tasks, `dil` with tasks that have no label in common, or `cil` with tasks
-        that share labels.
-    """
-    if scenario not in SCENARIOS:
-        raise UsageError(f"unknown scenario {scenario!r}. {suggest(scenario, SCENARIOS)}")
-    if not tasks:
-        raise UsageError(f"{name}: a stream needs at least one task.")
-    shared = _shared_labels(tasks, name, scenario, labels)
-    indices = [[(shared or task.labels).index(label) for label in task.labels] for task in tasks]
-    streams = {
-        split: [
-            dataset(getattr(task, split), i if scenario == "til" else 0, own)
-            for i, (task, own) in enumerate(zip(tasks, indices, strict=True))
+        :param tasks: in the order of the stream.
+        :param examples: makes the data of one experience.
+        :param name: the benchmark's name.
+        :param scenario: `til`, task labels 0..T-1 and a label set per task; `dil`, task labels all 0 and one label set;
+            or `cil`, task labels all 0 and one head for the label sets of all tasks, which must not overlap.
+        :param modality: what the examples are.
+        :param input_shape: shape of an example.
+        :param labels: the label set of the shared head; None means the labels of all tasks, matched by name in `dil`.
+        :param files: path and SHA-256 of the files the data come from.
+        :param notes: sentences on what may spoil a result.
+        :raises UsageError: no such scenario, no tasks, `dil` with tasks that have no label in common, or `cil` with
+            tasks that share labels.
+        """
+        if scenario not in SCENARIOS:
+            raise UsageError(f"unknown scenario {scenario!r}. {suggest(str(scenario), SCENARIOS)}")
+        if not tasks:
+            raise UsageError(f"{name}: a stream needs at least one task.")
+        shared = _shared_labels(tasks, name, scenario, labels)
+        heads = [shared or task.labels for task in tasks]
+        classes = [[head.index(label) for label in task.labels] for task, head in zip(tasks, heads, strict=True)]
+        datasets = {
+            split: [
+                examples(getattr(task, split), i if scenario == "til" else 0, classes[i])
+                for i, task in enumerate(tasks)
+            ]
+            for split in SPLITS
+        }
+        streams = with_classes_timeline(with_task_labels(benchmark_from_datasets(**datasets))).streams
+        super().__init__(streams.values())
+        for stream in self.streams.values():
+            stream.benchmark = self  # so that a method finds the validation data of the experience it trains on
+            for i, experience in enumerate(stream):
+                # Avalanche stores a set of the classes that occur; its heads index with a list, and a head
+                # has its size whatever classes a small sample happens to hold, or a task of `dil` lacks.
+                experience.classes_in_this_experience = classes[i] if scenario == "cil" else list(range(len(heads[i])))
+                experience.task_name = tasks[i].name
+        self.name = name
+        self.scenario = scenario
+        self.modality = modality
+        self.input_shape = input_shape
+        self.task_names = [task.name for task in tasks]
+        self.n_classes = [len(head) for head in heads]
+        self.labels = shared
+        self.sizes = [
+            {"name": task.name, "labels": list(task.labels), **{split: len(getattr(task, split)) for split in SPLITS}}
+            for task in tasks
         ]
-        for split in SPLITS
-    }
-    benchmark = with_classes_timeline(with_task_labels(benchmark_from_datasets(**streams)))
-    classes = [len(shared or task.labels) for task in tasks]
-    for stream in benchmark.streams.values():
-        stream.benchmark = benchmark  # so that a method finds the validation data of the experience it trains on
-        for experience, task, n, own in zip(stream, tasks, classes, indices, strict=True):
-            # Avalanche stores a set of the classes that occur; its heads index with a list, and a head
-            # has its size whatever classes a small sample happens to hold, or a task of `dil` lacks.
-            experience.classes_in_this_experience = own if scenario == "cil" else list(range(n))
-            experience.task_name = task.name
-    benchmark.benchmark_name = name
-    benchmark.scenario = scenario
-    benchmark.task_names = [task.name for task in tasks]
-    benchmark.n_classes = classes
-    benchmark.files = dict(files or {})
-    benchmark.notes = []  # sentences that a user should read, of streams that look at their data
-    benchmark.sizes = [
-        {"name": task.name, "labels": list(task.labels), **{split: len(getattr(task, split)) for split in SPLITS}}
-        for task in tasks
-    ]
-    return benchmark
+        self.files = dict(files or {})
+        self.notes = list(notes)
+        self.packed = {}
+
+
+def labelled(data: Dataset[Any], targets: Sequence[int], task: int, *attributes: DataAttribute[Any]) -> Any:
+    """Return `data` as Avalanche's strategies take it, with targets, one task label and further attributes."""
+    return TaskAwareSupervisedClassificationDataset(
+        [data],
+        data_attributes=[
+            DataAttribute(targets, "targets"),
+            TaskLabels(ConstantSequence(task, len(targets))),
+            *attributes,
+        ],
+    )
 
 
 def _shared_labels(tasks: Sequence[Task], name: str, scenario: str, labels: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -156,11 +175,11 @@ def _shared_labels(tasks: Sequence[Task], name: str, scenario: str, labels: tupl
     if scenario == "til":
         return ()
     if scenario == "cil":
-        together = [label for task in tasks for label in task.labels]
-        if len(set(together)) < len(together):
-            twice = next(label for label in together if together.count(label) > 1)
+        every = [label for task in tasks for label in task.labels]
+        if len(set(every)) < len(every):
+            twice = next(label for label in every if every.count(label) > 1)
             raise UsageError(f"{name} cannot run class-incremental: label {twice} is in more than one task.")
-        shared = labels or tuple(together)
+        shared = labels or tuple(every)
     else:
         shared = labels or _joined_labels(tasks, name)
     for task in tasks:
@@ -197,101 +216,24 @@ def _joined_labels(tasks: Sequence[Task], name: str) -> tuple[str, ...]:
     return longest if len(longest) == len(union) else in_order(union)
 
 
-def labelled(data: Dataset[Any], targets: Sequence[int], task: int, *more: DataAttribute[Any]) -> Any:
-    """`data` as Avalanche's strategies take it, with targets, one task label and further attributes."""
-    return TaskAwareSupervisedClassificationDataset(
-        [data],
-        data_attributes=[
-            DataAttribute(targets, "targets"),
-            TaskLabels(ConstantSequence(task, len(targets))),
-            *more,
-        ],
-    )
+def is_whole(value: Any) -> bool:
+    """Return whether a value is an integer, Python's or numpy's, and no truth value."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def text_benchmark_from_tasks(
-    tasks: Sequence[TextTask],
-    *,
-    name: str,
-    scenario: str,
-    tokenizer: Any,
-    max_length: int = 128,
-    labels: tuple[str, ...] | None = None,
-    files: Mapping[str, str] | None = None,
-) -> CLScenario[Any]:
-    """A benchmark of texts; every example is (3, L).
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Refuse what is no whole number, or too small.
 
-    :param tasks: in the order of the stream.
-    :param name: the benchmark's name.
-    :param scenario: `til`, `dil` or `cil`, as in `benchmark_from_tasks`.
-    :param tokenizer: an encoder's name or folder, a tokenizer, or `Words` for a backbone of word vectors, which the
-        benchmark then holds as its `vectors`.
-    :param max_length: L of every example (3, L).
-    :param labels: the label set of the shared head, as in `benchmark_from_tasks`.
-    :param files: path and SHA-256 of the files the data come from.
-    :raises UsageError: as in `benchmark_from_tasks`.
+    :raises UsageError: naming the argument.
     """
-    words = tokenizer if isinstance(tokenizer, Words) else None
-    vectors = words.vectors(tasks) if words else None
-    fast = vectors.tokenizer() if vectors else load_tokenizer(tokenizer)
-    identity = fingerprint(fast)
-
-    everything: list[PackedText] = []
-
-    def dataset(frame: pd.DataFrame, task: int, classes: Sequence[int]) -> Any:
-        texts, pairs = words.columns(frame) if words else columns(frame)
-        targets = [classes[label] for label in frame["label"]]
-        packed = pack(fast, identity, texts, pairs, targets, max_length)
-        everything.append(packed)
-        lengths = DataAttribute(packed.lengths.tolist(), "lengths")  # for batches of like length
-        return labelled(packed, targets, task, lengths)
-
-    benchmark = benchmark_from_tasks(tasks, dataset, name=name, scenario=scenario, labels=labels, files=files)
-    benchmark.modality = "text"
-    benchmark.input_shape = (3, max_length)
-    benchmark.tokenizer = fast
-    benchmark.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, PathLike)) else fast.name_or_path
-    benchmark.max_length = max_length
-    benchmark.vectors = vectors
-    n = len(tasks)  # the splits follow each other, each with all tasks
-    of_splits = {split: everything[i * n : (i + 1) * n] for i, split in enumerate(SPLITS)}
-    benchmark.packed = {} if vectors else of_splits
-    return benchmark
+    if not is_whole(value) or value < least:
+        raise UsageError(f"{name} takes a whole number of at least {least}, not {value!r}.")
 
 
 def draw_rows(n: int, size: int | None, seed: int) -> list[int]:
-    """`size` of n row numbers, drawn with a private generator; all, in order, if there are no more.
-
-    :raises UsageError: `size` is no positive integer.
-    """
-    if size is not None and (not isinstance(size, Integral) or isinstance(size, bool) or size < 1):
-        raise UsageError(f"--train-size must be a whole number of at least 1, not {size!r}.")
+    """Return `size` of n row numbers, drawn with a private generator; all of them, in order, if there are no more."""
     rows = list(range(n))
     if size is None or size >= n:
         return rows
     random.Random(seed).shuffle(rows)
     return rows[:size]
-
-
-def shuffle_cut(frame: pd.DataFrame, size: int | None, seed: int) -> pd.DataFrame:
-    """The rows of a frame that `draw_rows` draws."""
-    rows = draw_rows(len(frame), size, seed)
-    return frame if len(rows) == len(frame) else frame.iloc[rows].reset_index(drop=True)
-
-
-@cache
-def published_orders(name: str) -> list[list[str]]:
-    """The published task orders of a stream, from `orders.json`."""
-    return json.loads(files("nlpcl.benchmarks._files").joinpath("orders.json").read_text(encoding="utf-8"))[name]
-
-
-def orders_of(name: str) -> Callable[..., Published]:
-    """For `BenchmarkEntry.published`: a stream's orders in `orders.json`, whatever is asked."""
-    return lambda **asked: (published_orders(name), None)
-
-
-@cache
-def published_hashes(name: str) -> dict[str, str]:
-    """SHA-256 of a benchmark's files by path, from `<name>.sha256`."""
-    text = files("nlpcl.benchmarks._files").joinpath(f"{name}.sha256").read_text(encoding="utf-8")
-    return {path: digest for digest, path in (line.split() for line in text.splitlines())}

@@ -1,7 +1,8 @@
-"""From images to an Avalanche benchmark: `Images`, `ImageTask` and `image_benchmark_from_tasks`."""
+"""Image streams: `Images`, tasks of them, a benchmark, and the decorator that makes a stream of a function."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,18 +11,20 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from avalanche.benchmarks import CLScenario
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nlpcl.benchmarks._base import SPLITS, benchmark_from_tasks, draw_rows, labelled, published_orders
+from nlpcl.benchmarks._base import SPLITS, Benchmark, draw_rows, labelled
+from nlpcl.benchmarks._stream import Stream, StreamRequest, register_stream
 from nlpcl.errors import UsageError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Normalisation of images in [0, 1]: (x - mean) / std, channel by channel."""
+class Normalisation:
+    """Maps images in [0, 1] to (x - mean) / std, channel by channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -31,12 +34,12 @@ class Scale:
 
 
 # The original toolkit's: MNIST's for all grey images, those of its CelebA reader for all coloured ones.
-GREY = Scale((0.1307,), (0.3081,))
-COLOUR = Scale((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255))
+GREY = Normalisation((0.1307,), (0.3081,))
+COLOUR = Normalisation((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255))
 
 
 def read_image(file: Path | IO[bytes], size: int | None = None) -> Tensor:
-    """An image file as a uint8 tensor (3, H, W), resized to `size` x `size` if given.
+    """Return an image file as a uint8 tensor (3, H, W), resized to `size` x `size` unless that is None.
 
     :raises UsageError: it is missing or no image.
     """
@@ -54,7 +57,7 @@ def read_image(file: Path | IO[bytes], size: int | None = None) -> Tensor:
 
 
 class ImageFiles:
-    """Images that stay on the disk until they are asked for.
+    """Images that stay on the disk until they are indexed.
 
     :param paths: the files.
     :param size: pixels a side they are resized to.
@@ -69,15 +72,15 @@ class ImageFiles:
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Some images of a pool with their classes; an example is ((C, H, W), class).
+    """Some images of a pool with their classes. An example is ((C, H, W), class).
 
     Several tasks may share a pool: each names its rows of it.
 
     :param pool: uint8, or float in [0, 1], (N, C, H, W); or files.
     :param rows: which images of the pool.
     :param targets: class of each of these rows.
-    :param scale: the normalisation.
-    :param change: what is done to images (B, C, H, W) in [0, 1] before that.
+    :param normalise: the normalisation.
+    :param change: changes images (B, C, H, W) in [0, 1] before that; None means no change.
     """
 
     def __init__(
@@ -85,14 +88,14 @@ class Images(Dataset[tuple[Tensor, int]]):
         pool: Tensor | ImageFiles,
         rows: Sequence[int],
         targets: Sequence[int],
-        scale: Scale,
+        normalise: Normalisation,
         change: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.pool = pool
         self.rows = list(rows)
         self.targets = list(targets)
         self._classes = torch.tensor(self.targets)
-        self.scale = scale
+        self.normalise = normalise
         self.change = change
 
     def __len__(self) -> int:
@@ -103,30 +106,47 @@ class Images(Dataset[tuple[Tensor, int]]):
         return x[0], int(y[0])
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The examples `rows`, LongTensor (B,): images (B, C, H, W) and classes (B,)."""
+        """Return the examples `rows`, LongTensor (B,): images (B, C, H, W) and classes (B,)."""
         chosen = [self.rows[row] for row in rows.tolist()]
         x = self.pool[chosen] if isinstance(self.pool, Tensor) else torch.stack([self.pool[row] for row in chosen])
         if x.dtype == torch.uint8:
             x = x / 255
         if self.change is not None:
             x = self.change(x)
-        return self.scale(x), self._classes[rows]
+        return self.normalise(x), self._classes[rows]
 
     def take(self, positions: Sequence[int]) -> Images:
-        """Those at `positions`."""
+        """Return the images at `positions`."""
         rows, targets = [self.rows[i] for i in positions], [self.targets[i] for i in positions]
-        return Images(self.pool, rows, targets, self.scale, self.change)
+        return Images(self.pool, rows, targets, self.normalise, self.change)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Images:
-        """The same images under another change."""
-        return Images(self.pool, self.rows, self.targets, self.scale, change)
+        """Return the same images under another change."""
+        return Images(self.pool, self.rows, self.targets, self.normalise, change)
+
+    def with_targets(self, targets: Sequence[int]) -> Images:
+        """Return the same images with other classes."""
+        return Images(self.pool, self.rows, targets, self.normalise, self.change)
 
     def of_classes(self, classes: Sequence[int]) -> Images:
-        """The images of some classes; class `classes[k]` becomes k."""
+        """Return the images of some classes; class `classes[k]` becomes k."""
         new = {old: k for k, old in enumerate(classes)}
-        positions = [i for i, target in enumerate(self.targets) if target in new]
-        taken = self.take(positions)
-        return Images(taken.pool, taken.rows, [new[target] for target in taken.targets], self.scale, self.change)
+        taken = self.take([i for i, target in enumerate(self.targets) if target in new])
+        return taken.with_targets([new[target] for target in taken.targets])
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set of images, before it is cut into tasks.
+
+    :param classes: names of the classes; a target is an index into them.
+    :param files: path and SHA-256 of what was read.
+    """
+
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -160,63 +180,78 @@ def image_benchmark_from_tasks(
     scenario: str,
     labels: tuple[str, ...] | None = None,
     files: Mapping[str, str] | None = None,
-) -> CLScenario[Any]:
-    """A benchmark of images; every example is (C, H, W), and `input_shape` says which.
+    notes: Sequence[str] = (),
+) -> Benchmark:
+    """Return a benchmark of images; every example is (C, H, W).
 
     :param tasks: in the order of the stream.
     :param name: the benchmark's name.
-    :param scenario: `til`, `dil` or `cil`, as in `benchmark_from_tasks`.
-    :param labels: the label set of the shared head, as in `benchmark_from_tasks`.
+    :param scenario: `til`, `dil` or `cil`, as in `Benchmark`.
+    :param labels: the label set of the shared head, as in `Benchmark`.
     :param files: path and SHA-256 of the files the data come from.
-    :raises UsageError: as in `benchmark_from_tasks`.
+    :param notes: sentences on what may spoil a result.
+    :raises UsageError: as `Benchmark`.
     """
 
-    def dataset(images: Images, task: int, classes: Sequence[int]) -> Any:
+    def examples(images: Images, task: int, classes: Sequence[int]) -> Any:
         targets = [classes[target] for target in images.targets]
-        return labelled(Images(images.pool, images.rows, targets, images.scale, images.change), targets, task)
+        return labelled(images.with_targets(targets), targets, task)
 
-    benchmark = benchmark_from_tasks(tasks, dataset, name=name, scenario=scenario, labels=labels, files=files)
-    benchmark.modality = "image"
-    benchmark.input_shape = tuple(tasks[0].train[0][0].shape)
-    return benchmark
+    return Benchmark(
+        tasks,
+        examples,
+        name=name,
+        scenario=scenario,
+        modality="image",
+        input_shape=tuple(tasks[0].train[0][0].shape) if tasks else (),
+        labels=labels,
+        files=files,
+        notes=notes,
+    )
 
 
 def image_task(
+    request: StreamRequest[Any],
     name: str,
     labels: tuple[str, ...],
     train: Images,
     test: Images,
-    train_size: int | None,
-    seed: int,
-    cap: int | None = None,
+    largest: int | None = None,
 ) -> ImageTask:
-    """A task whose validation data are a tenth of the training data.
+    """Return a task whose validation data are a tenth of the training data, drawn with the request's seed.
 
-    :param train_size: at most so many training examples are kept, drawn with `seed`.
-    :param seed: seed of the draw of the validation data, too.
-    :param cap: training examples that the stream has at most, whatever `train_size` says.
+    :param request: says how many training examples to keep at most.
+    :param largest: training examples that the stream has at most, whatever the request says.
     """
     rows = list(range(len(train)))
-    random.Random(seed).shuffle(rows)
+    random.Random(request.seed).shuffle(rows)
     n_valid = max(1, len(rows) // 10)
-    kept = train.take(rows[n_valid:][:cap])
-    return ImageTask(name, labels, kept.take(draw_rows(len(kept), train_size, seed)), train.take(rows[:n_valid]), test)
+    kept = train.take(rows[n_valid:][:largest])
+    drawn = draw_rows(len(kept), request.train_size, request.seed)
+    return ImageTask(name, labels, kept.take(drawn), train.take(rows[:n_valid]), test)
 
 
-def numbered_orders(name: str, order: object, tasks: object) -> list[list[str]]:
-    """Orders of the tasks `<name>-0`, `<name>-1`, ...: of ten, or of twenty where more than ten are asked for.
+def digest_of(contents: Mapping[str, bytes]) -> str:
+    """Return one SHA-256 over names and contents of many files."""
+    digest = hashlib.sha256()
+    for path in sorted(contents):
+        digest.update(f"{path} {hashlib.sha256(contents[path]).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
-    Where no order of twenty was published there is one, the natural one.
 
-    :param order: as in `order_tasks`; names beyond the tenth ask for twenty.
-    :param tasks: as in `order_tasks`.
+def image_files(folder: Path) -> list[Path]:
+    """Return the JPEG and PNG files in a folder, by name; none where there is no folder."""
+    return [file for file in sorted(folder.glob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def image_stream(name: str, **facts: Any) -> Callable[[Callable[[StreamRequest[Any]], Sequence[ImageTask]]], Stream]:
+    """Return a decorator that makes an image stream of the function that loads its tasks.
+
+    :param name: of the stream on the command line.
+    :param facts: fields of `BenchmarkEntry`; the first of `scenarios` is the stream's default.
     """
-    ten = published_orders(name)
-    asked = [] if isinstance(order, (int, str)) else list(order)  # type: ignore[call-overload]
-    twenty = [f"{name}-{i}" for i in range(20)]
-    if (isinstance(tasks, int) and tasks > 10) or (not set(asked) <= set(ten[0]) and set(asked) <= set(twenty)):
-        try:
-            return published_orders(f"{name}_20")
-        except KeyError:
-            return [twenty]
-    return ten
+
+    def decorate(load: Callable[[StreamRequest[Any]], Sequence[ImageTask]]) -> Stream:
+        return register_stream(load, image_benchmark_from_tasks, name, **{"modality": "image", "language": "", **facts})
+
+    return decorate

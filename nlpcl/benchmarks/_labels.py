@@ -12,14 +12,14 @@ from decimal import Decimal
 from typing import Any
 
 INTEGER = re.compile(r"[+-]?[0-9]+")
-WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
+_WHOLE = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
 DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 # A list, a set or a tuple, as text: [1, 0], ['a'], [0], {1, 2}, (1, 0), and 1,0 (which may be a number, too).
-LISTED = re.compile(
+_LISTED = re.compile(
     r"[\[{]\s*(?:[-+.0-9'\"].*)?[\]}]|\(\s*[-+.0-9'\"][^,]*,.*\)|[-+]?[0-9]+(?:\s*[,;|]\s*[0-9]+)+", flags=re.DOTALL
 )
-SEVERAL = "label is a list: multi-label data are not supported, a row has one label"
-MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "nat")
+_SEVERAL = "label is a list: multi-label data are not supported, a row has one label"
+_MISSING_WORDS = ("nan", "none", "null", "na", "n/a", "<na>", "nat")
 SURROGATE = "half of a character (a lone surrogate)"
 
 
@@ -61,8 +61,8 @@ def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str
             raise NotALabel(f"no {what}")
         if has_surrogate(value):
             raise NotALabel(f"{what} holds {SURROGATE}")
-        if is_label and LISTED.fullmatch(value.strip()):
-            raise NotALabel(SEVERAL)
+        if is_label and _LISTED.fullmatch(value.strip()):
+            raise NotALabel(_SEVERAL)
         return str(value)
     if is_missing(value):
         raise NotALabel(f"no {what}")
@@ -74,12 +74,12 @@ def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str
             # Not str(), which refuses more than 4,300 digits.
             return _class_name(int(number), classes) if classes else str(Decimal(int(number)))
         if is_label:
-            raise NotALabel(score(_shown(value)), "score")
+            raise NotALabel(score_fault(_shown(value)), "score")
         return _shown(value)
     if isinstance(value, Mapping):
         raise NotALabel(f"{what} is an object: name one of its fields, as in {what}_column=a.b")
     if isinstance(value, Iterable) and not isinstance(value, bytes):
-        raise NotALabel(SEVERAL if is_label else f"{what} is a list: a row has one {what}")
+        raise NotALabel(_SEVERAL if is_label else f"{what} is a list: a row has one {what}")
     raise NotALabel(f"{what} is of type {type(value).__name__}: it must be a text, a whole number, True or False")
 
 
@@ -105,7 +105,7 @@ def _class_name(number: int, classes: Sequence[str]) -> str:
     return classes[number]
 
 
-def score(value: str) -> str:
+def score_fault(value: str) -> str:
     """Return what is wrong with a real number."""
     return f"label {value} is a real-valued score: regression is not supported, name classes instead"
 
@@ -130,7 +130,7 @@ def score_among(words: Iterable[str]) -> str | None:
 def as_integers(words: Iterable[str]) -> dict[str, str]:
     """Return the integer that each of `words` is, as a file of floats has it ("1.0" is 1); {} unless all are one."""
     words = list(words)
-    if all(map(INTEGER.fullmatch, words)) or not all(map(WHOLE.fullmatch, words)):
+    if all(map(INTEGER.fullmatch, words)) or not all(map(_WHOLE.fullmatch, words)):
         return {}
     return {word: word.partition(".")[0] for word in words}
 
@@ -172,13 +172,13 @@ def truth_and_number(words: Iterable[str]) -> list[str]:
 
 def doubts(words: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:
     """Return labels that may not be meant as different classes, and why; all of them can be used."""
-    found: list[tuple[tuple[str, ...], str]] = []
-    found += [(pair, "are nearly the same") for pair in dict.fromkeys([*_alike_but_signs(words), *_slips(words)])]
-    found += [(pair, f"have {piece!r} in common; does a row have several labels?") for pair, piece in _shared(words)]
-    found += [(pair, "are a number and a word") for pair in _number_and_word(words)]
+    doubtful: list[tuple[tuple[str, ...], str]] = []
+    doubtful += [(pair, "are nearly the same") for pair in dict.fromkeys([*_alike_but_signs(words), *_slips(words)])]
+    doubtful += [(pair, f"have {piece!r} in common; does a row have several labels?") for pair, piece in _shared(words)]
+    doubtful += [(pair, "are a number and a word") for pair in _number_and_word(words)]
     if len(words) > 1:
-        found += [((word,), "may stand for a missing value") for word in words if folded(word) in MISSING]
-    return found
+        doubtful += [((word,), "may stand for a missing value") for word in words if folded(word) in _MISSING_WORDS]
+    return doubtful
 
 
 def _alike_but_signs(words: Sequence[str]) -> Iterator[tuple[str, str]]:

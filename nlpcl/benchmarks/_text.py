@@ -1,149 +1,149 @@
-"""Text becomes a tensor: input ids, attention mask and segment ids, (3, L) an example."""
+"""Text streams: `TextTask`, a benchmark of such tasks, and the decorator that makes a stream of a function."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
+from avalanche.benchmarks.utils import DataAttribute
 
-from nlpcl.benchmarks._files.cache import cache_key, cached
+from nlpcl.benchmarks._base import SPLITS, Benchmark, check_whole, draw_rows, labelled
+from nlpcl.benchmarks._files.cache import fingerprint
+from nlpcl.benchmarks._stream import Stream, StreamRequest, register_stream
+from nlpcl.benchmarks._tokens import PackedText, columns, load_tokenizer, pack
+from nlpcl.benchmarks.words import Words
 from nlpcl.errors import UsageError
-from nlpcl.models.encoder_files import (
-    CONFIG,
-    check_files,
-    check_padding,
-    check_vocabulary,
-    encoder_folder,
-    read_tokenizer,
-)
 
 
-def load_tokenizer(tokenizer: Any) -> Any:
-    """Return the fast tokenizer of an encoder: `minilm`, a local folder, a hub name, or a tokenizer as it is.
+@dataclass(frozen=True)
+class TextTask:
+    """One task of a text stream.
 
-    :raises UsageError: it cannot be had, or it or its encoder is refused for what its files say.
-    """
-    if isinstance(tokenizer, (str, os.PathLike)):
-        folder = encoder_folder(tokenizer, weights=False)
-        fast = read_tokenizer(folder)
-        if (folder / CONFIG).is_file():  # not of a tokenizer alone, which is used with an encoder from elsewhere
-            check_vocabulary(fast, getattr(check_files(folder), "vocab_size", None), str(tokenizer))
-        fast.padding_side = "right"
-        return fast
-    if not callable(tokenizer):
-        raise UsageError(
-            f"tokenizer is a name, a folder or a tokenizer of transformers, not a {type(tokenizer).__name__}."
-        )
-    if isinstance(tokenizer, PreTrainedTokenizerBase):
-        check_padding(tokenizer, tokenizer.name_or_path or type(tokenizer).__name__)
-    return tokenizer
-
-
-def columns(frame: pd.DataFrame) -> tuple[list[str], list[str] | None]:
-    """First segments and, if there are any, second ones: the columns `text` and `text_pair`."""
-    has_pairs = "text_pair" in frame.columns and not frame["text_pair"].isna().all()
-    return frame["text"].tolist(), frame["text_pair"].tolist() if has_pairs else None
-
-
-class PackedText(Dataset[tuple[Tensor, int]]):
-    """Tokenised examples and their classes; example i is a LongTensor (3, L) of ids, attention mask and segments.
-
-    Once `first` is set it is (4, L): the fourth row then says where each token's state lies in a table of states, 0 at
-    padding (`nlpcl.models.states`).
-
-    :param ids: (N, L), of the smallest integer type that holds them.
-    :param flags: (N, L) uint8, attention mask + 2 * segment.
-    :param targets: N class indices.
+    :param name: the task's name.
+    :param labels: names of the classes; a label is an index into them.
+    :param train: frame with columns `text`, `text_pair` (may be missing) and `label`; so `valid` and `test`.
+    :raises UsageError: two labels are the same; a column is missing, there twice, or in one split alone; a split is
+        empty; a text is none; a label is no integer or out of range.
     """
 
-    def __init__(self, ids: Tensor, flags: Tensor, targets: list[int]) -> None:
-        self.ids = ids
-        self.flags = flags
-        self.targets = targets
-        self._classes = torch.tensor(targets)
-        self.lengths = (flags & 1).sum(dim=1)
-        """Real tokens of each example, LongTensor (N,)."""
-        self.first: Tensor | None = None
-        """Where the state of each example's first token lies, LongTensor (N,)."""
+    name: str
+    labels: tuple[str, ...]
+    train: pd.DataFrame
+    valid: pd.DataFrame
+    test: pd.DataFrame
 
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        x, y = self.gather(torch.tensor([index]))
-        return x[0], int(y[0])
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The examples `rows`, LongTensor (B,): inputs (B, 3, L), or (B, 4, L), and classes (B,)."""
-        flags = self.flags[rows].long()
-        mask = flags & 1
-        parts = [self.ids[rows].long(), mask, flags >> 1]
-        if self.first is not None:
-            parts.append((self.first[rows, None] + torch.arange(mask.shape[1])) * mask)
-        return torch.stack(parts, dim=1), self._classes[rows]
-
-    def digest(self) -> str:
-        """SHA-256 of what an encoder sees of the examples."""
-        digest = hashlib.sha256(repr((self.ids.dtype, tuple(self.ids.shape))).encode())
-        for part in (self.ids, self.flags):
-            digest.update(part.contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) < len(self.labels) or not all(isinstance(label, str) for label in self.labels):
+            raise UsageError(f"task {self.name}: labels must be texts that differ, not {self.labels}.")
+        for split in SPLITS:
+            frame: pd.DataFrame = getattr(self, split)
+            for column in ("text", "label"):
+                if column not in frame.columns:
+                    raise UsageError(f"task {self.name}, {split}: column {column!r} is missing.")
+            if not frame.columns.is_unique:
+                twice = frame.columns[frame.columns.duplicated()][0]
+                raise UsageError(f"task {self.name}, {split}: column {twice!r} is there twice.")
+            if ("text_pair" in frame.columns) != ("text_pair" in self.train.columns):
+                raise UsageError(f"task {self.name}: text_pair is in one of train and {split} alone.")
+            if frame.empty:
+                raise UsageError(f"task {self.name}, {split}: there are no rows.")
+            if not pd.api.types.is_integer_dtype(frame["label"]):
+                raise UsageError(f"task {self.name}, {split}: column 'label' must hold integers.")
+            if not frame["label"].between(0, len(self.labels) - 1).all():
+                raise UsageError(f"task {self.name}, {split}: a label is not in 0 to {len(self.labels) - 1}.")
+            for column in ("text", "text_pair"):
+                if column in frame.columns and not _holds_texts(frame[column], optional=column == "text_pair"):
+                    raise UsageError(f"task {self.name}, {split}: column {column!r} must hold texts alone.")
 
 
-def pack(
+def _holds_texts(column: pd.Series[Any], optional: bool) -> bool:
+    """Return whether all values are texts; an optional column may also hold none at all."""
+    absent = column.isna()
+    if optional and absent.all():
+        return True
+    texts = isinstance(column.dtype, pd.StringDtype)
+    return not absent.any() and (texts or all(issubclass(kind, str) for kind in set(map(type, column))))
+
+
+def text_benchmark_from_tasks(
+    tasks: Sequence[TextTask],
+    *,
+    name: str,
+    scenario: str,
     tokenizer: Any,
-    identity: str | None,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    targets: list[int],
-    max_length: int,
-) -> PackedText:
-    """Tokenise, or take what an earlier run with the same data, tokenizer and length left on disk.
+    max_length: int = 128,
+    labels: tuple[str, ...] | None = None,
+    files: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Benchmark:
+    """Return a benchmark of texts; every example is (3, L).
 
-    :param identity: the tokenizer's `fingerprint`; None means that nothing is kept on disk.
-    :param texts: first segments.
-    :param pairs: second segments, or None.
+    :param tasks: in the order of the stream.
+    :param name: the benchmark's name.
+    :param scenario: `til`, `dil` or `cil`, as in `Benchmark`.
+    :param tokenizer: an encoder's name or folder, a tokenizer, or `Words` for a backbone of word vectors, which the
+        benchmark then holds as its `vectors`.
+    :param max_length: L of every example (3, L).
+    :param labels: the label set of the shared head, as in `Benchmark`.
+    :param files: path and SHA-256 of the files the data come from.
+    :param notes: sentences on what may spoil a result.
+    :raises UsageError: as `Benchmark`, or the tokenizer cannot be had, or `max_length` is no positive integer.
     """
+    check_whole("max_length", max_length, 1)
+    words = tokenizer if isinstance(tokenizer, Words) else None
+    vectors = words.vectors(tasks) if words else None
+    fast = vectors.tokenizer() if vectors else load_tokenizer(tokenizer)
+    identity = fingerprint(fast)
+    packed: list[PackedText] = []
 
-    def make() -> dict[str, Tensor]:
-        x = encode(tokenizer, texts, pairs, max_length)
-        return {"ids": smallest(x[:, 0]), "flags": (x[:, 1] + 2 * x[:, 2]).to(torch.uint8)}
+    def examples(frame: pd.DataFrame, task: int, classes: Sequence[int]) -> Any:
+        texts, pairs = words.columns(frame) if words else columns(frame)
+        targets = [classes[label] for label in frame["label"]]
+        packed.append(pack(fast, identity, texts, pairs, targets, max_length))
+        lengths = DataAttribute(packed[-1].lengths.tolist(), "lengths")  # for batches of like length
+        return labelled(packed[-1], targets, task, lengths)
 
-    tensors = cached(cache_key(identity, max_length, texts, pairs), make)
-    return PackedText(tensors["ids"], tensors["flags"], targets)
-
-
-def smallest(ids: Tensor) -> Tensor:
-    """The same non-negative integers in the smallest type of 16 bits or more."""
-    return ids.to(torch.int16 if int(ids.max()) < 2**15 else torch.int32).contiguous()
-
-
-def encode(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Tensor:
-    """Ids, attention mask and segment ids of every text or pair, padded to `max_length`.
-
-    Where the model has no segments they are 0. A pair that is too long loses tokens from the longer side.
-
-    :param texts: first segments.
-    :param pairs: second segments, or None.
-    :return: LongTensor (N, 3, max_length).
-    """
-    out = tokenizer(
-        list(texts),
-        None if pairs is None else list(pairs),
-        max_length=max_length,
-        padding="max_length",
-        padding_side="right",
-        truncation="longest_first" if pairs is not None else True,
-        return_tensors="pt",
+    benchmark = Benchmark(
+        tasks,
+        examples,
+        name=name,
+        scenario=scenario,
+        modality="text",
+        input_shape=(3, max_length),
+        labels=labels,
+        files=files,
+        notes=notes,
     )
-    ids, mask = out["input_ids"], out["attention_mask"]
-    has_segments = "token_type_ids" in tokenizer.model_input_names
-    segments = out["token_type_ids"] if has_segments else torch.zeros_like(ids)
-    return torch.stack([ids, mask, segments], dim=1)
+    benchmark.tokenizer = fast
+    benchmark.tokenizer_name = str(tokenizer) if isinstance(tokenizer, (str, PathLike)) else fast.name_or_path
+    benchmark.max_length = max_length
+    benchmark.vectors = vectors
+    if vectors is None:  # the splits follow each other, each with all tasks
+        n = len(tasks)
+        benchmark.packed = {split: packed[i * n : (i + 1) * n] for i, split in enumerate(SPLITS)}
+    return benchmark
+
+
+def shuffle_cut(frame: pd.DataFrame, size: int | None, seed: int) -> pd.DataFrame:
+    """Return the rows of a frame that `draw_rows` draws."""
+    rows = draw_rows(len(frame), size, seed)
+    return frame if len(rows) == len(frame) else frame.iloc[rows].reset_index(drop=True)
+
+
+def text_stream(
+    name: str, *, max_length: int = 128, **facts: Any
+) -> Callable[[Callable[[StreamRequest[Any]], Sequence[TextTask]]], Stream]:
+    """Return a decorator that makes a text stream of the function that loads its tasks.
+
+    :param name: of the stream on the command line.
+    :param max_length: default of the stream's argument.
+    :param facts: fields of `BenchmarkEntry`; the first of `scenarios` is the stream's default.
+    """
+
+    def decorate(load: Callable[[StreamRequest[Any]], Sequence[TextTask]]) -> Stream:
+        return register_stream(load, text_benchmark_from_tasks, name, max_length, **facts)
+
+    return decorate

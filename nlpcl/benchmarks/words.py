@@ -1,4 +1,4 @@
-"""Word vectors in an encoder's place: `Words` says which, `Vectors` holds them and makes the tokenizer.
+"""Word vectors in place of an encoder: `Words` says which, `Vectors` holds them and makes the tokenizer.
 
 A text is lower-cased, its punctuation turned to blanks, and split on blanks, as in the original toolkit
 (PyContinual, https://github.com/ZixuanKe/PyContinual), whose filter is Keras's; an apostrophe inside a word stays. The
@@ -20,16 +20,16 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from nlpcl.benchmarks._text import columns
-from nlpcl.config.encoders import sha256
+from nlpcl.benchmarks._tokens import columns
+from nlpcl.config.files import sha256
 from nlpcl.errors import UsageError
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 SPECIAL = (PADDING, UNKNOWN)
-FASTTEXT = struct.pack("<i", 793712314)
-"""What fastText's binary files begin with."""
-# What gensim raises of a file that is cut short, of another format or of a fastText classifier.
-READ_ERRORS = (
+_FASTTEXT = struct.pack("<i", 793712314)
+"""First bytes of fastText's binary files."""
+# gensim raises these for a file that is cut short, for another format and for a fastText classifier.
+_READ_ERRORS = (
     *(ValueError, OSError, EOFError, MemoryError, NotImplementedError, AssertionError),
     *(zlib.error, struct.error),
 )
@@ -40,7 +40,7 @@ NORMALIZER = normalizers.Sequence(
         normalizers.Lowercase(),
         normalizers.Replace("’", "'"),
         normalizers.Replace(Regex(r"[\p{P}\p{S}&&[^']]|(?<!\w)'|'(?!\w)"), " "),
-        # So that every text has a token.
+        # Every text has at least one token.
         normalizers.Replace(Regex(r"\A\s*\z"), UNKNOWN),
     ]
 )
@@ -48,7 +48,7 @@ SPLITTER = pre_tokenizers.WhitespaceSplit()
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text as the tokenizer sees them; `[UNK]` if there are none."""
+    """Return the words of a text as the tokenizer sees them; `[UNK]` if there are none."""
     return [word for word, _ in SPLITTER.pre_tokenize_str(NORMALIZER.normalize_str(text))]
 
 
@@ -58,7 +58,7 @@ class Vectors:
 
     :param words: word i has id i + 2; id 0 is padding, 1 an unknown word.
     :param matrix: FloatTensor (2 + number of words, D), a vector by id; the first two are zero.
-    :param source: where they come from, for the record.
+    :param source: their origin, for the record.
     """
 
     words: tuple[str, ...]
@@ -66,7 +66,7 @@ class Vectors:
     source: dict[str, Any]
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """A tokenizer of whole words, without special tokens around a text or between the two of a pair."""
+        """Return a tokenizer of whole words, without special tokens around a text or between the two of a pair."""
         vocabulary = {word: i for i, word in enumerate(self.words, start=len(SPECIAL))}
         vocabulary |= {word: i for i, word in enumerate(SPECIAL)}
         backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -84,7 +84,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Words:
-    """What a benchmark takes as `tokenizer` for a backbone of word vectors.
+    """Word vectors as the argument `tokenizer` of a stream, for a backbone that reads whole words.
 
     :param file: vectors in word2vec's text or binary format, GloVe's or fastText's (.vec or .bin), also gzipped; None:
         trained on the first task's training text.
@@ -95,7 +95,7 @@ class Words:
     pairs: Literal["second", "both"] = "both"
 
     def columns(self, frame: Any) -> tuple[list[str], list[str] | None]:
-        """What is read of a frame's texts, as first segments and, for pairs read as both, second ones."""
+        """Return the texts of a frame that are read: first segments and, where both of a pair are read, second ones."""
         texts, pairs = columns(frame)
         if pairs is not None and self.pairs == "second":
             texts, pairs = pairs, None
@@ -103,7 +103,7 @@ class Words:
         return [text or " " for text in texts], None if pairs is None else [text or " " for text in pairs]
 
     def vectors(self, tasks: Sequence[Any]) -> Vectors:
-        """Read from the file, or trained on the training text of the first of `tasks`, as far as it is read.
+        """Return the vectors in the file, or train them on the training text of the first task.
 
         :raises UsageError: as `read_vectors` and `train_vectors`.
         """
@@ -117,7 +117,7 @@ class Words:
 
 
 def read_vectors(file: str | Path) -> Vectors:
-    """The vectors in a file, in its order; of a word that comes twice the first counts.
+    """Return the vectors in a file, in its order; if a word comes twice its first vector counts.
 
     :param file: as in `Words`; which format it is shows in its first two lines.
     :raises UsageError: there is no such file, it is of another format, or gensim is missing.
@@ -130,20 +130,20 @@ def read_vectors(file: str | Path) -> Vectors:
             "train vectors on the first task's training text."
         )
     try:
-        found = _read(gensim, path)
-    except READ_ERRORS as error:
+        keyed = _read(gensim, path)
+    except _READ_ERRORS as error:
         raise UsageError(
             f"{path} cannot be read as word vectors: it must be a word2vec (text or binary), GloVe or fastText (.vec "
             f"or .bin) file, plain or gzipped ({type(error).__name__}: {error})."
         ) from error
-    vectors = _vectors(found, {"name": path.name, "sha256": sha256(path)})
+    vectors = _vectors(keyed, {"name": path.name, "sha256": sha256(path)})
     if not torch.isfinite(vectors.matrix).all():
         raise UsageError(f"{path} holds vectors with numbers that are not finite.")
     return vectors
 
 
 def train_vectors(texts: Iterable[str], task: str) -> Vectors:
-    """Vectors of all words in `texts`, in the order in which they first occur, by Word2Vec's skip-gram.
+    """Train vectors of all words in `texts`, in the order in which they first occur, by Word2Vec's skip-gram.
 
     Mikolov et al., NIPS 2013, https://arxiv.org/abs/1310.4546. One worker and a fixed seed: the same texts give the
     same vectors, bit for bit.
@@ -168,25 +168,25 @@ def train_vectors(texts: Iterable[str], task: str) -> Vectors:
     return _vectors(trained.wv, source)
 
 
-def _vectors(found: Any, source: dict[str, Any]) -> Vectors:
+def _vectors(keyed: Any, source: dict[str, Any]) -> Vectors:
     # For each word that comes twice in a file gensim leaves an empty place at the end.
-    words = tuple(word for word in found.index_to_key if word is not None)
-    matrix = torch.zeros(len(SPECIAL) + len(words), found.vector_size)
-    matrix[len(SPECIAL) :] = torch.from_numpy(found.vectors[: len(words)])
-    return Vectors(words, matrix, {**source, "words": len(words), "dimensions": found.vector_size})
+    words = tuple(word for word in keyed.index_to_key if word is not None)
+    matrix = torch.zeros(len(SPECIAL) + len(words), keyed.vector_size)
+    matrix[len(SPECIAL) :] = torch.from_numpy(keyed.vectors[: len(words)])
+    return Vectors(words, matrix, {**source, "words": len(words), "dimensions": keyed.vector_size})
 
 
 def _read(gensim: Any, path: Path) -> Any:
     with gensim.utils.open(str(path), "rb") as file:
-        start = file.read(len(FASTTEXT))
-    if start == FASTTEXT:  # a word's vector is then the mean of its own and its n-grams'
+        start = file.read(len(_FASTTEXT))
+    if start == _FASTTEXT:  # a word's vector is then the mean of its own and its n-grams'
         return gensim.models.fasttext.load_facebook_vectors(str(path))
     read = gensim.models.KeyedVectors.load_word2vec_format
     return read(str(path), unicode_errors="replace", **_format(gensim, path))
 
 
 def _format(gensim: Any, path: Path) -> dict[str, bool]:
-    """What gensim must be told of a file.
+    """Return the arguments that make gensim read a file.
 
     :raises ValueError: its first lines are those of no known format.
     """
@@ -204,7 +204,7 @@ def _format(gensim: Any, path: Path) -> dict[str, bool]:
 
 
 def _is_row(parts: list[bytes], dimensions: int) -> bool:
-    """Whether a line is a word and so many numbers."""
+    """Return whether a line is a word and so many numbers."""
     try:
         return len(parts) == len([float(part) for part in parts[1:]]) + 1 == dimensions + 1 > 1
     except ValueError:

@@ -12,7 +12,7 @@ import typer
 from nlpcl.cli import compare, data, leaderboard, run, show, sweep, tune  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
 from nlpcl.errors import UsageError, UsageErrors, printable
-from nlpcl.training.launch import is_rank_zero, local_rank
+from nlpcl.training.launch import is_main_process, local_rank
 
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
 ParserError: Any = typer.BadParameter.__base__
@@ -30,17 +30,17 @@ def main(argv: list[str] | None = None) -> int:
             lines, message = error.lines, error.summary
     except UsageError as error:
         message = str(error) if error.of_one_process or local_rank() == 0 else ""  # each machine has a terminal
-    except OSError as error:  # whatever looks first whether there is such a file
+    except OSError as error:  # any code may be the first to look for a file of this name
         if error.errno != errno.ENAMETOOLONG:
             raise
         message = (
             f"a name of {len(str(error.filename))} characters is too long for a file: {str(error.filename)[:60]}..."
         )
-    except ParserError as error:  # without a message where the help was shown instead
+    except ParserError as error:  # its message is empty if the help was shown
         message = error.format_message() if local_rank() == 0 else ""
-    except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer make the code of it themselves
+    except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer return 130 themselves
         code = 130
-    if code == 130 and is_rank_zero():
+    if code == 130 and is_main_process():
         print("nlpcl: interrupted", file=sys.stderr)
     elif message:
         for line in lines:  # above the sentence, which a sweep takes from the last line of a log
@@ -50,6 +50,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def entry_point() -> None:
-    """What the `nlpcl` script calls."""
+    """Run the `nlpcl` script."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     raise SystemExit(main())

@@ -23,7 +23,7 @@ DataRoot = Annotated[
 
 
 def quiet() -> None:
-    """Keep the libraries' own bars and warnings out of ours."""
+    """Silence the progress bars and warnings of the libraries."""
     import warnings
 
     import transformers

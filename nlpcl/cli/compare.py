@@ -16,26 +16,26 @@ _RESULTS = (Path("runs"), Path("leaderboard/results"))
 
 
 @app.command("compare", context_settings=NAMES)
-def compare_methods(
+def compare_command(
     methods: Annotated[list[str], typer.Argument(help="strategy, strategy@backbone, a record or a folder of records.")],
     metric: Annotated[str, typer.Option(help="average_accuracy, macro_f1, forgetting, ...")] = "average_accuracy",
     results: Annotated[
         list[Path] | None,
-        typer.Option("--results", help="folder with records; repeatable. Default: runs and leaderboard/results."),
+        typer.Option("--results", help="Folder with records; repeatable. Default: runs and leaderboard/results."),
     ] = None,
     where: Annotated[
         list[str] | None, typer.Option("--where", help="field=value: use only records with this value; repeatable.")
     ] = None,
     allow: Annotated[
-        list[str] | None, typer.Option("--allow", help="field in which the protocols may differ; repeatable.")
+        list[str] | None, typer.Option("--allow", help="Field in which the protocols may differ; repeatable.")
     ] = None,
-    alpha: Annotated[float, typer.Option(help="level of significance.")] = 0.05,
+    alpha: Annotated[float, typer.Option(help="Level of significance.")] = 0.05,
     form: Annotated[
-        Literal["table", "markdown", "latex", "csv", "json"], typer.Option("--format", help="output format.")
+        Literal["table", "markdown", "latex", "csv", "json"], typer.Option("--format", help="Output format.")
     ] = "table",
-    as_json: Annotated[bool, typer.Option("--json", help="print one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="also draw the critical-difference diagram: .png, .svg or .pdf.")
+        Path | None, typer.Option("--plot", help="Also draw the critical-difference diagram: .png, .svg or .pdf.")
     ] = None,
 ) -> None:
     """Compare methods, paired over orders and seeds, if they ran under one protocol."""

@@ -1,8 +1,8 @@
 """Which strategy runs on which backbone, and which pairs the original toolkit documents.
 
-Source of the latter: the documentation of PyContinual (main branch), which has 18 methods in 68 pairs on language and
-18 on images, whether its code has them or not; GEM, which it does not mention, is in its code on two backbones. Its
-`a-gem` is `agem` here, its `b-cl` is `bcl`.
+The pairs are those of PyContinual's documentation (main branch): 18 methods, 68 pairs on language and 18 on images,
+whether its code has them or not. GEM, which it does not mention, is in its code on two backbones. Its `a-gem` is `agem`
+here, its `b-cl` is `bcl`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from nlpcl.registry import Scenario, backbones, strategies
 
-ORIGINAL = "https://github.com/ZixuanKe/PyContinual"
+PYCONTINUAL = "https://github.com/ZixuanKe/PyContinual"
 LANGUAGE = ("bert", "bert_frozen", "bert_adapter", "w2v", "w2v_as")
 IMAGE = ("cnn", "mlp")
 GRU = ("bert_frozen", "w2v", "w2v_as")
@@ -40,18 +40,18 @@ DOCUMENTED: dict[str, tuple[str, ...]] = {
 
 
 def strategy_matrix() -> dict[str, dict[str, tuple[Scenario, ...]]]:
-    """By strategy and backbone the scenarios in which the pair runs, as registered; empty: it does not."""
-    bodies = backbones.names()
+    """Return by strategy and backbone the scenarios in which the pair runs, as registered; empty if it does not."""
+    names = backbones.names()
     return {
         entry.name: {
-            body: entry.scenarios if entry.backbones is None or body in entry.backbones else () for body in bodies
+            name: entry.scenarios if entry.backbones is None or name in entry.backbones else () for name in names
         }
         for entry in strategies.entries()
     }
 
 
 def missing(matrix: Mapping[str, Mapping[str, object]]) -> list[str]:
-    """The documented pairs, as `method on backbone`, at whose place `matrix` has nothing.
+    """Return the documented pairs that do not run here, as `method on backbone`.
 
     :param matrix: by method and backbone the scenarios in which it runs.
     """

@@ -20,16 +20,16 @@ app.add_typer(data, name="data")
 
 @data.command("prepare", context_settings=NAMES)
 def data_prepare(
-    benchmark: Annotated[str, typer.Argument(help="name of the benchmark.")],
-    model: Annotated[str, typer.Option("--model", help="encoder whose tokenizer is used.")] = "minilm",
+    benchmark: Annotated[str, typer.Argument(help="Name of the benchmark.")],
+    model: Annotated[str, typer.Option("--model", help="Encoder whose tokenizer is used.")] = "minilm",
     max_length: Annotated[int, typer.Option("--max-length", min=8)] = 128,
     scenario: Annotated[
-        str | None, typer.Option(help="til, dil or cil. Default: the first that the stream has.")
+        str | None, typer.Option(help="Til, dil or cil. Default: the first that the stream has.")
     ] = None,
     data_root: DataRoot = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="name=value: an option of the benchmark.")] = None,
 ) -> None:
-    """Download, check and tokenise the data; show the tasks, their labels and what may spoil a result."""
+    """Download, check and tokenise the data; show tasks and labels, and warn of what may spoil a result."""
     stream = _stream(benchmark, model, max_length, data_root, assign, scenario)
     splits = [name for name in stream.sizes[0] if name not in ("name", "labels")]
     table = Table(title=f"{benchmark}: examples of each task", title_justify="left")
@@ -55,7 +55,7 @@ def _shortened(words: Sequence[str], shown: int) -> str:
 
 @data.command("verify", context_settings=NAMES)
 def data_verify(
-    benchmark: Annotated[str, typer.Argument(help="name of the benchmark.")],
+    benchmark: Annotated[str, typer.Argument(help="Name of the benchmark.")],
     data_root: DataRoot = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="name=value: an option of the benchmark.")] = None,
 ) -> None:
@@ -68,7 +68,7 @@ def data_verify(
 
 @data.command("list", context_settings=NAMES)
 def data_list() -> None:
-    """List benchmarks with source and licence of their data, and the folder of the copies."""
+    """List the benchmarks with the source and licence of their data, and show where copies are kept."""
     from nlpcl.benchmarks._files.cache import cache_folder
     from nlpcl.registry import benchmarks
 

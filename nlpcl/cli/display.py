@@ -1,13 +1,12 @@
-"""What a run shows: progress while it runs, a matrix at its end, a picture on demand."""
+"""What runs and sweeps show: progress, the accuracy matrix at the end, a picture on demand."""
 
 from __future__ import annotations
 
 import io
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,23 +15,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from nlpcl.config.orders import short_task_name
+from nlpcl.config.files import write_atomically
 from nlpcl.errors import printable
 from nlpcl.records.metrics import average, final_scores
-from nlpcl.records.record import Record, write_atomically
-from nlpcl.sweeps.sweep import last_line
-
-if TYPE_CHECKING:
-    from nlpcl.sweeps.sweep import Cell, Execution, Outcome
+from nlpcl.records.record import Record, short_task_name
+from nlpcl.sweeps.cells import Cell, Execution, Outcome, last_line
 
 
-def percent(cell: float | None) -> str:
-    """A score in [0, 1] as a percentage with one digit."""
+def _percent(cell: float | None) -> str:
+    """Return a score in [0, 1] as a percentage with one digit."""
     return "" if cell is None else f"{100 * cell:.1f}"
 
 
 class ProgressReporter:
-    """Task, epoch, loss and time left; live on a terminal, otherwise a line per epoch. Writes to stderr."""
+    """Shows task, epoch, loss and time left on stderr: a live bar on a terminal, otherwise a line per epoch."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, markup=False)
@@ -42,57 +38,63 @@ class ProgressReporter:
         self._begun = time.monotonic()
 
     def encoded(self, done: int, examples: int) -> None:
-        """While a frozen encoder computes token states, which happens once."""
+        """Show how far a frozen encoder is, which computes its token states once."""
         text = f"encoder: {done} of {examples} examples"
-        if self.console.is_terminal:
-            print(f"\r{text}", end="\n" if done == examples else "", file=sys.stderr, flush=True)
-        elif done == examples:
-            print(text, file=sys.stderr, flush=True)
+        self._show(text, done, examples)
+        if done == examples:
+            self.stop()
+            self._print(text)
 
     def start(self, tasks: list[str], epochs: list[int]) -> None:
-        """Before the first task."""
+        """Note what there is to train."""
         self._tasks, self._epochs, self._begun = tasks, epochs, time.monotonic()
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%"),
-            )
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-            self._bar.add_task("", total=float(sum(epochs)))
-            self._bar.start()
 
     def epoch(self, task: int, epoch: int, loss: float, step: int, steps: int) -> None:
-        """During an epoch; `step` of `steps` are done."""
-        done = sum(self._epochs[:task]) + epoch + step / steps
+        """Show how far an epoch is; `step` of `steps` are done."""
+        done, total = sum(self._epochs[:task]) + epoch + step / steps, sum(self._epochs)
         text = (
             f"task {task + 1}/{len(self._tasks)} {short_task_name(self._tasks[task])}, "
             f"epoch {epoch + 1}/{self._epochs[task]}, loss {loss:.3f}"
         )
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, description=text)
-        elif step == steps:
-            left = (time.monotonic() - self._begun) / done * (sum(self._epochs) - done)
-            print(f"{text}, about {left:.0f} s left", file=sys.stderr, flush=True)
+        self._show(text, done, total)
+        if step == steps and not self.console.is_terminal:
+            left = (time.monotonic() - self._begun) / done * (total - done)
+            self._print(f"{text}, about {left:.0f} s left")
 
     def evaluated(self, row: int, accuracies: list[float | None]) -> None:
-        """After a test over the tasks."""
+        """Print the accuracy after a test over the tasks."""
         cells = [cell for cell in accuracies if cell is not None]
-        text = f"after task {row + 1}: accuracy {percent(sum(cells) / len(cells))} % over {len(cells)} task(s)"
-        self.console.print(text, highlight=False)
+        text = f"after task {row + 1}: accuracy {_percent(sum(cells) / len(cells))} % over {len(cells)} task(s)"
+        self._print(text)
 
     def say(self, sentence: str) -> None:
-        """Something of note."""
-        self.console.print(f"nlpcl: {sentence}", highlight=False, soft_wrap=True)
+        """Print a sentence."""
+        self._print(f"nlpcl: {sentence}")
 
     def stop(self) -> None:
-        """After the last task, or when the run breaks off."""
+        """Remove the bar, after the last task or when the run breaks off."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
+
+    def _show(self, text: str, done: float, total: float) -> None:
+        """Show a bar, on a terminal."""
+        if not self.console.is_terminal:
+            return
+        if self._bar is None:
+            description = TextColumn("{task.description}", markup=False)
+            columns = (description, BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.add_task(text, total=total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, description=text)
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
 
 
-def duration(seconds: float) -> str:
-    """Seconds in the two largest units that fit."""
+def time_in_words(seconds: float) -> str:
+    """Return seconds in words, in the two largest units that fit."""
     for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit} {seconds % size // part:.0f} {smaller}"
@@ -100,9 +102,9 @@ def duration(seconds: float) -> str:
 
 
 class SweepReporter:
-    """How a sweep goes; live on a terminal with what each run last said, otherwise a line per run. Writes to stderr.
+    """Shows how a sweep goes on stderr: on a terminal live, with the last line of each run, otherwise a line per run.
 
-    :param runs: number of runs that are to be done.
+    :param runs: number of runs to do.
     :param execution: where they write.
     """
 
@@ -127,44 +129,44 @@ class SweepReporter:
             self._live.stop()
 
     def running(self, cells: Sequence[Cell]) -> None:
-        """While these run."""
+        """Show the runs at work."""
         if self._live is not None:
             lines = [f"{cell.label}: {last_line(cell.log(self.execution))}" for cell in cells]
             texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines[: self.console.height - 3]]
             self._live.update(Group(self._bar, *texts))
 
     def ended(self, outcome: Outcome) -> None:
-        """A run is over."""
+        """Print how a run ended."""
         self.done += 1
         self._bar.advance(self._bar.task_ids[0])
         if outcome.error is not None:
             self.failed.append(outcome)
-        told = "done" if outcome.error is None else f"failed: {printable(outcome.error)}"
-        self._say(f"{self.done}/{self.runs} {outcome.cell.label}: {told}")
+        result = "done" if outcome.error is None else f"failed: {printable(outcome.error)}"
+        self._say(f"{self.done}/{self.runs} {outcome.cell.label}: {result}")
 
     def stopping(self, runs: int) -> None:
-        """The sweep is interrupted."""
+        """Say that the sweep was interrupted."""
         self._say(f"nlpcl: {runs} run(s) save a checkpoint and stop; the same command goes on from there")
 
     def _say(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, soft_wrap=True)
 
 
-def summary(derived: dict[str, float | None]) -> str:
-    """The derived metrics in one line, in percent."""
-    return ", ".join(f"{name.replace('_', ' ')} {percent(x)} %" for name, x in derived.items() if x is not None)
+def _summary(derived: dict[str, float | None]) -> str:
+    """Return the derived metrics in one line, in percent."""
+    return ", ".join(f"{name.replace('_', ' ')} {_percent(x)} %" for name, x in derived.items() if x is not None)
 
 
 def print_record(console: Console, record: Record) -> None:
-    """The accuracy matrix, or what matters of it where the screen is too narrow, and the derived metrics."""
+    """Print the derived metrics and the accuracy matrix; on a narrow screen a line per task in its place."""
     matrix = matrix_table(record)
     too_wide = Measurement.get(console, console.options.update(max_width=1000), matrix).maximum > console.width
     console.print(task_table(record) if too_wide else matrix)
-    console.print(summary(record.derived()), highlight=False)
+    console.print(_summary(record.derived()), highlight=False)
 
 
 def matrix_table(record: Record) -> Table:
-    """One row per trained task, one column per tested task."""
+    """Return the accuracy matrix: one row per trained task, one column per tested task."""
     names = [task["name"] for task in record.data["tasks"]]
     table = Table(title=_title(record), title_justify="left")
     table.add_column("after task", no_wrap=True)
@@ -172,24 +174,24 @@ def matrix_table(record: Record) -> Table:
         table.add_column(str(i + 1), justify="right", no_wrap=True)
     for i, (name, row) in enumerate(zip(names, record.matrices.accuracy, strict=True)):
         if any(cell is not None for cell in row):
-            table.add_row(f"{i + 1} {short_task_name(name)}", *(percent(cell) for cell in row))
+            table.add_row(f"{i + 1} {short_task_name(name)}", *(_percent(cell) for cell in row))
     return table
 
 
 def task_table(record: Record) -> Table:
-    """One row per task: its accuracy once learnt and in the end."""
+    """Return a table with one row per task: its accuracy once learnt and in the end."""
     table = Table(title=_title(record), title_justify="left")
     table.add_column("task", overflow="fold")
     for column in ("learnt", "in the end"):
         table.add_column(column, justify="right", no_wrap=True)
     matrix = record.matrices.accuracy
     for i, (task, final) in enumerate(zip(record.data["tasks"], final_scores(matrix), strict=True)):
-        table.add_row(f"{i + 1} {short_task_name(task['name'])}", percent(matrix[i][i]), percent(final))
+        table.add_row(f"{i + 1} {short_task_name(task['name'])}", _percent(matrix[i][i]), _percent(final))
     return table
 
 
 def strategy_table(matrix: Mapping[str, Mapping[str, Sequence[str]]]) -> Table:
-    """One row per strategy, one column per backbone; a cell holds the scenarios in which the pair runs.
+    """Return a table of strategies by backbones; a cell holds the scenarios in which the pair runs.
 
     :param matrix: by strategy and backbone the scenarios, of every strategy for the same backbones.
     """
@@ -208,7 +210,7 @@ def _title(record: Record) -> str:
 
 
 def plot(record: Record, path: Path) -> None:
-    """Accuracy matrix and average accuracy over time, as a PNG."""
+    """Draw the accuracy matrix and the average accuracy over time, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -226,7 +228,7 @@ def plot(record: Record, path: Path) -> None:
     curve.plot([x for x, _ in points], [y for _, y in points], marker="o")
     curve.set(xlabel="tasks trained", ylabel="average accuracy on tested tasks (%)", ylim=(0, 100))
     final = average(record.matrices.accuracy)
-    curve.set_title("" if final is None else f"final average {percent(final)} %")
+    curve.set_title("" if final is None else f"final average {_percent(final)} %")
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_png(content)
     write_atomically(path, content.getvalue())

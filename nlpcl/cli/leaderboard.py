@@ -21,22 +21,22 @@ app.add_typer(leaderboard, name="leaderboard")
 
 @leaderboard.command("add", context_settings=NAMES)
 def leaderboard_add(
-    records: Annotated[list[Path], typer.Argument(help="one or more record.json.")],
-    results: Annotated[Path, typer.Option("--results", help="folder of results.")] = _RESULTS,
-    replace: Annotated[bool, typer.Option("--replace", help="overwrite a filed record of the same spec.")] = False,
+    records: Annotated[list[Path], typer.Argument(help="One or more record.json.")],
+    results: Annotated[Path, typer.Option("--results", help="Folder of results.")] = _RESULTS,
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a filed record of the same spec.")] = False,
 ) -> None:
     """Check records and file them. docs/protocol.md says what is checked."""
     from nlpcl.leaderboard.submit import add_all, checked
 
     for path in records:
         if (checked(path).measured.git or {}).get("dirty"):
-            print(f"note: {path} was made from a source tree with uncommitted changes", file=sys.stderr)
+            print(f"note: {path} was made from a source tree with changes that are in no commit", file=sys.stderr)
     for target, new in add_all(records, results, replace=replace):
         print(f"filed: {target}" if new else f"already there: {target}")
 
 
 @leaderboard.command("check", context_settings=NAMES)
-def leaderboard_check(folder: Annotated[Path, typer.Argument(help="folder of results.")] = _RESULTS) -> None:
+def leaderboard_check(folder: Annotated[Path, typer.Argument(help="Folder of results.")] = _RESULTS) -> None:
     """Check that every record of a folder of results is sound and lies in its place."""
     from nlpcl.leaderboard.submit import check
 
@@ -50,13 +50,13 @@ def leaderboard_check(folder: Annotated[Path, typer.Argument(help="folder of res
 
 @leaderboard.command("build", context_settings=NAMES)
 def leaderboard_build(
-    out: Annotated[Path, typer.Option("--out", help="folder of the site; open its index.html.")] = _SITE,
-    results: Annotated[Path, typer.Option("--results", help="folder of results.")] = _RESULTS,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; open its index.html.")] = _SITE,
+    results: Annotated[Path, typer.Option("--results", help="Folder of results.")] = _RESULTS,
     published: Annotated[
         Path | None, typer.Option("--published", help="CSV file of published figures. Default: the package's own.")
     ] = None,
     readme: Annotated[
-        Path | None, typer.Option("--readme", help="also update the tables in this Markdown file.")
+        Path | None, typer.Option("--readme", help="Also update the tables in this Markdown file.")
     ] = None,
 ) -> None:
     """Build the page from the folder of results. It needs neither server nor network."""

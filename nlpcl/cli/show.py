@@ -17,10 +17,10 @@ from nlpcl.errors import UsageError, suggest
 
 @app.command("list", context_settings=NAMES)
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON.")] = False,
-    matrix: Annotated[bool, typer.Option("--matrix", help="show which strategy runs on which backbone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    matrix: Annotated[bool, typer.Option("--matrix", help="Show which strategy runs on which backbone.")] = False,
 ) -> None:
-    """List strategies, benchmarks and backbones."""
+    """List the strategies, benchmarks and backbones."""
     from nlpcl.registry import backbones, benchmarks, strategies
 
     if matrix:
@@ -45,25 +45,25 @@ def list_(
 
 
 def _show_matrix(as_json: bool) -> None:
-    """Show strategies on backbones, and which of the original toolkit's documented pairs are missing."""
-    from nlpcl.cli.coverage import DOCUMENTED, ORIGINAL, missing, strategy_matrix
+    """Show which strategy runs on which backbone, and how that compares with the original toolkit's documentation."""
+    from nlpcl.cli.coverage import DOCUMENTED, PYCONTINUAL, missing, strategy_matrix
 
-    matrix = strategy_matrix()
-    absent, pairs = missing(matrix), sum(map(len, DOCUMENTED.values()))
+    pairs_here = strategy_matrix()
+    absent, documented = missing(pairs_here), sum(map(len, DOCUMENTED.values()))
     if as_json:
-        print(json.dumps({"matrix": matrix, "documented": DOCUMENTED, "source": ORIGINAL, "missing": absent}))
+        print(json.dumps({"matrix": pairs_here, "documented": DOCUMENTED, "source": PYCONTINUAL, "missing": absent}))
         return
     from nlpcl.cli.display import strategy_table
 
-    console.print(strategy_table(matrix))
-    print(f"of {pairs} pairs that {ORIGINAL} has, {pairs - len(absent)} run here")
+    console.print(strategy_table(pairs_here))
+    print(f"of {documented} pairs that {PYCONTINUAL} has, {documented - len(absent)} run here")
     if absent:
         print(f"not yet: {', '.join(absent)}")
 
 
 @app.command(context_settings=NAMES)
-def info(name: Annotated[str, typer.Argument(help="name of a strategy, benchmark or backbone.")]) -> None:
-    """Show what is known about a strategy, benchmark or backbone, and its options."""
+def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or backbone.")]) -> None:
+    """Describe a strategy, benchmark or backbone and its options."""
     from nlpcl.options import MISSING, entry_options
     from nlpcl.registry import backbones, benchmarks, strategies
 
@@ -77,7 +77,7 @@ def info(name: Annotated[str, typer.Argument(help="name of a strategy, benchmark
         except UsageError as error:
             known += registry.names()
             faults += registry.faults
-            broken = error if error.__cause__ else broken  # it exists but cannot be loaded
+            broken = error if error.__cause__ else broken  # something of this name does not load
     else:
         if broken is not None:
             raise broken

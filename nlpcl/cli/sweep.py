@@ -9,27 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from nlpcl.cli import options
 from nlpcl.cli.app import NAMES, DataRoot, app, console
-from nlpcl.cli.options import (
-    CheckpointMinutes,
-    Compile,
-    Device,
-    EvalBatchSize,
-    GradientCheckpointing,
-    Out,
-    asks_for_a_run,
-)
+from nlpcl.cli.options import asks_for_a_run
 from nlpcl.config.arguments import Request
 from nlpcl.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    from nlpcl.sweeps.cells import Execution
+    from nlpcl.sweeps.plan import Plan
     from nlpcl.sweeps.ray import Needs
-    from nlpcl.sweeps.sweep import Execution, Plan
 
 
-@app.command(context_settings=NAMES)
+@app.command("sweep", context_settings=NAMES)
 @asks_for_a_run
-def sweep(
+def sweep_command(
     asked: Request,
     file: Annotated[
         Path | None, typer.Option("--file", help="Grids in TOML; options given beside it win over the file's.")
@@ -37,7 +31,7 @@ def sweep(
     skip_impossible: Annotated[
         bool, typer.Option("--skip-impossible", help="Leave combinations out that cannot run.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, with an estimate of time.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs and an estimate of their time.")] = False,
     print_: Annotated[bool, typer.Option("--print", help="One `nlpcl run ...` a line, for job arrays.")] = False,
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Runs at a time. Default: one for each GPU, or one.")
@@ -55,17 +49,19 @@ def sweep(
         typer.Option(min=0, max=1000, help="With --ray: new tries after a process or node died. Default: 3."),
     ] = None,
     data_root: DataRoot = None,
-    out: Out = Path("runs"),
-    device: Device = "auto",
-    eval_batch_size: EvalBatchSize = 128,
-    checkpoint_minutes: CheckpointMinutes = 10,
-    compiled: Compile = False,
-    gradient_checkpointing: GradientCheckpointing = False,
+    out: options.Out = Path("runs"),
+    device: options.Device = "auto",
+    eval_batch_size: options.EvalBatchSize = 128,
+    checkpoint_minutes: options.CheckpointMinutes = 10,
+    compiled: options.Compile = False,
+    gradient_checkpointing: options.GradientCheckpointing = False,
 ) -> None:
-    """Do many runs: each option may have several values, as --strategy ncl,hat --order 0-4. What is done is skipped."""
+    """Do many runs: options take several values, as --strategy ncl,hat --order 0-4. Runs with a record are skipped."""
+    from nlpcl.sweeps.cells import Execution
     from nlpcl.sweeps.grid import Grid
+    from nlpcl.sweeps.local import workers
+    from nlpcl.sweeps.plan import plan
     from nlpcl.sweeps.ray import Needs
-    from nlpcl.sweeps.sweep import Execution, plan, workers
 
     amounts = {"cpus": cpus, "gpus": gpus, "memory": memory, "retries": retries}
     asked_of_ray: dict[str, Any] = {name: value for name, value in amounts.items() if value is not None}
@@ -74,56 +70,57 @@ def sweep(
     needs = Needs(**asked_of_ray)
     if jobs is not None and ray is not None:
         raise UsageError("--jobs does not go with --ray, which fills the cluster: leave it out.")
-    given = Grid.asked(asked)
-    grids = [given] if file is None else [grid.with_more(given) for grid in Grid.read(file)]
+    asked_grid = Grid.asked(asked)
+    grids = [asked_grid] if file is None else [grid.with_more(asked_grid) for grid in Grid.read(file)]
     requests = (request for grid in grids for request in grid.requests())
-    found = plan(requests, out, asked.presets, data_root=data_root, skip_impossible=skip_impossible)
-    for reason in found.left_out:
+    planned = plan(requests, out, asked.presets, data_root=data_root, skip_impossible=skip_impossible)
+    for reason in planned.left_out:
         print(f"left out: {printable(reason)}", file=sys.stderr)
     execution = Execution(out, data_root, device, eval_batch_size, checkpoint_minutes, compiled, gradient_checkpointing)
     if print_:
-        for line in [cell.line(execution) for cell in found.to_run]:
+        for line in [cell.line(execution) for cell in planned.to_run]:
             print(line)
     elif dry_run:
-        _show(found, workers(jobs, device) if ray is None else None)
+        _show(planned, workers(jobs, device) if ray is None else None)
     else:
-        _execute(found, execution, jobs, ray, needs)
+        _execute(planned, execution, jobs, ray, needs)
 
 
-def _execute(found: Plan, execution: Execution, jobs: int | None, ray: str | None, needs: Needs) -> None:
+def _execute(planned: Plan, execution: Execution, jobs: int | None, ray: str | None, needs: Needs) -> None:
+    from nlpcl.cli import main
     from nlpcl.cli.display import SweepReporter
     from nlpcl.records.record import check_out
+    from nlpcl.sweeps.local import run_local
     from nlpcl.sweeps.ray import run_on_ray
-    from nlpcl.sweeps.sweep import run_local
 
     check_out(execution.out)
-    with SweepReporter(len(found.to_run), execution) as watch:
+    with SweepReporter(len(planned.to_run), execution) as progress:
         if ray is None:
-            run_local(found.to_run, jobs, execution, watch)
+            run_local(planned.to_run, jobs, execution, progress)
         else:
-            run_on_ray(found.to_run, ray, needs, execution, watch)
-    print(f"{len(found.cells)} runs: {len(found.done)} were done, {watch.done - len(watch.failed)} are new")
-    for outcome in watch.failed:
+            run_on_ray(planned.to_run, ray, needs, execution, progress, main)
+    print(f"{len(planned.cells)} runs: {len(planned.done)} were done, {progress.done - len(progress.failed)} are new")
+    for outcome in progress.failed:
         print(f"failed: {outcome.cell.label}: {printable(outcome.error or '')} ({outcome.cell.log(execution)})")
-    if watch.failed:
+    if progress.failed:
         raise typer.Exit(1)
 
 
-def _show(found: Plan, jobs: int | None) -> None:
-    from nlpcl.cli.display import duration
+def _show(planned: Plan, jobs: int | None) -> None:
+    from nlpcl.cli.display import time_in_words
 
     table = Table(box=None, pad_edge=False)
     for column in ("id", "run", "time"):
         table.add_column(column, no_wrap=column != "run", justify="right" if column == "time" else "left")
-    for cell in found.cells:
-        seconds = found.seconds[cell.id]
-        about = "unknown" if seconds is None else f"about {duration(seconds)}"
-        table.add_row(cell.id, cell.label, "done" if cell.id in found.done else about)
+    for cell in planned.cells:
+        seconds = planned.seconds[cell.id]
+        about = "unknown" if seconds is None else f"about {time_in_words(seconds)}"
+        table.add_row(cell.id, cell.label, "done" if cell.id in planned.done else about)
     console.print(table)
-    known = [seconds for cell in found.to_run if (seconds := found.seconds[cell.id]) is not None]
-    print(f"{len(found.cells)} runs: {len(found.done)} done, {len(found.to_run)} to run")
+    known = [seconds for cell in planned.to_run if (seconds := planned.seconds[cell.id]) is not None]
+    print(f"{len(planned.cells)} runs: {len(planned.done)} done, {len(planned.to_run)} to run")
     if known:
         at_once = f"{jobs} at a time" if jobs else "one at a time; a cluster does as many as it holds"
-        print(f"about {duration(max(sum(known) / (jobs or 1), *known))} for {len(known)} of them, {at_once}")
-    if len(known) < len(found.to_run):
-        print(f"unknown for {len(found.to_run) - len(known)}: no record in --out tells")
+        print(f"about {time_in_words(max(sum(known) / (jobs or 1), *known))} for {len(known)} of them, {at_once}")
+    if len(known) < len(planned.to_run):
+        print(f"unknown for {len(planned.to_run) - len(known)}: no record in --out tells")

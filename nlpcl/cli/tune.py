@@ -18,38 +18,37 @@ if TYPE_CHECKING:
     from nlpcl.sweeps.tune import Search, Trial
 
 
-@app.command(context_settings=NAMES)
+@app.command("tune", context_settings=NAMES)
 @asks_for_a_run
-def tune(
+def tune_command(
     asked: Request,
     on: Annotated[
         Literal["first-task", "stream"],
-        typer.Option("--on", help="Accuracy on the first task once it is trained, or on all in the end."),
+        typer.Option("--on", help="Score: accuracy on the first task once it is trained, or on all tasks at the end."),
     ] = "first-task",
-    trials: Annotated[int, typer.Option(min=1, help="In all, those of earlier calls included.")] = 20,
-    study: Annotated[Path, typer.Option("--study", help="An SQLite file; the same search in it goes on.")] = Path(
+    trials: Annotated[int, typer.Option(min=1, help="Total number of trials, including earlier calls.")] = 20,
+    study: Annotated[Path, typer.Option("--study", help="An SQLite file; a search that it holds goes on.")] = Path(
         "study.db"
     ),
-    out: Annotated[Path, typer.Option("--out", help="The preset to write, for --preset.")] = Path("preset.json"),
+    out: Annotated[Path, typer.Option("--out", help="The preset file to write, for --preset.")] = Path("preset.json"),
     data_root: DataRoot = None,
     device: Device = "auto",
     eval_batch_size: EvalBatchSize = 128,
 ) -> None:
     """Choose settings on validation data: --set lamb=0.1..10:log, --set net=cnn,gru; else the learning rate."""
     from nlpcl.records.record import check_out
-    from nlpcl.sweeps.tune import Search
-    from nlpcl.sweeps.tune import tune as search_on
+    from nlpcl.sweeps.tune import Search, tune
 
     quiet()
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder: name the file of the preset in it.")
     check_out(out.parent)
     search = Search.asked(asked, on)
-    best = search_on(
+    best = tune(
         search,
         study,
         trials,
-        lambda trial: print(_told(search, trial, trials), file=sys.stderr),
+        lambda trial: print(_trial_line(search, trial, trials), file=sys.stderr),
         data_root=data_root,
         device=device,
         eval_batch_size=eval_batch_size,
@@ -61,7 +60,7 @@ def tune(
     print(f"preset: {out}")
 
 
-def _told(search: Search, trial: Trial, trials: int) -> str:
+def _trial_line(search: Search, trial: Trial, trials: int) -> str:
     result = f"failed: {printable(trial.error or '')}" if trial.accuracy is None else f"{100 * trial.accuracy:.1f} %"
     return f"trial {trial.number} of {trials}, {_setting(search, trial.texts)}: {result}"
 

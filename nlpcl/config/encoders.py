@@ -12,21 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from nlpcl.config.files import known_sha256, sha256
 from nlpcl.errors import UsageError
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WEIGHTS = ("*.safetensors", "*.bin")  # files of the first kind there is are loaded
 TOKENIZER = ("tokenizer*.json", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @functools.cache
@@ -97,21 +89,6 @@ def encoder_fingerprint(name: str) -> dict[str, Any]:
 def _hashes(folder: Path, *patterns: str) -> dict[str, str]:
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     return {file.name: known_sha256(file) for file in files}
-
-
-def known_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, which is read again only if its device, inode, size or a time of it is another.
-
-    A tool that restores the time of modification (`rsync -t`, `touch -r`) cannot set that of the last change of status.
-    """
-    facts = path.stat()
-    stamp = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-    return _sha256_of(path.resolve(), stamp)
-
-
-@functools.cache
-def _sha256_of(path: Path, stamp: tuple[int, ...]) -> str:
-    return sha256(path)
 
 
 def local_encoder(model: str) -> Path | None:

@@ -13,17 +13,10 @@ Published = tuple[Sequence[Sequence[str]], Sequence[str] | None]
 """The arguments `orders` and `known` of `order_tasks`."""
 RANDOM = "seed:"
 NUMBER = re.compile(r"[0-9]{1,18}")
-_LONGEST_NAME = 22
-
-
-def short_task_name(name: str) -> str:
-    """Return a task's name without its source ("Bing3domains_Router" is "Router"), cut to fit a column."""
-    name = name.rpartition("_")[2] or name
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def canonical_order(order: Order) -> int | str | list[str]:
-    """The one way to write an order: "3" is 3, "seed:07" is "seed:7" and "laptop" is ["laptop"]."""
+    """Return the one way to write an order: "3" is 3, "seed:07" is "seed:7" and "laptop" is ["laptop"]."""
     if not isinstance(order, str):
         return order if isinstance(order, int) else list(order)
     prefix, number = (RANDOM, order.removeprefix(RANDOM)) if order.startswith(RANDOM) else ("", order)
@@ -33,7 +26,7 @@ def canonical_order(order: Order) -> int | str | list[str]:
 
 
 def check_order(order: Order, published: int) -> None:
-    """Refuse what no stream of so many published orders can follow, whatever its tasks are called.
+    """Refuse an order that no stream with this many published orders can follow, whatever its tasks are called.
 
     :raises UsageError: no such number, no task, or a task twice.
     """
@@ -49,7 +42,7 @@ def check_order(order: Order, published: int) -> None:
 
 
 def check_names(names: Iterable[str], known: Sequence[str], place: str = "") -> None:
-    """Refuse a task that there is not.
+    """Refuse names of tasks that do not exist.
 
     :param place: where the names stand, for the message.
     :raises UsageError: the first name that is not known, with the nearest that are.
@@ -65,12 +58,12 @@ def order_tasks(
     tasks: int | Sequence[str] | None,
     known: Sequence[str] | None = None,
 ) -> list[str]:
-    """The names of a stream's tasks.
+    """Return the names of a stream's tasks in order.
 
     :param orders: the published orders, each over the same names.
     :param order: number of a published order, `seed:N` for a random one, or the names themselves.
-    :param tasks: keep the first so many, or those with these names; None: all.
-    :param known: names that an explicit order may take; None: those of the published ones.
+    :param tasks: number of tasks to keep, or their names; None means all.
+    :param known: names that an explicit order may take; None means those of the published orders.
     :raises UsageError: no such order or name, a name twice, or more tasks than there are.
     """
     check_order(order, len(orders))

@@ -7,9 +7,18 @@ is given, `options.parity`; a pattern such as `bert-base*` matches names.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nlpcl.config.files import fault, write_atomically
+from nlpcl.config.spec import FIELDS, OWNERS, CompleteSpec
+from nlpcl.errors import UsageError, suggest
+from nlpcl.registry import benchmarks
 
 Preset = tuple[Mapping[str, Any], Mapping[str, Any]]
 
@@ -73,13 +82,65 @@ def preset_for(request: Mapping[str, Any], more: Iterable[Preset] = ()) -> dict[
     """Return the merged values of all presets whose condition `request` fulfils; dictionaries of options merge too."""
     merged: dict[str, Any] = {}
     for condition, values in (*PRESETS, *more):
-        if all(fnmatchcase(str(_asked(request, field)), pattern) for field, pattern in condition.items()):
+        if all(fnmatchcase(str(_requested(request, field)), pattern) for field, pattern in condition.items()):
             for name, value in values.items():
-                merged[name] = {**merged.get(name, {}), **value} if name.endswith("options") else value
+                merged[name] = {**merged.get(name, {}), **value} if name in OWNERS else value
     return merged
 
 
-def _asked(request: Mapping[str, Any], field: str) -> Any:
+def _requested(request: Mapping[str, Any], field: str) -> Any:
     """Return what a request says of a field, or of an option `field.name`."""
     field, dot, name = field.partition(".")
     return (request.get(field) or {}).get(name) if dot else request.get(field)
+
+
+class PresetFile(BaseModel):
+    """A preset in a file, as `nlpcl tune` writes it and `--preset` reads it.
+
+    :ivar when: patterns of values by field of the spec, or of `modality`; the preset holds where all of them match.
+    :ivar values: fields of the spec; what the command line gives wins over them.
+    :ivar source: where the values come from, for the reader.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    when: dict[str, str]
+    values: Annotated[dict[str, Any], Field(min_length=1)]
+    source: str = ""
+
+    @classmethod
+    def load(cls, path: Path) -> PresetFile:
+        """Read a preset and check it.
+
+        :raises UsageError: there is no such file, or it is not a preset.
+        """
+        try:
+            preset = cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UsageError(f"cannot read {path} ({error.strerror}).") from error
+        except ValidationError as error:
+            raise UsageError(f"{path} is not a preset: {fault(error)}.") from error
+        for names, allowed in ((preset.when, {*FIELDS, "modality"}), (preset.values, set(FIELDS))):
+            for name in names:
+                if name not in allowed:
+                    raise UsageError(f"{path} is not a preset: a spec has no field {name!r}. {suggest(name, allowed)}")
+        return preset
+
+    def save(self, path: Path) -> None:
+        """Write the file as a whole or not at all.
+
+        :raises UsageError: the file cannot be written.
+        """
+        text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            write_atomically(path, text.encode())
+        except OSError as error:
+            raise UsageError(f"could not write {path} ({error.strerror or error}).") from error
+
+    def misfit(self, spec: CompleteSpec) -> str | None:
+        """Return in words the first condition that a complete spec does not fulfil, or None if the preset fits."""
+        facts = {**spec.model_dump(), "modality": benchmarks.get(spec.benchmark).modality}
+        for name, pattern in self.when.items():
+            if not fnmatchcase(str(facts[name]), pattern):
+                return f"it is for {name} {pattern}, not {facts[name]}"
+        return None

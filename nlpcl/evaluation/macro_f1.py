@@ -13,7 +13,7 @@ from nlpcl.training import distributed
 
 
 def macro_f1(predictions: Tensor, targets: Tensor) -> float:
-    """Unweighted mean of the per-class F1, over the classes that occur in `predictions` or `targets`.
+    """Return the unweighted mean of the per-class F1, over the classes that occur in `predictions` or `targets`.
 
     F1_c = 2 TP_c / (2 TP_c + FP_c + FN_c). The same as scikit-learn's default.
 
@@ -38,7 +38,7 @@ class MacroF1(Metric[float]):
         self._targets.append(targets)
 
     def result(self) -> float:
-        """Macro-F1 of all that was added, by all processes that evaluate together; 0 if nothing was."""
+        """Return the macro-F1 of all that was added in all processes; 0 if nothing was."""
         if not distributed.all_reduce_max(len(self._targets)):
             return 0.0
         return macro_f1(distributed.all_gather_ints(self._predictions), distributed.all_gather_ints(self._targets))
@@ -61,7 +61,7 @@ class _MacroF1Plugin(GenericPluginMetric[float, MacroF1]):
 
 
 def macro_f1_metrics(*, experience: bool = False, stream: bool = False) -> list[PluginMetric[float]]:
-    """Macro-F1 metrics for Avalanche's `EvaluationPlugin`.
+    """Return macro-F1 metrics for Avalanche's `EvaluationPlugin`.
 
     :param experience: one value per evaluated experience, `MacroF1_Exp`.
     :param stream: one value over all samples of the evaluated stream, `MacroF1_Stream`.

@@ -8,35 +8,35 @@ from avalanche.evaluation import PluginMetric
 from torch import Tensor
 
 from nlpcl.evaluation.macro_f1 import macro_f1
-from nlpcl.runs.failures import not_finite
 from nlpcl.training import distributed
+from nlpcl.training.finite import not_finite
 
-Matrix = list[list[float | None]]
+_Matrix = list[list[float | None]]
 
 
-class MatrixMetric(PluginMetric[Matrix]):
-    """Accuracy and macro-F1 of every evaluated experience, by what had been trained before.
+class MatrixMetric(PluginMetric[_Matrix]):
+    """Accuracy and macro-F1 of every evaluated experience, by the task trained last.
 
-    After a test some of whose outputs are NaN it raises a UsageError.
+    It raises a UsageError after a test with an output that is NaN.
 
     :param n_tasks: T.
     """
 
     def __init__(self, n_tasks: int) -> None:
         super().__init__()
-        self.accuracy: Matrix = [[None] * n_tasks for _ in range(n_tasks)]
-        self.macro_f1: Matrix = [[None] * n_tasks for _ in range(n_tasks)]
+        self.accuracy: _Matrix = [[None] * n_tasks for _ in range(n_tasks)]
+        self.macro_f1: _Matrix = [[None] * n_tasks for _ in range(n_tasks)]
         self.initial: list[float | None] | None = None
         self.row: int | None = None
         self._predictions: list[Tensor] = []
         self._targets: list[Tensor] = []
 
     def state(self) -> dict[str, Any]:
-        """The matrices, as JSON holds them."""
+        """Return the matrices, as JSON holds them."""
         return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "initial": self.initial}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore the matrices that `state` returned."""
         self.accuracy, self.macro_f1, self.initial = (state[name] for name in ("accuracy", "macro_f1", "initial"))
 
     def before_eval_exp(self, strategy: Any) -> None:
@@ -48,7 +48,7 @@ class MatrixMetric(PluginMetric[Matrix]):
         self._targets.append(strategy.mb_y)
 
     def after_eval_exp(self, strategy: Any) -> None:
-        # To the host at once: on a GPU each figure made from them would be a wait of its own.
+        # To the host at once, or on a GPU each figure would wait by itself.
         predictions, targets = (
             distributed.all_gather_ints(parts).cpu() for parts in (self._predictions, self._targets)
         )
@@ -63,12 +63,12 @@ class MatrixMetric(PluginMetric[Matrix]):
             self.accuracy[self.row][column] = accuracy
             self.macro_f1[self.row][column] = macro_f1(predictions, targets)
 
-    def result(self) -> Matrix:
-        """The accuracy matrix; row = after which task, None where not evaluated."""
+    def result(self) -> _Matrix:
+        """Return the accuracy on each task (column) after each task (row); None where not evaluated."""
         return self.accuracy
 
     def reset(self) -> None:
-        """Nothing: the matrices are kept for the whole run."""
+        """Do nothing: the matrices are kept for the whole run."""
 
     def __str__(self) -> str:
         return "Matrix"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nlpcl.config.spec import FIELDS
 from nlpcl.errors import UsageError, suggest
 from nlpcl.leaderboard.files import NO_VALUE, Block, Run, aligned, differing, flattened, shortened, under
 from nlpcl.leaderboard.statistics import (
@@ -24,10 +25,10 @@ from nlpcl.leaderboard.statistics import (
     wilcoxon_p,
 )
 
-_BLOCK = ("order", "seed")
+PAIRED_BY = tuple(name for name, field in FIELDS.items() if field.compared == "block")
 DRAW = "data_seed"  # seed of the subset that `train_size` draws: one for each run's seed, or one for all
 # A method brings its own optimization. Every other field of the spec is protocol, and so is a field added later.
-METHOD = ("strategy", "options", "learning_rate", "weight_decay", "schedule", "warmup", "clip_norm")
+METHOD = tuple(name for name, field in FIELDS.items() if field.compared == "method")
 _DATA = ("encoder", "files", "tasks")
 # Older records lack these fields; a record without them does not differ in them from any other.
 UNTOLD = ("data.encoder.revision", "data.encoder.tokenizer")
@@ -165,7 +166,7 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
         raise UsageError(f"{label} has only failed runs ({len(runs)}).")
     by_block: dict[Block, Run] = {}
     for run in done:
-        for name, one, other in differing(done[0].spec, run.spec, (*_BLOCK, DRAW, *allow)):
+        for name, one, other in differing(done[0].spec, run.spec, (*PAIRED_BY, DRAW, *allow)):
             raise UsageError(
                 f"{label} has records with {name} {shortened(one)} and {shortened(other)}: "
                 f"choose with --where {name}={shortened(other if one == NO_VALUE else one)}."
@@ -178,7 +179,7 @@ def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
 
 def facts(run: Run) -> dict[str, Any]:
     """Return all that a protocol fixes: the spec without the method, and the data that were really read."""
-    spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *_BLOCK))}
+    spec = {name: value for name, value in run.spec.items() if not under(name, (*METHOD, *PAIRED_BY))}
     data = {f"data.{name}": run.record.data.get(name) for name in _DATA}
     encoder = data["data.encoder"]
     if isinstance(encoder, dict):

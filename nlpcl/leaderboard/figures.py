@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nlpcl.config.orders import short_task_name
 from nlpcl.leaderboard.cells import shown
 from nlpcl.leaderboard.files import Block, Run
 from nlpcl.leaderboard.rows import RANKED, Row
 from nlpcl.records.metrics import average_over_time, forgetting_by_task
+from nlpcl.records.record import short_task_name
 
 Figure = dict[str, Any]
 MOST_LABELLED = 20  # with more tasks, the cells of a matrix show no figures

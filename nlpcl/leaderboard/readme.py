@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nlpcl.config.files import write_atomically
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard.cells import dagger, method_name, protocol_words, settings_of, signed, spread
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.report import markdown_table
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, by_protocol
-from nlpcl.records.record import write_atomically
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
 _ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\|*_`[]~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from nlpcl.config.files import write_atomically
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard.compare import Comparison
-from nlpcl.records.record import write_atomically
 
 LATEX = str.maketrans({
     **{c: f"\\{c}" for c in "&%$#_{}"},

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nlpcl import __version__
+from nlpcl.config.files import write_atomically
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard import cells, figures
 from nlpcl.leaderboard.cells import shown, spread
+from nlpcl.leaderboard.compare import PAIRED_BY
 from nlpcl.leaderboard.files import Block, Run, as_text
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Row, by_protocol
-from nlpcl.records.record import write_atomically
 
 GENERATOR = "nlpcl leaderboard"
 RUNS_A_SHARD = 40
@@ -159,7 +160,7 @@ def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
     return {
         "scores": tiles,
         "notes": [printable(note) for note in dict.fromkeys(notes) if note],
-        "settings": [pair for pair in settings if pair[0] not in ("order", "seed")],
+        "settings": [pair for pair in settings if pair[0] not in PAIRED_BY],
         "over_time": figures.over_time(row.runs),
         "runs": [_run(block, run, results) for block, run in row.runs.items()],
     }

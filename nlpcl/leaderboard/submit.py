@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.resolve import check_repeatable
+from nlpcl.config.spec import CompleteSpec
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard.files import FILE, Run, aligned, as_text, differing, flattened, shortened
 from nlpcl.records.record import Record
@@ -163,8 +164,8 @@ def checked(path: Path) -> Record:
         spec = record.run_spec()
         if spec.id != record.id:
             raise UsageError("its spec does not repeat to the same id: it was not written by nlpcl run.")
-        spec.check()
-        if spec.model_sha256 is not None and not backbones.get(str(spec.backbone)).words:
+        check_repeatable(spec)
+        if spec.model_sha256 is not None and not backbones.get(spec.backbone).words:
             raise UsageError(f"its model {shortened(str(spec.model))!r} is a folder of one machine, which others lack.")
         check_data(record)
         _check_tasks(spec, record)
@@ -242,7 +243,7 @@ def tasks_of(record: Record) -> list[TaskFacts]:
     return tasks
 
 
-def _check_tasks(spec: RunSpec, record: Record) -> None:
+def _check_tasks(spec: CompleteSpec, record: Record) -> None:
     tasks = tasks_of(record)
     names = [task.name for task in tasks]
     wanted = spec.tasks if isinstance(spec.tasks, list) else names
@@ -259,7 +260,7 @@ def _check_tasks(spec: RunSpec, record: Record) -> None:
             )
 
 
-def _check_order(spec: RunSpec, names: list[str]) -> None:
+def _check_order(spec: CompleteSpec, names: list[str]) -> None:
     """Check that the tasks come as the order says: by its names, or by its number among the published orders."""
     benchmark = benchmarks.get(spec.benchmark)
     if isinstance(spec.order, int) and not 0 <= spec.order < benchmark.orders:
@@ -291,7 +292,7 @@ def _published() -> dict[str, list[list[str]]]:
     return orders
 
 
-def _check_measured_cells(spec: RunSpec, regime: Regime, record: Record) -> None:
+def _check_measured_cells(spec: CompleteSpec, regime: Regime, record: Record) -> None:
     """Check that the matrices hold a score in every cell that such a run measures, and in no other."""
     n, matrices, seconds = len(record.matrices.accuracy), record.matrices, record.measured.seconds
     if len(seconds.train) > n or len(seconds.evaluate) > n + 1:
@@ -299,7 +300,7 @@ def _check_measured_cells(spec: RunSpec, regime: Regime, record: Record) -> None
     for name in ("accuracy", "macro_f1"):
         for i, row in enumerate(getattr(matrices, name)):
             for j, cell in enumerate(row):
-                if (cell is not None) != measured(i, j, n, regime, str(spec.eval)):
+                if (cell is not None) != measured(i, j, n, regime, spec.eval):
                     kind = "is missing" if cell is None else "cannot have been measured"
                     raise UsageError(
                         f"{name} of task {j + 1} after task {i + 1} {kind}: {spec.strategy} ({regime}) was run with "

@@ -16,10 +16,10 @@ from nlpcl.options import option
 from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
 
-# Modules after whose output an adapter stands: the last step of the self-attention block and of the
-# feed-forward block, both before the residual addition. The first pattern fits BERT, RoBERTa, ELECTRA
-# and their like, the second DistilBERT, the third MPNet.
-PLACES = (
+# An adapter follows each of these modules, the last step of the self-attention block and of the feed-forward block,
+# before the residual addition. The first pattern fits BERT, RoBERTa, ELECTRA and their like, the second DistilBERT, the
+# third MPNet.
+_PLACES = (
     re.compile(r"(.*\.)?layer\.\d+\.(attention\.output|output)\.dropout"),
     re.compile(r"(.*\.)?layer\.\d+\.(attention\.out_lin|ffn\.dropout)"),
     re.compile(r"(.*\.)?layer\.\d+\.(attention|output)\.dropout"),
@@ -28,7 +28,7 @@ NORMS = re.compile(r"(.*\.)?layer\.\d+\..*(LayerNorm|layer_norm)")
 
 
 def init_linear(linear: nn.Linear) -> nn.Linear:
-    """BERT's initialisation: weight N(0, 0.02), bias 0."""
+    """Draw a layer's weight as BERT does, N(0, 0.02), with bias 0; return the layer."""
     nn.init.normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
     return linear
@@ -54,11 +54,12 @@ class Adapter(nn.Module):
         return x + self.bottleneck(x)
 
     def bottleneck(self, x: Tensor) -> Tensor:
-        """What the adapter adds to its input."""
-        return self.up_act(self.up(self.down_act(self.down(x))))
+        """Return what the adapter adds to its input."""
+        added: Tensor = self.up_act(self.up(self.down_act(self.down(x))))
+        return added
 
     def sites(self, prefix: str) -> list[Site]:
-        """The two gateable layers."""
+        """Return the two layers that can be gated."""
         hidden, size = self.down.in_features, self.down.out_features
         return [
             Site(f"{prefix}.down", self.down, self.down_act, size, inputs=((None, hidden),)),
@@ -66,14 +67,14 @@ class Adapter(nn.Module):
         ]
 
 
-def adapter_places(encoder: PreTrainedModel, layers: int) -> list[str]:
-    """Return the names of the modules after which adapters stand, two per layer.
+def _adapter_places(encoder: PreTrainedModel, layers: int) -> list[str]:
+    """Return the names of the modules that adapters follow, two per layer.
 
     :raises UsageError: the encoder has another shape.
     """
     check_layers(encoder, "bert_adapter")
     names = [name for name, _ in encoder.named_modules()]
-    matches = ([name for name in names if pattern.fullmatch(name)] for pattern in PLACES)
+    matches = ([name for name in names if pattern.fullmatch(name)] for pattern in _PLACES)
     return next(places for places in matches if len(places) == 2 * layers)
 
 
@@ -99,19 +100,19 @@ class BertAdapter(EncoderBackbone):
         for name, module in self.encoder.model.named_modules():
             if NORMS.fullmatch(name):
                 module.requires_grad_(True)
-        self.places = adapter_places(self.encoder.model, self.encoder.model.config.num_hidden_layers)
+        self.places = _adapter_places(self.encoder.model, self.encoder.model.config.num_hidden_layers)
         for place in self.places:
             module = self.encoder.model.get_submodule(place)
             self._parent(place).register_module(_leaf(place), nn.Sequential(module, nn.Identity()))
         self.set_adapters(lambda hidden: Adapter(hidden, self.options.adapter_size))
 
     def set_adapters(self, make_adapter: Callable[[int], nn.Module]) -> None:
-        """Put `make_adapter(hidden)` at every place, instead of what stands there."""
+        """Put `make_adapter(hidden)` at every place of an adapter."""
         for place in self.places:
             cast(nn.Sequential, self.encoder.model.get_submodule(place))[1] = make_adapter(self.width)
 
     def adapters(self) -> list[nn.Module]:
-        """The adapters, from input to output."""
+        """Return the adapters, from input to output."""
         return [cast(nn.Sequential, self.encoder.model.get_submodule(place))[1] for place in self.places]
 
     def sites(self) -> list[Site]:

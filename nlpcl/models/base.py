@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
 from avalanche.models import MultiTaskModule
@@ -21,19 +21,18 @@ from nlpcl.options import Options, with_options
 
 TaskLabels = Tensor | int
 _MISSING: Any = object()
-ENCODERS = "bert and bert_adapter"
+_ENCODERS = "bert and bert_adapter"
 
 
 @dataclass
 class Context:
-    """What a layer deep inside an encoder must know of the mini-batch in hand.
+    """Tells the layers inside an encoder about the mini-batch that passes.
 
-    `task` is an int when the whole mini-batch belongs to one task, otherwise a LongTensor (B,); `mask` is (B, L), True
-    on real tokens, or None where there are no positions; `gates` holds by site what multiplies its units. Those who
-    fill it are `listeners`, called at each start.
+    :ivar task: an int when the whole mini-batch belongs to one task, otherwise a LongTensor (B,).
+    :ivar mask: (B, L), True on real tokens; None means that inputs have no positions.
+    :ivar gates: for each site by name what multiplies its units.
+    :ivar listeners: called at the start of each mini-batch; they fill `gates`.
     """
-
-    transient = ("task", "mask", "gates", "listeners")
 
     task: TaskLabels = 0
     mask: Tensor | None = None
@@ -41,13 +40,17 @@ class Context:
     listeners: list[Callable[[], None]] = field(default_factory=list)
 
     def start(self, task: TaskLabels, mask: Tensor | None = None) -> None:
-        """Note the mini-batch that is about to pass."""
+        """Note the mini-batch that is about to pass, and call the listeners."""
         self.task, self.mask, self.gates = task, mask, {}
         for listener in self.listeners:
             listener()
 
+    def clear(self) -> None:
+        """Forget the mini-batch that has passed."""
+        self.task, self.mask, self.gates = 0, None, {}
+
     def recalled(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """For a layer that is computed again in backward passes: the context is then the one of now."""
+        """Return torch's checkpointing contexts: none for the forward pass, this mini-batch for the backward pass."""
         return nullcontext(), _Recalled(self)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -56,7 +59,7 @@ class Context:
 
 
 class _Recalled(AbstractContextManager[None]):
-    """Within it, as often as it is entered, the context is as it was when this was made."""
+    """Whenever it is entered, the context is as it was when this object was made; afterwards as before."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -76,14 +79,14 @@ class _Recalled(AbstractContextManager[None]):
 
 @dataclass(frozen=True)
 class Site:
-    """A layer that a method may gate, project or make Bayesian.
+    """A layer that a method can gate, project or make Bayesian.
 
     :param name: unique within the backbone.
     :param module: the layer; its weight is (repeat * width, columns, ...), its bias (repeat * width,).
     :param activation: the module whose output a gate multiplies.
     :param width: number of units.
     :param repeat: how many stacked blocks of rows one unit owns (3 for a GRU's gates).
-    :param inputs: where the columns come from, in order: (name of a site, columns per unit of it), or
+    :param inputs: the origin of the columns, in order: (name of a site, columns per unit of it), or
         (None, number of columns) for an input that no site gates.
     :param axis: the axis of the activation's output that holds the units: the last, or 1 for (B, width, H, W).
     """
@@ -98,12 +101,12 @@ class Site:
 
 
 def row_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:
-    """Blocking factor of a site's bias, 1 - A_l; shape (repeat * width,), in [0, 1]."""
+    """Return the blocking factor of a site's bias, 1 - A_l; shape (repeat * width,), in [0, 1]."""
     return 1 - masks[site.name].repeat(site.repeat)
 
 
 def weight_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:
-    """Blocking factor of a site's weight, 1 - min(A_l,i , A_{l-1},j).
+    """Return the blocking factor of a site's weight, 1 - min(A_l,i , A_{l-1},j).
 
     Serrà et al. 2018, eq. 2. An input that no site gates counts as fully used (A = 1).
 
@@ -121,7 +124,10 @@ def weight_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:
 
 
 class Backbone(nn.Module, ABC):
-    """Turns inputs into features; `width` is F, `context` what its inner layers read.
+    """Turns inputs into features (B, F).
+
+    :ivar width: F.
+    :ivar context: tells the inner layers about the mini-batch.
 
     :param options: of the kind that `options_type` declares.
     :raises UsageError: an unknown option, or a value out of range.
@@ -131,11 +137,11 @@ class Backbone(nn.Module, ABC):
     options: Any
     width: int
     pretrained = False
-    """Whether the layers at the sites are, or stand among, pretrained ones, so that they must not be drawn anew."""
+    """Whether layers at the sites are pretrained, or stand among pretrained ones, so that nobody may redraw them."""
     recomputes: bool | None = None
-    """Whether activations are computed again in the backward pass; None: there are none that could be."""
+    """Whether the backward pass computes activations again; None means that this backbone has none to compute again."""
     positions: int | None = None
-    """Most positions that an embedded text can have; None: any number."""
+    """Most positions that an embedded text can have; None means any number."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -148,66 +154,66 @@ class Backbone(nn.Module, ABC):
         cls.__signature__ = with_options(inspect.signature(cls.__init__), cls.options_type)  # type: ignore[attr-defined]
 
     def set_parity(self) -> None:
-        """From now on compute as the original toolkit did: every operator over positions sees padding, too."""
+        """Compute as the original toolkit did from now on: every operator over positions sees padding, too."""
         self.parity = True
 
     def trimmed(self, x: Tensor) -> Tensor:
-        """The part of a mini-batch on the host that is computed on; what a text is padded with need not be."""
+        """Return a mini-batch on the host without the padding that need not be computed on."""
         return x
 
     @abstractmethod
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
-        """Features (B, F) of the inputs `x`."""
+        """Return features (B, F) of the inputs `x`."""
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Inputs in a space where they can be moved by gradients, and the mask of their positions.
+        """Return inputs in a space where gradients can move them, and the mask of their positions.
 
-        Images stay as they are; a backbone for text gives (B, L, H) and its mask (B, L).
+        Images stay as they are, without a mask; a backbone for text gives (B, L, H) and a mask (B, L).
         """
         return x, None
 
     def features_of(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> Tensor:
-        """Features (B, F) of embedded inputs: `features_of(*embed(x), t)` is `features(x, t)`."""
+        """Return features (B, F) of embedded inputs: `features_of(*embed(x), t)` is `features(x, t)`."""
         return self.features(embedded, task_labels)
 
     def check_embedded(self) -> None:
-        """Refuse a backbone for which `features_of` an embedded text are not its features.
+        """Refuse a backbone whose `features_of` embedded texts differ from their `features`.
 
         :raises UsageError: its encoder takes no embeddings, or does something else with them.
         """
 
     def allow_second_derivatives(self) -> None:
-        """From now on compute without kernels that have no second derivative."""
+        """Compute without kernels that have no second derivative from now on."""
 
     def recompute_activations(self) -> None:
-        """From now on keep fewer activations for the backward pass and compute them again there.
+        """Keep fewer activations for the backward pass from now on, and compute them again there.
 
-        :raises UsageError: there is no encoder in this backbone's graph that can do so.
+        :raises UsageError: this backbone trains no encoder's layers, or its encoder cannot do so.
         """
-        raise UsageError(f"--gradient-checkpointing is for backbones that train an encoder's layers, {ENCODERS}.")
+        raise UsageError(f"--gradient-checkpointing is for backbones that train an encoder's layers, {_ENCODERS}.")
 
     def compile_encoder(self) -> None:
-        """From now on run the encoder as code that torch compiles, for batches of any length.
+        """Let torch compile the encoder, for batches of any length.
 
-        :raises UsageError: there is no encoder in this backbone's graph.
+        :raises UsageError: this backbone trains no encoder's layers.
         """
-        raise UsageError(f"--compile is for backbones that train an encoder's layers, {ENCODERS}.")
+        raise UsageError(f"--compile is for backbones that train an encoder's layers, {_ENCODERS}.")
 
     @abstractmethod
     def sites(self) -> list[Site]:
-        """The layers a method may gate, project or make Bayesian, from input to output."""
+        """Return the layers that a method can gate, project or make Bayesian, from input to output."""
 
 
 def replace_layer(backbone: Backbone, site: Site, layer: nn.Module) -> None:
-    """Put `layer` where the site's module stands; `sites()` then lists it."""
+    """Put `layer` in the place of a site's module; `sites()` then lists it."""
     name = next(name for name, module in backbone.named_modules() if module is site.module)
     backbone.set_submodule(name, layer)
 
 
 def unprotected(backbone: Backbone) -> list[nn.Parameter]:
-    """The backbone's trainable parameters that are at no site and shared by all tasks, such as LayerNorms."""
-    elsewhere = [site.module for site in backbone.sites()] + [m for m in backbone.modules() if isinstance(m, PerTask)]
-    known = {id(p) for module in elsewhere for p in module.parameters()}
+    """Return the trainable parameters that are at no site and that all tasks share, such as LayerNorms."""
+    protected = [site.module for site in backbone.sites()] + [m for m in backbone.modules() if isinstance(m, PerTask)]
+    known = {id(p) for module in protected for p in module.parameters()}
     return [p for p in backbone.parameters() if p.requires_grad and id(p) not in known]
 
 
@@ -217,6 +223,8 @@ class ContinualModel(MultiTaskModule):
     :param backbone: gives features (B, F).
     :param heads: `TaskHeads` for task-incremental, `SharedHead` for domain-incremental learning.
     """
+
+    state: ClassVar[tuple[str, ...]] = ("known_train_tasks_labels", "max_class_label")
 
     def __init__(self, backbone: Backbone, heads: TaskHeads | SharedHead) -> None:
         super().__init__()
@@ -230,43 +238,77 @@ class ContinualModel(MultiTaskModule):
 
     @property
     def n_tasks(self) -> int:
-        """Number of tasks the model was built for."""
+        """The number of tasks that the model was built for."""
         return self.heads.n_tasks
 
-    def forward(self, x: Tensor, task_labels: TaskLabels | None = _MISSING) -> Any:
-        """Logits (B, C).
+    @overload
+    def forward(self, x: Tensor, task_labels: None) -> dict[int, Tensor]: ...
+    @overload
+    def forward(self, x: Tensor, task_labels: TaskLabels = _MISSING) -> Tensor: ...
+    def forward(self, x: Tensor, task_labels: TaskLabels | None = _MISSING) -> Tensor | dict[int, Tensor]:
+        """Return logits (B, C).
 
         :param x: (B, ...), as the backbone takes it.
-        :param task_labels: (B,) or one int for the whole mini-batch; may be left out when the head is
-            shared. `None` gives, as everywhere in Avalanche, a dictionary with the logits of every
-            task trained so far.
-        :raises ValueError: task labels left out though they choose the head.
+        :param task_labels: (B,), or one int for the whole mini-batch; may be left out when the head is shared. With
+            None, as everywhere in Avalanche, the logits of every task trained so far come by task.
+        :raises ValueError: task labels are left out though they choose the head.
         """
         if task_labels is _MISSING:
             if self.task_incremental:
                 raise ValueError("a model with one head per task needs task_labels: model(x, task_labels)")
             task_labels = 0
         if task_labels is None:
-            return {task: self.forward_single_task(x, task) for task in sorted(self.known_train_tasks_labels)}
-        task = single_task(task_labels)
-        there = task if isinstance(task, int) else to_device(task, x.device)
-        features = self.backbone.features(x, there).float()
-        # Heads and loss stay in float32 whatever the precision of the backbone.
-        with torch.autocast(x.device.type, enabled=False):
-            return self.heads(features, task)
+            return {task: self._logits(x, task) for task in sorted(self.known_train_tasks_labels)}
+        return self._logits(x, task_labels)
 
     def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:
-        """Logits (B, C_t) of one head for the whole mini-batch."""
-        return self.forward(x, task_label)
+        """Return logits (B, C_t) of one head for the whole mini-batch."""
+        return self._logits(x, task_label)
+
+    def _logits(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
+        task = single_task(task_labels)
+        labels = task if isinstance(task, int) else to_device(task, x.device)
+        features = self.backbone.features(x, labels).float()
+        logits: Tensor
+        # Heads and loss stay in float32 whatever the precision of the backbone.
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.heads(features, task)
+        return logits
 
 
 def single_task(task_labels: TaskLabels) -> TaskLabels:
-    """One int if all labels are equal, else the labels as they are.
+    """Return one int if all labels are equal, else the labels as they are.
 
-    With one int only that task's head is in the graph. Labels on an accelerator make the host wait for it, so our own
-    strategies pass those of the host.
+    With one int only that task's head is in the graph. Labels on a GPU make the host wait, so our own strategies pass
+    labels on the host.
     """
     if isinstance(task_labels, int):
         return task_labels
     first = int(task_labels[0])
     return first if bool((task_labels == first).all()) else task_labels
+
+
+def continual_model(model: nn.Module, method: str) -> ContinualModel:
+    """Return `model`, if it is one that a method can shape.
+
+    :raises TypeError: it is not a `ContinualModel`.
+    """
+    if not isinstance(model, ContinualModel):
+        raise TypeError(
+            f"{method} shapes the model's layers, so it needs a ContinualModel, not a {type(model).__name__}"
+        )
+    return model
+
+
+def sites_of(model: ContinualModel, method: str) -> list[Site]:
+    """Return the sites of a model's backbone, which `method` works on.
+
+    :raises UsageError: it has none.
+    """
+    sites = model.backbone.sites()
+    if not sites:
+        raise UsageError(
+            f"{method} works on linear or convolutional layers, and the net of this {type(model.backbone).__name__} "
+            "has none: --set net=cnn."
+        )
+    return sites

@@ -10,15 +10,15 @@ from nlpcl.models.encoder import EncoderBackbone, Padding, check_layers
 from nlpcl.models.pretrained import EncoderLike
 from nlpcl.registry import register_backbone
 
-# The output projection of the attention, the two layers of the feed-forward block, and the module whose output is the
-# first one's activation. The first line fits BERT, RoBERTa, ELECTRA and their like, the second DistilBERT, the third
-# MPNet.
-SHAPES = (
+# Names of the attention's output projection, the feed-forward block's inner layer, the module that ends with its
+# activation, and the outer layer. The first line fits BERT, RoBERTa, ELECTRA and their like, the second DistilBERT, the
+# third MPNet.
+_SHAPES = (
     ("attention.output.dense", "intermediate.dense", "intermediate", "output.dense"),
     ("attention.out_lin", "ffn.lin1", "ffn.activation", "ffn.lin2"),
     ("attention.attn.o", "intermediate.dense", "intermediate", "output.dense"),
 )
-LAYER = re.compile(r"(.*\.)?layer\.\d+")
+_LAYER = re.compile(r"(.*\.)?layer\.\d+")
 
 
 @register_backbone("bert", title="an encoder whose every weight trains")
@@ -37,7 +37,7 @@ class Bert(EncoderBackbone):
             self._freeze_pooler()
 
     def set_parity(self) -> None:
-        """As in `Backbone`; the original toolkit left the pooler out of the optimizer."""
+        """Do as in `Backbone`, and freeze the pooler, which the original toolkit left out of the optimizer."""
         super().set_parity()
         self._freeze_pooler()
 
@@ -47,21 +47,21 @@ class Bert(EncoderBackbone):
             pooler.requires_grad_(False)
 
     def sites(self) -> list[Site]:
-        """The gateable layers.
+        """Return the layers that can be gated.
 
         :raises UsageError: the encoder has another shape.
         """
         check_layers(self.encoder.model, "bert")
         modules = dict(self.encoder.model.named_modules())
-        layers = [name for name in modules if LAYER.fullmatch(name)]
-        shape = next(s for s in SHAPES if all(f"{layer}.{name}" in modules for layer in layers for name in s))
-        found = []
+        layers = [name for name in modules if _LAYER.fullmatch(name)]
+        shape = next(s for s in _SHAPES if all(f"{layer}.{name}" in modules for layer in layers for name in s))
+        sites = []
         for i, layer in enumerate(layers):
             attention, inner, activation, outer = (modules[f"{layer}.{name}"] for name in shape)
-            width: int = inner.out_features  # type: ignore[assignment]
-            found += [
+            width: int = inner.out_features
+            sites += [
                 Site(f"l{i}.attention", attention, attention, self.width, inputs=((None, self.width),)),
                 Site(f"l{i}.inner", inner, activation, width, inputs=((None, self.width),)),
                 Site(f"l{i}.outer", outer, outer, self.width, inputs=((f"l{i}.inner", 1),)),
             ]
-        return found
+        return sites

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from nlpcl.errors import UsageError
-from nlpcl.models.encoder import Padding, TextEncoder
+from nlpcl.models.encoder import Encoded, Padding, TextEncoder
 from nlpcl.models.pretrained import EncoderLike
 from nlpcl.models.states import TokenStates
 from nlpcl.models.tokens import TokenBackbone, TokenOptions
@@ -46,7 +46,7 @@ class BertFrozen(TokenBackbone):
         self.states: TokenStates | None = None
 
     def use_states(self, states: TokenStates) -> None:
-        """From now on read the states of examples (4, L) instead of computing them, unless with `parity`.
+        """Read the states of examples (4, L) from now on instead of computing them, unless with `parity`.
 
         :raises UsageError: they are another encoder's.
         """
@@ -54,13 +54,14 @@ class BertFrozen(TokenBackbone):
             raise UsageError(f"the states are those of {states.encoder}, and the backbone's encoder is {self.name}.")
         self.states = states
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Any, Tensor]:
-        if self.states is not None and x.shape[1] == 4 and not self.parity:
-            return self.states(x)
-        return self.encoder(x)
+    def encode(self, x: Tensor) -> Encoded:
+        if self.states is None or x.shape[1] != 4 or self.parity:
+            return super().encode(x)
+        encoded: Encoded = self.states(x)
+        return encoded
 
     def train(self, mode: bool = True) -> BertFrozen:
-        """Training mode for all but the encoder, whose dropout stays off unless with `parity`."""
+        """Set the mode of everything but the encoder, whose dropout stays off unless with `parity`."""
         super().train(mode)
         self.encoder.train(mode and self.parity)
         return self

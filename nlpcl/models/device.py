@@ -1,4 +1,4 @@
-"""Copies of tensors to a device."""
+"""Copying tensors to a device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PAGE_LOCKED = ("cuda",)
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """Return x on a device. A copy to a GPU goes through page-locked memory, so that the host does not wait for it."""
+    """Return x on a device. A copy to a GPU goes through page-locked memory, so the host does not wait for it."""
     if device.type in PAGE_LOCKED and x.device.type == "cpu":
         x = x.contiguous().pin_memory()
     return x.to(device, non_blocking=True)

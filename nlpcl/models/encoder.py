@@ -20,11 +20,13 @@ from nlpcl.ranges import NotAll
 
 Pooling = Literal["mean", "cls", "pooler"]
 Padding = Literal["dynamic", "fixed"]
-# Of these every layer attends to all of a text, so the mask may be given to it as it is.
+Encoded = tuple[Tensor, Tensor | None, Tensor]
+"""Token vectors (B, L, H), a pooled output (B, H) or None, and a mask (B, L), True on real tokens."""
+# Every layer of these attends to the whole text, so the mask can be passed as it is.
 FULL_ATTENTION: tuple[str, ...] = ("bert", "roberta", "distilbert", "electra", "xlm-roberta", "camembert")
 
-# Of these it is known where adapters go and what a site's layers do. Others may bear the same names: Longformer pads to
-# its window, so that a text has more states than its mask.
+# Encoders whose places for adapters and whose sites are known. Others may use the same names for other things:
+# Longformer pads to its window, so that a text has more states than its mask.
 KNOWN_LAYERS = (*FULL_ATTENTION, "data2vec-text", "deberta", "deberta-v2", "ernie", "mpnet", "rembert", "roformer")
 
 
@@ -34,21 +36,21 @@ def trim(x: Tensor) -> Tensor:
     return x[:, :, : min(-(-longest // 8) * 8, x.shape[2])]
 
 
-def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean of (B, L, H) over real positions, (B, H); `mask` is (B, L), True on real tokens."""
+def _mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of (B, L, H) over real positions, (B, H); `mask` is (B, L), True on real tokens."""
     weight = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
 
 
 def broadcast_mask(mask: Tensor) -> Tensor:
-    """A mask (B, L) as fused attention takes it: (B, 1, 1, L), True on real tokens."""
+    """Return a mask (B, L) as fused attention takes it: (B, 1, 1, L), True on real tokens."""
     return mask.bool()[:, None, None, :]
 
 
 class PackedEncoder(nn.Module):
     """Gives a vector for each token of packed text, (B, L', width).
 
-    :param width: of a vector.
+    :param width: width of a vector.
     :param padding: `dynamic` trims; `fixed` computes on all L positions, as the original code does.
     """
 
@@ -58,10 +60,10 @@ class PackedEncoder(nn.Module):
         self.padding = padding
 
     def prepare(self, x: Tensor) -> Tensor:
-        """The part of (B, 3, L) that is computed on, (B, 3, L').
+        """Cut from (B, 3, L) the padding that need not be computed on, (B, 3, L').
 
-        On an accelerator the length would make the host wait, so there `x` is left as it is: strategies trim before
-        they copy.
+        Strategies do so before they copy a batch to a GPU. There `x` is left as it is, as asking for its longest text
+        would make the host wait.
         """
         return x if self.padding == "fixed" or x.device.type != "cpu" else trim(x)
 
@@ -82,7 +84,7 @@ def check_layers(model: PreTrainedModel, backbone: str) -> None:
 
 @contextmanager
 def _apart(model: nn.Module) -> Iterator[None]:
-    """Within it a model has no dropout and no graph; its mode and the random states are as before afterwards."""
+    """Run a model without dropout or graph, then restore its mode and the random states."""
     training = model.training
     try:
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
@@ -93,15 +95,13 @@ def _apart(model: nn.Module) -> Iterator[None]:
 
 
 class TextEncoder(PackedEncoder):
-    """Encodes packed text; its first step trims the batch, so that cost follows the real length.
+    """Encodes packed text, with the encoder's last hidden states as token vectors.
 
     :param encoder: as in `load_encoder`.
     :param pooling: `mean` over real tokens, the first token (`cls`), or the encoder's own `pooler`.
     :param padding: as in `PackedEncoder`.
     :raises UsageError: unknown pooling, or an encoder that `load_encoder` refuses or that encodes no packed text.
     """
-
-    transient = ("name",)  # a matter of the machine: another run may go on with the encoder in another place
 
     def __init__(self, encoder: EncoderLike, pooling: Pooling = "mean", padding: Padding = "dynamic") -> None:
         if pooling not in get_args(Pooling):
@@ -121,7 +121,7 @@ class TextEncoder(PackedEncoder):
         self.check_length(8)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Last hidden states (B, L', H), the pooler's output (B, H) if there is one, mask (B, L')."""
+        """Return last hidden states (B, L', H), the pooler's output (B, H) if there is one, and the mask (B, L')."""
         out = self._encode(x)
         return out.last_hidden_state, out.get("pooler_output"), x[:, 1].bool()
 
@@ -131,7 +131,7 @@ class TextEncoder(PackedEncoder):
         return self.model(input_ids=ids, attention_mask=self._attended(mask), **extra, **self._placed(mask))
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Word embeddings (B, L', H) and mask (B, L').
+        """Return word embeddings (B, L', H) and their mask (B, L').
 
         The model adds the embedding of segment 0 everywhere, so a token of another segment carries the difference.
         """
@@ -143,22 +143,22 @@ class TextEncoder(PackedEncoder):
         return embedded, mask.bool()
 
     def forward_embedded(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Last hidden states (B, L', H) and the pooler's output (B, H) if there is one; see `embed`."""
+        """Return last hidden states (B, L', H) and the pooler's output (B, H) if there is one; see `embed`."""
         mask = mask.long()
         out = self.model(inputs_embeds=embedded, attention_mask=self._attended(mask), **self._placed(mask))
         return out.last_hidden_state, out.get("pooler_output")
 
     def _attended(self, mask: Tensor) -> Tensor:
-        """The mask (B, L') as the model takes it.
+        """Return the mask (B, L') as the model takes it.
 
-        Of one of two axes the model looks whether any position is padding, for which the host would wait.
+        transformers scans a 2-D mask for padding, which synchronises the GPU; a 4-D mask is used as it is.
         """
         config = self.model.config
         fused = config.model_type in FULL_ATTENTION and config._attn_implementation == "sdpa"
         return broadcast_mask(mask) if fused and mask.device.type != "cpu" else mask
 
     def _placed(self, mask: Tensor) -> dict[str, Tensor]:
-        """The positions (B, L') of tokens, for a model that would number them by the id of padding."""
+        """Return the tokens' positions (B, L') as an argument, for a model that would tell padding by its id."""
         return {} if self.first is None else {"position_ids": mask.cumsum(dim=1) * mask + self.first}
 
     def positions(self) -> int | None:
@@ -168,8 +168,8 @@ class TextEncoder(PackedEncoder):
     def check_length(self, length: int) -> None:
         """Refuse an encoder that does not give each of so many tokens a state of its text alone, the same each time.
 
-        The second of three texts is encoded among them and alone, padded alike: some models fold examples into one
-        another where the length is not the one that they are made for.
+        The second of three texts is encoded among the others and alone, with the same padding: some models mix the
+        examples of a batch when the length is not the one they are made for.
 
         :raises UsageError: with what it does instead.
         """
@@ -196,28 +196,27 @@ class TextEncoder(PackedEncoder):
             )
 
     def check_embedded(self) -> None:
-        """Refuse an encoder that encodes word embeddings otherwise than their tokens.
+        """Refuse an encoder that takes no word embeddings, or encodes them otherwise than their tokens.
 
-        :raises UsageError: it does, or takes none.
+        :raises UsageError: it is such an encoder.
         """
         x = self._probe(8)
-        told = f"encoder {self.name!r} cannot start from word embeddings"
-        with refusing(told), _apart(self.model):
+        with refusing(f"encoder {self.name!r} cannot start from word embeddings"), _apart(self.model):
             expected = self._encode(x).last_hidden_state
             states = self.forward_embedded(*self.embed(x))[0]
             torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
 
     def _probe(self, length: int) -> Tensor:
-        """Three texts (3, 3, L) of that length."""
+        """Return three texts of that length, (3, 3, L)."""
         rows = getattr(self.model.config, "vocab_size", 2)
         ids = torch.arange(3 * length).reshape(3, length) % rows
         x = torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)], dim=1)
         return x.to(next(self.model.parameters()).device)
 
     def pool(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor) -> Tensor:
-        """Feature (B, H) of each text."""
+        """Return a feature of each text, (B, H)."""
         if self.pooling == "mean":
-            return mean_pool(hidden, mask)
+            return _mean_pool(hidden, mask)
         if self.pooling == "cls":
             return hidden[:, 0]
         assert pooled is not None
@@ -242,7 +241,6 @@ class EncoderBackbone(Backbone):
     options: EncoderOptions
     pretrained = True
     recomputes: bool | None = False
-    transient = ("recomputes",)  # a matter of the machine: another run may go on without
 
     def __init__(self, encoder: EncoderLike = "minilm", *, padding: Padding = "dynamic", **options: Any) -> None:
         super().__init__(**options)
@@ -255,7 +253,7 @@ class EncoderBackbone(Backbone):
         return self.encoder.prepare(x)
 
     def represent(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
-        """Features (B, F) before dropout."""
+        """Return features (B, F) before dropout."""
         x = self.encoder.prepare(x)
         seen = self._start(x[:, 1].bool(), task_labels)
         hidden, pooled, _ = self.encoder(x)
@@ -268,18 +266,19 @@ class EncoderBackbone(Backbone):
         assert mask is not None
         seen = self._start(mask, task_labels)
         hidden, pooled = self.encoder.forward_embedded(embedded, mask)
-        return self.dropout(self.encoder.pool(hidden, pooled, seen))
+        features: Tensor = self.dropout(self.encoder.pool(hidden, pooled, seen))
+        return features
 
     def check_embedded(self) -> None:
         """As in `Backbone`."""
         self.encoder.check_embedded()
 
     def allow_second_derivatives(self) -> None:
-        """As in `Backbone`; fused attention has none."""
+        """Do without fused attention, which has none."""
         self.encoder.model.set_attn_implementation("eager")
 
     def recompute_activations(self) -> None:
-        """As in `Backbone`; the encoder's layers know the mini-batch they belong to."""
+        """Do as in `Backbone`; when a layer is computed again, `context` holds its mini-batch again."""
         model = self.encoder.model
         if not model.supports_gradient_checkpointing:
             raise UsageError(f"a {type(model).__name__} does not know --gradient-checkpointing.")
@@ -288,24 +287,25 @@ class EncoderBackbone(Backbone):
         self.recomputes = True
 
     def compile_encoder(self) -> None:
-        """As in `Backbone`.
+        """Do as in `Backbone`.
 
-        :raises UsageError: activations are to be computed again.
+        :raises UsageError: activations are to be computed again, too.
         """
         if self.recomputes:
             raise UsageError(NOT_BOTH)
         self.encoder.model.compile(dynamic=True)
 
     def set_parity(self) -> None:
-        """As in `Backbone`; batches are not trimmed, so that the padding seen does not depend on the batch."""
+        """Do as in `Backbone`, and trim no batches, so that the padding seen does not depend on the batch."""
         super().set_parity()
         self.encoder.padding = "fixed"
 
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
-        return self.dropout(self.represent(x, task_labels))
+        features: Tensor = self.dropout(self.represent(x, task_labels))
+        return features
 
     def _start(self, mask: Tensor, task_labels: TaskLabels) -> Tensor:
-        """Note the mini-batch; the positions (B, L) that operators see."""
+        """Note the mini-batch in `context`; return the positions (B, L) that operators see."""
         seen = torch.ones_like(mask) if self.parity else mask
         self.context.start(task_labels, seen)
         return seen

@@ -1,6 +1,6 @@
-"""An encoder's files, looked at before weights are loaded: configuration, headers of the weights, tokenizer.
+"""Checks of an encoder's files before weights are loaded: configuration, headers of the weights, tokenizer.
 
-transformers repairs or guesses what a folder lacks, and may run code that lies in it. Here each such folder ends in one
+transformers repairs or guesses what a folder lacks, and may run code from it. Here such a folder is refused with one
 sentence.
 """
 
@@ -29,23 +29,23 @@ from nlpcl.config.encoders import TOKENIZER, encoder_path
 from nlpcl.errors import UsageError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-OTHER_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx")
-LFS = b"version https://git-lfs"
-FLOATS = ("F64", "F32", "F16", "BF16")
-ENCODER_DECODERS = set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
-# Encoders of text are pretrained as masked language models, but for these. bert-generation has a class for causal ones
-# alone, and is bidirectional unless its configuration says is_decoder.
-ENCODERS = (
+_OTHER_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx")
+_LFS = b"version https://git-lfs"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_ENCODER_DECODERS = set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
+# Text encoders are pretrained as masked language models, except these four. bert-generation has a class for causal
+# models alone, but is bidirectional unless its configuration says is_decoder.
+_ENCODERS = (
     set(MODEL_FOR_MASKED_LM_MAPPING_NAMES) | {"bert-generation", "xlnet", "canine", "splinter"}
-) - ENCODER_DECODERS
-DECODERS = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - ENCODERS - ENCODER_DECODERS
+) - _ENCODER_DECODERS
+_DECODERS = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - _ENCODERS - _ENCODER_DECODERS
 
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Within it, what a library raises over a user's files becomes a `UsageError`.
+    """Turn what a library raises over a user's files into a `UsageError`.
 
-    The libraries raise any class of exception there, tokenizers and safetensors bare ones.
+    Every class of exception is caught, since the libraries raise many, tokenizers and safetensors plain `Exception`.
 
     :param what: the beginning of the sentence.
     """
@@ -59,10 +59,10 @@ def refusing(what: str) -> Iterator[None]:
 
 
 def encoder_folder(name: str | os.PathLike[str], weights: bool = True) -> Path:
-    """Return the folder with an encoder's files; those of a name on the hub are downloaded if they are not there.
+    """Return the folder with an encoder's files; files of a hub name are downloaded if they are not in the cache.
 
     :param weights: whether the weights are wanted.
-    :raises UsageError: there is no such encoder; the sentence says how to get it.
+    :raises UsageError: there is no such encoder; the sentence says how to get one.
     """
     path = encoder_path(name)
     if os.path.isdir(path):
@@ -72,37 +72,37 @@ def encoder_folder(name: str | os.PathLike[str], weights: bool = True) -> Path:
         return Path(snapshot_download(path, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"no encoder {path!r} here: there is no such folder, and the model hub's of that name cannot be had "
+            f"no encoder {path!r}: there is no such folder, and the model hub gives none of that name "
             f"({type(error).__name__}). Give a local folder with its config and weights, a name the hub knows (needs "
             "the network the first time), or --model minilm, which comes with the extra demo."
         ) from error
 
 
 def check_files(folder: Path) -> Any:
-    """Refuse an encoder for what its files say, without loading weights; return its configuration.
+    """Check an encoder's files without loading weights, and return its configuration.
 
-    A folder without any weights passes, as it may serve for its tokenizer alone.
+    A folder without weights passes, as it may be there for its tokenizer alone.
 
-    :raises UsageError: it has no configuration, or one of no encoder of text; or its weights cannot be read.
+    :raises UsageError: it has no configuration of a text encoder, or its weights cannot be read.
     """
     config = read_config(folder)
     skeleton = read_skeleton(config, folder)
-    if any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", *OTHER_WEIGHTS)):
+    if any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", *_OTHER_WEIGHTS)):
         check_weights(folder, skeleton)
     return config
 
 
 def read_config(folder: Path) -> Any:
-    """Return the configuration of an encoder of text.
+    """Return the configuration of a text encoder.
 
-    :raises UsageError: there is none, it cannot be read, or it is that of something else.
+    :raises UsageError: there is none, it cannot be read, or it is for another kind of model.
     """
     if (folder / "adapter_config.json").is_file():
         raise UsageError(f"{folder} holds a PEFT adapter: merge it into its encoder (merge_and_unload) and save that.")
     if not (folder / CONFIG).is_file():
         raise UsageError(f"{folder} has no {CONFIG}{_subfolder(folder)}.")
-    content = read_json(folder / CONFIG)
-    refuse_code(folder / CONFIG, content)
+    content = _read_json(folder / CONFIG)
+    _refuse_code(folder / CONFIG, content)
     kind = content.get("model_type")
     if not isinstance(kind, str):
         raise UsageError(f"{folder / CONFIG} does not say its model_type.")
@@ -117,27 +117,28 @@ def read_config(folder: Path) -> Any:
 
 
 def check_kind(config: Any, name: str) -> None:
-    """Refuse a configuration that is not that of an encoder of text.
+    """Refuse the configuration of a model that is no text encoder.
 
-    :param name: of the encoder, for the sentence.
-    :raises UsageError: with what it is.
+    :param name: the encoder's name, for the sentence.
+    :raises UsageError: it is no text encoder; the sentence says what it is.
     """
     kind = config.model_type
-    if kind in ENCODER_DECODERS or getattr(config, "is_encoder_decoder", False):
+    if kind in _ENCODER_DECODERS or getattr(config, "is_encoder_decoder", False):
         raise UsageError(f"{name} is an encoder-decoder ({kind}); what is needed is an encoder, such as BERT.")
-    if kind in DECODERS or getattr(config, "is_decoder", False) or getattr(config, "causal", False):
+    if kind in _DECODERS or getattr(config, "is_decoder", False) or getattr(config, "causal", False):
         raise UsageError(
             f"{name} is a decoder ({kind}), whose tokens see only those before them; what is needed is an encoder, "
             "such as BERT."
         )
-    if kind not in ENCODERS:
+    if kind not in _ENCODERS:
         raise UsageError(f"{name} is a {kind}, which is not known as an encoder of text, such as BERT.")
 
 
 def read_skeleton(config: Any, folder: Path) -> nn.Module:
-    """Return the encoder that a configuration describes, without weights; takes milliseconds."""
+    """Return the encoder that a configuration describes, without weights, which takes milliseconds."""
     with refusing(f"{folder / CONFIG} describes no encoder that transformers can build"), torch.device("meta"):
-        return AutoModel.from_config(config, trust_remote_code=False)
+        skeleton: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
+    return skeleton
 
 
 def positions_of(model: nn.Module) -> int | None:
@@ -145,7 +146,7 @@ def positions_of(model: nn.Module) -> int | None:
     table = position_table(model)
     if table is None:
         return None
-    # RoBERTa and its like begin to count behind the index of padding.
+    # RoBERTa and its like start to count after the index of padding.
     return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
 
 
@@ -160,8 +161,8 @@ def position_table(model: nn.Module) -> nn.Embedding | None:
 def check_length(max_length: int, most: int | None, name: str) -> None:
     """Refuse texts of more tokens than an encoder, or its tokenizer, is made for.
 
-    :param most: as many as it takes; None: any number.
-    :raises UsageError: with the number that fits.
+    :param most: the most tokens that it takes; None means any number.
+    :raises UsageError: the texts are longer; the sentence says what fits.
     """
     if most is not None and max_length > most:
         raise UsageError(
@@ -171,10 +172,10 @@ def check_length(max_length: int, most: int | None, name: str) -> None:
 
 
 def check_weights(folder: Path, skeleton: nn.Module) -> None:
-    """Refuse weights that are missing, cut short, quantised, or stored in a way that would have to be unpickled.
+    """Refuse weights that are missing, incomplete or quantised, or that would have to be unpickled.
 
     :param skeleton: the encoder that the configuration describes.
-    :raises UsageError: with the file's name.
+    :raises UsageError: there are such weights; the sentence names the file.
     """
     buffers = {name.rpartition(".")[2] for name, _ in skeleton.named_buffers()}
     for file in _weight_files(folder):
@@ -185,7 +186,7 @@ def check_weights(folder: Path, skeleton: nn.Module) -> None:
         except (OSError, SafetensorError) as error:
             raise UsageError(f"{file} is no complete safetensors file: {error}. Copy or save it again.") from error
         for key, kind in types.items():
-            if kind not in FLOATS and key.rpartition(".")[2] not in buffers:
+            if kind not in _FLOATS and key.rpartition(".")[2] not in buffers:
                 raise UsageError(
                     f"{file}: {key} is stored as {kind}; weights must be floating-point numbers of 16 bits or more."
                 )
@@ -195,7 +196,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        parts = read_json(folder / INDEX).get("weight_map")
+        parts = _read_json(folder / INDEX).get("weight_map")
         if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
             raise UsageError(f"{folder / INDEX} has no weight_map.")
         files = [folder / part for part in sorted(set(parts.values()))]
@@ -203,7 +204,7 @@ def _weight_files(folder: Path) -> list[Path]:
         if absent:
             raise UsageError(f"{folder} lacks {len(absent)} of its {len(files)} files of weights: {few(absent)}.")
         return files
-    others = sorted(file.name for pattern in OTHER_WEIGHTS for file in folder.glob(pattern))
+    others = sorted(file.name for pattern in _OTHER_WEIGHTS for file in folder.glob(pattern))
     if not others:
         raise UsageError(f"{folder} has no weights: there is no {WEIGHTS}.")
     raise UsageError(
@@ -213,20 +214,20 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer in a folder, the fast one if there is one.
+    """Return the tokenizer in a folder, if possible the fast one.
 
-    :raises UsageError: there is none, it cannot be read, or it lacks what packing texts needs.
+    :raises UsageError: there is none, it cannot be read, or it has no token for padding.
     """
     files = {file for pattern in TOKENIZER for file in folder.glob(pattern)}
     for file in files:
         _refuse_pointer(file)
     for name in ("tokenizer_config.json", CONFIG):
         if (folder / name).is_file():
-            refuse_code(folder / name, read_json(folder / name))
+            _refuse_code(folder / name, _read_json(folder / name))
     with refusing(f"the tokenizer in {folder} cannot be read{'' if files else ', as there are no tokenizer files'}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.get_added_vocab())
-    if not words:  # transformers makes up a tokenizer of the special tokens alone
+    if not words:  # without files transformers makes a tokenizer of the special tokens alone
         raise UsageError(
             f"{folder} has no tokenizer files: save the encoder's tokenizer there, too (tokenizer.json, or vocab.txt "
             "or the like)."
@@ -245,10 +246,10 @@ def check_padding(tokenizer: Any, name: str) -> None:
 
 
 def check_vocabulary(tokenizer: Any, rows: int | None, name: str) -> None:
-    """Refuse a tokenizer that gives ids for which an encoder has no embedding.
+    """Refuse a tokenizer with ids for which an encoder has no embedding.
 
-    :param rows: embeddings of the encoder; None: it has no table of them.
-    :raises UsageError: with both numbers.
+    :param rows: number of the encoder's embeddings; None means that it has no table of them.
+    :raises UsageError: an id is too large; the sentence has both numbers.
     """
     if rows is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
         return
@@ -261,10 +262,10 @@ def check_vocabulary(tokenizer: Any, rows: int | None, name: str) -> None:
         )
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
-    :raises UsageError: it cannot be read, or is none.
+    :raises UsageError: the file cannot be read, or holds no JSON object.
     """
     _refuse_pointer(file)
     try:
@@ -276,34 +277,34 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def refuse_code(file: Path, content: dict[str, Any]) -> None:
+def _refuse_code(file: Path, content: dict[str, Any]) -> None:
     """Refuse a configuration that names Python code to be run.
 
     :raises UsageError: it has an `auto_map`.
     """
     if content.get("auto_map"):
         raise UsageError(
-            f"{file} asks for Python code of its own (auto_map); no code of an encoder's is run (trust_remote_code is "
-            "off)."
+            f"{file} asks for Python code of its own (auto_map), and code from an encoder is never run "
+            "(trust_remote_code is off)."
         )
 
 
 def few(names: list[str], most: int = 3) -> str:
-    """Return the first names, and how many more there are."""
+    """Return the first names as text, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _refuse_pointer(file: Path) -> None:
     try:
         with file.open("rb") as opened:
-            begin = opened.read(len(LFS))
+            begin = opened.read(len(_LFS))
     except OSError as error:
         raise UsageError(f"cannot read {file} ({error.strerror}).") from error
-    if begin == LFS:
+    if begin == _LFS:
         raise UsageError(f"{file} is a pointer of Git LFS and not the file itself: run git lfs pull there.")
 
 
 def _subfolder(folder: Path) -> str:
-    """Say in which of a folder's own folders an encoder is, as sentence-transformers may save it."""
-    inner = [file.parent for file in sorted(folder.glob(f"*/{CONFIG}")) if "model_type" in read_json(file)]
+    """Return a hint at a subfolder with an encoder, where sentence-transformers may have saved it, or no text."""
+    inner = [file.parent for file in sorted(folder.glob(f"*/{CONFIG}")) if "model_type" in _read_json(file)]
     return f"; there is an encoder in {inner[0]}" if inner else ""

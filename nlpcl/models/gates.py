@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nlpcl.models.base import Context, Site
 from nlpcl.models.sizes import PerTask
 
-UNDECIDED = (0.01, 0.99)
+_UNDECIDED = (0.01, 0.99)
 
 
 class _Gate(torch.autograd.Function):
@@ -36,17 +36,18 @@ class _Gate(torch.autograd.Function):
 
 
 def gate(embedding: Tensor, scale: float, smax: float) -> Tensor:
-    """a = sigma(s e), with the compensated gradient smax sigma'(e) (Serrà et al. 2018, eqs. 1 and 5).
+    """Return a = sigma(s e), with the compensated gradient smax sigma'(e) (Serrà et al. 2018, eqs. 1 and 5).
 
     :param embedding: e, any shape.
     :param scale: s > 0.
     :param smax: the largest s of the annealing.
     """
-    return _Gate.apply(embedding, scale, smax)  # type: ignore[no-untyped-call]
+    opened: Tensor = _Gate.apply(embedding, scale, smax)
+    return opened
 
 
 def sparsity(gates: Tensor, used: Tensor) -> Tensor:
-    """R = sum a (1 - A) / sum (1 - A): the share of units not used before that this task takes (eq. 6)."""
+    """Return R = sum a (1 - A) / sum (1 - A), the share of the free units that this task takes (eq. 6)."""
     free = 1 - used
     return (gates * free).sum() / free.sum().clamp(min=1)
 
@@ -68,6 +69,8 @@ class Gates(PerTask):
     """
 
     kind = "gates"
+    state = ("trained", "override")
+    task_state = ("current", "scale")
     used: Tensor
 
     def __init__(
@@ -99,17 +102,17 @@ class Gates(PerTask):
             site.activation.register_forward_hook(partial(self._apply_gate, site.name, site.axis))
 
     def begin(self, task: int) -> None:
-        """From now on `task` trains."""
+        """Let `task` train from now on."""
         self.current = task
         for i, embedding in enumerate(self.embeddings):
             embedding.requires_grad_(i == task)
 
     @torch.no_grad()
     def end(self) -> float:
-        """Close the task in training: add its mask to `used`; return its share of undecided gates."""
+        """Add the mask of the task in training to `used`; return its share of undecided gates."""
         assert self.current is not None
         values = torch.sigmoid(self.smax * self.embeddings[self.current])
-        undecided = ((values > UNDECIDED[0]) & (values < UNDECIDED[1])).float().mean()
+        undecided = ((values > _UNDECIDED[0]) & (values < _UNDECIDED[1])).float().mean()
         self.trained = sorted({*self.trained, self.current})
         self.used.copy_(torch.maximum(self.used, self.mask(self.current)))
         self.current = None
@@ -117,21 +120,21 @@ class Gates(PerTask):
 
     @torch.no_grad()
     def mask(self, task: int) -> Tensor:
-        """The stored mask of a task, (N,)."""
+        """Return the stored mask of a task, (N,)."""
         embedding = self.embeddings[task]
         return torch.sigmoid(self.smax * embedding) if self.soft else (embedding > 0).to(embedding.dtype)
 
     def used_by_site(self) -> dict[str, Tensor]:
-        """The cumulative mask A of every site, (width,) each."""
+        """Return the cumulative mask A of every site, (width,) each."""
         return self._split(self.used)
 
     def training_gates(self) -> Tensor:
-        """sigma(s e) of the task in training, (N,)."""
+        """Return sigma(s e) of the task in training, (N,)."""
         assert self.current is not None
         return gate(self.embeddings[self.current], self.scale, self.smax)
 
     def bytes_for(self, tasks: int) -> int:
-        """Bytes of the embeddings of `tasks` tasks and of the cumulative mask."""
+        """Return the bytes of the embeddings of `tasks` tasks and of the cumulative mask."""
         return (tasks + 1) * self.used.numel() * self.used.element_size()
 
     def get_extra_state(self) -> Tensor:

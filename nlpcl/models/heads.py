@@ -23,6 +23,7 @@ class TaskHeads(MultiTaskModule, PerTask):
     """
 
     kind = "heads"
+    state = ("known_train_tasks_labels", "max_class_label")
 
     def __init__(self, features: int, classes: Sequence[int]) -> None:
         super().__init__()
@@ -31,19 +32,18 @@ class TaskHeads(MultiTaskModule, PerTask):
         self.classes = torch.tensor(classes)
 
     def forward(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
-        """Logits: (B, C_t) for one task, (B, max C) with `ABSENT` in the missing columns for several.
+        """Return logits: (B, C_t) for one task, (B, max C) with `ABSENT` in the missing columns for several.
 
-        Heads of tasks that do not occur stay out of the graph: with a gradient, if only of 0, weight decay would move
-        them.
+        Heads of tasks that do not occur stay out of the graph: a gradient of 0 would let weight decay move them.
 
         :param x: features (B, F).
-        :param task_labels: one int, or (B,), best on the host: what is computed depends on which tasks occur.
+        :param task_labels: one int, or (B,). Labels on a GPU make the host wait, as it must know which tasks occur.
         """
         if isinstance(task_labels, int):
             return self.forward_single_task(x, task_labels)
         present, row = torch.unique(task_labels.cpu(), return_inverse=True)
-        weight = torch.cat([self.linears[task].weight for task in present.tolist()])  # type: ignore[misc]
-        bias = torch.cat([self.linears[task].bias for task in present.tolist()])  # type: ignore[misc]
+        weight = torch.cat([self.linears[task].weight for task in present.tolist()])
+        bias = torch.cat([self.linears[task].bias for task in present.tolist()])
         classes = self.classes[present].unsqueeze(1)
         column, start = torch.arange(int(self.classes.max())), classes.cumsum(dim=0) - classes
         columns = to_device((start + torch.minimum(column, classes - 1))[row], x.device)
@@ -51,13 +51,17 @@ class TaskHeads(MultiTaskModule, PerTask):
         return nn.functional.linear(x, weight, bias).gather(1, columns).masked_fill(absent, ABSENT)
 
     def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:
-        """Logits (B, C_t) of head `task_label`."""
+        """Return logits (B, C_t) of head `task_label`.
+
+        :raises ValueError: there is no such head.
+        """
         if not 0 <= task_label < self.n_tasks:
             raise ValueError(f"the model has heads for tasks 0 to {self.n_tasks - 1}, not for task {task_label}")
-        return self.linears[task_label](x)
+        logits: Tensor = self.linears[task_label](x)
+        return logits
 
     def bytes_for(self, tasks: int) -> int:
-        """Bytes of the first `tasks` heads."""
+        """Return the bytes of the first `tasks` heads."""
         return tensor_bytes(p for linear in self.linears[:tasks] for p in linear.parameters())
 
 
@@ -75,5 +79,6 @@ class SharedHead(nn.Module):
         self.n_tasks = n_tasks
 
     def forward(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
-        """Logits (B, C); the task labels are ignored."""
-        return self.linear(x)
+        """Return logits (B, C); the task labels are ignored."""
+        logits: Tensor = self.linear(x)
+        return logits

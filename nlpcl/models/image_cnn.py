@@ -17,18 +17,18 @@ from nlpcl.options import Options, option
 from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
 
-CHANNELS = (64, 128, 256)
-DROPOUT = (0.2, 0.2, 0.5)
+_CHANNELS = (64, 128, 256)
+_DROPOUT = (0.2, 0.2, 0.5)
 
 
-def kernel_sizes(size: int) -> tuple[int, int, int]:
-    """Kernels of the three convolutions for images of `size` pixels a side."""
+def _kernel_sizes(size: int) -> tuple[int, int, int]:
+    """Return the kernels of the three convolutions for images of `size` pixels a side."""
     return size // 8, size // 10, 2
 
 
 def side_after(size: int) -> int:
-    """Side of the feature maps after the last pooling; below 1 if the image is too small."""
-    for kernel in kernel_sizes(size):
+    """Return the side of the feature maps after the last pooling; below 1 if the image is too small."""
+    for kernel in _kernel_sizes(size):
         size = (size - kernel + 1) // 2 if kernel else 0
     return size
 
@@ -57,13 +57,14 @@ class ImageCNN(Backbone):
         if height != width or side < 1:
             raise UsageError(f"cnn needs square images of at least 12 pixels a side, not {height} x {width}.")
         self.width = hidden = self.options.hidden
-        kernels = kernel_sizes(height)
+        self.channels = channels
+        kernels = _kernel_sizes(height)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(n_in, n_out, kernel)
-            for n_in, n_out, kernel in zip((channels, *CHANNELS), CHANNELS, kernels, strict=False)
+            for n_in, n_out, kernel in zip((channels, *_CHANNELS), _CHANNELS, kernels, strict=False)
         )
-        self.after_convolutions = nn.ModuleList(nn.Sequential(nn.Dropout(p), nn.MaxPool2d(2)) for p in DROPOUT)
-        self.linears = nn.ModuleList([nn.Linear(CHANNELS[-1] * side**2, hidden), nn.Linear(hidden, hidden)])
+        self.after_convolutions = nn.ModuleList(nn.Sequential(nn.Dropout(p), nn.MaxPool2d(2)) for p in _DROPOUT)
+        self.linears = nn.ModuleList([nn.Linear(_CHANNELS[-1] * side**2, hidden), nn.Linear(hidden, hidden)])
         self.dropout = nn.Dropout(0.5)
         self.activations = nn.ModuleList(nn.ReLU() for _ in range(5))
         self.maps = side**2
@@ -78,14 +79,13 @@ class ImageCNN(Backbone):
         return x
 
     def sites(self) -> list[Site]:
-        colours: int = self.convolutions[0].in_channels  # type: ignore[assignment]
         # (input, columns per unit of it): flattening makes `maps` columns of each channel of the last convolution.
         inputs: list[tuple[str | None, int]] = [
-            *((None, colours), ("conv1", 1), ("conv2", 1)),
+            *((None, self.channels), ("conv1", 1), ("conv2", 1)),
             *(("conv3", self.maps), ("fc1", 1)),
         ]
         names = ("conv1", "conv2", "conv3", "fc1", "fc2")
-        widths = (*CHANNELS, self.width, self.width)
+        widths = (*_CHANNELS, self.width, self.width)
         layers = (*self.convolutions, *self.linears)
         return [
             Site(name, layer, act, width, inputs=(source,), axis=1)

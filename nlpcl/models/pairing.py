@@ -13,8 +13,8 @@ from nlpcl.models.encoder import FULL_ATTENTION, TextEncoder
 from nlpcl.models.encoder_files import check_length, check_vocabulary, encoder_folder, read_tokenizer
 from nlpcl.models.pretrained import EncoderLike
 
-UNLIMITED = 10**6
-"""From here on `model_max_length` says that a tokenizer knows no limit."""
+_UNLIMITED = 10**6
+"""A `model_max_length` as large as this means that the tokenizer knows no limit."""
 
 
 def encoder_for(benchmark: Any, encoder: EncoderLike | None) -> EncoderLike:
@@ -31,9 +31,9 @@ def encoder_for(benchmark: Any, encoder: EncoderLike | None) -> EncoderLike:
 
 
 def check_pair(benchmark: Any, encoder: TextEncoder) -> None:
-    """Refuse an encoder that cannot read a benchmark's tokens, or for which they mean something else.
+    """Refuse an encoder that cannot read a benchmark's tokens, or to which they mean something else.
 
-    :raises UsageError: with what does not fit.
+    :raises UsageError: encoder and tokens do not fit; the sentence says why.
     """
     tokenizer, named = benchmark.tokenizer, benchmark.tokenizer_name or "another encoder"
     if isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -43,20 +43,20 @@ def check_pair(benchmark: Any, encoder: TextEncoder) -> None:
                 f"benchmark with tokenizer={encoder.name!r}, or leave the encoder out."
             )
         check_vocabulary(tokenizer, getattr(encoder.model.config, "vocab_size", None), encoder.name)
-        if tokenizer.model_max_length < UNLIMITED:
+        if tokenizer.model_max_length < _UNLIMITED:
             check_length(benchmark.max_length, tokenizer.model_max_length, encoder.name)
     check_length(benchmark.max_length, encoder.positions(), encoder.name)
     if encoder.model.config.model_type not in FULL_ATTENTION:
-        encoder.check_length(benchmark.max_length)  # it may pad to a window of its own, or number its tokens otherwise
+        encoder.check_length(benchmark.max_length)  # it may pad to its own window, or count positions in another way
 
 
-def _differs(encoder: str, tokenizer: Any) -> bool:
-    """Return whether an encoder's own tokenizer gives other ids; False where the encoder has no tokenizer."""
+def _differs(encoder: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether an encoder's own tokenizer gives other ids; False if the encoder has no tokenizer."""
     folder = encoder_folder(encoder)
     if not any(next(folder.glob(pattern), None) for pattern in TOKENIZER):
         return False
     ids: dict[str, int] = read_tokenizer(folder).get_vocab()
-    return ids != tokenizer.get_vocab()
+    return bool(ids != tokenizer.get_vocab())
 
 
 def _same(one: str, other: str) -> bool:

@@ -1,4 +1,4 @@
-"""Loading an encoder: what is computed is what its file holds, or it is refused."""
+"""Loading an encoder, which is refused unless it computes with exactly what its file holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import os
 import re
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from transformers import AutoModel, PreTrainedModel
@@ -25,11 +25,11 @@ from nlpcl.models.encoder_files import (
 )
 
 EncoderLike: TypeAlias = str | os.PathLike[str] | PreTrainedModel
-POOLER = re.compile(r"(.*\.)?pooler\.")
+_POOLER = re.compile(r"(.*\.)?pooler\.")
 
 
 def encoder_name(encoder: EncoderLike) -> str:
-    """Return what an encoder is called: its name, its folder, or, of a loaded one, its class and a digest."""
+    """Return an encoder's name: as given, its folder, or the class and a digest of a loaded encoder."""
     if isinstance(encoder, PreTrainedModel):
         digest = hashlib.sha256()
         for value in encoder.base_model.state_dict().values():
@@ -43,12 +43,13 @@ def load_encoder(encoder: EncoderLike, pooler: bool = False) -> PreTrainedModel:
 
     A pooler that the file does not hold is left out.
 
-    :param encoder: `minilm`, a folder, a name of the hub, or a loaded model of transformers, which is copied.
+    :param encoder: `minilm`, a folder, a hub name, or a loaded model of transformers, which is copied.
     :param pooler: whether the pooler is needed.
-    :raises UsageError: it cannot be had, or its file does not hold what the encoder computes with.
+    :raises UsageError: the encoder cannot be loaded, or its file lacks something that it computes with.
     """
     if isinstance(encoder, PreTrainedModel):
-        model = copy.deepcopy(encoder.base_model).float().eval()
+        model = cast(PreTrainedModel, copy.deepcopy(encoder.base_model))
+        model.float().eval()
         check_kind(model.config, encoder_name(encoder))
     elif isinstance(encoder, (str, os.PathLike)):
         model = _load(encoder, pooler)
@@ -70,18 +71,19 @@ def _load(name: str | os.PathLike[str], pooler: bool) -> PreTrainedModel:
     folder = encoder_folder(name)
     config = read_config(folder)
     check_weights(folder, read_skeleton(config, folder))
+    model: PreTrainedModel
     with refusing(f"the encoder in {folder} cannot be loaded"):
         model, info = AutoModel.from_pretrained(
             folder,
-            dtype=torch.float32,  # else that of the file; --precision decides what is computed in
+            dtype=torch.float32,  # not the file's dtype: --precision decides how to compute
             trust_remote_code=False,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # told below, with the others
+            ignore_mismatched_sizes=True,  # _check_loaded reports them
             output_loading_info=True,
         )
     missing = sorted(info["missing_keys"])
     if _leave_out_pooler(model, missing):
-        missing = [key for key in missing if not POOLER.match(key)]
+        missing = [key for key in missing if not _POOLER.match(key)]
         if pooler:
             raise UsageError(
                 f"the file of encoder {str(name)!r} has no pooler: use --set pooling=mean or --set pooling=cls."
@@ -91,20 +93,21 @@ def _load(name: str | os.PathLike[str], pooler: bool) -> PreTrainedModel:
 
 
 def _leave_out_pooler(model: Any, missing: list[str]) -> bool:
-    """Take the pooler out of a model that can do without, if the file holds none of its weights."""
-    of_pooler = {key for key in missing if POOLER.match(key)}
-    whole = of_pooler == {key for key in model.state_dict() if POOLER.match(key)}
-    if not of_pooler or not whole or "add_pooling_layer" not in inspect.signature(type(model).__init__).parameters:
+    """Remove the pooler of a model that works without it, if the file holds none of its weights."""
+    of_pooler = {key for key in missing if _POOLER.match(key)}
+    all_missing = of_pooler == {key for key in model.state_dict() if _POOLER.match(key)}
+    optional = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
+    if not (of_pooler and all_missing and optional):
         return False
-    model.pooler = None  # as the class does itself if no pooler is asked for
+    model.pooler = None  # as the class itself does with add_pooling_layer=False
     return True
 
 
 def _check_loaded(name: str, model: Any, missing: list[str], info: dict[str, Any]) -> None:
-    """Refuse a model some of whose weights are not from the file, or that leaves out layers the file holds."""
-    inside = {key.partition(".")[0] for key, _ in model.named_children()}
+    """Refuse a model with weights that are not from the file, or without layers that the file holds."""
+    children = {name for name, _ in model.named_children()}
     prefix = f"{model.base_model_prefix}."
-    left_out = sorted(k for k in info["unexpected_keys"] if k.removeprefix(prefix).partition(".")[0] in inside)
+    left_out = sorted(k for k in info["unexpected_keys"] if k.removeprefix(prefix).partition(".")[0] in children)
     shapes = [f"{key} {list(file)} for {list(asked)}" for key, file, asked in sorted(info["mismatched_keys"])]
     if missing:
         unknown = sorted(info["unexpected_keys"])

@@ -1,4 +1,4 @@
-"""How large a model is, and the bytes that it needs to keep after so many tasks."""
+"""Sizes of a model: its numbers of parameters, and the bytes to keep after each task."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from torch import Tensor, nn
 
 
 class PerTask(nn.Module, ABC):
-    """A module that holds something for each task, of which only that of the tasks trained so far need be kept."""
+    """A module that holds something for each task; only the parts of tasks that are trained need to be kept."""
 
     kind: str
-    """What it holds, as named in a record."""
+    """Name in a record of what it holds."""
 
     @abstractmethod
     def bytes_for(self, tasks: int) -> int:
-        """Bytes to keep once the first `tasks` tasks are trained."""
+        """Return the bytes to keep once the first `tasks` tasks are trained."""
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of all elements together."""
+    """Return the bytes of all elements of tensors."""
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def model_bytes(model: nn.Module, tasks: int) -> dict[str, int]:
-    """Bytes of a model to keep once `tasks` tasks are trained: its parameters, and by kind what is there per task."""
-    found: dict[str, int] = {"parameters": 0}
+    """Return by kind the bytes of a model to keep once `tasks` tasks are trained; `parameters` serve all tasks."""
+    kept: dict[str, int] = {"parameters": 0}
     per_task: set[int] = set()
     for module in model.modules():
         if isinstance(module, PerTask):
-            found[module.kind] = found.get(module.kind, 0) + module.bytes_for(tasks)
+            kept[module.kind] = kept.get(module.kind, 0) + module.bytes_for(tasks)
             per_task |= {id(p) for p in module.parameters()}
-    found["parameters"] = tensor_bytes(p for p in model.parameters() if id(p) not in per_task)
-    return found
+    kept["parameters"] = tensor_bytes(p for p in model.parameters() if id(p) not in per_task)
+    return kept
 
 
 def sizes_of(strategy: Any) -> dict[str, Any]:
-    """Numbers of parameters of a trained strategy's model, and what its masks and its choice of epochs came to."""
+    """Return the numbers of parameters of a trained strategy's model, its best epochs and the shares of its masks."""
     parameters = list(strategy.model.parameters())
     sizes: dict[str, Any] = {
         "parameters": sum(p.numel() for p in parameters),
         "parameters_frozen_at_end": sum(p.numel() for p in parameters if not p.requires_grad),
     }
-    selection = getattr(strategy, "selection", None)
+    selection = getattr(strategy, "early_stopping", None)
     if selection is not None and selection.active:
         sizes["best_epochs"] = list(selection.best_epochs)
     masks = getattr(strategy, "masks", None)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,25 +12,25 @@ import pooch
 import torch
 from torch import Tensor, nn
 
+from nlpcl.config.files import replacing
 from nlpcl.errors import UsageError
 from nlpcl.models.encoder import TextEncoder, trim
 from nlpcl.models.pairing import check_pair, encoder_for
 from nlpcl.models.pretrained import EncoderLike
 
-FORMAT = "1"
-BATCH_SIZE = 64
+_FORMAT = "1"
+_BATCH_SIZE = 64
 
 
 class TokenStates(nn.Module):
     """The last hidden states of a benchmark's tokens, in the place of a `TextEncoder`.
 
-    :param table: float16 (N, H), one row for each real token. On the host it is mapped, not read; on an accelerator
-        it is copied as a whole, as the model is.
-    :param encoder: the name of the encoder that gave them.
+    :param table: float16 (N, H), one row for each real token. On the host it is mapped, not read; to a GPU it is
+        copied with the model.
+    :param encoder: the name of the encoder that computed them.
     """
 
     table: Tensor
-    transient = ("_buffers",)  # never changes, and may be larger than the memory
 
     def __init__(self, table: Tensor, encoder: str) -> None:
         super().__init__()
@@ -41,11 +39,11 @@ class TokenStates(nn.Module):
         self.width = table.shape[1]
 
     def forward(self, x: Tensor) -> tuple[Tensor, None, Tensor]:
-        """States (B, L, H), float32, no pooled output, and mask (B, L), of examples (B, 4, L)."""
+        """Return states (B, L, H) in float32, no pooled output, and the mask (B, L) of examples (B, 4, L)."""
         return self.table[x[:, 3]].float(), None, x[:, 1].bool()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TokenStates:
-        return self  # nothing of it ever changes, and it may be larger than the memory
+        return self  # it never changes, and may be larger than the memory
 
 
 def precompute(
@@ -57,25 +55,24 @@ def precompute(
     tasks: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenStates:
-    """Compute an encoder's token states of a text benchmark, once for each example, or take those an earlier call left.
+    """Compute an encoder's token states for a text benchmark, once per example, or read those of an earlier call.
 
     Afterwards examples of the benchmark are (4, L): the fourth row says where each token's state lies in
-    `benchmark.states`, which `build_model` hands to a backbone `bert_frozen`. The encoder's dropout is off. Stored are
-    real tokens alone, in float16, 2 H bytes each, in one file for all that is asked for, under the user's cache folder;
-    the order of the tasks does not matter to it.
+    `benchmark.states`, which `build_model` hands to a backbone `bert_frozen`. The encoder's dropout is off. One file in
+    the user's cache folder holds the states of the real tokens in float16, 2 H bytes each, whatever the tasks' order.
 
     :param benchmark: of texts, tokenised for `encoder`.
     :param encoder: as in `TextEncoder`; None: the one that the benchmark's tokenizer belongs to.
     :param device: where the encoder computes.
-    :param splits: those whose states are wanted; examples of the others stay (3, L), and the encoder sees none.
-    :param tasks: of the first so many tasks; None: of all.
+    :param splits: splits whose states are wanted; examples of the others stay (3, L), and the encoder sees none.
+    :param tasks: number of tasks, from the first, whose states are wanted; None means all.
     :param progress: called with the number of examples done, and of all.
-    :raises UsageError: the benchmark holds no tokenised texts, the encoder is refused as in `build_model`, or the file
+    :raises UsageError: the benchmark holds no tokenised texts, `build_model` would refuse the encoder, or the file
         cannot be written.
     """
-    packed = getattr(benchmark, "packed", None)
+    packed = benchmark.packed
     if not packed:
-        raise UsageError("token states can be computed of a text benchmark that is tokenised for an encoder only.")
+        raise UsageError("token states need a text benchmark that is tokenised for an encoder.")
     model = TextEncoder(encoder_for(benchmark, encoder))
     check_pair(benchmark, model)
     parts = sorted((part for split in splits for part in packed[split][:tasks]), key=lambda part: part.digest())
@@ -94,12 +91,12 @@ def precompute(
             ) from error
         table = _load(file, shape)
         assert table is not None
-    benchmark.states = TokenStates(table, model.name)
-    return benchmark.states
+    benchmark.states = states = TokenStates(table, model.name)
+    return states
 
 
 def states_folder() -> Path:
-    """Where token states are kept: `states` in the user's cache folder for nlpcl."""
+    """Return the folder of token states, `states` in the user's cache folder for nlpcl."""
     return Path(pooch.os_cache("nlpcl")) / "states"
 
 
@@ -108,8 +105,8 @@ def _starts(lengths: list[int]) -> list[int]:
 
 
 def _key(model: nn.Module, parts: list[Any]) -> str:
-    """SHA-256 of all that decides the states: the encoder's weights and the tokens."""
-    digest = hashlib.sha256(FORMAT.encode())
+    """Return a SHA-256 of all that decides the states: the encoder's weights and the tokens."""
+    digest = hashlib.sha256(_FORMAT.encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())
         digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().data)
@@ -119,7 +116,7 @@ def _key(model: nn.Module, parts: list[Any]) -> str:
 
 
 def _load(file: Path, shape: tuple[int, int]) -> Tensor | None:
-    """The file as it lies on disk; None if there is none, or it is not what it should be."""
+    """Return a file's states, mapped; None if there is no such file, or it is not what it should be."""
     try:
         array = np.load(file, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):  # missing, cut short, another format
@@ -128,24 +125,18 @@ def _load(file: Path, shape: tuple[int, int]) -> Tensor | None:
 
 
 def _make(file: Path, shape: tuple[int, int], model: TextEncoder, parts: list[Any], progress: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    os.close(handle)
     done, total = 0, sum(len(part) for part in parts)
-    try:
-        array = np.lib.format.open_memmap(name, mode="w+", dtype=np.float16, shape=shape)
+    with replacing(file) as temporary:
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
         for part in parts:
             # Of like length, the longest first, so that little of a batch is padding.
-            for rows in part.lengths.argsort(descending=True, stable=True).split(BATCH_SIZE):
+            for rows in part.lengths.argsort(descending=True, stable=True).split(_BATCH_SIZE):
                 x = trim(torch.stack([part[row][0] for row in rows.tolist()]))
                 write(array, x, model)
                 done += len(rows)
                 if progress is not None:
                     progress(done, total)
         array.flush()
-        os.replace(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 @torch.inference_mode()

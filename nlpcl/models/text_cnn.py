@@ -17,9 +17,9 @@ class TextCNN(nn.Module):
     """Convolutions over windows of 3, 4 and 5 tokens, the maximum over positions, ReLU, fully connected layers.
 
     A window lies within the text; a text shorter than the window is one window, filled up with zeros. So nothing
-    depends on the padding. The ReLU follows the maximum, which is the same thing, and so may a gate, which is not
-    negative and the same at every position. Dropout follows every layer but the convolutions' maxima, where there is
-    one only if no other layer follows, as in the original toolkit.
+    depends on the padding. The ReLU comes after the maximum, which gives the same; so does a gate, as it is not
+    negative and the same at every position. Dropout follows every fully connected layer, and the maxima only where
+    there is no such layer, as in the original toolkit.
 
     :param channels: width of a token vector.
     :param filters: filters of each window size.
@@ -40,7 +40,7 @@ class TextCNN(nn.Module):
         self.width = widths[-1]
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Features (B, width), for x (B, L, channels) and mask (B, L), True on the leading real tokens."""
+        """Return features (B, width) of x (B, L, channels); mask (B, L) is True on the leading real tokens."""
         x = (x * mask.unsqueeze(-1)).transpose(1, 2)
         x = F.pad(x, (0, WINDOWS[-1] - 1))
         lengths = mask.sum(dim=1, keepdim=True)
@@ -55,15 +55,14 @@ class TextCNN(nn.Module):
         return features if len(self.linears) else self.dropout(features)
 
     def sites(self) -> list[Site]:
-        """All layers, from input to output."""
+        """Return all layers, from input to output."""
         maxima = [f"conv{window}" for window in WINDOWS]
-        found = [
+        sites = [
             Site(name, layer, act, self.filters, inputs=((None, self.channels),))
             for name, layer, act in zip(maxima, self.convolutions, self.activations, strict=False)
         ]
         inputs: tuple[tuple[str | None, int], ...] = tuple((name, 1) for name in maxima)
         for i, (layer, act) in enumerate(zip(self.linears, self.activations[len(WINDOWS) :], strict=True), 1):
-            width: int = layer.out_features  # type: ignore[assignment]
-            found.append(Site(f"fc{i}", layer, act, width, inputs=inputs))
+            sites.append(Site(f"fc{i}", layer, act, self.width, inputs=inputs))
             inputs = ((f"fc{i}", 1),)
-        return found
+        return sites

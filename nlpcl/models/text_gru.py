@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from nlpcl.models.base import Site
 
 
 def last_state(states: Tensor, mask: Tensor) -> Tensor:
-    """Of states (B, L, H) those at each text's last real token, (B, H).
+    """Return from states (B, L, H) the one at each text's last real token, (B, H).
 
     :param mask: (B, L), True on the leading real tokens; a text without any counts as one token.
     """
@@ -34,20 +36,21 @@ class TextGRU(nn.Module):
         self.width = hidden
         self.gru = nn.GRU(channels, hidden, batch_first=True)
         self.cudnn = True
-        """Whether cuDNN may compute it, whose recurrent nets have no second derivative."""
+        """Whether cuDNN may compute it. Its recurrent nets have no second derivative."""
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Features (B, hidden), for x (B, L, channels) and mask (B, L), True on the leading real tokens."""
-        return self.dropout(last_state(self.states(x), mask))
+        """Return features (B, hidden) of x (B, L, channels); mask (B, L) is True on the leading real tokens."""
+        features: Tensor = self.dropout(last_state(self.states(x), mask))
+        return features
 
     def states(self, x: Tensor) -> Tensor:
-        """The states (B, L, hidden) after every token of x (B, L, channels)."""
-        if self.cudnn:
-            return self.gru(x)[0]
-        with torch.backends.cudnn.flags(enabled=False):
-            return self.gru(x)[0]
+        """Return the states (B, L, hidden) after every token of x (B, L, channels)."""
+        states: Tensor
+        with nullcontext() if self.cudnn else torch.backends.cudnn.flags(enabled=False):
+            states, _ = self.gru(x)
+        return states
 
     def sites(self) -> list[Site]:
-        """None."""
+        """Return no sites: no gate could follow a unit."""
         return []

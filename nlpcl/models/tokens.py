@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nlpcl.models.base import Backbone, Site, TaskLabels
-from nlpcl.models.encoder import PackedEncoder
+from nlpcl.models.encoder import Encoded, PackedEncoder
 from nlpcl.models.text_cnn import TextCNN
 from nlpcl.models.text_gru import TextGRU
 from nlpcl.options import Options, option
@@ -18,12 +18,12 @@ Net = Literal["cnn", "gru"]
 
 
 class TokenNet(Protocol):
-    """A module that makes a feature of width `width` of each text's token vectors."""
+    """A module that turns each text's token vectors into one feature of width `width`."""
 
     width: int
 
     def __call__(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Features (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
+        """Return features (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
         ...
 
     def sites(self) -> list[Site]:
@@ -70,7 +70,7 @@ class TokenBackbone(Backbone):
         self.width = self.net.width
 
     def set_parity(self) -> None:
-        """As in `Backbone`; batches are not trimmed."""
+        """Do as `Backbone.set_parity`, and trim no batches."""
         super().set_parity()
         self.encoder.padding = "fixed"
 
@@ -78,7 +78,7 @@ class TokenBackbone(Backbone):
         return self.encoder.prepare(x)
 
     def tokens(self, x: Tensor, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
-        """Token vectors (B, L', C), without a graph, and mask (B, L') of the inputs `x`, noted in `context`.
+        """Return token vectors (B, L', C), without a graph, and their mask (B, L'), which `context` then holds.
 
         The mask is True on real tokens, with `parity` on all.
         """
@@ -89,12 +89,13 @@ class TokenBackbone(Backbone):
         self.context.start(task_labels, mask)
         return vectors, mask
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Any, Tensor]:
-        """As the encoder's call, of trimmed inputs."""
-        return self.encoder(x)
+    def encode(self, x: Tensor) -> Encoded:
+        """Return what the encoder gives for trimmed inputs."""
+        encoded: Encoded = self.encoder(x)
+        return encoded
 
     def set_net(self, net: TokenNet) -> None:
-        """Put `net`, of the same width, where the present one stands.
+        """Put another net of the same width in the place of the present one.
 
         :raises ValueError: it has another width than the heads were built for.
         """
@@ -106,7 +107,7 @@ class TokenBackbone(Backbone):
         return self.net(*self.tokens(x, task_labels))
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """As in `Backbone`: the token vectors and their mask."""
+        """Return the token vectors and their mask."""
         return self.tokens(x, 0)
 
     def features_of(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> Tensor:
@@ -115,7 +116,7 @@ class TokenBackbone(Backbone):
         return self.net(embedded, mask)
 
     def allow_second_derivatives(self) -> None:
-        """As in `Backbone`; cuDNN's recurrent nets have none."""
+        """Do without cuDNN's recurrent nets, which have none."""
         if isinstance(self.net, TextGRU):
             self.net.cudnn = False
 

@@ -22,11 +22,11 @@ class WordEncoder(PackedEncoder):
 
     def __init__(self, vectors: Tensor, padding: Padding = "dynamic") -> None:
         super().__init__(vectors.shape[1], padding)
-        # A copy: loading a state must not change the benchmark's vectors.
+        # A copy, so that loading a state does not change the benchmark's vectors.
         self.model = nn.Embedding.from_pretrained(vectors.clone(), freeze=True, padding_idx=0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, None, Tensor]:
-        """Vectors (B, L', D), no pooled output, mask (B, L')."""
+        """Return vectors (B, L', D), no pooled output, and the mask (B, L')."""
         ids, mask, _ = x.unbind(dim=1)
         return self.model(ids), None, mask.bool()
 

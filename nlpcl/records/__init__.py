@@ -1,1 +1,1 @@
-"""What came out of a run: its record and the metrics of it."""
+"""The results of a run: its record, and the metrics computed from it."""

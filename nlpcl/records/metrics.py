@@ -1,7 +1,7 @@
 """Metrics of continual learning as functions of a T x T matrix.
 
-`matrix[i][j]` is the score on task j after training task i, in [0, 1]; None where it was not measured.
-Every function returns None where what it needs was not measured.
+`matrix[i][j]` is the score on task j after training task i, in [0, 1]; None means that it was not measured. A function
+returns None if a score that it needs was not measured.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ def _value(x: float) -> float | None:
 
 
 def final_scores(matrix: Matrix) -> list[float | None]:
-    """The last score measured on each task: the last row, or for ONE the diagonal."""
+    """Return the last score measured on each task: the last row, or for ONE the diagonal."""
     columns = _array(matrix).T
     return [next((float(cell) for cell in column[::-1] if not np.isnan(cell)), None) for column in columns]
 
 
 def average(matrix: Matrix) -> float | None:
-    """1/T sum_j a[T-1, j], the headline figure; for ONE the mean of the diagonal."""
+    """Return 1/T sum_j a[T-1, j], the headline figure; for ONE the mean of the diagonal."""
     scores = final_scores(matrix)
     return None if None in scores else float(np.mean(np.array(scores, dtype=float)))
 
 
 def learning_accuracy(matrix: Matrix) -> float | None:
-    """1/T sum_i a[i, i], right after learning; PyContinual calls it forward."""
+    """Return 1/T sum_i a[i, i], right after learning; PyContinual calls it forward."""
     return _value(float(np.mean(np.diag(_array(matrix)))))
 
 
 def bwt(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T-1} a[T-1, j] - a[j, j] (Lopez-Paz and Ranzato, NeurIPS 2017)."""
+    """Return 1/(T-1) sum_{j<T-1} a[T-1, j] - a[j, j] (Lopez-Paz and Ranzato, NeurIPS 2017)."""
     a = _array(matrix)
     return None if len(a) < 2 else _value(float(np.mean((a[-1] - np.diag(a))[:-1])))
 
 
 def forgetting_rate(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T-1} a[j, j] - a[T-1, j], the negative of `bwt` (PyContinual's FR)."""
+    """Return 1/(T-1) sum_{j<T-1} a[j, j] - a[T-1, j], the negative of `bwt` (PyContinual's FR)."""
     value = bwt(matrix)
     return None if value is None else -value
 
 
 def forgetting_by_task(matrix: Matrix) -> list[float | None]:
-    """max_{j<=i<T-1} a[i, j] - a[T-1, j] of every task j but the last.
+    """Return max_{j<=i<T-1} a[i, j] - a[T-1, j] for every task j but the last.
 
     Rows before a task's own, which only `--eval full` fills, do not count: what was not yet learnt is not forgotten.
     """
@@ -60,40 +60,40 @@ def forgetting_by_task(matrix: Matrix) -> list[float | None]:
 
 
 def forgetting(matrix: Matrix) -> float | None:
-    """1/(T-1) sum_{j<T-1} max_{j<=i<T-1} a[i, j] - a[T-1, j] (Chaudhry et al., ECCV 2018)."""
+    """Return 1/(T-1) sum_{j<T-1} max_{j<=i<T-1} a[i, j] - a[T-1, j] (Chaudhry et al., ECCV 2018)."""
     lost = forgetting_by_task(matrix)
     return _value(float(np.mean(_array([lost])))) if lost else None
 
 
 def average_over_time(matrix: Matrix) -> list[float | None]:
-    """1/(i+1) sum_{j<=i} a[i, j] after each task i: the mean over the tasks learnt so far."""
+    """Return 1/(i+1) sum_{j<=i} a[i, j] for each task i, the mean over the tasks learnt so far."""
     a = _array(matrix)
     return [_value(float(np.mean(a[i, : i + 1]))) for i in range(len(a))]
 
 
 def fwt_gem(matrix: Matrix, initial: Sequence[float | None] | None) -> float | None:
-    """1/(T-1) sum_{j>0} a[j-1, j] - initial[j] (Lopez-Paz and Ranzato, NeurIPS 2017); needs `--eval full`."""
+    """Return 1/(T-1) sum_{j>0} a[j-1, j] - initial[j] (Lopez-Paz and Ranzato, NeurIPS 2017); needs `--eval full`."""
     if initial is None or len(matrix) < 2:
         return None
     return _value(float(np.mean(np.diag(_array(matrix), 1) - _array([initial])[0][1:])))
 
 
 def transfer_vs_one(matrix: Matrix, one: Matrix) -> float | None:
-    """1/T sum_i a[i, i] - one[i, i]: what a task gains from those before it over being learnt alone."""
+    """Return 1/T sum_i a[i, i] - one[i, i], what a task gains over being learnt alone."""
     return _value(float(np.mean(np.diag(_array(matrix)) - np.diag(_array(one)))))
 
 
 def derive(
     accuracy: Matrix, macro_f1: Matrix, initial: Sequence[float | None] | None = None
 ) -> dict[str, float | None]:
-    """All metrics that one record allows."""
-    of: dict[str, Callable[[Matrix], float | None]] = {
+    """Return all metrics that the matrices of one record allow, by name."""
+    of_accuracy: dict[str, Callable[[Matrix], float | None]] = {
         "average_accuracy": average,
         "learning_accuracy": learning_accuracy,
         "bwt": bwt,
         "forgetting": forgetting,
     }
-    return {name: f(accuracy) for name, f in of.items()} | {
+    return {name: metric(accuracy) for name, metric in of_accuracy.items()} | {
         "macro_f1": average(macro_f1),
         "fwt_gem": fwt_gem(accuracy, initial),
     }

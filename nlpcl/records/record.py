@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nlpcl.config.spec import RunSpec, spec_id
+from nlpcl.config.files import fault, write_atomically
+from nlpcl.config.spec import CompleteSpec, spec_id
 from nlpcl.errors import UsageError
 from nlpcl.records.metrics import derive
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DIGITS = 6
+_DIGITS = 6
 MOST_TASKS = 1000
 MOST_BYTES = 32 * 2**20
-Positive = Annotated[float, Field(ge=0)]
+TASK_NAME_WIDTH = 22
+_AtLeastZero = Annotated[float, Field(ge=0)]
 Span = Annotated[float, Field(ge=0, le=1e9)]  # seconds: their sum is finite, too
 
 
@@ -92,9 +91,9 @@ class Measured(BaseModel):
 
     started: str | None = None
     seconds: Seconds = Seconds()
-    samples_per_second: Positive | None = None
-    peak_memory_mb: Positive | None = None
-    peak_gpu_memory_mb: Positive | None = None
+    samples_per_second: _AtLeastZero | None = None
+    peak_memory_mb: _AtLeastZero | None = None
+    peak_gpu_memory_mb: _AtLeastZero | None = None
     device: str | None = None
     processes: Annotated[int, Field(ge=1)] = 1
     resumed: Annotated[int, Field(ge=0)] = 0
@@ -150,15 +149,12 @@ class Record(BaseModel):
         """Hash of the spec as stored."""
         return spec_id(self.spec)
 
-    def run_spec(self) -> RunSpec:
-        """The spec that repeats this run.
+    def run_spec(self) -> CompleteSpec:
+        """Return the spec that repeats this run.
 
         :raises UsageError: it is not complete, or of a newer version.
         """
-        spec = RunSpec.parse(self.spec)
-        if spec.spec_version is None:
-            raise UsageError("the record's spec has no spec_version, so it is not complete and cannot be repeated.")
-        return spec
+        return CompleteSpec.parse(self.spec)
 
     def derived(self) -> dict[str, float | None]:
         """Averages, forgetting and transfer, from the matrices."""
@@ -199,30 +195,10 @@ class Record(BaseModel):
             raise UsageError(f"{path} is not a record: {fault(error)}.") from error
 
 
-def fault(error: ValidationError) -> str:
-    """What is wrong first in a file, and where in it."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
-    return f"{where}: {first['msg']}"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either what it held before or all of it."""
-    created = [parent for parent in path.parents if not parent.exists()]
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:  # unlike mkstemp's, readable by whom the umask lets read
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):  # another run may have written there meanwhile
-            temporary.unlink(missing_ok=True)
-            for parent in created:
-                parent.rmdir()
-        raise
+def short_task_name(name: str) -> str:
+    """Return a task's name without its source, cut to fit a column."""
+    name = name.rpartition("_")[2] or name
+    return name if len(name) <= TASK_NAME_WIDTH else name[: TASK_NAME_WIDTH - 1] + "…"
 
 
 def check_out(out: Path) -> None:
@@ -254,4 +230,4 @@ def collect(folder: str | Path) -> pd.DataFrame:
 
 
 def _rounded(row: list[float | None]) -> list[float | None]:
-    return [None if cell is None else round(cell, DIGITS) for cell in row]
+    return [None if cell is None else round(cell, _DIGITS) for cell in row]

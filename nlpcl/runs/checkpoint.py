@@ -4,16 +4,13 @@ A checkpoint is a folder of safetensors and JSON with the SHA-256 of each file, 
 renamed; the last two are kept. One taken after a task holds the whole state. One taken within a task holds that of the
 task's start, too: to go on, the task is begun again from there, so that its own code builds everything anew, and then
 what had changed since is put in its place.
+
+A checkpoint that is damaged, or does not fit the run, is removed and the one before is tried.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import os
 import random
-import shutil
 import signal
 import threading
 import time
@@ -25,21 +22,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nlpcl.errors import UsageError
-from nlpcl.runs.failures import all_finite
-from nlpcl.runs.state import Capture, NotSerializable, Restore, Streams
+from nlpcl.runs.checkpoint_folder import NOW, START, CheckpointFolder, Head, Position
+from nlpcl.runs.restore import UNEXPECTED, Restore, check_held
+from nlpcl.runs.results import ResultsState
+from nlpcl.runs.state import Capture, NotSerializable, Streams
 from nlpcl.training import distributed
 from nlpcl.training.checkpointer import RemainingBatches
+from nlpcl.training.finite import all_finite
 
-FORMAT = 2
 ORDER = "order"  # torch's random state at the start of the epoch
-KEPT = 2
-UNREADABLE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors of a file that may be whole."""
-START, NOW, SUMS = "start", "now", "sums.json"
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
@@ -58,130 +51,13 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
     """Take them back."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
-    np.random.set_state(tuple(states["numpy"]))
+    name, keys, position, *rest = states["numpy"]
+    if not 0 <= position <= len(keys):  # NumPy would read beyond its end
+        raise ValueError("the position in NumPy's random state is out of range")
+    np.random.set_state((name, keys, position, *rest))
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)
-
-
-class CheckpointFolder:
-    """The checkpoints of one run on disk.
-
-    :param path: the folder that holds them.
-    :param spec_id: of the run; checkpoints of another are stepped past.
-    """
-
-    def __init__(self, path: Path, spec_id: str) -> None:
-        self.path = path
-        self.spec_id = spec_id
-        self.faults: list[str] = []
-        """What `newest` stepped past, and why."""
-
-    def numbers(self) -> list[int]:
-        """The checkpoints there, ascending."""
-        return sorted(int(entry.name) for entry in self.path.glob("*") if entry.name.isdigit())
-
-    def write(
-        self, part: str, tree: Any, tensors: dict[str, Tensor], facts: dict[str, Any], older: Path | None
-    ) -> Path:
-        """A new checkpoint.
-
-        :param part: `START`, the state between two tasks, or `NOW`, that within a task.
-        :param facts: what else is to be known, as JSON.
-        :param older: the checkpoint that holds the state of the task's start, if there is one.
-        :raises OSError: it cannot be written; the older ones are left as they are.
-        """
-        number = max(self.numbers(), default=0) + 1
-        temporary, final = self.path / f"{number}.part", self.path / str(number)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            (temporary / f"{part}.safetensors").write_bytes(save(tensors))
-            (temporary / f"{part}.json").write_text(json.dumps(tree))
-            if part == NOW and older is not None:
-                for file in older.glob(f"{START}.*"):
-                    _share(file, temporary / file.name)
-            (temporary / "head.json").write_text(json.dumps({"format": FORMAT, "spec": self.spec_id, **facts}))
-            sums = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
-            (temporary / SUMS).write_text(json.dumps(sums, indent=1))
-            for entry in (*temporary.iterdir(), temporary):
-                _sync(entry)
-            os.replace(temporary, final)
-            _sync(self.path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        for old in self.numbers()[:-KEPT]:
-            shutil.rmtree(self.path / str(old), ignore_errors=True)
-        return final
-
-    def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest good checkpoint and its head; None if there is none.
-
-        :raises UsageError: a newer version of nlpcl wrote it, or it cannot be read now.
-        """
-        self.faults = []
-        for number in reversed(self.numbers()):
-            path = self.path / str(number)
-            head = self._head(path)
-            if head is None:
-                self.faults.append(f"checkpoint {number} is damaged")
-                shutil.rmtree(path, ignore_errors=True)  # it would take the place of a good one
-            elif head["format"] > FORMAT:
-                raise UsageError(f"{path} was written by a newer version of nlpcl: update it, or start over: --fresh.")
-            elif head["format"] < FORMAT:
-                self.faults.append(f"checkpoint {number} was written by an older version of nlpcl")
-            elif head["spec"] != self.spec_id:
-                self.faults.append(f"checkpoint {number} is of another spec")
-            else:
-                return path, head
-        return None
-
-    def numbered(self, number: int) -> tuple[Path, dict[str, Any]]:
-        """The checkpoint that the first of several processes has chosen, and its head.
-
-        :raises UsageError: it is not there.
-        """
-        path = self.path / str(number)
-        head = self._head(path)
-        if head is None:
-            raise UsageError(
-                f"process {distributed.rank()} finds no checkpoint {number} in {self.path}: --out must be a folder "
-                "that all machines of a run share."
-            )
-        return path, head
-
-    def _head(self, path: Path) -> dict[str, Any] | None:
-        """What a checkpoint says of itself; None if it is cut short or not as it was written.
-
-        :raises UsageError: it may be whole, but cannot be read now.
-        """
-        try:
-            sums = json.loads((path / SUMS).read_text())
-            if any(_sha256(path / name) != digest for name, digest in sums.items()):
-                return None
-            head = json.loads((path / "head.json").read_text())
-            part = START if head["position"] is None else NOW
-            whole = {"head.json", f"{part}.json", f"{part}.safetensors"} <= set(sums)
-            known = {"format", "spec", "rows", "facts"} <= set(head) and isinstance(head["format"], int)
-            return head if whole and known else None
-        except OSError as error:  # a file that is missing, if the disk can be read
-            if error.errno in UNREADABLE:
-                raise UsageError(f"{path} cannot be read ({error.strerror}): it is left as it is.") from error
-            return None
-        except (ValueError, AttributeError, TypeError, KeyError):  # cut short, no JSON, or of another shape
-            return None
-
-    def read(self, path: Path, part: str) -> tuple[Any, dict[str, Tensor]] | None:
-        """A part of a checkpoint: tree and tensors; None if it has no such part."""
-        if not (path / f"{part}.json").exists():
-            return None
-        return json.loads((path / f"{part}.json").read_text()), load_file(path / f"{part}.safetensors")
-
-    def clear(self) -> None:
-        """Remove all of them."""
-        if distributed.is_rank_zero():
-            shutil.rmtree(self.path, ignore_errors=True)
 
 
 class CheckpointManager:
@@ -193,7 +69,7 @@ class CheckpointManager:
     :param strategy: as it was built, before any training.
     :param benchmark: the run's benchmark.
     :param minutes: within a task one is saved every so many minutes; 0: only between tasks.
-    :param facts: gives what else the run wants to know again, as JSON: matrices, times.
+    :param results: gives what the run has measured so far.
     :param tell: shows a sentence to the user.
     """
 
@@ -203,14 +79,14 @@ class CheckpointManager:
         strategy: Any,
         benchmark: Any,
         minutes: float,
-        facts: Callable[[], dict[str, Any]],
+        results: Callable[[], ResultsState],
         tell: Callable[[str], None],
     ) -> None:
         self.folder = folder
         self.strategy = strategy
         self.minutes = minutes
         self.tell = tell
-        self.facts = facts
+        self.results = results
         self.stop = False
         """Set to end the run with a KeyboardInterrupt once it has saved a checkpoint."""
         self.joining = False
@@ -224,13 +100,15 @@ class CheckpointManager:
         self._rows = 0
         self._passes = self._epoch = self._step = 0
         self._order = torch.get_rng_state()
-        self._now: tuple[dict[str, int], Any, dict[str, Tensor]] | None = None
+        self._now: tuple[Position, Any, dict[str, Tensor]] | None = None
+        self._start = 0
+        """Number of tasks that were done when the state between two tasks was last saved."""
         self.joins_within = hasattr(strategy, "checkpointer")
         if self.joins_within:
             strategy.checkpointer = self
 
-    def resume(self) -> tuple[int, dict[str, Any]]:
-        """Take up the newest good checkpoint; the number of tasks that are done and the facts, none if there is none.
+    def resume(self) -> Head | None:
+        """Take up the newest good checkpoint; its head, or None if there is none.
 
         :raises NotSerializable: it does not fit.
         :raises UsageError: a newer version of nlpcl wrote it.
@@ -244,24 +122,28 @@ class CheckpointManager:
         for fault in self.folder.faults:
             self.tell(f"{fault}: stepped past")
         if found is None:
-            return 0, {}
+            return None
         self.latest, head = found
-        self._rows = head["rows"]
-        start = self.folder.read(self.latest, START)
-        if start is not None:
-            self._put(*start)
-        position = head["position"]
-        if position is not None:
-            now = self.folder.read(self.latest, NOW)
-            assert now is not None
-            self._now = (position, *now)
-        where = "" if position is None else f", epoch {position['epoch'] + 1}, step {position['step']}"
+        if head.rows:
+            self._put(*self.folder.read(self.latest, START))
+        if head.position is not None:
+            self._now = (head.position, *self.folder.read(self.latest, NOW))
+        self._rows = self._start = head.rows
+        where = "" if head.position is None else f", epoch {head.position.epoch + 1}, step {head.position.step}"
         self.tell(f"going on from a checkpoint: {self._rows} task(s) done{where}")
-        return self._rows, head["facts"]
+        return head
 
     def begin_task(self) -> None:
         """Before a task is trained."""
         self._passes = 0
+
+    def end_task(self) -> None:
+        """After a task was trained.
+
+        :raises NotSerializable: the place at which to join it has not come.
+        """
+        if self._now is not None:
+            raise NotSerializable(f"the task has {self._passes} passes")
 
     def between(self, rows: int) -> None:
         """After a task was trained and tested; `rows` are done.
@@ -274,24 +156,38 @@ class CheckpointManager:
             self._end()
 
     def enter(self, strategy: Any) -> int | None:
-        """As in `Checkpointer`."""
+        """As in `Checkpointer`.
+
+        :raises NotSerializable: the checkpoint does not fit.
+        """
         self._passes += 1
         if self._now is None:
             return 0
         position, *now = self._now
-        if self._passes < position["pass"]:
+        if self._passes < position.passes:
             return None
+        if position.epoch >= strategy.train_epochs:
+            raise NotSerializable(f"the task has {strategy.train_epochs} epochs")
         self._put(*now)
         self.joining = True
-        return position["epoch"]
+        return position.epoch
 
     def begin_epoch(self, strategy: Any, epoch: int) -> None:
-        """As in `Checkpointer`."""
+        """As in `Checkpointer`.
+
+        :raises NotSerializable: the checkpoint does not fit.
+        """
         self._epoch, self._step, self._order = epoch, 0, torch.get_rng_state()
         if self.joining:
             assert self._now is not None
             position, _, tensors = self._now
-            self._step, self._order = position["step"], tensors[ORDER]
+            try:
+                torch.Generator().set_state(tensors[ORDER])
+            except UNEXPECTED as error:
+                raise NotSerializable(f"{ORDER}: {error}") from error
+            if position.step > len(strategy.dataloader):
+                raise NotSerializable(f"an epoch of the task has {len(strategy.dataloader)} steps")
+            self._step, self._order = position.step, tensors[ORDER]
             strategy.dataloader = RemainingBatches(strategy.dataloader, self._step, self._order)
             self.joining, self._now = False, None
 
@@ -305,7 +201,7 @@ class CheckpointManager:
         asked = distributed.all_reduce_max(2 if self.stop else int(due))
         if asked:
             strategy.check_losses()
-            self._save(NOW, {"pass": self._passes, "epoch": self._epoch, "step": self._step})
+            self._save(NOW, Position(passes=self._passes, epoch=self._epoch, step=self._step))
         if asked == 2:
             self._end()
 
@@ -318,17 +214,20 @@ class CheckpointManager:
     def _roots(self) -> dict[str, Any]:
         return {"model": self.strategy.model, "strategy": self.strategy, "random": random_states(self.strategy.device)}
 
-    def _save(self, part: str, position: dict[str, int] | None) -> None:
+    def _save(self, part: str, position: Position | None) -> None:
         self._saved = time.monotonic()
         if not distributed.is_rank_zero() or not self._able or not all_finite(self.strategy.model):
             return
+        if part == NOW and self._start != self._rows:  # the state of the task's start could not be written
+            return
         capture = Capture(part == NOW, self._untouched, self._streams)
-        facts = {"rows": self._rows, "position": position, "facts": self.facts()}
+        head = Head(spec=self.folder.spec_id, rows=self._rows, position=position, results=self.results())
         try:
             tree = capture.node(self._roots(), "run")
             if part == NOW:
                 capture.tensors[ORDER] = self._order
-            self.latest = self.folder.write(part, tree, capture.tensors, facts, self.latest)
+            self.latest = self.folder.write(part, tree, capture.tensors, head, self.latest)
+            self._start = self._rows
         except NotSerializable as error:
             self._able = False
             self.tell(f"no checkpoints of this strategy: if the run is interrupted, it starts over ({error})")
@@ -336,8 +235,14 @@ class CheckpointManager:
             self.tell(f"a checkpoint could not be written ({error.strerror}); the last good one is kept")
 
     def _put(self, tree: Any, tensors: dict[str, Tensor]) -> None:
-        restored = Restore(tensors, self.strategy.device, self._streams).value(tree, self._roots(), "run")
-        set_random_states(restored["random"], self.strategy.device)
+        roots = self._roots()
+        names = set(roots)
+        try:
+            restored = Restore(tensors, self.strategy.device, self._untouched, self._streams).value(tree, roots, "run")
+            check_held("run", set(restored), names)
+            set_random_states(restored["random"], self.strategy.device)
+        except UNEXPECTED as error:
+            raise NotSerializable(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
 
 @contextmanager
@@ -363,26 +268,3 @@ def interruptible(keeper: CheckpointManager | None) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _share(file: Path, there: Path) -> None:
-    try:
-        os.link(file, there)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(file, there)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,69 +1,45 @@
-"""Runs that end before their end: what the user is told."""
+"""What the user is told of a run that fails."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.spec import CompleteSpec
 from nlpcl.errors import UsageError
-from nlpcl.records.record import Record
 
 
-class Failed(UsageError):
-    """A run that ended before its end; `record` says how far it came."""
+@contextmanager
+def explaining(strategy: Any, spec: CompleteSpec) -> Iterator[None]:
+    """Turn an error that is no fault of the program into a sentence on what to do.
 
-    def __init__(self, message: str, record: Record) -> None:
-        super().__init__(message)
-        self.record = record
-
-
-def not_finite(strategy: Any, what: str, where: str) -> UsageError:
-    """The error of a training that went astray.
-
-    :param what: the loss, or the outputs.
-    :param where: in which part of the task.
+    :param strategy: the one that trains; None means that it is being made.
+    :raises UsageError: memory ran out, or torch cannot compile the encoder.
     """
-    task = getattr(strategy.experience, "task_name", None) or strategy.experience.current_experience
-    remedy = "" if getattr(strategy, "precision", "fp32") == "fp32" else ", or --precision fp32"
-    verb = "is" if what == "loss" else "are"
-    return UsageError(
-        f"the {what} of {type(strategy).__name__} {verb} no longer finite, {where} of task {task}: "
-        f"try a lower --learning-rate{remedy}."
-    )
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            failure = UsageError(_out_of_memory(strategy, spec))
+        elif type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+            why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            failure = UsageError(f"torch cannot compile the encoder here ({why}): leave --compile out.")
+        else:
+            raise
+        failure.of_one_process = True
+        raise failure from error
 
 
-def all_finite(model: nn.Module) -> bool:
-    """Whether all parameters are; waits for the device once."""
-    return bool(torch.stack([p.isfinite().all() for p in model.parameters()]).all())
-
-
-def of_memory(error: Exception) -> bool:
-    """Whether an error is the lack of memory; the CPU's has no class of its own, nor cuBLAS's."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether this is an out-of-memory error: CPU and cuBLAS raise a plain RuntimeError, known by its text."""
     words = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
-def explained(error: Exception, strategy: Any, spec: RunSpec) -> str | None:
-    """What the user is told of an error that is no mistake of the program; None: it is one.
-
-    :param strategy: the one at work; None: it was about to be made.
-    """
-    if of_memory(error):
-        return out_of_memory(strategy, spec)
-    if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
-        why = str(error).strip().partition("\n")[0]
-        return f"torch cannot compile the encoder here ({type(error).__name__}: {why}): leave --compile out."
-    return None
-
-
-def out_of_memory(strategy: Any, spec: RunSpec) -> str:
-    """What to do about it.
-
-    :param strategy: the one at work; None: it was about to be made.
-    """
+def _out_of_memory(strategy: Any, spec: CompleteSpec) -> str:
     if strategy is None:
         return "out of memory before the training: what --model, --backbone or --set ask for is too large."
     if not strategy.is_training:

@@ -22,11 +22,11 @@ def fit(
     eval: Eval = "seen",
     stream: Literal["test", "valid"] = "test",
     epochs: list[int] | None = None,
-    trained: Callable[[int], None] | None = None,
-    after: Callable[[int, MatrixMetric], None] | None = None,
     matrix: MatrixMetric | None = None,
     start: int = 0,
-    keeper: CheckpointManager | None = None,
+    checkpoints: CheckpointManager | None = None,
+    on_task_end: Callable[[int], None] | None = None,
+    on_evaluation_end: Callable[[int], None] | None = None,
 ) -> MatrixMetric:
     """Train a strategy on a benchmark, the way the strategy is meant to be driven, and test it.
 
@@ -38,12 +38,12 @@ def fit(
     :param eval: test after each experience on those `seen`, on all (`full`, also before the first), or
         only at the end (`final`).
     :param stream: evaluate on the `test` stream or, to choose settings, on `valid`.
-    :param epochs: epochs of each experience; None: the strategy's own.
-    :param trained: called with the number of tasks trained so far, each time it has grown.
-    :param after: called with row and matrices after each evaluation; row -1 is the one before the first task.
-    :param matrix: takes the scores as they come; None: a new one.
+    :param epochs: epochs of each experience; None means the strategy's own.
+    :param matrix: takes the scores; None means a new one.
     :param start: number of tasks that are done.
-    :param keeper: saves checkpoints.
+    :param checkpoints: saves them.
+    :param on_task_end: called with the number of tasks trained so far, each time it has grown.
+    :param on_evaluation_end: called after each evaluation with its row of the matrix; -1 is before the first task.
     :return: the T x T matrices.
     """
     train, test = benchmark.train_stream, getattr(benchmark, f"{stream}_stream")  # type: ignore[attr-defined]
@@ -52,24 +52,24 @@ def fit(
     protocol = protocol_of(strategy)
 
     def train_on(experiences: Any, row: int) -> None:
-        if keeper is not None:
-            keeper.begin_task()
+        if checkpoints is not None:
+            checkpoints.begin_task()
         strategy.train(experiences, eval_streams=[])
-        if trained is not None:
-            trained(row + 1)
+        if checkpoints is not None:
+            checkpoints.end_task()
+        if on_task_end is not None:
+            on_task_end(row + 1)
 
     def test_on(row: int, columns: list[int]) -> None:
-        matrix.row = row
+        matrix.row = None if row < 0 else row
         strategy.eval([test[column] for column in columns])
-        if after is not None:
-            after(row, matrix)
+        if on_evaluation_end is not None:
+            on_evaluation_end(row)
 
     strategy.evaluator.metrics.append(matrix)
     try:
         if eval == "full" and protocol == "continual" and matrix.initial is None:
-            strategy.eval(list(test))
-            if after is not None:
-                after(-1, matrix)
+            test_on(-1, list(range(n_tasks)))
         if protocol == "joint":
             strategy.train_epochs = max(epochs) if epochs else strategy.train_epochs
             train_on(list(train), n_tasks - 1)
@@ -82,8 +82,8 @@ def fit(
                 test_on(row, [row])
             elif eval != "final" or row == n_tasks - 1:
                 test_on(row, list(range(row + 1 if eval == "seen" else n_tasks)))
-            if keeper is not None:
-                keeper.between(row + 1)
+            if checkpoints is not None:
+                checkpoints.between(row + 1)
         return matrix
     finally:
         strategy.evaluator.metrics.remove(matrix)  # or a later evaluation would change this result

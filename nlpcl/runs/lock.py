@@ -2,79 +2,77 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
-import time
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from nlpcl.errors import UsageError
 
 PATIENCE = 10.0
 """Seconds to wait for a process that is about to end, as one that has lost its node."""
-POLL = 0.1
 BUSY = "another process is at this run"
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of a file system that locks no files: there nothing is locked."""
 
 
 @contextmanager
-def alone(place: Path | None) -> Iterator[None]:
-    """Within it, no other process enters the same run's folder. Of several processes the first one holds it.
+def run_lock(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder, which is made if it is missing and removed if it stays empty.
 
-    The folder itself is locked, which leaves no file and ends with the process, however that ends. Where the file
-    system cannot lock a folder (NFS), nothing is.
-
-    :param place: the folder; None: there is none.
     :raises UsageError: another process holds it, or it cannot be made.
     """
-    from nlpcl.training import distributed  # here, as what imports torch is not for a sweep that only asks
-
-    held = None
-    with distributed.raise_on_all_ranks():
-        if place is not None and distributed.is_rank_zero():
-            new = not place.parent.exists()
-            held = _lock(place, PATIENCE)
+    is_new = not folder.parent.exists()
+    lock = acquire(folder / ".lock", PATIENCE)
     try:
         yield
     finally:
-        if held is not None and place is not None:
-            with suppress(OSError):  # it is not empty, unless the run has come to nothing
-                place.rmdir()
-                if new:
-                    place.parent.rmdir()
-            os.close(held)
+        release(lock)
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+            if is_new:
+                folder.parent.rmdir()
 
 
-def locked(descriptor: int) -> bool:
-    """Lock what is open, unless another process has, for this process and those that inherit it."""
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds a run's folder."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without such locks
-        return True
-    return True
-
-
-def taken(place: Path) -> bool:
-    """Whether a process holds a run's folder."""
-    try:
-        os.close(_lock(place, 0))
+        release(acquire(folder / ".lock", 0))
     except UsageError:
         return True
     return False
 
 
-def _lock(place: Path, patience: float) -> int:
-    end = time.monotonic() + patience
+def acquire(file: Path, patience: float) -> FileLock:
+    """Lock a file, in which the holder's name then stands, until `release` or the end of this process, however it ends.
+
+    :param patience: seconds to wait for another process.
+    :raises UsageError: another process holds it, or the file cannot be made.
+    """
+    lock = FileLock(file)
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        held = os.open(place, os.O_RDONLY)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=patience, poll_interval=0.1)
+        file.write_text(f"process {os.getpid()} on {platform.node()}")
+    except Timeout as error:
+        holder = ""
+        with suppress(OSError):
+            holder = file.read_text()[:100]
+        who = f"{BUSY} ({holder})" if holder else BUSY
+        raise UsageError(f"{who}: wait for its end, or choose another --out than {file.parent.parent}.") from error
     except OSError as error:
-        raise UsageError(f"{place} cannot be written ({error.strerror}): choose another --out.") from error
-    while not locked(held):
-        if time.monotonic() > end:
-            os.close(held)
-            raise UsageError(f"{BUSY}: wait for its end, or choose another --out than {place.parent}.")
-        time.sleep(POLL)
-    return held
+        if error.errno not in WITHOUT_LOCKS:
+            raise UsageError(f"{file.parent} cannot be written ({error.strerror}): choose another --out.") from error
+    return lock
+
+
+def release(lock: FileLock) -> None:
+    """Remove the locked file, while nobody else can have it, and unlock it."""
+    if lock.is_locked:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
+    lock.release()

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from avalanche.core import SupervisedPlugin
 
-from nlpcl.runs.failures import not_finite
+from nlpcl.training.finite import not_finite
 
 
 class Progress(Protocol):
@@ -36,7 +36,7 @@ class Silent:
 class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
     """Passes task, epoch, step and loss on, at most a few times a second: reading a loss waits for the device."""
 
-    transient = ("progress", "_last")
+    state = ()
 
     def __init__(self, progress: Progress, every: float = 0.5) -> None:
         super().__init__()
@@ -51,6 +51,6 @@ class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type:
         if step == steps or now - self._last >= self.every:
             self._last = now
             loss = float(strategy.loss.detach())
-            if not math.isfinite(loss) and not hasattr(strategy, "check_losses"):  # Avalanche's own look at none
+            if not math.isfinite(loss) and not hasattr(strategy, "check_losses"):  # Avalanche's own check no loss
                 raise not_finite(strategy, "loss", f"in step {clock.train_exp_iterations + 1}")
             self.progress.epoch(strategy.experience.current_experience, clock.train_exp_epochs, loss, step, steps)

@@ -1,98 +1,72 @@
-"""`run(spec) -> Record`: the only module that joins benchmark, model and strategy."""
+"""`run(spec) -> Record`: setup, main, fit. The only module that joins benchmark, model and strategy."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from datetime import datetime, timezone
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
-from avalanche.benchmarks import CLScenario
 from torch import nn
 
-from nlpcl.benchmarks.words import Words
-from nlpcl.config.encoders import encoder_facts
-from nlpcl.config.spec import RunSpec, check_epochs
+from nlpcl.benchmarks import Benchmark, Words
+from nlpcl.config.resolve import check_epochs, resolve
+from nlpcl.config.spec import CompleteSpec, RunSpec
 from nlpcl.errors import UsageError
-from nlpcl.evaluation import MatrixMetric
 from nlpcl.models import ContinualModel, build_model, precompute
-from nlpcl.models.sizes import model_bytes, sizes_of
 from nlpcl.options import complete_options
-from nlpcl.records.record import Matrices, Measured, Record, Seconds
+from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
-from nlpcl.runs.checkpoint import CheckpointFolder, CheckpointManager, interruptible
-from nlpcl.runs.failures import Failed, explained
+from nlpcl.runs.checkpoint import CheckpointManager, interruptible
+from nlpcl.runs.checkpoint_folder import CheckpointFolder
+from nlpcl.runs.environment import check_system
+from nlpcl.runs.failures import explaining
 from nlpcl.runs.fit import fit
 from nlpcl.runs.identity import check_same, identified
-from nlpcl.runs.lock import alone
+from nlpcl.runs.lock import run_lock
 from nlpcl.runs.progress import Progress, ProgressPlugin, Silent
+from nlpcl.runs.results import Results
 from nlpcl.runs.state import NotSerializable
-from nlpcl.training import distributed, runtime
-from nlpcl.training.strategy import silent_evaluator
+from nlpcl.training import distributed
+from nlpcl.training.device import seed_everything, tf32
+from nlpcl.training.evaluators import silent_evaluator
 
 
-def build_strategy(spec: RunSpec, model: ContinualModel, device: torch.device, **more: Any) -> Any:
-    """The strategy of a complete spec, with AdamW and the spec's training settings."""
-    assert spec.learning_rate is not None and spec.weight_decay is not None
-    entry = strategies.get(spec.strategy)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=spec.learning_rate,
-        weight_decay=spec.weight_decay,
-        eps=1e-6,
-        fused=True if device.type == "cuda" else None,
-    )
-    engine = {}
-    if entry.engine:
-        engine = {
-            "precision": "fp32" if spec.precision == "tf32" else spec.precision,
-            "schedule": spec.schedule,
-            "warmup": spec.warmup,
-            "clip_norm": spec.clip_norm,
-            "best_epoch": spec.best_epoch,
-            "patience": spec.patience,
-            "plateau_factor": spec.plateau_factor,
-            "min_learning_rate": spec.min_learning_rate,
-        }
-    return entry.target(
-        model=model,
-        optimizer=optimizer,
-        criterion=nn.CrossEntropyLoss(),
-        train_mb_size=spec.train_batch_size,
-        device=device,
-        evaluator=silent_evaluator(),
-        **engine,
-        **complete_options(entry, spec.options),
-        **more,
-    )
+class Setup(NamedTuple):
+    """What is trained, and on what."""
+
+    benchmark: Benchmark
+    strategy: Any
 
 
-def prepare(
-    spec: RunSpec,
+def setup(
+    spec: CompleteSpec,
     *,
-    data_root: str | Path | None = None,
     device: torch.device,
-    encoded: Callable[[int, int], None] | None = None,
-    encode: dict[str, Any] | None = None,
-    **more: Any,
-) -> tuple[CLScenario[Any], Any]:
-    """Benchmark and strategy of a complete spec, all seeds set.
+    data_root: str | Path | None = None,
+    eval_batch_size: int = 128,
+    plugins: Sequence[Any] = (),
+    encoded_splits: Sequence[str] = ("train", "valid", "test"),
+    encoded_tasks: int | None = None,
+    on_encoded: Callable[[int, int], None] | None = None,
+) -> Setup:
+    """Seed everything and build the benchmark and the strategy of a complete spec.
 
-    :param data_root: folder with the data; None: the package downloads what it needs.
-    :param encode: arguments of `precompute`: which splits and tasks a frozen encoder sees; None: all.
-    :param encoded: called with the number of examples that a frozen encoder has seen, and of all.
-    :param more: further arguments of the strategy.
+    :param data_root: folder with the data; None means that the package downloads what it needs.
+    :param plugins: of Avalanche, which the strategy gets besides its own.
+    :param encoded_splits: the splits that a frozen encoder sees.
+    :param encoded_tasks: number of tasks that it sees; None means all.
+    :param on_encoded: called with the number of examples that it has seen, and of all.
     :raises UsageError: the spec cannot be run.
     """
-    runtime.seed_everything(spec.seed)
+    seed_everything(spec.seed)
     text = spec.max_length is not None
-    backbone = backbones.get(str(spec.backbone))
-    tokenizer = Words(spec.model, backbone.words) if backbone.words else spec.model
+    backbone = backbones.get(spec.backbone)
     stream = benchmarks.get(spec.benchmark)
+    tokenizer = Words(spec.model, backbone.words) if backbone.words else spec.model
     benchmark = stream.target(
         spec.scenario,
         spec.order,
@@ -105,12 +79,52 @@ def prepare(
     )
     if isinstance(spec.epochs, dict) and spec.tasks is None and stream.published is None:
         check_epochs(spec.epochs, benchmark.task_names)
-    if backbone.frozen and not (spec.options or {}).get("parity"):
-        precompute(benchmark, str(spec.model), device=device, progress=encoded, **(encode or {}))
+    if backbone.frozen and not spec.options.get("parity"):
+        precompute(
+            benchmark,
+            str(spec.model),
+            device=device,
+            splits=encoded_splits,
+            tasks=encoded_tasks,
+            progress=on_encoded,
+        )
     padding = {"padding": spec.padding} if text else {}
     options = complete_options(backbone, spec.backbone_options)
     model = build_model(benchmark, spec.backbone, spec.model, **padding, **options)
-    return benchmark, build_strategy(spec, model, device, **more)
+    strategy = build_strategy(spec, model, device, eval_batch_size=eval_batch_size, plugins=plugins)
+    return Setup(benchmark, strategy)
+
+
+def build_strategy(
+    spec: CompleteSpec,
+    model: ContinualModel,
+    device: torch.device,
+    *,
+    eval_batch_size: int = 128,
+    plugins: Sequence[Any] = (),
+) -> Any:
+    """Build the strategy of a complete spec, with AdamW and the spec's training settings."""
+    entry = strategies.get(spec.strategy)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=spec.learning_rate,
+        weight_decay=spec.weight_decay,
+        eps=1e-6,
+        fused=True if device.type == "cuda" else None,
+    )
+    return entry.target(
+        model=model,
+        optimizer=optimizer,
+        criterion=nn.CrossEntropyLoss(),
+        train_mb_size=spec.train_batch_size,
+        eval_mb_size=eval_batch_size,
+        device=device,
+        plugins=list(plugins),
+        evaluator=silent_evaluator(),
+        **(spec.engine_settings() if entry.engine else {}),
+        **complete_options(entry, spec.options),
+    )
 
 
 def run(
@@ -132,218 +146,128 @@ def run(
     The id is that of the complete spec with the digests of own data and of a local encoder (`nlpcl.runs.identity`).
     Only the spec can change the result; the other arguments say where and how it is computed. A run that was
     interrupted goes on from its last checkpoint, in `out/<id>/checkpoints`, to the same record. If the run fails (out
-    of memory, NaN loss),
-    `failed.json` in the same folder says why.
+    of memory, NaN loss), `failed.json` in the same folder says why.
 
-    :param data_root: folder with the data; None: the package downloads what it needs.
-    :param out: folder for records and checkpoints; None: nothing is written.
+    :param data_root: folder with the data; None means that the package downloads what it needs.
+    :param out: folder for records and checkpoints; None means that nothing is written.
     :param device: `auto`, `cpu`, `cuda`, ...
     :param eval_batch_size: mini-batch size at test.
+    :param progress: shows how the run goes; None means that nothing does.
     :param checkpoint_minutes: within a task a checkpoint is saved every so many minutes; 0: only between tasks.
-    :param fresh: start over, whatever checkpoints there are.
-    :param compiled: run the encoder as code that torch compiles.
+    :param fresh: start over: ignore checkpoints and the record of this run.
+    :param compiled: let torch compile the encoder.
     :param gradient_checkpointing: compute the encoder's activations again in the backward pass, to save memory.
     :param repeated: the record that the run repeats: it must read the same files and the same encoder.
     :raises UsageError: the spec cannot be run, another process is at it, the run failed, or a record or checkpoint of
         the same id was made from other files.
     :raises KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
-    more: dict[str, Any] = {"data_root": data_root, "eval_mb_size": eval_batch_size}
-    with distributed.process_group(device) as there:
+    check_system()
+    progress = progress or Silent()
+    with distributed.process_group(device) as local_device, ExitStack() as stack:
+        stack.callback(progress.stop)
         with distributed.raise_on_all_ranks():
-            spec = identified(spec.filled(), data_root)
-        place = None if out is None else Path(out) / spec.id
-        with alone(place), runtime.matrix_products(spec.precision == "tf32"):
-            check_processes(strategies.get(spec.strategy), distributed.world_size())
-            job = _Job(spec, there, progress, compiled, gradient_checkpointing)
-            if repeated is not None:
-                job.made_before["the record to repeat"] = repeated.data
-            if place is None:
-                return job.run(None, **more)
-            if not fresh and (before := _record_of(place / "record.json")) is not None:
-                job.made_before[str(place / "record.json")] = before.data
-            folder = CheckpointFolder(place / "checkpoints", spec.id)
-            if fresh:
-                folder.clear()
+            spec = identified(resolve(spec), data_root)
+            folder = None if out is None else Path(out) / spec.id
+            if folder is not None and distributed.is_rank_zero():
+                stack.enter_context(run_lock(folder))
+        stack.enter_context(tf32(spec.precision == "tf32"))
+        check_processes(strategies.get(spec.strategy), distributed.world_size())
+        must_match = {} if repeated is None else {"the record to repeat": repeated.data}
+        if folder is not None and not fresh and (before := _read_record(folder / "record.json")) is not None:
+            must_match[str(folder / "record.json")] = before.data
+        saved = None if folder is None else CheckpointFolder(folder / "checkpoints", spec.id)
+        if saved is not None and fresh:
+            saved.clear()
+
+        while True:
+            begun = time.monotonic()
+            with (
+                interruptible(None),
+                distributed.raise_on_all_ranks(),
+                distributed.local_rank_zero_first(),
+                explaining(None, spec),
+            ):
+                benchmark, strategy = setup(
+                    spec,
+                    device=local_device,
+                    data_root=data_root,
+                    eval_batch_size=eval_batch_size,
+                    # Always there, so that a checkpoint can be resumed with or without a progress display.
+                    plugins=[ProgressPlugin(progress)],
+                    on_encoded=progress.encoded,
+                )
+                identified(spec, data_root)  # or the files changed while they were read
+                results = Results(spec, benchmark, strategy, device=local_device, compiled=compiled, begun=begun)
+                for place, data in must_match.items():
+                    check_same(data, results.data, place)
+            if gradient_checkpointing:
+                strategy.model.backbone.recompute_activations()
+            if compiled:
+                strategy.model.backbone.compile_encoder()
+            checkpoints, start = None, 0
             try:
-                record = job.run(folder, checkpoint_minutes, **more)
-            except NotSerializable as error:
-                job.tell(f"the checkpoint does not fit ({error}): starting over")
-                folder.clear()
-                record = job.run(folder, checkpoint_minutes, **more)
-            except Failed as error:
-                if distributed.is_rank_zero():
-                    error.record.save(place / "failed.json")
-                raise
+                if saved is not None:
+                    checkpoints = CheckpointManager(
+                        saved, strategy, benchmark, checkpoint_minutes, results.state, progress.say
+                    )
+                    start = _resume(checkpoints, results, progress)
+                progress.start(benchmark.task_names, results.epochs)
+                try:
+                    with interruptible(checkpoints), explaining(strategy, spec):
+                        fit(
+                            strategy,
+                            benchmark,
+                            eval=spec.eval,
+                            epochs=results.epochs,
+                            matrix=results.matrix,
+                            start=start,
+                            checkpoints=checkpoints,
+                            on_task_end=results.on_task_end,
+                            on_evaluation_end=partial(_on_evaluation_end, results, progress),
+                        )
+                except UsageError as error:
+                    if folder is not None and distributed.is_rank_zero():
+                        results.record(str(error)).save(folder / "failed.json")
+                    if checkpoints is not None and checkpoints.latest is not None:
+                        error.args = (f"{error} The last good checkpoint is {checkpoints.latest}.",)
+                    raise
+                break
+            except NotSerializable as error:  # at the start, or where the checkpoint joins a task
+                assert saved is not None
+                progress.say(f"checkpoint {saved.step_past()} does not fit ({error}): stepped past")
+        record = results.record()
+        if folder is not None and saved is not None:
             if distributed.is_rank_zero():
-                record.save(place / "record.json")
-                (place / "failed.json").unlink(missing_ok=True)
-            folder.clear()
-            return record
+                record.save(folder / "record.json")
+                (folder / "failed.json").unlink(missing_ok=True)
+            saved.clear()
+        return record
 
 
-def _record_of(path: Path) -> Record | None:
-    """The record that lies there; None if there is none, or it cannot be read as one."""
+def _on_evaluation_end(results: Results, progress: Progress, row: int) -> None:
+    results.on_evaluation_end()
+    if row >= 0:
+        progress.evaluated(row, results.matrix.accuracy[row])
+
+
+def _resume(checkpoints: CheckpointManager, results: Results, progress: Progress) -> int:
+    """Go on from the newest checkpoint, if there is one; return the number of tasks that are done."""
+    head = checkpoints.resume()
+    if head is None:
+        return 0
+    check_same(head.results.data, results.data, f"checkpoint {checkpoints.latest}")
+    results.load(head.results)
+    then, now = head.results.environment, results.environment()
+    changed = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+    if changed:
+        progress.say(f"begun with {'; '.join(changed)}: the record may differ from one made in one go")
+    return head.rows
+
+
+def _read_record(path: Path) -> Record | None:
+    """Return the record in a file; None if there is none, or the file is not a record."""
     try:
-        return Record.load(path)
+        return Record.load(path) if path.exists() else None
     except UsageError:
         return None
-
-
-class _Job:
-    """One execution of a complete spec, and what is measured of it."""
-
-    def __init__(
-        self, spec: RunSpec, device: torch.device, progress: Progress | None, compiled: bool, recompute: bool
-    ) -> None:
-        self.spec = spec
-        self.device = device
-        # Never none: a checkpoint of a run that shows something must fit one that does not.
-        self.progress = progress or Silent()
-        self.compiled = compiled
-        self.recompute = recompute
-        self.made_before: dict[str, dict[str, Any]] = {}
-        """By place the `data` of records that this one repeats or replaces, which must be the same."""
-
-    def tell(self, sentence: str) -> None:
-        self.progress.say(sentence)
-
-    def run(self, folder: CheckpointFolder | None, minutes: float = 0, **more: Any) -> Record:
-        spec, progress = self.spec, self.progress
-        self.begun = self.last = time.monotonic()
-        self.started = datetime.now(timezone.utc)
-        self.seconds, self.resumed, self.spent = Seconds(), 0, 0.0
-        self.kept: list[dict[str, int]] = []
-        try:
-            with interruptible(None), distributed.raise_on_all_ranks(), distributed.local_rank_zero_first():
-                self.benchmark, self.strategy = prepare(
-                    spec,
-                    device=self.device,
-                    encoded=progress.encoded,
-                    plugins=[ProgressPlugin(progress)],
-                    **more,
-                )
-                identified(spec, more["data_root"])  # or the files changed while they were read
-                self.data = self._data()
-                for place, data in self.made_before.items():
-                    check_same(data, self.data, place)
-        except (RuntimeError, MemoryError) as error:
-            if (told := explained(error, None, spec)) is None:
-                raise
-            raise UsageError(told) from error
-        if self.recompute:
-            self.strategy.model.backbone.recompute_activations()
-        if self.compiled:
-            self.strategy.model.backbone.compile_encoder()
-        self.seconds.setup = self._elapsed()
-        self.epochs = epochs = [spec.epochs_for(name) for name in self.benchmark.task_names]
-        progress.start(self.benchmark.task_names, epochs)
-        self.matrix = MatrixMetric(len(epochs))
-        keeper, start = None, 0
-        if folder is not None:
-            keeper = CheckpointManager(folder, self.strategy, self.benchmark, minutes, self._facts, self.tell)
-            start = self._resume(keeper)
-        try:
-            with interruptible(keeper):
-                fit(
-                    self.strategy,
-                    self.benchmark,
-                    eval=spec.eval or "seen",
-                    epochs=epochs,
-                    trained=self._trained,
-                    after=self._after,
-                    matrix=self.matrix,
-                    start=start,
-                    keeper=keeper,
-                )
-        except UsageError as error:
-            kept = "" if keeper is None or keeper.latest is None else f" The last good checkpoint is {keeper.latest}."
-            raise Failed(f"{error}{kept}", self._record("failed", str(error))) from error
-        except (RuntimeError, MemoryError) as error:
-            if (told := explained(error, self.strategy, spec)) is None:
-                raise
-            failed = Failed(told, self._record("failed", told))
-            failed.of_one_process = True
-            raise failed from error
-        finally:
-            progress.stop()
-        return self._record("ok")
-
-    def _trained(self, tasks: int) -> None:
-        self.seconds.train.append(self._elapsed())
-        kept = getattr(self.strategy, "kept_bytes", partial(model_bytes, self.strategy.model))
-        self.kept.append(kept(tasks))
-
-    def _after(self, row: int, matrix: MatrixMetric) -> None:
-        self.seconds.evaluate.append(self._elapsed())
-        if row >= 0:
-            self.progress.evaluated(row, matrix.accuracy[row])
-
-    def _facts(self) -> dict[str, Any]:
-        """What a checkpoint must know of the run besides the strategy."""
-        spent = round(time.monotonic() - self.begun + self.spent, 3)
-        seconds = self.seconds.model_dump()
-        return {
-            "matrices": self.matrix.state(),
-            "kept": self.kept,
-            "seconds": seconds,
-            "spent": spent,
-            "resumed": self.resumed,
-            "computed": self._computed(),
-            "data": self.data,
-        }
-
-    def _data(self) -> dict[str, Any]:
-        """Return the data files, tasks and encoder that the run read."""
-        encoder = encoder_facts(self.spec.model, getattr(self.benchmark, "vectors", None))
-        return {"files": self.benchmark.files, "tasks": self.benchmark.sizes, "encoder": encoder}
-
-    def _computed(self) -> dict[str, str]:
-        """What may change the last bits of a result."""
-        here = {"device": str(self.device), "processes": str(distributed.world_size()), "compiled": str(self.compiled)}
-        return {**runtime.versions(), **here}
-
-    def _resume(self, keeper: CheckpointManager) -> int:
-        """Take up the newest checkpoint, if there is one; the number of tasks that are done."""
-        rows, facts = keeper.resume()
-        if facts:
-            check_same(facts["data"], self.data, f"checkpoint {keeper.latest}")
-            self.matrix.load(facts["matrices"])
-            self.kept, self.seconds = facts["kept"], Seconds(**facts["seconds"])
-            self.spent, self.resumed = facts["spent"], facts["resumed"] + 1
-            then, now = facts.get("computed", {}), self._computed()
-            if other := [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]:
-                self.tell(f"begun with {'; '.join(other)}: the record may differ from one made in one go")
-        return rows
-
-    def _record(self, status: Literal["ok", "failed"], error: str | None = None) -> Record:
-        spec, benchmark, strategy, seconds = self.spec, self.benchmark, self.strategy, self.seconds
-        seconds.total = round(time.monotonic() - self.begun + self.spent, 3)
-        done = sum(size["train"] * n for size, n, _ in zip(benchmark.sizes, self.epochs, seconds.train, strict=False))
-        return Record(
-            status=status,
-            error=error and error[:2000],
-            spec=spec.model_dump(mode="json", exclude_unset=True),
-            data=self.data,
-            sizes={**sizes_of(strategy), "kept_bytes": self.kept},
-            seeds={"train": spec.seed, "data": spec.data_seed},
-            versions=runtime.versions(),
-            matrices=Matrices(**self.matrix.state()),
-            measured=Measured(
-                started=self.started.isoformat(timespec="seconds"),
-                seconds=seconds,
-                samples_per_second=round(done / max(sum(seconds.train), 1e-3), 2),
-                peak_memory_mb=round(runtime.peak_memory_mb(), 1),
-                peak_gpu_memory_mb=runtime.peak_gpu_memory_mb(self.device),
-                device=str(self.device),
-                processes=distributed.world_size(),
-                resumed=self.resumed,
-                compiled=self.compiled,
-                host=runtime.host(),
-                git=runtime.git_state(),
-            ),
-        )
-
-    def _elapsed(self) -> float:
-        before, self.last = self.last, time.monotonic()
-        return round(self.last - before, 3)

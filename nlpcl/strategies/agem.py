@@ -32,6 +32,7 @@ from nlpcl.strategies._shared.replay import (
     set_gradients,
     trainable_parameters,
 )
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy
 
 
@@ -47,7 +48,7 @@ def project_agem(gradient: Tensor, reference: Tensor) -> Tensor:
 class AGEMPlugin(MemoryPlugin):
     """Projects the gradient of every mini-batch, under any Avalanche strategy."""
 
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if not len(self.memory):
             return
         parameters = trainable_parameters(strategy.model)

@@ -28,7 +28,9 @@ from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayOptions, replay_logits
-from nlpcl.training.strategy import ContinualStrategy, mode
+from nlpcl.training.forward import mode
+from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def own_mse(logits: Tensor, stored: Tensor) -> Tensor:
@@ -58,11 +60,11 @@ class DERPPPlugin(MemoryPlugin):
     options_type = DERPPOptions
     options: DERPPOptions
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory):
             strategy.loss = strategy.loss + self.replay_loss(strategy)
 
-    def replay_loss(self, strategy: Any) -> Tensor:
+    def replay_loss(self, strategy: Strategy) -> Tensor:
         """Return alpha MSE(f(x'), z') + beta CE(f(x''), y''), both draws in one forward pass."""
         size = self.options.replay_batch_size
         first = slots = self.memory.indices(size)
@@ -74,7 +76,7 @@ class DERPPPlugin(MemoryPlugin):
         distance = own_mse(logits[:n], replayed.logits[:n])
         return self.options.alpha * distance + self.options.beta * F.cross_entropy(logits[-n:], replayed.y[-n:])
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         slots = self.fill(strategy)
         if not len(slots):
             return

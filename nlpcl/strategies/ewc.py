@@ -36,7 +36,8 @@ from nlpcl.ranges import Count, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticOptions, QuadraticPlugin, trainable
 from nlpcl.training.batches import loader_of
-from nlpcl.training.strategy import ContinualStrategy, mode, on_device
+from nlpcl.training.forward import mode, on_device
+from nlpcl.training.strategy import ContinualStrategy
 
 PARITY_BATCH = 20
 """Batch size of the original toolkit's Fisher estimate."""

@@ -38,6 +38,7 @@ from nlpcl.strategies._shared.replay import (
     set_gradients,
     trainable_parameters,
 )
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy
 
 
@@ -85,7 +86,7 @@ class GEMPlugin(MemoryPlugin):
         quota = len(mixed) if self.options.parity else max(1, size // max(1, len(present)))
         return [mixed[tasks == task][:quota] for task in present]
 
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if not len(self.memory):
             return
         parameters = trainable_parameters(strategy.model)

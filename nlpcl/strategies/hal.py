@@ -41,7 +41,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, TaskLabels, single_task
+from nlpcl.models.base import ContinualModel, TaskLabels, continual_model, single_task
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
@@ -50,7 +50,9 @@ from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayOptions, replay_logits
-from nlpcl.training.strategy import ContinualStrategy, continual_model, mode, on_device
+from nlpcl.training.forward import mode, on_device
+from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 _Weights = Mapping[str, Tensor]
 
@@ -107,14 +109,14 @@ def first_anchors(embedded: Tensor, mask: Tensor | None, length: int, generator:
 
 
 class FromEmbedded(nn.Module):
-    """Logits and features of embedded inputs, as a module, so that it can be called with other weights."""
+    """Gives logits and features of embedded inputs; a module, so that it can be called with other weights."""
 
     def __init__(self, model: ContinualModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
-        """As in `ContinualModel`, with task labels on the host."""
+        """Return logits and features as `ContinualModel` has them; task labels are on the host."""
         task = single_task(task_labels)
         labels = task if isinstance(task, int) else to_device(task, embedded.device)
         features = self.model.backbone.features_of(embedded, mask, labels)
@@ -182,19 +184,19 @@ class HALPlugin(FeaturesPlugin):
         self.weights: dict[str, nn.Parameter] = {}
         self.means = self.seen = torch.empty(0)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.weights = {name: p for name, p in strategy.model.named_parameters() if p.requires_grad}
         classes = max(int(y) for y in strategy.experience.dataset.targets) + 1
-        self.means = torch.zeros(classes, strategy.model.backbone.width, device=strategy.device)
+        self.means = torch.zeros(classes, self.net.model.backbone.width, device=strategy.device)
         self.seen = torch.zeros(classes, dtype=torch.bool, device=strategy.device)
 
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_forward(strategy)
         assert self.features is not None
         features, beta = self.features.detach(), self.options.beta
         self.means, self.seen = running_means(self.means, self.seen, features, strategy.mb_y, beta)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.anchors is None:
             return
         replayed = self.memory.draw(self.options.replay_batch_size).on_device(strategy)
@@ -202,7 +204,7 @@ class HALPlugin(FeaturesPlugin):
         strategy.loss = joint_mean(strategy.loss, loss, len(strategy.mb_y), len(replayed.y))
         strategy.loss = strategy.loss + self.options.lamb * self.anchor_loss(strategy)
 
-    def anchor_loss(self, strategy: Any) -> Tensor:
+    def anchor_loss(self, strategy: Strategy) -> Tensor:
         """Return the mean square of what one step on the strategy's loss would change at the anchors."""
         assert self.anchors is not None
         scaler: Any = getattr(strategy, "scaler", None)
@@ -233,18 +235,18 @@ class HALPlugin(FeaturesPlugin):
         named = {f"model.{name}": p for name, p in weights.items()}
         return functional_call(self.net, named, (anchors, mask, task_labels))
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.learn_anchors(strategy)
         self.fill(strategy)
 
-    def learn_anchors(self, strategy: Any) -> None:
+    def learn_anchors(self, strategy: Strategy) -> None:
         """Learn an anchor for each class of the experience and add them to those of past tasks."""
         x, classes, task = self._example_of_each_class(strategy.experience.dataset)
         classes, options = classes.to(strategy.device), self.options
         weights = {name: p.detach() for name, p in self.weights.items()}
         with without_dropout(strategy.model):
             with torch.no_grad():
-                embedded, mask = strategy.model.backbone.embed(on_device(strategy, x))
+                embedded, mask = self.net.model.backbone.embed(on_device(strategy, x))
             if not embedded.is_floating_point():
                 raise UsageError(f"hal needs a backbone that embeds, not {type(strategy.model.backbone).__name__}.")
             self._text = mask is not None
@@ -260,7 +262,7 @@ class HALPlugin(FeaturesPlugin):
         self.anchors = anchors if self.anchors is None else torch.cat([self.anchors, anchors])
         self.anchor_heads = torch.cat([self.anchor_heads, torch.full((len(anchors),), task)])
 
-    def fine_tuned(self, strategy: Any, weights: _Weights) -> _Weights | None:
+    def fine_tuned(self, strategy: Strategy, weights: _Weights) -> _Weights | None:
         """Return theta_M, `weights` after one pass of SGD over the memory, or None if the memory is empty."""
         if not len(self.memory):
             return None

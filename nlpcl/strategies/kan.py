@@ -29,21 +29,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nlpcl.models.base import Context, ContinualModel, Site
+from nlpcl.models.base import Context, ContinualModel, Site, continual_model
 from nlpcl.models.gates import Gates
 from nlpcl.models.text_gru import TextGRU, last_state
 from nlpcl.options import option
 from nlpcl.ranges import Spread
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.masks import CLAMP, GATE_INIT, GateOptions, GatePlugin, least_entropy
+from nlpcl.strategies._shared.masks import CLAMP, GATE_INIT, GatePlugin, InferenceOptions, least_entropy
 from nlpcl.strategies._shared.recurrent import recurrent_backbone
-from nlpcl.training.strategy import ContinualStrategy, continual_model
+from nlpcl.training.strategy import ContinualStrategy
 
 
 class KANNet(nn.Module):
@@ -119,16 +119,11 @@ def accessible_factors(gru: nn.GRU, access: Tensor) -> dict[nn.Parameter, Tensor
     return {gru.get_parameter(name): factor for name, factor in factors.items()}
 
 
-class KANOptions(GateOptions):
+class KANOptions(InferenceOptions):
     """The options of KAN."""
 
     gate_init: Spread = option(
         GATE_INIT, "standard deviation of the embeddings' initial values; 1 in the original toolkit"
-    )
-    inference: Literal["last", "entropy"] = option(
-        "last",
-        "which mask serves in domain-incremental learning: that of the last trained task for every sample (`last`), or "
-        "for each sample the one whose output has the least entropy (`entropy`)",
     )
     parity: bool = option(
         False,

@@ -48,6 +48,10 @@ class L2Plugin(QuadraticPlugin):
     paper="Hsu, Liu, Ramasamy, Kira: Re-evaluating Continual Learning Scenarios: A Categorization and Case for Strong "
     "Baselines, NeurIPS Continual Learning Workshop 2018",
     url="https://arxiv.org/abs/1810.12488",
+    presets=(  # chosen on validation data, see docs/presets.md
+        ({"backbone": "mlp"}, {"options": {"lamb": 0.01}}),
+        ({"benchmark": "femnist"}, {"options": {"lamb": 0.01}}),
+    ),
     ddp=True,
 )
 class L2(ContinualStrategy):

@@ -7,6 +7,8 @@ code takes the number of epochs of the order's last task; here it is the largest
 
 from __future__ import annotations
 
+from typing import Any
+
 from avalanche.training import JointTraining
 
 from nlpcl.registry import Regime, register_strategy
@@ -18,4 +20,8 @@ class MTL(ContinualStrategy, JointTraining):  # type: ignore[misc]
     """Train once on all tasks: `train(benchmark.train_stream)`."""
 
     protocol: Regime = "joint"
-    transient = ("_experiences",)
+    state = ("_is_fitted",)
+
+    def _after_training(self, **kwargs: Any) -> None:
+        super()._after_training(**kwargs)
+        self._experiences: list[Any] = []

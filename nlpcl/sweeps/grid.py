@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
-from nlpcl.config.arguments import FIELDS, Request
+from nlpcl.config.arguments import Request
+from nlpcl.config.spec import FIELDS, RunSpec
 from nlpcl.errors import UsageError, suggest
 
 if sys.version_info >= (3, 11):
@@ -20,18 +22,22 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-RANGE = re.compile(r"(seed:)?(\d+)-(\d+)")
-NUMBERS = re.compile(r"(seed:)?\d+(-\d+)?")
-# What names tasks takes several joined by commas, which are one value.
-OF_TASKS = ("order", "tasks", "epochs")
-MOST = 100_000
+_RANGE = re.compile(r"(seed:)?(\d+)-(\d+)")
+_NUMBERS = re.compile(r"(seed:)?\d+(-\d+)?")
+# By field with a flag the types of its value, a list or dict without what is in it.
+_KINDS = {
+    name: {get_origin(part) or part for part in get_args(hint | None)}
+    for name, hint in get_type_hints(RunSpec).items()
+    if name in FIELDS and FIELDS[name].flags
+}
+_MOST = 100_000
 
 
 def values_of(name: str, given: Any) -> list[str]:
-    """The values that an option is given, each as `nlpcl run` takes it.
+    """Return the values of an option, each as `nlpcl run` takes it.
 
     `a,b` are two, `0-4` five, `seed:0-4` five random orders. Names of tasks joined by commas are one value, as is JSON
-    in brackets or quotes. In a list each entry is read so.
+    in brackets or quotes. Each entry of a list is read in the same way.
 
     :param given: a text, a number, or a list of them.
     :raises UsageError: a range that runs backwards or is too long.
@@ -41,25 +47,25 @@ def values_of(name: str, given: Any) -> list[str]:
     if not isinstance(given, str):
         return [json.dumps(given)]
     parts = [part.strip() for part in given.split(",")]
-    of_tasks = name in OF_TASKS and not all(NUMBERS.fullmatch(part) for part in parts)
+    of_tasks = _KINDS.get(name, set()) & {list, dict} and not all(_NUMBERS.fullmatch(part) for part in parts)
     if of_tasks or given.startswith(("[", "{", '"')):
         return [given]
     return [text for part in parts for text in _numbers(name, part)]
 
 
 def _numbers(name: str, part: str) -> list[str]:
-    """The whole numbers of a range; what is none stands for itself."""
-    found = None if name == "model" else RANGE.fullmatch(part)
+    """Return the whole numbers of a range, or the text itself if it is no range or the option takes only texts."""
+    found = None if _KINDS.get(name, {int}) <= {str, NoneType} else _RANGE.fullmatch(part)
     if found is None:
         return [part]
     prefix, first, last = found[1] or "", int(found[2]), int(found[3])
-    if not first <= last < first + MOST:
-        raise UsageError(f"{name} cannot range over {part}: it takes first-last, at most {MOST:,} numbers.")
+    if not first <= last < first + _MOST:
+        raise UsageError(f"{name} cannot range over {part}: it takes first-last, at most {_MOST:,} numbers.")
     return [f"{prefix}{number}" for number in range(first, last + 1)]
 
 
 def _plain(item: Any) -> bool:
-    """Whether a value of TOML can be an option's: a text, a truth value or a number, of the 64 bits that TOML has."""
+    """Return whether a TOML value can be an option: a text, a truth value or a number of at most 64 bits."""
     return isinstance(item, (str, float)) or (isinstance(item, int) and abs(item) < 2**63)
 
 
@@ -67,8 +73,8 @@ def _plain(item: Any) -> bool:
 class Grid:
     """Every value of one option with every value of the others.
 
-    :param fields: by field of the spec what it is given, as `values_of` reads it.
-    :param assign: the same by name of an option of `--set`.
+    :param fields: values by field of the spec, as `values_of` reads them.
+    :param assign: values by option of `--set`.
     """
 
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -76,7 +82,7 @@ class Grid:
 
     @classmethod
     def asked(cls, request: Request) -> Grid:
-        """The grid of a command line whose options may have several values each.
+        """Return the grid of a command line whose options may have several values each.
 
         :raises UsageError: a `--set` is not name=value, or one name comes twice.
         """
@@ -84,7 +90,7 @@ class Grid:
 
     @classmethod
     def read(cls, path: Path) -> list[Grid]:
-        """The grids of a TOML file: each `[[grid]]` with what stands above them all; without any, the whole file.
+        """Return the grids of a TOML file: each `[[grid]]` with the options above the first, or else the whole file.
 
         :raises UsageError: it cannot be read, is not TOML, or an option is unknown.
         """
@@ -105,8 +111,8 @@ class Grid:
         fields = {name.replace("-", "_"): value for name, value in table.items()}
         assign = fields.pop("set", {})
         for name in fields:
-            if name not in FIELDS:
-                raise UsageError(f"{path}: a grid has no option {name!r}. {suggest(name, [*FIELDS, 'set', 'grid'])}")
+            if name not in _KINDS:
+                raise UsageError(f"{path}: a grid has no option {name!r}. {suggest(name, [*_KINDS, 'set', 'grid'])}")
         if not isinstance(assign, dict):
             raise UsageError(f"{path}: set holds options by name, as set.lamb = [0.5, 1].")
         for name, given in (*fields.items(), *assign.items()):
@@ -115,11 +121,11 @@ class Grid:
         return cls(fields, assign)
 
     def with_more(self, other: Grid) -> Grid:
-        """This grid, with what `other` says in the place of its own."""
+        """Return this grid with the values of `other`, which win."""
         return Grid({**self.fields, **other.fields}, {**self.assign, **other.assign})
 
     def requests(self) -> Iterator[Request]:
-        """Its runs.
+        """Yield the runs of the grid.
 
         :raises UsageError: an option has no value, or there are too many runs.
         """
@@ -127,8 +133,8 @@ class Grid:
         for name, texts in axes:
             if not texts:
                 raise UsageError(f"{name} has no value: give it one, or leave it out.")
-        if math.prod(len(texts) for _, texts in axes) > MOST:
-            raise UsageError(f"a grid has at most {MOST:,} runs.")
+        if math.prod(len(texts) for _, texts in axes) > _MOST:
+            raise UsageError(f"a grid has at most {_MOST:,} runs.")
         return self._product(axes)
 
     def _product(self, axes: Sequence[tuple[str, list[str]]]) -> Iterator[Request]:
@@ -138,6 +144,7 @@ class Grid:
             yield Request(dict(zip(names[:n], texts[:n], strict=True)), pairs)
 
     def _ordered(self) -> list[tuple[str, Any]]:
-        """Methods first, orders and seeds last, so that one method after another is complete."""
-        names = sorted((name for name in FIELDS if name in self.fields), key=lambda name: name in ("order", "seed"))
+        """Return the fields, orders and seeds last, so that one method after another is complete."""
+        names = [name for name in FIELDS if name in self.fields]
+        names.sort(key=lambda name: FIELDS[name].compared == "block")
         return [(name, self.fields[name]) for name in names]

@@ -7,30 +7,30 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nlpcl.errors import UsageError
-from nlpcl.sweeps.sweep import Cell, Execution, Outcome, Watch, finished, last_line, outcome
+from nlpcl.sweeps.cells import Cell, Execution, Outcome, SweepProgress, finished, last_line, outcome
 
-POLL = 1.0
+_POLL = 1.0
 GIGABYTE = 2**30
-PATIENCE = 60.0
-"""Seconds that runs have to save a checkpoint when the sweep is interrupted."""
-ANSWER = 5.0
-"""Seconds that a cluster has to answer: Ray itself tries for minutes."""
+STOP_SECONDS = 60.0
+"""Runs have so long to save a checkpoint when the sweep is interrupted."""
+ANSWER_SECONDS = 5.0
+"""A cluster has so long to answer: Ray itself tries for minutes."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run asks of a node.
+    """What a run needs of a node.
 
     :param cpus: cores; also its number of threads.
-    :param gpus: GPUs, or a share of one; None: one where the cluster has any.
-    :param memory: GiB; None: not asked for.
+    :param gpus: GPUs, or a share of one; None means one if the cluster has any.
+    :param memory: GiB; None means that none is reserved.
     :param retries: how often a run is begun again when its process or its node dies.
     """
 
@@ -47,7 +47,14 @@ class Needs:
             raise UsageError(f"--gpus takes a whole number of GPUs or a share of one, not {self.gpus:g}.")
 
 
-def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Execution, watch: Watch) -> None:
+def run_on_ray(
+    cells: Sequence[Cell],
+    address: str,
+    needs: Needs,
+    execution: Execution,
+    progress: SweepProgress,
+    main: Callable[[list[str]], int],
+) -> None:
     """Run cells, each as a task in a worker process of its own.
 
     What dies with a node is begun again on another and goes on from its last checkpoint; so `execution.out`, and the
@@ -55,6 +62,7 @@ def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Exe
 
     :param address: as Ray takes it: `auto` for the cluster of this machine, `local` for a new one on it alone, or
         host:port.
+    :param main: runs the arguments of `nlpcl` and returns the exit code: `nlpcl.cli.main`.
     :raises UsageError: Ray is not installed or not there, or no node can hold a run.
     :raises KeyboardInterrupt: as it came; the runs have saved a checkpoint and ended.
     """
@@ -62,7 +70,7 @@ def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Exe
         import ray
     except ImportError as error:
         raise UsageError('--ray needs Ray: pip install "nlpcl[ray]".') from error
-    _knock(address)
+    _check_answers(address)
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -74,23 +82,25 @@ def run_on_ray(cells: Sequence[Cell], address: str, needs: Needs, execution: Exe
         task = ray.remote(max_calls=1, max_retries=needs.retries, **options)(_work)
         for cell in cells:
             cell.log(execution).unlink(missing_ok=True)
-        pending = {task.remote(os.getcwd(), cell.argv(execution), *_files(cell, execution)): cell for cell in cells}
+        pending = {
+            task.remote(main, os.getcwd(), cell.argv(execution), *_files(cell, execution)): cell for cell in cells
+        }
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own would abort
         try:
-            _follow(ray, pending, execution, watch)
+            _follow(ray, pending, execution, progress)
         except KeyboardInterrupt:
-            watch.stopping(sum(cell.log(execution).exists() for cell in pending.values()))
+            progress.stopping(sum(cell.log(execution).exists() for cell in pending.values()))
             for reference in pending:
                 ray.cancel(reference)
-            ray.wait(list(pending), num_returns=len(pending), timeout=PATIENCE)
+            ray.wait(list(pending), num_returns=len(pending), timeout=STOP_SECONDS)
             raise
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, before)
 
 
-def _knock(address: str) -> None:
-    """Try whether anything answers at host:port; what else Ray takes, it tries soon enough itself.
+def _check_answers(address: str) -> None:
+    """Check that something answers at host:port, as Ray itself would try for minutes.
 
     :raises UsageError: nothing does.
     """
@@ -100,7 +110,7 @@ def _knock(address: str) -> None:
     if not host or not port.isdecimal():
         raise UsageError(f"--ray takes auto, local or the host:port of a cluster, not {address!r}.")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
     except (OSError, OverflowError, UnicodeError) as error:  # of a port or a name that cannot be, the latter two
         raise UsageError(f"--ray {address}: no Ray cluster there ({error}); --ray local starts one here.") from error
 
@@ -120,26 +130,24 @@ def _options(needs: Needs, nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**options, "memory": wanted["memory"]} if needs.memory else options
 
 
-def _follow(ray: Any, pending: dict[Any, Cell], execution: Execution, watch: Watch) -> None:
+def _follow(ray: Any, pending: dict[Any, Cell], execution: Execution, progress: SweepProgress) -> None:
     while pending:
-        ready, _ = ray.wait(list(pending), timeout=POLL)
+        ready, _ = ray.wait(list(pending), timeout=_POLL)
         for reference in ready:
             cell = pending.pop(reference)
             try:
-                watch.ended(outcome(cell, execution, ray.get(reference)))
+                progress.ended(outcome(cell, execution, ray.get(reference)))
             except ray.exceptions.RayError as error:  # an exception of the run, or its process died once too often
                 log = cell.log(execution)
                 log.parent.mkdir(parents=True, exist_ok=True)
                 with log.open("a") as stream:
                     stream.write(f"{error}\n")
-                watch.ended(Outcome(cell, last_line(log) or type(error).__name__))
-        watch.running([cell for cell in pending.values() if cell.log(execution).exists()])
+                progress.ended(Outcome(cell, last_line(log) or type(error).__name__))
+        progress.running([cell for cell in pending.values() if cell.log(execution).exists()])
 
 
-def _work(folder: str, argv: list[str], record: str, log: str) -> int:
-    """In a worker process: `nlpcl run`, its words in a file; the exit code."""
-    from nlpcl.cli import main
-
+def _work(main: Callable[[list[str]], int], folder: str, argv: list[str], record: str, log: str) -> int:
+    """Run `nlpcl run` in a worker process, with what it prints in a file, and return the exit code."""
     os.chdir(folder)
     if finished(Path(record)) is not None:  # the process died after the record was written
         return 0

@@ -1,4 +1,4 @@
-"""Settings chosen with Optuna, on validation data alone."""
+"""Choose settings with Optuna, on validation data alone."""
 
 from __future__ import annotations
 
@@ -14,31 +14,30 @@ from typing import Any, Literal
 
 import torch
 
-from nlpcl.config.arguments import OWNED, PresetFile, Request
+from nlpcl.config.arguments import Request
 from nlpcl.config.encoders import MINILM, encoder_fingerprint
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.presets import PresetFile
+from nlpcl.config.spec import OWNERS, CompleteSpec
 from nlpcl.errors import UsageError
 from nlpcl.options import find_option
 from nlpcl.records.metrics import average
 from nlpcl.runs.fit import fit
 from nlpcl.runs.identity import identified
-from nlpcl.runs.run import prepare
+from nlpcl.runs.run import setup
 from nlpcl.sweeps.grid import values_of
-from nlpcl.training import runtime
+from nlpcl.training.device import choose_device, tf32
 
 On = Literal["first-task", "stream"]
-RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+?)(?P<log>:log)?")
-# What a preset of these is for; the settings in it go to every run that shares them.
-CONDITIONS = ("benchmark", "scenario", "strategy", "backbone")
+_RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+?)(?P<log>:log)?")
 SPREAD = 10.0
-"""The learning rate is searched so many times below and above what it would be, where nothing else is named."""
+"""Where nothing is named, the learning rate is searched from its preset divided by this to its preset times this."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting that is searched: whole or real numbers from low to high, or one of some texts.
+    """A setting to search: whole or real numbers from low to high, or one of some texts.
 
-    :param log: whether the logarithm is searched evenly.
+    :param log: whether to search the logarithm evenly.
     """
 
     name: str
@@ -49,11 +48,11 @@ class Axis:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """Texts that must be valid if all between are."""
+        """The extreme values as texts; if they are valid, so is all between."""
         return self.choices or (repr(self.low), repr(self.high))
 
     def draw(self, trial: Any) -> str:
-        """The text of the value that a trial of Optuna is to try."""
+        """Return the text of the value that a trial of Optuna is to try."""
         if self.choices:
             return str(trial.suggest_categorical(self.name, self.choices))
         suggest = trial.suggest_int if isinstance(self.low, int) else trial.suggest_float
@@ -62,11 +61,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched.
+    """A search over settings of a run.
 
-    :param fixed: the run without what is searched.
-    :param axes: what is.
-    :param on: `first-task`: accuracy on the first task once it is trained; `stream`: average accuracy at the end.
+    :param fixed: the run without the settings to search.
+    :param axes: the settings to search.
+    :param on: `first-task` for accuracy on the first task once it is trained, `stream` for average accuracy at the end.
     """
 
     fixed: Request
@@ -75,16 +74,16 @@ class Search:
 
     @classmethod
     def asked(cls, request: Request, on: On) -> Search:
-        """The search of a command line: of `--set name=low..high`, with `:log` or not, and `--set name=a,b`.
+        """Return the search of a command line: of `--set name=low..high`, with or without `:log`, and `--set name=a,b`.
 
-        If there is none, the learning rate is searched around its preset. An option's type does not tell its range.
+        Without any, the learning rate is searched around its preset. An option's type does not say what to search.
 
         :raises UsageError: a run cannot be asked for so, a range is none, or the learning rate is fixed.
         """
         owners = request.owners()
         axes, fixed = [], []
         for name, text in request.assigned().items():
-            found, choices = RANGE.fullmatch(text), values_of(name, text)
+            found, choices = _RANGE.fullmatch(text), values_of(name, text)
             if found is not None:
                 option = find_option(name, owners)[1]
                 axes.append(_between(name, option.parse(found["low"]), option.parse(found["high"]), bool(found["log"])))
@@ -97,18 +96,16 @@ class Search:
             if "learning_rate" in {*request.fields, *request.assigned()}:
                 raise UsageError("nothing is left to search: name it, as --set learning_rate=1e-5..1e-3:log.")
             usual = rest.spec().learning_rate
-            assert usual is not None
             axes.append(Axis("learning_rate", usual / SPREAD, usual * SPREAD, log=True))
         search = cls(rest, tuple(axes), on)
-        for i, axis in enumerate(axes):  # mistakes are told before anything runs
+        for i, axis in enumerate(axes):  # so that mistakes show before anything runs
             for text in axis.ends:
                 search.request([text if j == i else other.ends[0] for j, other in enumerate(axes)]).spec()
         return search
 
     def request(self, texts: Sequence[str]) -> Request:
-        """The run with these values of what is searched."""
-        pairs = [f"{axis.name}={text}" for axis, text in zip(self.axes, texts, strict=True)]
-        return replace(self.fixed, assign=(*self.fixed.assign, *pairs))
+        """Return the run with these values of the searched settings."""
+        return replace(self.fixed, assign=(*self.fixed.assign, *self._pairs(texts)))
 
     def name(self, data_root: str | None) -> str:
         """Return the name of the study: the same for the same question about the same data, else another."""
@@ -120,15 +117,16 @@ class Search:
         return f"{spec.strategy}-{spec.benchmark}-{digest}"
 
     def usual(self) -> dict[str, Any]:
-        """What a run has without a search, as far as it lies in the ranges and among the choices: the first trial."""
+        """Return the defaults, where they lie in the search space. They are tried first."""
         try:
-            found = self._values(self.fixed.spec())
-        except UsageError:  # an option without a default is among what is searched
+            spec = self.fixed.spec()
+        except UsageError:  # a searched option has no default
             return {}
         owners = self.fixed.owners()
         usual: dict[str, Any] = {}
         for axis in self.axes:
-            value, option = found[axis.name], find_option(axis.name, owners)[1]
+            holder, option = self.fixed.field_of(axis.name), find_option(axis.name, owners)[1]
+            value = getattr(spec, axis.name) if holder is None else getattr(spec, holder)[axis.name]
             same = [text for text in axis.choices if option.parse(text) == value]
             if same:
                 usual[axis.name] = same[0]
@@ -137,31 +135,17 @@ class Search:
         return usual
 
     def preset(self, texts: Sequence[str], source: str) -> PresetFile:
-        """These values as a preset for runs of the same method on the same benchmark."""
+        """Return these values as a preset for runs of the same method on the same benchmark."""
         spec = self.request(texts).spec()
-        values: dict[str, Any] = {}
-        for name, value in self._values(spec).items():
-            field = self._field(name)
-            if field is None:
-                values[name] = value
-            else:
-                values.setdefault(field, {})[name] = value
+        searched = replace(self.fixed, assign=self._pairs(texts)).content()
+        values = {name: value for name, value in searched.items() if name not in self.fixed.fields}
         name_or_digest = "model" if spec.model_sha256 is None else "model_sha256"  # wherever the encoder lies then
-        facts = {name: getattr(spec, name) for name in (*CONDITIONS, name_or_digest)}
+        facts = {name: getattr(spec, name) for name in ("scenario", *OWNERS.values(), name_or_digest)}
         when = {name: glob.escape(value) for name, value in facts.items() if value is not None}
         return PresetFile(when=when, values=values, source=source)
 
-    def _field(self, name: str) -> str | None:
-        """The field of the spec that holds a setting; None: it is one itself."""
-        owners = self.fixed.owners()
-        return dict(zip(owners, OWNED, strict=False)).get(find_option(name, owners)[0])
-
-    def _values(self, spec: RunSpec) -> dict[str, Any]:
-        """What a spec has of what is searched."""
-        fields = {axis.name: self._field(axis.name) for axis in self.axes}
-        return {
-            name: getattr(spec, name) if field is None else getattr(spec, field)[name] for name, field in fields.items()
-        }
+    def _pairs(self, texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(f"{axis.name}={text}" for axis, text in zip(self.axes, texts, strict=True))
 
 
 def _between(name: str, low: Any, high: Any, log: bool) -> Axis:
@@ -177,9 +161,9 @@ def _between(name: str, low: Any, high: Any, log: bool) -> Axis:
 class Trial:
     """One setting that was tried.
 
-    :param number: how many the study then has, from 1.
-    :param texts: of what is searched.
-    :param accuracy: in [0, 1], on validation data; None: the run failed, and `error` says why.
+    :param number: number of trials that the study then has, from 1.
+    :param texts: values of the searched settings.
+    :param accuracy: in [0, 1], on validation data; None means that the run failed, and `error` says why.
     """
 
     number: int
@@ -201,19 +185,19 @@ def tune(
     search: Search,
     file: Path,
     trials: int,
-    told: Callable[[Trial], None],
+    on_trial_end: Callable[[Trial], None],
     *,
     data_root: str | None = None,
     **where: Any,
 ) -> Best:
-    """Search until the study has so many trials, those that failed included.
+    """Search until the study has this many trials, including those that failed.
 
-    :param file: an SQLite file; a study of the same search over the same data in it goes on.
-    :param told: called after each trial.
-    :param data_root: folder with the data; None: the package downloads what it needs.
+    :param file: an SQLite file; a study of the same search over the same data continues.
+    :param on_trial_end: called after each trial.
+    :param data_root: folder with the data; None means that the package downloads what it needs.
     :param where: `device` and `eval_batch_size`.
     :raises UsageError: Optuna is not installed, the file holds no studies, no run can be prepared, every trial failed,
-        or data or encoder change amid the search.
+        or data or encoder change during the search.
     """
     name = search.name(data_root)
     study = _study(search, name, file)
@@ -226,21 +210,21 @@ def tune(
         # A seed for each trial: a study that was interrupted must not draw the same numbers again.
         study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
         if search.name(data_root) != name:
-            raise UsageError("the data or the encoder changed amid the search: start it again.")
+            raise UsageError("the data or the encoder changed during the search: start it again.")
         drawn = study.ask()
         texts = tuple(axis.draw(drawn) for axis in search.axes)
         drawn.set_user_attr("texts", texts)
         try:
             accuracy = score(search.request(texts).spec(), search.on, data_root=data_root, **where)
-        except (UsageError, torch.OutOfMemoryError) as error:  # as a loss that is not finite
+        except (UsageError, torch.OutOfMemoryError) as error:  # say, a loss that is not finite
             if isinstance(error, Unprepared) and not study.get_trials(states=(over.COMPLETE,)):
-                raise  # as an order that is none: other values of what is searched mend nothing
+                raise  # say, an order that does not exist: other values of the settings do not help
             reason = str(error)
             study.tell(drawn, state=over.FAIL)
-            told(Trial(number, texts, None, reason))
+            on_trial_end(Trial(number, texts, None, reason))
         else:
             study.tell(drawn, accuracy)
-            told(Trial(number, texts, accuracy))
+            on_trial_end(Trial(number, texts, accuracy))
     complete = study.get_trials(states=(over.COMPLETE,))
     if not complete:
         raise UsageError(
@@ -276,24 +260,24 @@ class Unprepared(UsageError):
 
 
 def score(
-    spec: RunSpec, on: On, *, data_root: str | None = None, device: str = "auto", eval_batch_size: int = 128
+    spec: CompleteSpec, on: On, *, data_root: str | None = None, device: str = "auto", eval_batch_size: int = 128
 ) -> float:
     """Accuracy in [0, 1] on the validation data of the first task once it is trained, or, in the end, of all.
 
-    The strategy is driven over streams of training and validation data; the test stream is at hand nowhere, and a
-    frozen encoder computes no states of it.
+    The strategy sees streams of training and validation data alone; a frozen encoder computes no states of test data.
 
     :raises Unprepared: the spec cannot be run.
     :raises UsageError: its loss is not finite.
     """
     n = 1 if on == "first-task" else None
     try:
-        benchmark, strategy = prepare(
+        benchmark, strategy = setup(
             spec,
             data_root=data_root,
-            device=runtime.choose_device(device),
-            encode={"splits": ("train", "valid"), "tasks": n},
-            eval_mb_size=eval_batch_size,
+            device=choose_device(device),
+            eval_batch_size=eval_batch_size,
+            encoded_splits=("train", "valid"),
+            encoded_tasks=n,
         )
     except UsageError as error:
         raise Unprepared(str(error)) from error
@@ -301,7 +285,7 @@ def score(
         train_stream=list(benchmark.train_stream)[:n], valid_stream=list(benchmark.valid_stream)[:n]
     )
     epochs = [spec.epochs_for(name) for name in benchmark.task_names[:n]]
-    with runtime.matrix_products(tf32=spec.precision == "tf32"):
+    with tf32(spec.precision == "tf32"):
         found = average(fit(strategy, seen, eval="final", stream="valid", epochs=epochs).accuracy)
     assert found is not None
     return found

@@ -39,10 +39,10 @@ class LengthGroupedBatches(Sampler[list[int]]):
     batches, and all batches come in random order; every example comes once an epoch. Without, batches are cut from
     all examples sorted by length, the longest first, so that what does not fit in memory shows at once.
 
-    :param lengths: real tokens of each example; all the same where there are no texts.
-    :param batch_size: examples in a batch; the last one may be smaller.
+    :param lengths: number of real tokens of each example; equal if these are no texts.
+    :param batch_size: examples in a batch; the last batch may be smaller.
     :param shuffle: random batches, from torch's default generator; all of an epoch's order is drawn at once.
-    :param shard: (r, N): of the examples in their order only those at r, r + N, ..., which may be none.
+    :param shard: (r, N): only the examples at r, r + N, ... of their order, maybe none.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, shuffle: bool, shard: tuple[int, int] = (0, 1)) -> None:
@@ -71,7 +71,7 @@ class LengthGroupedBatches(Sampler[list[int]]):
 
 
 class WholeBatches:
-    """The mini-batches a `DataLoader` with the same batches would give, by tensor indexing.
+    """The mini-batches that a `DataLoader` would give, made by tensor indexing.
 
     :param data: an Avalanche dataset of parts that have `gather(rows) -> (x, y)`, in any concatenation and choice, and
         without transformations.
@@ -90,7 +90,7 @@ class WholeBatches:
         self.attributes = [_column(a) for a in data._data_attributes.values() if a.use_in_getitem]
 
     def _locate(self, data: Any, rows: Tensor, positions: Tensor) -> None:
-        """Note of which part and row of it the examples `rows` of `data` are, which stand at `positions`."""
+        """Note the part, and the row in it, of the examples `rows` of `data`, which get the indices `positions`."""
         if hasattr(data, "gather"):
             self.part_of[positions], self.row_of[positions] = len(self.parts), rows
             self.parts.append(data)
@@ -115,7 +115,7 @@ class WholeBatches:
             yield self.take(torch.as_tensor(batch))
 
     def take(self, batch: Tensor) -> list[Tensor]:
-        """Inputs, labels and attributes of the examples at these indices."""
+        """Return inputs, labels and attributes of the examples at these indices."""
         part_of, row_of = self.part_of[batch], self.row_of[batch]
         present = part_of.unique().tolist()
         gathered = [self.parts[i].gather(row_of[part_of == i]) for i in present]
@@ -127,7 +127,7 @@ class WholeBatches:
 
 
 def _column(attribute: DataAttribute[Any]) -> Tensor:
-    """The values of all examples as one tensor."""
+    """Return the values of all examples as one tensor."""
     values = attribute.data
     if isinstance(values, ConstantSequence):
         return torch.as_tensor(values[0]).expand(len(values))
@@ -138,15 +138,15 @@ def _column(attribute: DataAttribute[Any]) -> Tensor:
 def batch_rows(
     data: Any, batch_size: int, *, shuffle: bool = False, shard: tuple[int, int] = (0, 1)
 ) -> LengthGroupedBatches:
-    """Batches of a dataset's examples, or of a `shard`: of like length where they are texts, which have `lengths`."""
+    """Return batches of a dataset's examples, or of a `shard`; texts, which have `lengths`, come in like lengths."""
     return LengthGroupedBatches(getattr(data, "lengths", [0] * len(data)), batch_size, shuffle, shard)
 
 
 def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> WholeBatches | DataLoader[Any]:
-    """The mini-batches [x, y, ..., task labels] of an Avalanche dataset at these lists of indices.
+    """Return the mini-batches [x, y, ..., task labels] of an Avalanche dataset at these lists of indices.
 
-    :param workers: processes that make examples; above 0 they come from a `DataLoader` whatever the data.
-    :param pin: let that one put its batches in page-locked memory.
+    :param workers: processes that make examples; if there are any, the batches come from a `DataLoader`.
+    :param pin: let the `DataLoader` put its batches in page-locked memory.
     """
     try:
         if workers == 0:
@@ -160,6 +160,6 @@ def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> W
 def numbered_batches(
     data: Any, batch_size: int, shard: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """All data, or a `shard`, in mini-batches of like length, each with the indices of its examples."""
+    """Yield all data, or a `shard`, in mini-batches of like length, each with the indices of its examples."""
     batches = list(batch_rows(data, batch_size, shard=shard))
     yield from zip(batches, loader_of(data, batches), strict=True)

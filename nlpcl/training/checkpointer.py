@@ -1,4 +1,4 @@
-"""Where a training may be joined again: the seam between a strategy and what saves checkpoints of it."""
+"""Where a resumed training goes on: the protocol between a strategy and what saves its checkpoints."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch import Tensor
 
 
 class Checkpointer(Protocol):
-    """Told at the points where a training can be interrupted, and asked where to join it."""
+    """Is called at the points where a training can be interrupted, and says where it goes on."""
 
     joining: bool
-    """Whether the epoch about to begin goes on from its middle, so that it is not announced again."""
+    """Whether the next epoch goes on from its middle, so that its first hooks are not called again."""
 
     def enter(self, strategy: Any) -> int | None:
-        """At the start of a pass over an experience's epochs: the epoch to begin with; None if the pass is over."""
+        """Return the epoch with which to begin a pass over an experience; None if the pass is over."""
 
     def begin_epoch(self, strategy: Any, epoch: int) -> None:
-        """Right before the batches of an epoch are drawn."""
+        """Note that the batches of an epoch are about to be drawn."""
 
     def stepped(self, strategy: Any) -> None:
-        """After a step, when nothing of it is left to be done."""
+        """Save a checkpoint if one is due, after a complete step."""
 
 
 class RemainingBatches:
-    """What is left of an epoch: a loader's batches after the first `done`, in the order they had.
+    """The rest of an epoch: a loader's batches after the first `done`, in the order they had.
 
     :param loader: as it is at the start of an epoch.
-    :param done: number of batches to leave out.
+    :param done: number of batches to skip.
     :param order: torch's random state when the epoch began, from which the order of the batches follows.
     """
 

@@ -1,9 +1,9 @@
-"""Several processes that train one model together; in a process alone every function leaves things as they are.
+"""Several processes that train one model together; in a single process every function changes nothing.
 
-All hold the same data, model and random states and draw the same mini-batches. Of each a process computes every N-th
-row, and what is found of them is summed, so that each goes on with the gradient of the whole mini-batch: parameters,
-masks, memories and importances stay the same everywhere. What is drawn between a mini-batch's forward and backward
-pass, such as dropout, is drawn by each process for itself.
+All processes hold the same data, model and random states and draw the same mini-batches. Each computes every N-th row
+of a mini-batch, and the results are summed, so that all go on with the gradient of the whole mini-batch: parameters,
+masks, memories and importances stay the same everywhere. Between a mini-batch's forward and backward pass each process
+draws its own random numbers, for dropout as an example.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from nlpcl.errors import UsageError
+from nlpcl.training.device import choose_device
 from nlpcl.training.launch import launched, local_rank
-from nlpcl.training.runtime import choose_device
 
 LONGEST_WAIT = timedelta(hours=6)
-"""For a process that computes what the others then find in the cache; one that died is noticed at once."""
-LONGEST = 4096
-"""Bytes of a message that one process passes on to the others."""
+"""One process may compute for hours what the others then find in the cache; one that died is noticed at once."""
+MESSAGE_BYTES = 4096
+"""Bytes of an error message that one process passes on to the others."""
 
 
 def world_size() -> int:
-    """Number N of processes."""
+    """Return the number N of processes."""
     return DistributedHelper.world_size
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return DistributedHelper.rank
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Return whether this is the process that writes files and shows progress."""
     return DistributedHelper.is_main_process
 
 
 @contextmanager
 def process_group(device: str) -> Iterator[torch.device]:
-    """Within it, the processes that torchrun started are one group; gives the device of this one.
+    """Join the processes that torchrun started into one group; give the device of this one.
 
     A group that exists already is used and left as it is.
 
@@ -57,15 +57,15 @@ def process_group(device: str) -> Iterator[torch.device]:
     if not launched() and not dist.is_initialized():
         yield choose_device(device)
         return
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        if here > torch.cuda.device_count():
+        if local_processes > torch.cuda.device_count():
             raise UsageError(
-                f"{here} processes on a machine need {here} GPUs, and this one has {torch.cuda.device_count()}: start "
-                "fewer, or --device cpu."
+                f"{local_processes} processes on a machine need {local_processes} GPUs, and this one has "
+                f"{torch.cuda.device_count()}: start fewer, or --device cpu."
             )
         device = f"cuda:{local_rank()}"  # Avalanche's helper takes the global rank, which several machines exceed
-    elif device.startswith("cuda:") and here > 1:
+    elif device.startswith("cuda:") and local_processes > 1:
         raise UsageError(f"each process needs a GPU of its own: --device cuda, not {device}.")
     place = choose_device(device)
     if place.type == "cuda":
@@ -75,7 +75,7 @@ def process_group(device: str) -> Iterator[torch.device]:
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
-        barrier()  # no process leaves, say with a mistake, while another still looks for it
+        barrier()  # or one that ends early, with a UsageError, would be gone before another has found it
         yield place
     finally:
         dist.destroy_process_group()
@@ -83,9 +83,9 @@ def process_group(device: str) -> Iterator[torch.device]:
 
 @contextmanager
 def raise_on_all_ranks() -> Iterator[None]:
-    """What a user's mistake stops in one process stops all of them, with the same words.
+    """Re-raise a UsageError of any process in all of them.
 
-    :raises UsageError: that of the first process that has one.
+    :raises UsageError: that of the lowest rank that has one.
     """
     message = ""
     try:
@@ -96,15 +96,15 @@ def raise_on_all_ranks() -> Iterator[None]:
         message = str(error)
     failed = all_reduce_max(world_size() - rank() if message else 0)
     if failed:
-        content = message.encode()[:LONGEST].ljust(LONGEST, b"\0")
-        said = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        dist.broadcast(said, world_size() - failed)
-        raise UsageError(bytes(said.tolist()).rstrip(b"\0").decode(errors="ignore"))
+        content = message.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0")
+        buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        dist.broadcast(buffer, world_size() - failed)
+        raise UsageError(bytes(buffer.tolist()).rstrip(b"\0").decode(errors="ignore"))
 
 
 @contextmanager
 def local_rank_zero_first() -> Iterator[None]:
-    """The first process of each machine goes first, so that the others find in the cache what it made."""
+    """Let the first process of each machine go first, so that the others find in the cache what it made."""
     if local_rank() > 0:
         barrier()
     try:
@@ -115,24 +115,27 @@ def local_rank_zero_first() -> Iterator[None]:
 
 
 def shard_index() -> tuple[int, int]:
-    """Number of this process and of all: it takes the rows [number :: all]."""
+    """Return (r, N): this process takes the rows r, r + N, ..."""
     return rank(), world_size()
 
 
 def local_rows(n: int) -> range:
-    """Which of the n rows of a mini-batch are this process's; none if there are fewer rows than processes before it."""
+    """Return which of the n rows of a mini-batch this process computes; a small mini-batch may leave it none."""
     return range(rank(), n, world_size())
 
 
 def shard(rows: Tensor) -> Tensor:
-    """Of rows (n, ...) this process's; if it has none the first, so that it takes part, to count for nothing."""
+    """Return this process's share of rows (n, ...).
+
+    If it has none, it gets the first row, so that it takes part in the collectives; that row counts for nothing.
+    """
     if world_size() == 1:
         return rows
     return rows[rank() :: world_size()] if local_rows(len(rows)) else rows[:1]
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes, whose gradient is the sum over the processes of the gradients."""
+    """The sum over the processes, whose gradient is the sum of the gradients over the processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -144,10 +147,10 @@ class _Sum(torch.autograd.Function):
 
 
 def all_gather(x: Tensor, n: int) -> Tensor:
-    """All n rows of something, in their order, of which each process has its own (see `shard`); differentiable.
+    """Return the rows of all processes in their order; differentiable.
 
-    :param x: this process's rows.
-    :param n: number of all.
+    :param x: this process's rows, as `shard` cuts them.
+    :param n: number of rows in all.
     """
     if world_size() == 1:
         return x
@@ -158,63 +161,70 @@ def all_gather(x: Tensor, n: int) -> Tensor:
 
 
 def all_gather_ints(parts: Sequence[Tensor]) -> Tensor:
-    """Whole numbers (n,) of all processes, on the host, of which each has its own rows' in parts (b,), or has none."""
+    """Return the integers (n,) of all processes, on the host.
+
+    :param parts: those of this process's rows, in tensors (b,); maybe none.
+    """
     if world_size() == 1:
         return torch.cat(list(parts))
-    found = torch.cat(list(parts)).cpu() if parts else torch.empty(0, dtype=torch.long)
-    return all_gather(found, int(all_reduce(torch.tensor(len(found)))))
+    local = torch.cat(list(parts)).cpu() if parts else torch.empty(0, dtype=torch.long)
+    return all_gather(local, int(all_reduce(torch.tensor(len(local)))))
 
 
 def all_reduce_rows(x: Tensor, n: int) -> Tensor:
-    """Sum over the processes of what each has found of its own of n rows; without a gradient."""
+    """Return the sum over the processes of what each computed from its share of n rows; without a gradient."""
     return x if world_size() == 1 else all_reduce(x.clone() if local_rows(n) else torch.zeros_like(x))
 
 
 def all_reduce(x: Tensor) -> Tensor:
-    """x, in place the sum over the processes."""
-    _reduce(x, dist.ReduceOp.SUM)
+    """Replace x, in place, by its sum over the processes, and return it."""
+    if world_size() > 1:
+        with _end_with_the_others():
+            dist.all_reduce(x)
     return x
 
 
 def barrier() -> None:
     """Wait until every process has come here."""
-    all_reduce_max(0)
+    if world_size() > 1:
+        with _end_with_the_others():
+            dist.barrier()
 
 
 def all_reduce_max(number: int) -> int:
     """Return the largest of the processes' numbers."""
     if world_size() == 1:
         return number
-    numbers = torch.tensor(number)
-    _reduce(numbers, dist.ReduceOp.MAX)
-    return int(numbers)
+    largest = torch.tensor(number)
+    with _end_with_the_others():
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def broadcast(numbers: Sequence[int]) -> list[int]:
-    """The first process's numbers; the others give as many."""
+    """Return the first process's numbers; the others pass as many of their own."""
     return list(numbers) if world_size() == 1 else all_reduce(torch.tensor(numbers) * is_rank_zero()).tolist()
 
 
-def _reduce(x: Tensor, operation: Any) -> None:
-    if world_size() == 1:
-        return
+@contextmanager
+def _end_with_the_others() -> Iterator[None]:
     try:
-        dist.all_reduce(x, operation)
+        yield
     except RuntimeError as error:
         reason = str(error).partition(". ")[0]
         raise UsageError(f"another process of this run ended, and so does this one ({reason}).") from error
 
 
 def weigh_loss(loss: Tensor, n: int) -> Tensor:
-    """This process's part of the mean loss over n rows, given the mean over its own.
+    """Turn the mean loss over this process's rows into its part of the mean over n rows.
 
-    The parts add up to 1, so a term that is the same everywhere, such as a penalty, counts once.
+    The weights add up to 1, so a term that is the same in all processes, such as a penalty, counts once.
     """
     return loss if world_size() == 1 else loss * (len(local_rows(n)) / n)
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor], loss: Tensor, alike: bool) -> Tensor:
-    """Make each gradient the sum over the processes, in one message; gives the sum of the losses.
+    """Make each gradient the sum over the processes, in one message, and return the sum of the losses.
 
     A parameter without a gradient in every process keeps none.
 
@@ -237,7 +247,7 @@ def all_reduce_gradients(parameters: Iterable[Tensor], loss: Tensor, alike: bool
 
 @torch.no_grad()
 def broadcast_model(model: nn.Module) -> None:
-    """Give all processes the first one's values of what trains and of the buffers."""
+    """Copy the first process's trainable parameters and buffers to all processes."""
     if world_size() == 1:
         return
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
@@ -246,22 +256,13 @@ def broadcast_model(model: nn.Module) -> None:
             dist.broadcast(value, 0)
 
 
-RngState = tuple[Tensor, Tensor | None]
-
-
-def fork_rng(device: torch.device, step: int) -> RngState | None:
-    """From now on draw what follows from the seed, this process and the step alone; the states to go back to."""
+@contextmanager
+def fork_rng(device: torch.device, step: int) -> Iterator[None]:
+    """Draw random numbers from the seed, this process's rank and the step; afterwards those that all processes draw."""
     if world_size() == 1:
-        return None
-    common = torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        yield
+        return
     entropy = np.random.SeedSequence((torch.initial_seed(), rank(), step)).generate_state(1, np.uint64)
-    torch.manual_seed(int(entropy[0]))
-    return common
-
-
-def restore_rng(states: RngState | None, device: torch.device) -> None:
-    """Draw again what all processes draw."""
-    if states is not None:
-        torch.set_rng_state(states[0])
-        if states[1] is not None:
-            torch.cuda.set_rng_state(states[1], device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(entropy[0]))
+        yield

@@ -1,4 +1,4 @@
-"""What validation data decide while an experience trains: its best epoch, and when to lower the learning rate."""
+"""Early stopping on validation data: restore the best epoch, and lower the learning rate on a plateau."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
 from nlpcl.training import distributed
 from nlpcl.training.batches import batch_rows, loader_of
+from nlpcl.training.forward import mode, on_device
 
 
 def validation_of(experience: Any) -> Any:
-    """The validation data of a training experience, an Avalanche dataset; None if its benchmark has none."""
+    """Return the validation data of a training experience, or None if its benchmark has none."""
     benchmark = getattr(experience.origin_stream, "benchmark", None)
     stream = getattr(benchmark, "valid_stream", None)
     return stream[experience.current_experience].dataset.eval() if stream else None
@@ -27,13 +28,16 @@ class EarlyStopping:
     On a plateau, as in the code of HAT: after `patience` epochs without a lower loss the rate is divided by
     `plateau_factor`, and once it is below `min_learning_rate` the experience ends.
 
-    :param best_epoch: restore the best epoch even without a plateau schedule.
-    :param plateau: follow the plateau schedule, which includes that.
+    :param best_epoch: restore the best epoch, even without a plateau schedule.
+    :param plateau: follow the plateau schedule, which always restores the best epoch.
     :param patience: epochs, at least 1.
     :param plateau_factor: above 1.
     :param min_learning_rate: at least 0.
     :raises UsageError: a number out of range.
     """
+
+    state = ("best_epochs",)
+    task_state = ("scale", "best_loss", "best_epoch", "stalled", "parameters")
 
     def __init__(
         self, best_epoch: bool, plateau: bool, patience: int, plateau_factor: float, min_learning_rate: float
@@ -48,11 +52,11 @@ class EarlyStopping:
         self.plateau_factor = plateau_factor
         self.min_learning_rate = min_learning_rate
         self.best_epochs: list[int] = []
-        """Of each training so far the epoch, from 1, whose parameters were kept."""
+        """By training so far the epoch, from 1, whose parameters were restored."""
         self.begin()
 
     def begin(self) -> None:
-        """Before the first epoch."""
+        """Forget the last experience, before the first epoch of the next."""
         self.scale = 1.0
         """Factor on the learning rate."""
         self.best_loss = float("inf")
@@ -61,7 +65,7 @@ class EarlyStopping:
         self.parameters: dict[str, Tensor] = {}
 
     def after_epoch(self, strategy: Any, epoch: int, learning_rate: float) -> bool:
-        """Test on the validation data; whether the experience's training is over.
+        """Test on the validation data; return whether the experience's training is over.
 
         :param learning_rate: what `scale` multiplies.
         """
@@ -75,12 +79,14 @@ class EarlyStopping:
         if not self.plateau or self.stalled < self.patience:
             return False
         self.stalled = 0
+        # Not ReduceLROnPlateau: it writes into the optimizer, whose rate LambdaLR sets anew at each step, and it
+        # multiplies by 1 / plateau_factor, which rounds otherwise.
         self.scale /= self.plateau_factor
         return learning_rate * self.scale < self.min_learning_rate
 
     @torch.no_grad()
     def finish(self, strategy: Any) -> None:
-        """After the last epoch: put the best one's parameters back."""
+        """Restore the parameters of the best epoch, after the last one."""
         parameters = dict(strategy.model.named_parameters())
         for name, value in self.parameters.items():
             parameters[name].copy_(value)
@@ -90,16 +96,14 @@ class EarlyStopping:
 
 @torch.no_grad()
 def validation_loss(strategy: Any) -> float:
-    """Return the mean loss over the validation data of the experience in training; moves no random state.
+    """Return the mean loss over the validation data of the experience in training; no random state moves.
 
-    :raises UsageError: there are none.
+    :raises UsageError: its benchmark has none.
     """
-    from nlpcl.training.strategy import mode, on_device
-
-    found = [validation_of(e) for e in getattr(strategy, "_experiences", None) or [strategy.experience]]
-    if None in found:
+    datasets = [validation_of(e) for e in getattr(strategy, "_experiences", None) or [strategy.experience]]
+    if None in datasets:
         raise UsageError("best_epoch and the plateau schedule need a benchmark with validation data, a valid_stream.")
-    data = reduce(lambda left, right: left.concat(right), found)
+    data = reduce(lambda left, right: left.concat(right), datasets)
     total = torch.zeros((), device=strategy.device)
     with mode(strategy.model, training=False):
         for x, y, *_, tasks in loader_of(

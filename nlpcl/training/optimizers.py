@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 def linear_schedule(step: int, total: int, warmup: float) -> float:
-    """Factor on the learning rate at step 0 .. total - 1: linear up over the first `warmup` share, linear down after.
+    """Return the factor on the learning rate at step 0 .. total - 1, which rises for a share `warmup`, then falls.
 
     Devlin et al. 2019, section A.2. The first step's factor is above 0, the last one's too.
     """
@@ -19,7 +19,7 @@ def linear_schedule(step: int, total: int, warmup: float) -> float:
 
 
 def original_schedule(step: int, total: int, warmup: float) -> float:
-    """The original toolkit's factor: its training loop and its optimizer each apply a linear schedule.
+    """Return the original toolkit's factor: its training loop and its optimizer each apply a linear schedule.
 
     w1(x) w2(x) with x = step / total; w1 = x / warmup, then 1 - x; w2 = x / warmup, then (1 - x) / (1 - warmup).
     Both are 0 at the end, which is asked for after the last step; if all steps warm up, nothing falls before.
@@ -31,18 +31,18 @@ def original_schedule(step: int, total: int, warmup: float) -> float:
 
 
 def uncorrected(step: int, betas: tuple[float, float]) -> float:
-    """(1 - beta_1^n) / sqrt(1 - beta_2^n) at the n-th step, n = step + 1: undoes Adam's correction of its means.
+    """Return (1 - beta_1^n) / sqrt(1 - beta_2^n), n = step + 1, which undoes Adam's bias correction.
 
-    As a factor on the learning rate it is exact but for Adam's epsilon and for a decoupled weight decay.
+    As a factor on the learning rate it is exact up to Adam's epsilon and a decoupled weight decay.
     """
     return (1 - betas[0] ** (step + 1)) / (1 - betas[1] ** (step + 1)) ** 0.5
 
 
 def new_optimizer(template: Optimizer, model: nn.Module, own_groups: list[dict[str, Any]]) -> Optimizer:
-    """An optimizer of the template's class over the model's trainable parameters.
+    """Return an optimizer of the template's class over the model's trainable parameters.
 
-    A parameter keeps the options of the template's group it stood in, others take the template's
-    defaults; biases, also those stacked over tasks, and LayerNorms get no weight decay; `own_groups` go in as they are.
+    A parameter keeps the options of its group in the template, others take the template's defaults. Biases, also
+    those stacked over tasks, and LayerNorms get no weight decay. `own_groups` are added unchanged.
     """
     accepted = inspect.signature(type(template).__init__).parameters
     defaults = {k: v for k, v in template.defaults.items() if k in accepted}

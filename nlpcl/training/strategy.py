@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import torch
-from avalanche.evaluation.metrics import accuracy_metrics
-from avalanche.models import avalanche_forward
 from avalanche.training import JointTraining
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, Site, single_task
+from nlpcl.models.base import ContinualModel, single_task
 from nlpcl.models.device import PAGE_LOCKED, to_device
 from nlpcl.models.sizes import model_bytes
 from nlpcl.options import Options, option, with_options
 from nlpcl.registry import Regime
-from nlpcl.runs.failures import not_finite
 from nlpcl.training import distributed
 from nlpcl.training.batches import LengthGroupedBatches, batch_rows, loader_of
 from nlpcl.training.checkpointer import Checkpointer
 from nlpcl.training.early_stopping import EarlyStopping
+from nlpcl.training.evaluators import accuracy_evaluator
+from nlpcl.training.finite import not_finite
+from nlpcl.training.forward import logits_of
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.training.plugin import Plugin
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "plateau"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def logits_of(strategy: Any, x: Tensor, task_labels: Tensor | int) -> Tensor:
-    """Logits of inputs under a strategy's model and precision, in float32; also of Avalanche's own strategies."""
-    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-    with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
-        return avalanche_forward(strategy.model, x, task_labels).float()
 
 
 def minibatch_rows(strategy: Any) -> int:
@@ -48,41 +38,10 @@ def minibatch_rows(strategy: Any) -> int:
     return getattr(strategy, "mb_rows", 0) or len(strategy.mb_y)
 
 
-def on_device(strategy: Any, x: Tensor) -> Tensor:
-    """Inputs from the host as the strategy's model takes them: trimmed where they are texts, and copied."""
-    if isinstance(strategy.model, ContinualModel):
-        x = strategy.model.backbone.trimmed(x)
-    return to_device(x, strategy.device)
-
-
 def protocol_of(strategy: object) -> Regime:
     """Return how a strategy is driven: as its class says; Avalanche's JointTraining jointly, its others continually."""
     avalanches: Regime = "joint" if isinstance(strategy, JointTraining) else "continual"
     return getattr(strategy, "protocol", avalanches)
-
-
-@contextmanager
-def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """`model.train(training)`, undone module by module at the end."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, was in before:
-            module.training = was
-
-
-def silent_evaluator(*metrics: Any) -> EvaluationPlugin:
-    """Metrics that `eval` returns and nothing prints, without Avalanche's warning that nothing does."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No loggers specified")
-        return EvaluationPlugin(*metrics)
-
-
-def accuracy_evaluator() -> EvaluationPlugin:
-    """Accuracy per experience and over the stream, returned by `eval` and printed nowhere."""
-    return silent_evaluator(accuracy_metrics(experience=True, stream=True))
 
 
 class StrategyOptions(Options):
@@ -130,8 +89,10 @@ class ContinualStrategy(SupervisedTemplate):
     """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
     mbatch: Any
     loss: Tensor
-    transient: tuple[str, ...] = ("checkpointer", "_template", "_tasks", "_unpacked", "mb_rows", "_alike", "_common")
-    of_task: tuple[str, ...] = ("optimizer", "optimized_param_id", "_scheduler", "_clipped", "_bad_step")
+    _tasks: Tensor | int
+    _unpacked: Tensor | None
+    state: ClassVar[tuple[str, ...]] = ("plugins", "early_stopping", "scaler")
+    task_state: ClassVar[tuple[str, ...]] = ("optimizer", "_scheduler", "_bad_step", "_stop_training")
 
     def __init__(
         self,
@@ -188,12 +149,10 @@ class ContinualStrategy(SupervisedTemplate):
         self._template = optimizer
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._clipped: list[nn.Parameter] = []
-        self._tasks: Tensor | int = 0
-        self._unpacked: Tensor | None = None
         self._bad_step = torch.tensor(-1)
-        self.mb_rows = 0
-        self._alike = True
-        self._common: distributed.RngState | None = None
+        self._noise = ExitStack()
+        self.optimized_param_id: dict[str, nn.Parameter] = {}  # not None: Avalanche asks
+        self._drop_batch()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -228,7 +187,6 @@ class ContinualStrategy(SupervisedTemplate):
         self.optimizer = new_optimizer(self._template, self.model, self._own_groups())
         own = {id(p) for group in self._own_groups() for p in group["params"]}
         self._clipped = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
-        self.optimized_param_id: dict[str, nn.Parameter] = {}  # not None: Avalanche asks
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         self._bad_step = torch.tensor(-1, device=self.device)
@@ -312,9 +270,26 @@ class ContinualStrategy(SupervisedTemplate):
         super()._unpack_minibatch()
         self._unpacked = self.mbatch[-1]
 
+    def _drop_batch(self) -> None:
+        """Drop what is known of the last mini-batch."""
+        if isinstance(self.model, ContinualModel):
+            self.model.backbone.context.clear()
+        self._tasks = 0
+        self._unpacked = None
+        self.mb_rows = 0
+        self._alike = True
+
+    def _train_cleanup(self) -> None:
+        super()._train_cleanup()
+        self._drop_batch()
+
+    def _eval_cleanup(self) -> None:
+        super()._eval_cleanup()
+        self._drop_batch()
+
     def _before_forward(self, **kwargs: Any) -> None:
         super()._before_forward(**kwargs)
-        self._common = distributed.fork_rng(self.device, self.clock.train_iterations)
+        self._noise.enter_context(distributed.fork_rng(self.device, self.clock.train_iterations))
 
     def forward(self) -> Tensor:
         """Logits of the mini-batch, in float32."""
@@ -355,8 +330,8 @@ class ContinualStrategy(SupervisedTemplate):
         """Backward pass; afterwards gradients are unscaled and the whole mini-batch's, so plugins see the true ones."""
         self.loss = distributed.weigh_loss(self.loss, self.mb_rows)
         self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
+        self._noise.close()
         if distributed.world_size() > 1:
-            distributed.restore_rng(self._common, self.device)
             parameters = (p for group in self.optimizer.param_groups for p in group["params"])
             self.loss = distributed.all_reduce_gradients(parameters, self.loss, self._alike)
         self.scaler.unscale_(self.optimizer)
@@ -411,29 +386,3 @@ def show_options(cls: type[ContinualStrategy]) -> None:
 
 CONSTRUCTOR = inspect.signature(ContinualStrategy.__init__)
 show_options(ContinualStrategy)
-
-
-def continual_model(model: nn.Module, method: str) -> ContinualModel:
-    """`model`, if it is one that a method can shape.
-
-    :raises TypeError: it is not a `ContinualModel`.
-    """
-    if not isinstance(model, ContinualModel):
-        raise TypeError(
-            f"{method} shapes the model's layers, so it needs a ContinualModel, not a {type(model).__name__}"
-        )
-    return model
-
-
-def sites_of(model: ContinualModel, method: str) -> list[Site]:
-    """The sites of a model's backbone, which `method` works on.
-
-    :raises UsageError: it has none.
-    """
-    sites = model.backbone.sites()
-    if not sites:
-        raise UsageError(
-            f"{method} works on linear or convolutional layers, and the net of this {type(model.backbone).__name__} "
-            "has none: --set net=cnn."
-        )
-    return sites

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from nlpcl.benchmarks import ASC, Demo, TextTask, text_benchmark_from_tasks
-from nlpcl.benchmarks._base import published_orders
 from nlpcl.benchmarks._files.download import data_bytes
-from nlpcl.benchmarks._text import encode, load_tokenizer
+from nlpcl.benchmarks._files.published import published_orders
+from nlpcl.benchmarks._tokens import load_tokenizer, tokenize
 from nlpcl.benchmarks.text.demo import DOMAINS, NOISE, _task
 from nlpcl.config import encoders as encoders_module
 from tests.helpers.messages import refused
@@ -100,8 +100,8 @@ def test_examples_are_the_tokenizers_own_output(tiny: str, data_root: Path) -> N
 
 
 def test_segments_are_zero_where_the_model_has_none(encoders: dict[str, str]) -> None:
-    assert encode(load_tokenizer(encoders["bert"]), ["cat"], ["good dog"], 8)[0, 2].sum() > 0
-    assert encode(load_tokenizer(encoders["distilbert"]), ["cat"], ["good dog"], 8)[0, 2].sum() == 0
+    assert tokenize(load_tokenizer(encoders["bert"]), ["cat"], ["good dog"], 8)[0, 2].sum() > 0
+    assert tokenize(load_tokenizer(encoders["distilbert"]), ["cat"], ["good dog"], 8)[0, 2].sum() == 0
 
 
 def test_bad_files_are_named(tmp_path: Path, data_root: Path, tiny: str) -> None:
@@ -118,10 +118,10 @@ def test_bad_files_are_named(tmp_path: Path, data_root: Path, tiny: str) -> None
         ASC("til", ["Bing9domains_ipod"], tokenizer=tiny, max_length=8, root=root)
 
 
-def test_data_root_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_root_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: str) -> None:
     monkeypatch.setenv("NLPCL_DATA", str(tmp_path / "nowhere"))
     with refused("nowhere"):
-        data_bytes("asc", "x", "0", "https://example.invalid/x", None)
+        ASC(tokenizer=tiny)
 
 
 def test_download_checks_the_hash_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +216,9 @@ def test_a_column_of_no_pairs_is_no_column(tiny: str) -> None:
 
 def test_padding_is_on_the_right_whatever_the_tokenizer_says(tiny: str) -> None:
     tokenizer = load_tokenizer(tiny)
-    expected = encode(tokenizer, ["cat"], None, 8)
+    expected = tokenize(tokenizer, ["cat"], None, 8)
     tokenizer.padding_side = "left"
-    assert torch.equal(encode(tokenizer, ["cat"], None, 8), expected)
+    assert torch.equal(tokenize(tokenizer, ["cat"], None, 8), expected)
 
 
 def test_a_missing_minilm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nlpcl.benchmarks import text_benchmark
 from nlpcl.cli import main
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.runs import run as experiment
 from tests.helpers.messages import refused
@@ -146,6 +147,6 @@ def test_every_example_is_kept_exactly_once(tiny: str, labels: list[list[int]], 
 
 def test_epochs_of_a_task_that_the_folder_lacks_are_refused(tiny: str, folders: dict[str, Path]) -> None:
     asked = {"benchmark": "folder", "strategy": "ncl", "model": tiny, "epochs": {"task9": 3, "*": 1}}
-    spec = RunSpec.parse(asked).filled()
+    spec = resolve(RunSpec.parse(asked))
     with refused("epochs task9"):
-        experiment.prepare(spec, data_root=folders["til"], device=torch.device("cpu"))
+        experiment.setup(spec, data_root=folders["til"], device=torch.device("cpu"))

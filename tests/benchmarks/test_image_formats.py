@@ -24,9 +24,10 @@ from nlpcl.benchmarks import (
     SplitTinyImageNet,
 )
 from nlpcl.benchmarks._images import COLOUR
-from nlpcl.benchmarks.images._readers import IDX_FILES, idx_array, read_cifar
-from nlpcl.benchmarks.images.vlcs import LABELS as KINDS
+from nlpcl.benchmarks.images._cifar import read_cifar10, read_cifar100
+from nlpcl.benchmarks.images._mnist import IDX_FILES, idx_array
 from nlpcl.cli import main
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.registry import backbones as all_backbones
 from nlpcl.registry import benchmarks, check_combination, strategies
@@ -98,7 +99,7 @@ def test_cifar_in_its_binary_version(tmp_path: Path) -> None:
             entry = tarfile.TarInfo(f"cifar-100-binary/{name}")
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
-    data = read_cifar("cifar100", tmp_path)
+    data = read_cifar100(tmp_path)
     assert data.train.targets[:3] == [0, 1, 2] and len(data.classes) == 100
     expected = torch.from_numpy(rows["train.bin"][5, 2:].reshape(3, 32, 32)) / 255
     torch.testing.assert_close(data.train[5][0], COLOUR(expected))
@@ -108,9 +109,9 @@ def test_cifar_in_its_binary_version(tmp_path: Path) -> None:
     train_two_tasks("splitcifar100", tmp_path, "cil")
     (tmp_path / "cifar100" / "cifar-100-binary.tar.gz").write_bytes(b"no archive")
     with refused("cifar-100-binary.tar.gz"):
-        read_cifar("cifar100", tmp_path)
+        read_cifar100(tmp_path)
     with refused("cifar10"):
-        read_cifar("cifar10", tmp_path)
+        read_cifar10(tmp_path)
 
 
 def test_tiny_imagenet(tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_celeba_by_person(data_root: Path, tmp_path: Path) -> None:
 
 def test_vlcs(tmp_path: Path) -> None:
     for domain in ("sun", "pascal", "labelme", "caltech"):
-        for kind in KINDS:
+        for kind in benchmarks.get("vlcs").labels:
             for i in range(10):
                 write_image(tmp_path / "vlcs" / domain / kind / f"{i}.jpg", 20 * i, 50)
     benchmark = VLCS(root=tmp_path)
@@ -206,7 +207,7 @@ def test_vlcs(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_refused(given: dict[str, Any], words: str) -> None:
     with refused(words):
-        RunSpec.parse({"benchmark": "femnist", "strategy": "ncl", **given}).filled()
+        resolve(RunSpec.parse({"benchmark": "femnist", "strategy": "ncl", **given}))
 
 
 def test_a_strategy_for_text_alone_says_so() -> None:

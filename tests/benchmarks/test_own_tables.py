@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlpcl.benchmarks.folder._formats import TextFormat, parse
-from nlpcl.benchmarks.folder._tables import Table
+from nlpcl.benchmarks.folder._tables import RawTable
 from nlpcl.errors import UsageError
 from tests.helpers.own_data import ROWS, lines, one_task, stream, write
 
@@ -27,11 +27,11 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"
 LABEL = st.sampled_from(["no", "yes", "may be"])
 
 
-def table(text: str | bytes, name: str = "train.csv", **form: Any) -> Table:
+def table(text: str | bytes, name: str = "train.csv", **form: Any) -> RawTable:
     return parse(text if isinstance(text, bytes) else text.encode(), Path(name), TextFormat(**form))
 
 
-def rows_of(found: Table) -> list[tuple[Any, ...]]:
+def rows_of(found: RawTable) -> list[tuple[Any, ...]]:
     return list(zip(*(found.values(i) for i in range(len(found.columns))), strict=True))
 
 

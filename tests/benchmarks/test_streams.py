@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from nlpcl.benchmarks import DSC, NLI, SSC, Newsgroups
-from nlpcl.benchmarks._base import published_orders
+from nlpcl.benchmarks._files.published import published_orders
 from nlpcl.benchmarks.text import newsgroups as newsgroups_module
 from nlpcl.benchmarks.text.newsgroups import TOPICS, body
 from nlpcl.cli import main

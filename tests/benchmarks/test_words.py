@@ -13,9 +13,9 @@ import torch
 
 from nlpcl.benchmarks import text_benchmark_from_tasks, words
 from nlpcl.benchmarks._files.cache import cache_key, fingerprint
-from nlpcl.benchmarks._text import encode
+from nlpcl.benchmarks._tokens import tokenize
 from nlpcl.benchmarks.words import Words, read_vectors, split_words, train_vectors
-from nlpcl.config.encoders import sha256
+from nlpcl.config.files import sha256
 from nlpcl.errors import UsageError
 from tests.helpers.messages import mentions, refused
 from tests.helpers.text_tasks import make_tasks
@@ -123,11 +123,11 @@ def test_pairs_are_one_text_or_the_second_alone(tmp_path: Path) -> None:
     (task,) = make_tasks((2,), n=4)
     frame = task.train.assign(text="the cat", text_pair=["bad", "", "?", "bad cat " * 9])
     tokenizer = read_vectors(write(tmp_path, "glove")).tokenizer()
-    both = encode(tokenizer, *Words(pairs="both").columns(frame), 8)
+    both = tokenize(tokenizer, *Words(pairs="both").columns(frame), 8)
     assert both[:, 0].tolist() == [[2, 4, 3, *[0] * 5], [2, 4, 1, *[0] * 5], [2, 4, 1, *[0] * 5], [2, 4, *[3, 4] * 3]]
     assert both[:, 1].sum(dim=1).tolist() == [3, 3, 3, 8]
     assert not both[:, 2].any()
-    second = encode(tokenizer, *Words(pairs="second").columns(frame), 8)
+    second = tokenize(tokenizer, *Words(pairs="second").columns(frame), 8)
     assert second[:, 0].tolist() == [[3, *[0] * 7], [1, *[0] * 7], [1, *[0] * 7], [3, 4] * 4]
     assert Words(pairs="second").columns(frame.drop(columns="text_pair")) == (["the cat"] * 4, None)
 

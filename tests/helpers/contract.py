@@ -87,7 +87,7 @@ def check_strategy(name: str, backbone: str, scenario: str, encoder: str, root: 
     check_what_moved(strategy, backbone, before)
 
     spec = RunSpec.parse(record.spec).model_copy(update={"seed": 1})
-    benchmark, untrained = experiment.prepare(spec, data_root=root, device=torch.device("cpu"))
+    benchmark, untrained = experiment.setup(spec, data_root=root, device=torch.device("cpu"))
     fresh = untrained.model
     fresh.load_state_dict(state)
     strategy.model.eval(), fresh.eval()

@@ -27,7 +27,7 @@ def of_other_classes(task: Any) -> Any:
     labels = tuple(f"other {label}" for label in task.labels)
     words = {"text_pair": {"good": "hot", "bad": "cold"}}
     parts = [
-        Images(part.pool, part.rows, part.targets, part.scale, lambda x: x.mT)
+        Images(part.pool, part.rows, part.targets, part.normalise, lambda x: x.mT)
         if isinstance(part, Images)
         else part.replace(words, regex=True)
         for part in (task.train, task.valid, task.test)

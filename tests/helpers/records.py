@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nlpcl.config.encoders import MINILM_SHA256
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.leaderboard.submit import place_of
 from nlpcl.records.record import Record
@@ -20,7 +21,7 @@ Matrix = list[list[float | None]]
 
 @functools.cache
 def _complete(strategy: str) -> RunSpec:
-    return RunSpec.parse({"strategy": strategy, "tasks": len(TASKS), "train_size": 20}).filled()
+    return resolve(RunSpec.parse({"strategy": strategy, "tasks": len(TASKS), "train_size": 20}))
 
 
 def triangle(*rows: Sequence[float]) -> Matrix:

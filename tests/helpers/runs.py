@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.records.record import Record
 from nlpcl.registry import StrategyEntry, benchmarks, strategies
-from nlpcl.runs import checkpoint
 from nlpcl.runs import run as experiment
+from nlpcl.runs.checkpoint_folder import NOW, CheckpointFolder
 from tests.helpers.contract import SMALL, TEXT, small_options
 from tests.helpers.images import tiny_images
 
@@ -56,7 +57,7 @@ def spec_of(name: str, models: dict[str, str], **more: Any) -> tuple[RunSpec, st
     content |= {**SMALL.get(backbone, {}), **small_options(name)}
     content |= ({"clip_norm": 0.01} if entry.engine else {}) | more
     with benchmarks.replacing(TINY):
-        return RunSpec.parse(content).filled(), scenario
+        return resolve(RunSpec.parse(content)), scenario
 
 
 def run(spec: RunSpec, root: Path, out: Path) -> Record:
@@ -77,19 +78,19 @@ Moment = tuple[int, int, str]
 def killed_at(moment: Moment, monkeypatch: pytest.MonkeyPatch) -> None:
     done, number, when = moment
     count = 0
-    write = checkpoint.CheckpointFolder.write
+    write = CheckpointFolder.write
 
-    def dying(self: Any, part: str, tree: Any, tensors: Any, facts: Any, older: Any) -> Path:
+    def dying(self: Any, part: str, tree: Any, tensors: Any, head: Any, older: Any) -> Path:
         nonlocal count
-        count = count + 1 if part == checkpoint.NOW else 0
-        now = (facts["rows"], count) == (done, number)
+        count = count + 1 if part == NOW else 0
+        now = (head.rows, count) == (done, number)
         if now and when == "before":
             raise Killed
-        path = write(self, part, tree, tensors, facts, older)
+        path = write(self, part, tree, tensors, head, older)
         if now and when == "amid":
             (path / "sums.json").write_text("{")
         if now:
             raise Killed
         return path
 
-    monkeypatch.setattr(checkpoint.CheckpointFolder, "write", dying)
+    monkeypatch.setattr(CheckpointFolder, "write", dying)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nlpcl.sweeps.sweep import Cell, Outcome
+from nlpcl.sweeps.cells import Cell, Outcome
 
 
 class Told:

@@ -158,7 +158,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("spec_version 0", {"spec": {"spec_version": 0}}),
     ("spec_version -1", {"spec": {"spec_version": -1}}),
     ("ncl evil", {"spec": {"options": {"evil": 1}}}),
-    ("options.lamb", {"spec": {"strategy": "ewc", "options": {}}}),
+    ("options absent", {"spec": {"strategy": "ewc", "options": {}}}),
     ("bert_adapter nope", {"spec": {"backbone_options": {"adapter_size": 4, "nope": [1, 2]}}}),
     (
         "adapter_size four",

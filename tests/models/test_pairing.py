@@ -10,7 +10,7 @@ import torch
 from transformers import BertForMaskedLM, BertModel
 
 from nlpcl.benchmarks import text_benchmark_from_tasks
-from nlpcl.benchmarks._text import load_tokenizer
+from nlpcl.benchmarks._tokens import load_tokenizer
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
 from nlpcl.models import Bert, BertFrozen, build_model, precompute

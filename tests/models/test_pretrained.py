@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoModel, BertForMaskedLM, BertModel, BertTokenizerFast
 
-from nlpcl.benchmarks._text import load_tokenizer
+from nlpcl.benchmarks._tokens import load_tokenizer
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
 from nlpcl.models import Bert, BertAdapter

@@ -10,7 +10,8 @@ import torch
 
 from nlpcl.benchmarks import text_benchmark_from_tasks
 from nlpcl.benchmarks.words import Words
-from nlpcl.config.encoders import sha256
+from nlpcl.config.files import sha256
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import WordVectors, build_model
 from nlpcl.models.base import unprotected
@@ -114,7 +115,7 @@ def test_a_run(backbone: str, with_file: bool, file: str) -> None:
         **{"benchmark": "demo", "strategy": "ncl", "backbone": backbone, "tasks": 2, "train_size": 16, "epochs": 1},
         **({"model": file} if with_file else {}),
     }
-    spec = RunSpec.parse(given).filled()
+    spec = resolve(RunSpec.parse(given))
     assert (spec.model, spec.padding, spec.learning_rate) == (file if with_file else None, "dynamic", 1e-3)
     assert RunSpec.parse(spec.model_dump(mode="json", exclude_unset=True)).id == spec.id
     record = experiment.run(spec, out=None, device="cpu")
@@ -124,12 +125,12 @@ def test_a_run(backbone: str, with_file: bool, file: str) -> None:
     again = experiment.run(record.run_spec(), out=None, device="cpu")
     assert again.model_dump(exclude={"measured"}) == record.model_dump(exclude={"measured"})
 
-    benchmark, strategy = experiment.prepare(spec, device=torch.device("cpu"))
+    benchmark, strategy = experiment.setup(spec, device=torch.device("cpu"))
     strategy.train(benchmark.train_stream[0], eval_streams=[])
     assert torch.equal(strategy.model.backbone.encoder.model.weight, benchmark.vectors.matrix)
     longest = max(int(benchmark.train_stream[0].dataset[i][0][1].sum()) for i in range(16))
     other = "w2v" if backbone == "w2v_as" else "w2v_as"
-    theirs = experiment.prepare(spec.model_copy(update={"backbone": other}), device=torch.device("cpu"))[0]
+    theirs = experiment.setup(spec.model_copy(update={"backbone": other}), device=torch.device("cpu"))[0]
     assert (longest > max(int(theirs.train_stream[0].dataset[i][0][1].sum()) for i in range(16))) is (
         backbone == "w2v_as"
     )
@@ -137,7 +138,7 @@ def test_a_run(backbone: str, with_file: bool, file: str) -> None:
 
 def test_an_encoder_is_no_file_of_vectors() -> None:
     with refused("minilm w2v"):
-        RunSpec.parse({"strategy": "ncl", "backbone": "w2v", "model": "minilm"}).filled()
+        resolve(RunSpec.parse({"strategy": "ncl", "backbone": "w2v", "model": "minilm"}))
     with refused("model"):
-        stored = RunSpec.parse({"strategy": "ncl", "backbone": "bert"}).filled().model_dump(mode="json")
-        RunSpec.parse({**stored, "model": None})
+        stored = resolve(RunSpec.parse({"strategy": "ncl", "backbone": "bert"})).model_dump(mode="json")
+        resolve(RunSpec.parse({**stored, "model": None}))

@@ -15,11 +15,9 @@ from nlpcl.strategies.hat import HAT
 from nlpcl.strategies.mtl import MTL
 from nlpcl.strategies.ncl import NCL
 from nlpcl.strategies.one import ONE
+from nlpcl.training.forward import logits_of
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
-from nlpcl.training.strategy import (
-    ContinualStrategy,
-    logits_of,
-)
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def build(cls: Any, benchmark: Any, tiny: str, **options: Any) -> Any:

@@ -14,15 +14,16 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_from_tasks
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.models.gates import sparsity
-from nlpcl.runs.run import prepare
+from nlpcl.runs.run import setup
 from nlpcl.strategies.cat import cat
 from nlpcl.strategies.cat.cat import CAT, CATPlugin, batches, copied, data_for
 from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.training.early_stopping import validation_loss
-from nlpcl.training.strategy import mode
+from nlpcl.training.forward import mode
 from tests.helpers.images import tiny_images
 from tests.helpers.training import Spy
 from tests.helpers.validation import Plateau, train_with_validation
@@ -89,9 +90,9 @@ def test_detection(scenario: str) -> None:
             strategy.model.eval()
             found = strategy.model(inputs(benchmark.valid_stream[0]), 0).argmax(1)
             assert (found == torch.tensor(list(benchmark.valid_stream[0].dataset.targets))).float().mean() > 0.9
-    assert strategy.similar[:2] == [[], [0]]
-    assert strategy.similar[2] == [0, 1]  # a readout turns labels round
-    assert strategy.similar[3] == []
+    assert strategy.masks.similar[:2] == [[], [0]]
+    assert strategy.masks.similar[2] == [0, 1]  # a readout turns labels round
+    assert strategy.masks.similar[3] == []
 
 
 def test_validation_data_are_the_streams_or_held_out_but_never_trained_on(benchmark_of: Any) -> None:
@@ -128,13 +129,13 @@ def test_a_real_stream_gives_its_validation_data_and_test_data_are_not_touched(
     scenario: str, tiny: str, data_root: Path
 ) -> None:
     given = {"benchmark": "asc", "tasks": 3, "train_size": 60, "strategy": "cat", "backbone": "bert", "model": tiny}
-    spec = RunSpec.parse({**given, "scenario": scenario, "max_length": 32, "options": {"readout_steps": 20}}).filled()
-    benchmark, strategy = prepare(spec, data_root=data_root, device=torch.device("cpu"))
+    spec = resolve(RunSpec.parse({**given, "scenario": scenario, "max_length": 32, "options": {"readout_steps": 20}}))
+    benchmark, strategy = setup(spec, data_root=data_root, device=torch.device("cpu"))
     sizes = [len(experience.dataset) for experience in benchmark.valid_stream]  # type: ignore[attr-defined]
     for experience in benchmark.test_stream:  # type: ignore[attr-defined]
         experience._dataset = Untouchable()
     asked: list[Any] = []
-    strategy.plugins.append(Spy("before_training_exp", lambda s: asked.append(s.masks._data)))
+    strategy.plugins.append(Spy("before_training_exp", lambda s: asked.append(s.masks.data)))
     for task, experience in enumerate(benchmark.train_stream):  # type: ignore[attr-defined]
         train(strategy, benchmark, task)
         data, valid, held_out = asked[task]
@@ -467,10 +468,10 @@ def test_three_tasks_and_the_state_of_the_model(scenario: str, backbone: str, be
     spy = Spy("after_training_iteration", lambda s: losses.append(float(s.loss.detach())))
     strategy = on_text(benchmark, tiny, backbone, plugins=[spy], train_epochs=6)
     train(strategy, benchmark, 0, 1)  # what it finds itself
-    assert strategy.similar[0] == [] and strategy.similar[1] in ([], [0])
+    assert strategy.masks.similar[0] == [] and strategy.masks.similar[1] in ([], [0])
     strategy.masks.similar_tasks = lambda s, task, previous: previous  # type: ignore[method-assign]
     train(strategy, benchmark, 2)
-    assert strategy.similar[2] == [0, 1]
+    assert strategy.masks.similar[2] == [0, 1]
     steps = len(losses) // 3
     for run in (losses[:steps], losses[steps : 2 * steps], losses[2 * steps :]):
         assert sum(run[-8:]) < sum(run[:8])
@@ -497,7 +498,7 @@ def test_three_tasks_and_the_state_of_the_model(scenario: str, backbone: str, be
     strategy.model.eval(), fresh.eval(), copied.eval()
     for other in (fresh, copied):
         assert torch.equal(strategy.model(x, labels), other(x, labels))
-        assert other.transfers.similar == strategy.similar
+        assert other.transfers.similar == strategy.masks.similar
 
 
 def test_the_better_head_on_validation_data_is_chosen_and_remembered() -> None:

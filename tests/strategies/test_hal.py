@@ -143,7 +143,7 @@ def test_loss_and_gradient_of_a_step_are_those_of_the_paper(
         plugin.means, plugin.anchors = plugin.means.double(), plugin.anchors.double()
         x, label = strategy.mb_x, strategy.mb_y
         if x.is_floating_point():
-            x, memory._kept["x"] = x.double(), memory._kept["x"].double()
+            x, memory.columns["x"] = x.double(), memory.columns["x"].double()
         strategy.loss = F.cross_entropy(model(x, 2), label)
         state = memory.generator.get_state()
         ours(plugin, strategy)

@@ -11,6 +11,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training import Naive
 from torch import nn
 
+from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.models import build_model
 from nlpcl.models.adapters import NORMS, BertAdapter
@@ -274,11 +275,11 @@ def test_what_is_said_of_gates_wins_over_parity(benchmark_of: Any, tiny: str) ->
 def test_a_spec_with_parity_says_how_gates_start_and_train(strategy: str, backbone: str, init: float) -> None:
     asked: dict[str, Any] = {"benchmark": "asc", "strategy": strategy, "backbone": backbone}
     asked["scenario"] = strategies.get(strategy).scenarios[0]
-    options = RunSpec.parse({**asked, "options": {"parity": True}}).filled().options or {}
+    options = resolve(RunSpec.parse({**asked, "options": {"parity": True}})).options or {}
     assert (options["gate_init"], options["gate_mean"], options["gate_learning_rate"]) == (init, 0.0, None)
     assert options.get("routing_learning_rate") is None
     given = {"parity": True, "gate_init": 0.3, "gate_learning_rate": 0.1}
-    options = RunSpec.parse({**asked, "options": given}).filled().options or {}
+    options = resolve(RunSpec.parse({**asked, "options": given})).options or {}
     assert {name: options[name] for name in given} == given
 
 

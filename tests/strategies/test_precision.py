@@ -10,7 +10,7 @@ import torch
 from nlpcl.models import build_model
 from nlpcl.registry import strategies
 from nlpcl.strategies.ncl import NCL
-from nlpcl.training.runtime import matrix_products
+from nlpcl.training.device import tf32
 from tests.helpers.contract import own_model
 
 ENGINE = [entry for entry in strategies.entries() if entry.engine and entry.protocol != "joint"]
@@ -79,10 +79,10 @@ def test_tests_run_in_inference_mode(benchmark_of: Any, tiny: str) -> None:
     assert seen and all(seen)
 
 
-@pytest.mark.parametrize("tf32", [True, False])
-def test_tf32_is_a_matter_of_products_and_convolutions(tf32: bool) -> None:
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tf32_is_a_matter_of_products_and_convolutions(allowed: bool) -> None:
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    with matrix_products(tf32):
-        assert torch.backends.cudnn.allow_tf32 is tf32
-        assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+    with tf32(allowed):
+        assert torch.backends.cudnn.allow_tf32 is allowed
+        assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
     assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == before

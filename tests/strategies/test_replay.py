@@ -341,7 +341,7 @@ def test_derpp_loss_is_a_loop_over_samples(parity: bool, benchmark_of: Any, tiny
         strategy.model.eval()
         for slot in (memory.tasks == task).nonzero().flatten().tolist():
             with torch.no_grad():
-                targets[slot] = strategy.model(memory._kept["x"][slot][None], task)[0]
+                targets[slot] = strategy.model(memory.columns["x"][slot][None], task)[0]
     assert len(targets) == 12
     draws: list[Tensor] = []
     indices = memory.indices
@@ -357,10 +357,10 @@ def test_derpp_loss_is_a_loop_over_samples(parity: bool, benchmark_of: Any, tiny
 
     @torch.no_grad()
     def logits(slot: int) -> Tensor:
-        return strategy.model(memory._kept["x"][slot][None], int(memory.heads[slot]))[0]
+        return strategy.model(memory.columns["x"][slot][None], int(memory.heads[slot]))[0]
 
     squares = [float((logits(i) - targets[i]).square().mean()) for i in first.tolist()]
-    entropies = [float(F.cross_entropy(logits(i), memory._kept["y"][i])) for i in second.tolist()]
+    entropies = [float(F.cross_entropy(logits(i), memory.columns["y"][i])) for i in second.tolist()]
     expected = 0.3 * sum(squares) / len(squares) + 0.7 * sum(entropies) / len(entropies)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
     assert set(memory.kept_bytes()) == {"memory", "memory_logits"}

@@ -1,12 +1,10 @@
-"""Tokenised text on disk: made once per (data, tokenizer, max_length), then memory-mapped."""
+"""Keep tokenised text on disk: it is made once per (data, tokenizer, max_length), then memory-mapped."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,23 +15,25 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-FORMAT = "2"
-log = logging.getLogger(__name__)
+from nlpcl.config.files import replacing
+
+_FORMAT = "2"
+_log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Where tokenised text is kept: `tokens` in the user's cache folder for nlpcl."""
+    """Return the folder of tokenised text: `tokens` in the user's cache folder for nlpcl."""
     return Path(pooch.os_cache("nlpcl")) / "tokens"
 
 
 def cache_key(identity: str | None, max_length: int, texts: Iterable[str], pairs: Iterable[str] | None) -> str | None:
-    """SHA-256 of all that decides the result; None for a tokenizer that cannot tell what it is.
+    """Return the SHA-256 of all that decides the result; None for a tokenizer without a fingerprint.
 
     :param identity: the tokenizer's `fingerprint`.
     """
     if identity is None:
         return None
-    digest = hashlib.sha256(repr((FORMAT, identity, max_length)).encode())
+    digest = hashlib.sha256(repr((_FORMAT, identity, max_length)).encode())
     for column in (texts, pairs):
         digest.update(b"\0none" if column is None else b"\0some")
         for text in column or ():
@@ -43,10 +43,10 @@ def cache_key(identity: str | None, max_length: int, texts: Iterable[str], pairs
 
 
 def fingerprint(tokenizer: Any) -> str | None:
-    """SHA-256 of all of a fast tokenizer that decides the ids, or None for one that has no backend to look at.
+    """Return the SHA-256 of all that decides the ids of a fast tokenizer; None for a tokenizer without a backend.
 
-    It takes some 40 ms for 30,000 words and is computed once for a benchmark: a tokenizer may be changed in place.
-    Truncation and padding of the backend are left out, since each call sets them from what is taken up here.
+    It takes some 40 ms for 30,000 words, so it is computed once for a benchmark. It is not cached, as a tokenizer may
+    be changed in place. Truncation and padding of the backend are left out, since each call sets them anew.
     """
     if not hasattr(tokenizer, "backend_tokenizer"):
         return None
@@ -64,22 +64,22 @@ def fingerprint(tokenizer: Any) -> str | None:
 
 
 def cached(key: str | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors stored under `key`, memory-mapped; if there are none, `make()`, stored for the next time.
+    """Return the tensors stored under `key`, memory-mapped, or make and store them.
 
-    A file that is cut short or altered is made anew; where nothing can be written, the tensors stay in memory.
-    Processes that make the same file at once write their own temporary ones, and the last to rename wins.
+    A file that is cut short or altered is made anew. Where nothing can be written, the tensors stay in memory.
+    Processes that make the same file at once write a temporary file each, and the last to rename wins.
     """
     if key is None:
         return make()
     file = cache_folder() / f"{key}.safetensors"
-    found = _load(file)
-    if found is not None:
-        return found
+    stored = _load(file)
+    if stored is not None:
+        return stored
     tensors = make()
     try:
         _save(file, tensors)
     except (OSError, SafetensorError) as error:
-        log.warning("tokenised text stays in memory: %s cannot be written (%s)", file.parent, error)
+        _log.warning("tokenised text stays in memory: %s cannot be written (%s)", file.parent, error)
         return tensors
     return _load(file) or tensors
 
@@ -99,20 +99,14 @@ def _load(file: Path) -> dict[str, Tensor] | None:
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError):
-        log.warning("%s is damaged and made anew", file)
+        _log.warning("%s is damaged and made anew", file)
         return None
     if checksum != _checksum(tensors):
-        log.warning("%s is damaged and made anew", file)
+        _log.warning("%s is damaged and made anew", file)
         return None
     return tensors
 
 
 def _save(file: Path, tensors: dict[str, Tensor]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, name, metadata={"sha256": _checksum(tensors)})
-        os.replace(name, file)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with replacing(file) as temporary:
+        save_file(tensors, temporary, metadata={"sha256": _checksum(tensors)})

@@ -1,4 +1,4 @@
-"""Files of a benchmark: from a folder the user names, or downloaded once, always checked by SHA-256."""
+"""Read the files of a benchmark: from a folder the user names, or downloaded once, always checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from typing import Any
 import pooch
 import requests
 
-from nlpcl.config.encoders import known_sha256
+from nlpcl.config.files import known_sha256
 from nlpcl.errors import UsageError
 
 ROOT_VARIABLE = "NLPCL_DATA"
 
 
-def data_bytes(folder: str, path: str, sha256: str, url: str, root: str | Path | None) -> bytes:
-    """The content of the file `root/folder/path`, or without a root of the downloaded copy of `url`.
+def data_bytes(folder: str, path: str, sha256: str, url: str, root: Path | None) -> bytes:
+    """Return the content of a published file: `root/folder/path`, or without a root the downloaded copy of `url`.
 
     :param folder: the benchmark's folder under a data root.
     :param path: the file's path in it; `path.gz` will do, if what it holds is the published file.
     :param sha256: what the content must hash to.
     :param url: its public source, at a pinned revision.
-    :param root: `--data-root`; None: the environment variable NLPCL_DATA, else download.
+    :param root: the data root, see `data_root`; None means download.
     :raises UsageError: the file is missing, differs from the published one, or cannot be downloaded.
     """
-    folder_of_data = data_root(root)
-    if folder_of_data is None:
+    if root is None:
         return _download(folder, path, sha256, url).read_bytes()
-    content = read(folder_of_data / folder / path)
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    file = root / folder / path
+    content = read_file(file)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
         raise UsageError(
-            f"{folder_of_data / folder / path} differs from the published file (SHA-256 {found[:12]}..., expected "
-            f"{sha256[:12]}...); replace it by the original, or leave --data-root out to download it."
+            f"{file} differs from the published file (SHA-256 {digest[:12]}..., expected {sha256[:12]}...); replace it "
+            "by the original, or leave --data-root out to download it."
         )
     return content
 
@@ -57,8 +57,8 @@ def data_root(root: str | Path | None, *, file: bool = False) -> Path | None:
     return None if root is None else Path(root)
 
 
-def read(file: Path) -> bytes:
-    """The content of `file`, or what `file.gz` holds.
+def read_file(file: Path) -> bytes:
+    """Return the content of `file`, or what `file.gz` holds.
 
     :raises UsageError: neither is there, or the latter is cut short.
     """
@@ -80,7 +80,7 @@ def own_files(*patterns: str, published: Collection[str] = ()) -> Callable[[Path
     :param published: SHA-256 of files as published, and of what they hold if they are compressed: these are not own.
     """
 
-    def found(root: Path, spec: Any) -> dict[str, str]:
+    def hashes_of(root: Path, spec: Any) -> dict[str, str]:
         hashes: dict[str, str] = {}
         for pattern in patterns:
             for file in sorted(file for file in root.glob(pattern) if file.is_file()):
@@ -88,12 +88,12 @@ def own_files(*patterns: str, published: Collection[str] = ()) -> Callable[[Path
                 plain = name if name.endswith(".tar.gz") else name.removesuffix(".gz")
                 if plain in hashes or known_sha256(file) in published:
                     continue
-                digest = known_sha256(file) if name == plain else hashlib.sha256(read(root / plain)).hexdigest()
+                digest = known_sha256(file) if name == plain else hashlib.sha256(read_file(root / plain)).hexdigest()
                 if digest not in published:
                     hashes[plain] = digest
         return hashes
 
-    return found
+    return hashes_of
 
 
 def _download(folder: str, path: str, sha256: str, url: str) -> Path:

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import math
-import numbers
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated
 
-from nlpcl.errors import UsageError
-from nlpcl.ranges import Between, Examples
+from pydantic import Field
 
-Size = Examples | Between
+Size = Annotated[int, Field(strict=True, ge=1, le=10**9)] | Annotated[float, Field(strict=True, gt=0, lt=1)]
+"""A number of examples, or a share of them."""
 TENTH = 0.1
-
-
-def check_size(option: str, size: Any) -> None:
-    """Refuse what is neither a share nor a number of examples.
-
-    :param option: its name, for the message.
-    :raises UsageError: not between 0 and 1, and no whole number of at least 1.
-    """
-    if size is None:
-        return
-    number = isinstance(size, numbers.Real) and not isinstance(size, bool)
-    if not number or not (0 < size < 1 or (size >= 1 and isinstance(size, numbers.Integral))):
-        raise UsageError(f"{option} takes a share between 0 and 1 or a whole number of examples, not {size!r}.")
 
 
 def count_of(size: Size, rows: int) -> int:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nlpcl.benchmarks.folder._problems import Problems
-from nlpcl.benchmarks.folder._tables import Table, of_arrow, of_records
-from nlpcl.benchmarks.folder._task_files import READ, suffix_of
+from nlpcl.benchmarks.folder._tables import RawTable, of_arrow, of_records
+from nlpcl.benchmarks.folder._task_files import READABLE, suffix_of
 from nlpcl.errors import UsageError
 
 LONE_RETURN = "a lone carriage return, which ends no line: take it out, or save the file with line feeds"
@@ -46,9 +46,6 @@ class TextFormat:
     encoding: str | None = None
 
     def __post_init__(self) -> None:
-        for option, value in (("separator", self.separator), ("encoding", self.encoding)):
-            if value is not None and not isinstance(value, str):
-                raise UsageError(f"{option} takes a text, not {value!r}.")
         if self.separator is not None and (len(self.separator_character()) != 1 or self.separator in '"\r\n\0'):
             raise UsageError(f"separator takes one character, or tab, not {self.separator!r}.")
         try:
@@ -77,7 +74,7 @@ class TextFormat:
         return default if self.separator is None else NAMED_SEPARATORS.get(self.separator, self.separator)
 
 
-def parse(content: bytes, file: Path, form: TextFormat) -> Table:
+def parse(content: bytes, file: Path, form: TextFormat) -> RawTable:
     """Return the table that a file holds.
 
     :param content: the file's bytes.
@@ -86,7 +83,7 @@ def parse(content: bytes, file: Path, form: TextFormat) -> Table:
     """
     suffix, place = suffix_of(file), str(file)
     if not suffix:
-        raise UsageError(f"{place} cannot be read: its name must end with {READ}.")
+        raise UsageError(f"{place} cannot be read: its name must end with {READABLE}.")
     if suffix == ".parquet":
         return _parquet(content, place)
     if file.name.lower().endswith(".gz"):
@@ -126,7 +123,7 @@ def _decoded(content: bytes, place: str, form: TextFormat) -> str:
 
 def _delimited(
     place: str, fields: Sequence[Sequence[str]], starts: Sequence[int], separator: str, remarks: Sequence[str] = ()
-) -> Table:
+) -> RawTable:
     """The first row names the columns; each of the others must have as many fields."""
     if not fields:
         raise UsageError(f"{place} cannot be read: it is empty.")
@@ -146,10 +143,10 @@ def _delimited(
             has = f"{count} {'field' if count == 1 else 'fields'} separated by {separator!r}, not {width} as the header"
             problems.add_rows(place, has, rows, len(body))
         problems.check(place)
-    return Table(place, header, lambda i: [row[i] for row in body], starts[1:], lines=True, remarks=remarks)
+    return RawTable(place, header, lambda i: [row[i] for row in body], starts[1:], lines=True, remarks=remarks)
 
 
-def _csv(text: str, place: str, separator: str) -> Table:
+def _csv(text: str, place: str, separator: str) -> RawTable:
     fields: list[list[str]] = []
     reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=separator, strict=True)
     limit = csv.field_size_limit(LONGEST_FIELD)
@@ -220,7 +217,7 @@ def _refuse_swallowed_rows(
                 )
 
 
-def _tsv(text: str, place: str, separator: str) -> Table:
+def _tsv(text: str, place: str, separator: str) -> RawTable:
     """Fields hold no separator and no line break, and a quotation mark is a character as any other."""
     lines = text.split("\n")
     if "\r" in text:
@@ -236,7 +233,7 @@ def _tsv(text: str, place: str, separator: str) -> Table:
     return _delimited(place, fields, starts, separator, [remark] if doubled else [])
 
 
-def _json_lines(text: str, place: str) -> Table:
+def _json_lines(text: str, place: str) -> RawTable:
     # Not splitlines(): texts may hold characters that it takes for the end of a line.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
@@ -250,7 +247,7 @@ def _json_lines(text: str, place: str) -> Table:
     return of_records(records, place, [number for number, _ in lines], lines=True)
 
 
-def _json(text: str, place: str) -> Table:
+def _json(text: str, place: str) -> RawTable:
     try:
         records = _loaded(text, place)
     except UsageError:
@@ -293,7 +290,7 @@ def _loaded(text: str, place: str) -> Any:
         raise UsageError(f"{place}: not JSON ({str(error).partition(':')[0]}).") from error
 
 
-def _parquet(content: bytes, place: str) -> Table:
+def _parquet(content: bytes, place: str) -> RawTable:
     import pyarrow
     import pyarrow.parquet
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from nlpcl.benchmarks._base import TextTask
 from nlpcl.benchmarks._labels import INTEGER, alike, doubts, truth_and_number
+from nlpcl.benchmarks._text import TextTask
 
 
 def notes_on(tasks: Sequence[TextTask], scenario: str) -> list[str]:
@@ -37,10 +37,12 @@ def label_conflicts(tasks: Sequence[TextTask], scenario: str) -> list[str]:
         return []
     head = list(dict.fromkeys(label for task in tasks for label in task.labels))
     groups = alike(head)
-    found = [f"labels {_quoted(group)} of different tasks differ only by blanks, case or notation" for group in groups]
+    sentences = [
+        f"labels {_quoted(group)} of different tasks differ only by blanks, case or notation" for group in groups
+    ]
     if pair := truth_and_number(head):
-        found.append(f"labels {_quoted(pair)} of different tasks may be the same: write them alike")
-    return found
+        sentences.append(f"labels {_quoted(pair)} of different tasks may be the same: write them alike")
+    return sentences
 
 
 def missing_parts(train: Sequence[str], test: Sequence[str]) -> list[str]:

@@ -21,11 +21,11 @@ class Problems(list[str]):
         :param total: how many rows the table has.
         :param lines: whether a row's number is its line in a file.
         """
-        told = [] if lines else ["counted from 1"]
+        remarks = [] if lines else ["counted from 1"]
         if len(rows) > 1:
             more = f" and {len(rows) - ROWS_SHOWN} more" if len(rows) > ROWS_SHOWN else ""
-            told.append(f"in {len(rows)} of {total} rows: {', '.join(map(str, rows[:ROWS_SHOWN]))}{more}")
-        suffix = f" ({'; '.join(told)})" if told else ""
+            remarks.append(f"in {len(rows)} of {total} rows: {', '.join(map(str, rows[:ROWS_SHOWN]))}{more}")
+        suffix = f" ({'; '.join(remarks)})" if remarks else ""
         self.append(f"{place}, row {rows[0]}: {fault}{suffix}")
 
     @contextmanager

@@ -11,8 +11,9 @@ import pandas as pd
 
 from nlpcl.benchmarks import _labels
 from nlpcl.benchmarks._labels import NotALabel, has_surrogate, is_missing, word_of
+from nlpcl.benchmarks.folder._options import FolderOptions
 from nlpcl.benchmarks.folder._problems import Problems
-from nlpcl.benchmarks.folder._tables import Table
+from nlpcl.benchmarks.folder._tables import RawTable
 from nlpcl.errors import UsageError, fold, suggest
 
 # Names under which public data sets keep what is called text, text_pair and label here; offered, never assumed.
@@ -36,50 +37,6 @@ USUAL = {
     ),
     "task_column": ("domain", "category", "genre", "dataset", "source", "topic"),
 }
-TEXTS = ("text", "text_pair")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a table.
-
-    :param text_column: None means `text`; `text_pair_column` (where there is one) and `label_column` likewise.
-    :param task_column: None means that rows do not name their task.
-    :raises UsageError: one column is to be two things.
-    """
-
-    text_column: str | None = None
-    text_pair_column: str | None = None
-    label_column: str | None = None
-    task_column: str | None = None
-
-    def __post_init__(self) -> None:
-        asked: dict[str, str] = {}
-        for option, column in self.named().items():
-            if not isinstance(column, str) or not column:
-                raise UsageError(f"{option} takes the name of a column, not {column!r}.")
-            if column in asked:
-                raise UsageError(f"{option} and {asked[column]} are both {column!r}: they must be two columns.")
-            asked[column] = option
-
-    def named(self) -> dict[str, str]:
-        """Return by option the column that must be there."""
-        found = {"text_column": self.text, "label_column": "label" if self.label_column is None else self.label_column}
-        if self.text_pair_column is not None:
-            found["text_pair_column"] = self.text_pair_column
-        if self.task_column is not None:
-            found["task_column"] = self.task_column
-        return found
-
-    @property
-    def text(self) -> str:
-        return "text" if self.text_column is None else self.text_column
-
-    def unread(self, columns: Sequence[str]) -> list[str]:
-        """Return those of a table's columns that nothing is read of."""
-        read = {"text_pair", *self.named().values()}
-        outer = {name[:i] for name in read for i, character in enumerate(name) if character == "."}
-        return [column for column in columns if column not in read | outer]
 
 
 @dataclass(frozen=True)
@@ -103,13 +60,13 @@ class Part:
         problems.add_rows(self.place, fault, rows, len(self.frame), lines=self.lines)
 
 
-def select(table: Table, columns: Columns, problems: Problems) -> Part | None:
+def select_columns(table: RawTable, options: FolderOptions, problems: Problems) -> Part | None:
     """Return the columns of a table that are read; None if one is missing.
 
     :param problems: gets what is missing or there twice.
     """
-    wanted = {option.removesuffix("_column"): name for option, name in columns.named().items()}
-    if columns.text_pair_column is None and "text_pair" in table.columns and columns.text != "text_pair":
+    wanted = {option.removesuffix("_column"): name for option, name in options.columns().items()}
+    if options.text_pair_column is None and "text_pair" in table.columns and options.text != "text_pair":
         wanted["text_pair"] = "text_pair"
     before = len(problems)
     values = {}
@@ -127,7 +84,7 @@ def select(table: Table, columns: Columns, problems: Problems) -> Part | None:
     return Part(table.place, frame, table.lines, classes)
 
 
-def _column(table: Table, name: str, option: str) -> list[Any]:
+def _column(table: RawTable, name: str, option: str) -> list[Any]:
     """Return the values of a column, or of a field of its objects (`a.b`).
 
     :raises UsageError: there is none, or more than one.
@@ -143,9 +100,9 @@ def _column(table: Table, name: str, option: str) -> list[Any]:
         inner = f"{last}.{inner}" if inner else last
         if list(table.columns).count(outer) == 1:
             values = table.values(list(table.columns).index(outer))
-            found = [_field(value, inner.split(".")) for value in values]
-            if any(value is not None for value in found):
-                return found
+            fields = [_field(value, inner.split(".")) for value in values]
+            if any(value is not None for value in fields):
+                return fields
             raise UsageError(f"{table.place}: {_missing_field(values, outer, inner.split('.'))}")
     raise UsageError(f"{table.place}: column {name!r} is missing; {_hint(table, name, option)}")
 
@@ -167,7 +124,7 @@ def _missing_field(values: Sequence[Any], name: str, path: Sequence[str]) -> str
     return f"{name!r} is empty in every row."
 
 
-def _hint(table: Table, name: str, option: str) -> str:
+def _hint(table: RawTable, name: str, option: str) -> str:
     """Say which columns there are and which of them may be meant."""
     names = list(table.columns)
     there = f"there are {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else "there are none"
@@ -231,14 +188,14 @@ def words_in(part: Part, column: str, problems: Problems) -> list[str | None]:
             return [words[value] for value in values]
         except NotALabel:
             pass  # below, with the rows
-    found: list[str | None] = []
+    labels: list[str | None] = []
     faults: dict[str, tuple[str, list[int]]] = {}
     for i, value in enumerate(values):
         try:
-            found.append(word_of(value, column, classes))
+            labels.append(word_of(value, column, classes))
         except NotALabel as error:
-            found.append(None)
+            labels.append(None)
             faults.setdefault(error.kind, (str(error), []))[1].append(i)
     for fault, rows in faults.values():
         part.report(fault, rows, problems)
-    return found
+    return labels

@@ -14,24 +14,25 @@ import pandas as pd
 from nlpcl.benchmarks._labels import alike
 from nlpcl.benchmarks.folder import _task_files as task_files
 from nlpcl.benchmarks.folder._formats import TextFormat, parse
+from nlpcl.benchmarks.folder._options import FolderOptions
 from nlpcl.benchmarks.folder._problems import Problems
-from nlpcl.benchmarks.folder._rows import Columns, Part, select, words_in
-from nlpcl.benchmarks.folder._tables import Table, of_arrow, of_columns, of_records
+from nlpcl.benchmarks.folder._rows import Part, select_columns, words_in
+from nlpcl.benchmarks.folder._tables import RawTable, of_arrow, of_columns, of_records
 from nlpcl.benchmarks.folder._task_files import ALL_TASKS, part_named
 from nlpcl.errors import UsageError
 
 TAKEN = (
     "a pandas or polars frame, a datasets.Dataset, a pyarrow table, a list of objects, lists by column name, or the "
-    f"path of a file ({task_files.READ})"
+    f"path of a file ({task_files.READABLE})"
 )
 Parts = Mapping[str, Part | None]
 """The parts of a task; None stands for one that is there and cannot be read."""
-Tables = dict[str, Table | None]
+Tables = dict[str, RawTable | None]
 PARTS_ARE = "parts are train, valid (or validation, dev, val) and test"
 
 
 @dataclass
-class Source:
+class TaskSource:
     """Tasks by name, read when they are asked for.
 
     :param names: of the tasks, in their order.
@@ -47,21 +48,21 @@ class Source:
 
 
 class Reader:
-    """Makes a `Source` of data in any shape.
+    """Makes a `TaskSource` of data in any shape.
 
-    :param columns: what the columns are called.
+    :param options: the names of the columns.
     :param form: how text files are written.
     :param problems: gets what is wrong with the data.
     """
 
-    def __init__(self, columns: Columns, form: TextFormat, problems: Problems) -> None:
-        self.columns = columns
+    def __init__(self, options: FolderOptions, form: TextFormat, problems: Problems) -> None:
+        self.options = options
         self.form = form
         self.problems = problems
         self.files: dict[str, str] = {}
         self.remarks: dict[str, None] = {}
 
-    def source(self, data: Any) -> Source:
+    def source(self, data: Any) -> TaskSource:
         """Return the tasks in `data`.
 
         :raises UsageError: it is of no type that can be read, or names no tasks.
@@ -70,17 +71,17 @@ class Reader:
             if not os.path.exists(path := os.path.expanduser(data)):
                 raise UsageError(f"there is no folder or file {_short(data)}.")
             return self._of_path(Path(path))
-        if self.columns.task_column is not None:
+        if self.options.task_column is not None:
             return self._of_tables(self._parts_of("", data))
         tasks = self._tasks(data)
         return self._source(list(tasks), lambda name: self._selected(self._parts_of(name, tasks[name])))
 
-    def _source(self, names: Sequence[str], parts: Callable[[str], Parts]) -> Source:
-        return Source(names, parts, self.files, self.remarks)
+    def _source(self, names: Sequence[str], parts: Callable[[str], Parts]) -> TaskSource:
+        return TaskSource(names, parts, self.files, self.remarks)
 
-    def _of_path(self, root: Path) -> Source:
+    def _of_path(self, root: Path) -> TaskSource:
         folders = task_files.layout(root, self.problems)
-        by_column = self.columns.task_column is not None
+        by_column = self.options.task_column is not None
         if ALL_TASKS in folders and not by_column:
             if root.is_file():
                 have = f" Its columns are {', '.join(self._file(root, task_files.key_of_single(root)).columns)}."
@@ -114,37 +115,37 @@ class Reader:
                 tables[part] = self._file(file, key)
         return tables
 
-    def _file(self, file: Path, key: str) -> Table:
+    def _file(self, file: Path, key: str) -> RawTable:
         """Read a file once: what is hashed is what is parsed."""
-        content = task_files.read(file)
+        content = task_files.read_bytes(file)
         self.files[key] = task_files.digest(content)
         return parse(content, file, self.form)
 
-    def _of_tables(self, tables: Tables) -> Source:
+    def _of_tables(self, tables: Tables) -> TaskSource:
         """Deal the rows out to the tasks that they name, in the order in which these first occur."""
-        found: dict[str, dict[str, Part | None]] = {}
+        tasks: dict[str, dict[str, Part | None]] = {}
         parts = self._selected(tables)
         for split, part in parts.items():
             if part is None:
                 continue
             names = pd.Series(words_in(part, "task", self.problems), index=part.frame.index, dtype=object)
             for name, frame in part.frame.groupby(names, sort=False):
-                found.setdefault(str(name), {})[split] = Part(
+                tasks.setdefault(str(name), {})[split] = Part(
                     f"{part.place}, task {name}", frame, part.lines, part.classes
                 )
         for split in (split for split, part in parts.items() if part is None):
-            for of_task in found.values():
-                of_task[split] = None
+            for task in tasks.values():
+                task[split] = None
         self.problems.extend(
             f"the rows of task {name!r} cannot be a task: its name holds characters that do not print"
-            for name in found
+            for name in tasks
             if not name.isprintable()
         )
-        for group in alike(found):
+        for group in alike(tasks):
             self.problems.append(
                 f"tasks {' and '.join(map(repr, group))} differ only by blanks, case or notation: write them alike"
             )
-        return self._source(list(found), found.__getitem__)
+        return self._source(list(tasks), tasks.__getitem__)
 
     def _tasks(self, data: Any) -> dict[str, Any]:
         """Return the tasks of data in memory by name.
@@ -155,7 +156,7 @@ class Reader:
             if data and all(isinstance(row, Mapping) and not _parts_named(row) for row in data):
                 raise UsageError("a list of objects is one table: say which column names the tasks, task_column=...")
             return {f"task{i}": task for i, task in enumerate(data)}
-        if _is_table(data, self.columns):
+        if _is_table(data, self.options):
             have = ", ".join(self._table(data, "the table", "").columns)
             raise UsageError(
                 "one table holds all tasks: say which column names them, task_column=..., or give the tasks by name, "
@@ -187,8 +188,8 @@ class Reader:
             parts[split] = None
             if table is not None:
                 self.remarks.update(dict.fromkeys(table.remarks))
-                parts[split] = select(table, self.columns, self.problems)
-                if unread := self.columns.unread(table.columns):
+                parts[split] = select_columns(table, self.options, self.problems)
+                if unread := self.options.unread(table.columns):
                     self.remarks[f"columns that are not read: {', '.join(unread)}"] = None
         return parts
 
@@ -198,13 +199,13 @@ class Reader:
         tables: Tables = {}
         if isinstance(value, (str, os.PathLike)) and os.path.isdir(path := os.path.expanduser(value)):
             return self._files(Path(path), name)
-        if isinstance(value, (list, tuple)) and value and not _is_row(value[0], self.columns):
+        if isinstance(value, (list, tuple)) and value and not _is_row(value[0], self.options):
             self.problems.append(
                 f"{task} is a {type(value).__name__}, and its row 1 is not an object with text and label: a task is "
                 "{'train': ..., 'test': ...}, or a table"
             )
             return {"train": None, "test": None}
-        if not isinstance(value, Mapping) or _is_table(value, self.columns):
+        if not isinstance(value, Mapping) or _is_table(value, self.options):
             tables["train"] = None
             with self.problems.caught():
                 tables["train"] = self._table(value, task, name)
@@ -225,7 +226,7 @@ class Reader:
                     tables[split] = self._table(part, f"{task}, {key}", f"{name}/{split}".lstrip("/"))
         return tables
 
-    def _table(self, value: Any, place: str, task: str) -> Table:
+    def _table(self, value: Any, place: str, task: str) -> RawTable:
         """Return a part in memory, or the file that it names, as a table.
 
         :param task: as in `_files`.
@@ -251,12 +252,12 @@ def _kind(cls: type) -> str:
     return f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
 
 
-def _of_frame(frame: pd.DataFrame, place: str) -> Table:
+def _of_frame(frame: pd.DataFrame, place: str) -> RawTable:
     names = [str(name) for name in frame.columns]
-    return Table(place, names, lambda i: frame.iloc[:, i].tolist(), range(1, len(frame) + 1))
+    return RawTable(place, names, lambda i: frame.iloc[:, i].tolist(), range(1, len(frame) + 1))
 
 
-def _of_dataset(data: Any, place: str) -> Table:
+def _of_dataset(data: Any, place: str) -> RawTable:
     if data.format["type"] == "custom":
         raise UsageError(
             f"{place}: its with_transform would not be applied: use map(), or take it off by reset_format()."
@@ -264,7 +265,7 @@ def _of_dataset(data: Any, place: str) -> Table:
     return of_arrow(data.with_format("arrow")[:], place)
 
 
-TABLES: dict[str, Callable[[Any, str], Table]] = {
+TABLES: dict[str, Callable[[Any, str], RawTable]] = {
     "pandas.DataFrame": _of_frame,
     "datasets.Dataset": _of_dataset,
     "pyarrow.Table": of_arrow,
@@ -280,20 +281,20 @@ HINTS = {
 }
 
 
-def _is_table(value: Any, columns: Columns) -> bool:
+def _is_table(value: Any, options: FolderOptions) -> bool:
     if isinstance(value, Mapping):
-        texts = value.get(columns.text.partition(".")[0])
+        texts = value.get(options.text.partition(".")[0])
         return not _parts_named(value) and texts is not None and not isinstance(texts, Mapping)
     return any(_kind(cls) in TABLES for cls in type(value).__mro__)
 
 
-def _is_row(value: Any, columns: Columns) -> bool:
+def _is_row(value: Any, options: FolderOptions) -> bool:
     if not isinstance(value, Mapping):
         return False
-    return not _parts_named(value) and not isinstance(value.get(columns.text), (list, tuple))
+    return not _parts_named(value) and not isinstance(value.get(options.text), (list, tuple))
 
 
-def _maker(value: Any) -> Callable[[Any, str], Table] | None:
+def _maker(value: Any) -> Callable[[Any, str], RawTable] | None:
     """Return what makes a table of `value`, or None."""
     if isinstance(value, Mapping):
         return of_columns

@@ -11,7 +11,7 @@ from nlpcl.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Table:
+class RawTable:
     """Rows as they were read.
 
     :param place: the file, or the part of a task, for messages.
@@ -32,7 +32,7 @@ class Table:
     remarks: Sequence[str] = ()
 
 
-def of_records(records: Sequence[Any], place: str, rows: Sequence[int], lines: bool = False) -> Table:
+def of_records(records: Sequence[Any], place: str, rows: Sequence[int], lines: bool = False) -> RawTable:
     """Return the table of a list of objects; its columns are all keys that occur.
 
     :raises UsageError: one of them is no object.
@@ -43,10 +43,10 @@ def of_records(records: Sequence[Any], place: str, rows: Sequence[int], lines: b
             raise UsageError(f"{place}, row {number}: not an object with text and label.")
         columns.update(dict.fromkeys(record))
     keys = list(columns)
-    return Table(place, list(map(str, keys)), lambda i: [record.get(keys[i]) for record in records], rows, lines)
+    return RawTable(place, list(map(str, keys)), lambda i: [record.get(keys[i]) for record in records], rows, lines)
 
 
-def of_columns(columns: Mapping[Any, Any], place: str) -> Table:
+def of_columns(columns: Mapping[Any, Any], place: str) -> RawTable:
     """Return the table of lists by column name.
 
     :raises UsageError: a column is no list, or they differ in length.
@@ -54,16 +54,16 @@ def of_columns(columns: Mapping[Any, Any], place: str) -> Table:
     lists = {str(name): _list(values, f"{place}: column {name!r}") for name, values in columns.items()}
     sizes = {name: len(values) for name, values in lists.items()}
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise UsageError(f"{place}: the columns differ in length ({told}).")
+        lengths = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise UsageError(f"{place}: the columns differ in length ({lengths}).")
     names, size = list(lists), next(iter(sizes.values()), 0)
-    return Table(place, names, lambda i: lists[names[i]], range(1, size + 1))
+    return RawTable(place, names, lambda i: lists[names[i]], range(1, size + 1))
 
 
-def of_arrow(table: Any, place: str) -> Table:
+def of_arrow(table: Any, place: str) -> RawTable:
     """Return a pyarrow table as one, with the class names that `datasets` wrote beside its columns."""
     names = list(map(str, table.column_names))
-    return Table(
+    return RawTable(
         place,
         names,
         lambda i: _arrow_values(table, i, place),
@@ -108,7 +108,7 @@ def _class_names_of(feature: Any, path: str) -> dict[str, Sequence[str]]:
 def _list(values: Any, what: str) -> list[Any]:
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise UsageError(f"{what} is no list.")
-    found: Any = values.tolist() if hasattr(values, "tolist") else list(values)
-    if not isinstance(found, list):  # an array without dimensions
+    items: Any = values.tolist() if hasattr(values, "tolist") else list(values)
+    if not isinstance(items, list):  # an array without dimensions
         raise UsageError(f"{what} is no list.")
-    return found
+    return items

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nlpcl.benchmarks.folder._problems import Problems
-from nlpcl.config.encoders import known_sha256
+from nlpcl.config.files import known_sha256
 from nlpcl.config.orders import check_names
 from nlpcl.errors import UsageError
 
@@ -23,7 +23,7 @@ PARTS = {
 }
 ZIPPED = (".csv", ".tsv", ".jsonl", ".json")
 SUFFIXES = (*ZIPPED, ".parquet")
-READ = ".csv, .tsv, .jsonl, .json (each also .gz) or .parquet"
+READABLE = ".csv, .tsv, .jsonl, .json (each also .gz) or .parquet"
 # Files that accompany data and hold none; so do hidden ones, and those with an underscore first unless they hold data.
 COMPANIONS = ("readme", "license", "licence", "copying", "notice", "citation", "changelog", "thumbs", "desktop")
 ALL_TASKS = ""
@@ -83,7 +83,7 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def read(file: Path) -> bytes:
+def read_bytes(file: Path) -> bytes:
     """Return the bytes of a file.
 
     :raises UsageError: it cannot be read.
@@ -113,7 +113,7 @@ def layout(root: Path, problems: Problems) -> dict[str, Path]:
         return {ALL_TASKS: root}
     if not folders:
         beside = f", only {_names(stray)}" if stray else ""
-        raise UsageError(f"{root} holds no <task>/train.csv (or {READ}){beside}.")
+        raise UsageError(f"{root} holds no <task>/train.csv (or {READABLE}){beside}.")
     if stray:
         problems.append(
             f"{_names(stray)} in {root} would not be read: a task's files lie in a folder of its own, as "
@@ -133,22 +133,22 @@ def parts_in(folder: Path, problems: Problems) -> dict[str, Path]:
     """
     if folder.is_file():
         return {"train": folder}
-    found: dict[str, Path] = {}
+    parts: dict[str, Path] = {}
     with problems.caught():
         for path in _entries(folder):
             part = part_named(_stem(path))
             if not path.is_file():
                 kind = "is a folder" if path.is_dir() else "leads nowhere"
-                problems.append(f"{path} {kind} and would not be read: a part is one file, {READ}")
+                problems.append(f"{path} {kind} and would not be read: a part is one file, {READABLE}")
             elif not suffix_of(path) or part is None:
-                known = "" if suffix_of(path) else f"; its name must end with {READ}"
+                known = "" if suffix_of(path) else f"; its name must end with {READABLE}"
                 what = "" if part else "; a part is called train, valid or test"
                 problems.append(f"{path} would not be read{what}{known}")
-            elif part in found:
-                problems.append(f"{found[part]} and {path.name} are both the part {part}: keep one")
+            elif part in parts:
+                problems.append(f"{parts[part]} and {path.name} are both the part {part}: keep one")
             else:
-                found[part] = path
-    return found
+                parts[part] = path
+    return parts
 
 
 def _stem(path: Path) -> str:

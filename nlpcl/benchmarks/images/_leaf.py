@@ -6,35 +6,29 @@ They stand in the repository of CAT (Ke, Liu and Huang, NeurIPS 2020) at a pinne
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from nlpcl.benchmarks._base import published_hashes
-from nlpcl.benchmarks._files.download import data_bytes
+from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.errors import UsageError
 
-REVISION = "350ba5dd64d5c14ae4bebc6f86765e35bbae0556"
-REPOSITORY = f"GitHub ZixuanKe/CAT, commit {REVISION}"
-SOURCE = f"https://raw.githubusercontent.com/ZixuanKe/CAT/{REVISION}"
-
+_REVISION = "350ba5dd64d5c14ae4bebc6f86765e35bbae0556"
+CAT_REPOSITORY = f"GitHub ZixuanKe/CAT, commit {_REVISION}"
 Users = dict[str, tuple[list[Any], list[int]]]
 
 
-def read_leaf(folder: str, path: str, root: str | Path | None, used: dict[str, str]) -> Users:
-    """Inputs and labels by user.
+def read_leaf(request: StreamRequest[Any], path: str, *, download: bool = False) -> Users:
+    """Return inputs and labels by user.
 
-    :param folder: the stream's folder under a data root, and the name of its list of hashes.
-    :param path: the file's path in it, and in the repository.
-    :param used: gets path and SHA-256 of the file.
+    :param path: the file's path in the stream's folder under a data root, and in the repository.
+    :param download: whether to download the file though there is a data root.
     :raises UsageError: the file is missing, altered or out of reach.
     """
-    digest = published_hashes(folder)[path]
-    used[f"{folder}/{path}"] = digest
-    content = json.loads(data_bytes(folder, path, digest, f"{SOURCE}/{path}", root))
+    source = f"https://raw.githubusercontent.com/ZixuanKe/CAT/{_REVISION}"
+    content = json.loads(request.fetch(request.name, path, source, download=download))
     try:
         return {
             user: (content["user_data"][user]["x"], [int(y) for y in content["user_data"][user]["y"]])
             for user in content["users"]
         }
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{folder}/{path} is not in LEAF's format ({error!r}).") from error
+        raise UsageError(f"{request.name}/{path} is not in LEAF's format ({error!r}).") from error

@@ -14,110 +14,94 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from avalanche.benchmarks import CLScenario
-
-from nlpcl.benchmarks._files.download import data_root, own_files
-from nlpcl.benchmarks._images import COLOUR, ImageFiles, Images, image_benchmark_from_tasks, image_task
-from nlpcl.benchmarks.images._readers import SUFFIXES
-from nlpcl.benchmarks.images.split import ORDERS, class_order, group_name
-from nlpcl.config.orders import Published, order_tasks
+from nlpcl.benchmarks._files.download import own_files
+from nlpcl.benchmarks._images import (
+    COLOUR,
+    ImageFiles,
+    Images,
+    ImageTask,
+    image_files,
+    image_stream,
+    image_task,
+)
+from nlpcl.benchmarks._stream import StreamRequest
+from nlpcl.benchmarks.images._dealing import N_ORDERS, class_order, group_name
+from nlpcl.config.orders import Order, Published
 from nlpcl.errors import UsageError
-from nlpcl.registry import register_benchmark
+from nlpcl.options import Options
 
-KINDS = (
+_KINDS = (
     *("plug adapter", "mobile phone", "scissors", "light bulb", "can"),
     *("glasses", "ball", "marker", "cup", "remote control"),
 )
-LABELS = tuple(f"{kind} {i}" for kind in KINDS for i in range(1, 6))
-TEST_SESSIONS = (3, 7, 10)
-TRAIN_SESSIONS = tuple(s for s in range(1, 12) if s not in TEST_SESSIONS)
-FOLDERS = ("core50_32x32", "core50_128x128")
-SIZE = 32
+_LABELS = tuple(f"{kind} {i}" for kind in _KINDS for i in range(1, 6))
+_TEST_SESSIONS = (3, 7, 10)
+_TRAIN_SESSIONS = tuple(s for s in range(1, 12) if s not in _TEST_SESSIONS)
+_FOLDERS = ("core50_32x32", "core50_128x128")
+_PIXELS = 32
 
 
-def _dealt(scenario: str, order: object) -> dict[str, list[int]]:
-    """By name of each task its sessions (`dil`), or its objects."""
-    number = order if isinstance(order, int) and 0 <= order < ORDERS else 0
+def _parts(scenario: str, order: Order) -> dict[str, list[int]]:
+    """Return by name of each task its sessions (`dil`), or its objects."""
     if scenario == "dil":
-        sessions = [TRAIN_SESSIONS[i] for i in class_order(len(TRAIN_SESSIONS), number)]
-        return {f"session-{s}": [s] for s in sessions}
-    dealt = class_order(len(LABELS), number)
+        return {f"session-{s}": [s] for s in (_TRAIN_SESSIONS[i] for i in class_order(len(_TRAIN_SESSIONS), order))}
+    dealt = class_order(len(_LABELS), order)
     parts = (dealt[:10], *(dealt[i : i + 5] for i in range(10, 50, 5)))
-    return {group_name([LABELS[k] for k in own]): own for own in parts}
+    return {group_name([_LABELS[k] for k in part]): part for part in parts}
 
 
-def _published(scenario: str, order: object, **asked: Any) -> Published:
-    return [list(_dealt(scenario, order))] * ORDERS, None
+def _published(scenario: str, order: Order, **arguments: Any) -> Published:
+    return [list(_parts(scenario, order))] * N_ORDERS, None
 
 
-@register_benchmark(
+@image_stream(
     "CORe50",
     title="fifty objects in eleven sessions",
     source="vlomonaco.github.io/core50, by hand",
     licence="CC BY 4.0, as commonly stated",
     citation="Lomonaco and Maltoni, CoRL 2017",
-    language="",
-    labels=LABELS,
-    orders=ORDERS,
-    modality="image",
+    labels=_LABELS,
+    orders=N_ORDERS,
     published=_published,
     own_files=own_files("core50_*/s*/o*/*"),
 )
-def CORe50(
-    scenario: str = "til",
-    order: int | str | Sequence[str] = 0,
-    *,
-    tasks: int | Sequence[str] | None = None,
-    train_size: int | None = None,
-    seed: int = 0,
-    root: str | Path | None = None,
-) -> CLScenario[Any]:
+def CORe50(request: StreamRequest[Options]) -> list[ImageTask]:
     """Fifty objects, 32 x 32; a tenth of the training images is for validation. Images stay on the disk.
 
-    :param scenario: `til`, nine tasks of new objects, or `dil`, eight tasks of new sessions.
-    :param order: 0, the natural one, to 19; or names of tasks.
-    :param tasks: only the first so many.
-    :param train_size: at most so many training images per task, drawn with `seed`.
-    :param seed: seed of that draw and of the validation data's.
-    :param root: folder that holds `core50_32x32/` or `core50_128x128/`; None: NLPCL_DATA.
-    :raises UsageError: unknown order or task; the images are missing.
+    Task-incremental there are nine tasks of new objects, domain-incremental eight of new sessions. A data root holds
+    `core50_32x32/` or `core50_128x128/`.
     """
-    given = data_root(root)
-    folder = next((given / name for name in FOLDERS if given is not None and (given / name).is_dir()), None)
+    root = request.folder()
+    folder = next((root / name for name in _FOLDERS if root is not None and (root / name).is_dir()), None)
     if folder is None:
         raise UsageError(
             "CORe50 needs its folder core50_32x32 or core50_128x128 under --data-root: unpack the archive from "
             "vlomonaco.github.io/core50 there."
         )
-    found = _images(folder)
-    dealt, made = _dealt(scenario, order), []
-    trains, tests = _part(found, TRAIN_SESSIONS), _part(found, TEST_SESSIONS)
-    for name in order_tasks([list(dealt)] * ORDERS, order, tasks):
-        own = dealt[name]
-        if scenario == "dil":
-            labels, train, test = LABELS, _part(found, own), tests
-        else:
-            labels, train, test = tuple(LABELS[k] for k in own), trains.of_classes(own), tests.of_classes(own)
-        made.append(image_task(name, labels, train, test, train_size, seed))
-    shared = LABELS if scenario == "dil" else None
-    listing = "\n".join(file.relative_to(folder).as_posix() for files in found.values() for file, _ in files)
-    files = {f"{folder.name}, list of names": hashlib.sha256(listing.encode()).hexdigest()}
-    return image_benchmark_from_tasks(made, name="CORe50", scenario=scenario, labels=shared, files=files)
+    files = _files(folder)
+    listing = "\n".join(file.relative_to(folder).as_posix() for pairs in files.values() for file, _ in pairs)
+    request.files[f"{folder.name}, list of names"] = hashlib.sha256(listing.encode()).hexdigest()
+    parts = _parts(request.scenario, request.order)
+    train, test = _images(files, _TRAIN_SESSIONS), _images(files, _TEST_SESSIONS)
+
+    def task(name: str) -> ImageTask:
+        part = parts[name]
+        if request.scenario == "dil":
+            return image_task(request, name, _LABELS, _images(files, part), test)
+        labels = tuple(_LABELS[k] for k in part)
+        return image_task(request, name, labels, train.of_classes(part), test.of_classes(part))
+
+    return [task(name) for name in request.task_names]
 
 
-def _images(folder: Path) -> dict[int, list[tuple[Path, int]]]:
-    """Files with their objects, by session."""
+def _files(folder: Path) -> dict[int, list[tuple[Path, int]]]:
+    """Return by session the files, each with its object."""
     return {
-        session: [
-            (file, k)
-            for k in range(len(LABELS))
-            for file in sorted((folder / f"s{session}" / f"o{k + 1}").glob("*"))
-            if file.suffix.lower() in SUFFIXES
-        ]
+        session: [(file, k) for k in range(len(_LABELS)) for file in image_files(folder / f"s{session}" / f"o{k + 1}")]
         for session in range(1, 12)
     }
 
 
-def _part(found: dict[int, list[tuple[Path, int]]], sessions: Sequence[int]) -> Images:
-    files = [pair for session in sessions for pair in found[session]]
-    return Images(ImageFiles([file for file, _ in files], SIZE), range(len(files)), [k for _, k in files], COLOUR)
+def _images(files: dict[int, list[tuple[Path, int]]], sessions: Sequence[int]) -> Images:
+    pairs = [pair for session in sessions for pair in files[session]]
+    return Images(ImageFiles([file for file, _ in pairs], _PIXELS), range(len(pairs)), [k for _, k in pairs], COLOUR)

@@ -17,35 +17,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from avalanche.benchmarks import CLScenario
 from torch import Tensor
 
-from nlpcl.benchmarks._images import Images, image_benchmark_from_tasks, image_task, numbered_orders
-from nlpcl.benchmarks.images._readers import ImageSet
-from nlpcl.benchmarks.images.split import (
-    CIFAR10,
-    CIFAR100,
-    FASHION,
-    IN_CIFAR,
-    IN_MNIST,
-    MNIST,
-    Reader,
-    read_cifar10,
-    read_cifar100,
-    read_fashion,
-    read_mnist,
-)
-from nlpcl.config.orders import order_tasks
+from nlpcl.benchmarks._files.published import numbered_orders, numbered_orders_of
+from nlpcl.benchmarks._images import Images, ImageSet, ImageTask, image_stream, image_task
+from nlpcl.benchmarks._stream import StreamRequest
+from nlpcl.benchmarks.images._cifar import CIFAR10, CIFAR100, SIZES_OF_CIFAR, read_cifar10, read_cifar100
+from nlpcl.benchmarks.images._mnist import FASHION, MNIST, SIZES_OF_MNIST, read_fashion, read_mnist
 from nlpcl.errors import UsageError
-from nlpcl.registry import register_benchmark
+from nlpcl.options import Options
 
-CONCENTRATION = 0.5
-SMALLEST = 10
-REASON = "its parts have the same classes and no theme of their own that a task label could name"
+_CONCENTRATION = 0.5
+_SMALLEST = 10
+_REASON = "its parts have the same classes and no theme of their own that a task label could name"
+_Pairs = list[tuple[Images, Images]]
 
 
 def stratified(targets: Sequence[int], parts: int) -> list[list[int]]:
-    """Positions of every part; a class is spread evenly, and each position is in one part.
+    """Return the positions of every part; a class is spread evenly, and each position is in one part.
 
     Where a class does not divide by the number of parts, the parts with one more differ from class to class.
     """
@@ -61,8 +50,8 @@ def stratified(targets: Sequence[int], parts: int) -> list[list[int]]:
     return [sorted(part) for part in dealt]
 
 
-def dirichlet(targets: Sequence[int], parts: int, concentration: float = CONCENTRATION) -> list[list[int]]:
-    """Positions of every part; each class is spread by proportions from a symmetric Dirichlet distribution.
+def dirichlet(targets: Sequence[int], parts: int, concentration: float = _CONCENTRATION) -> list[list[int]]:
+    """Return the positions of every part; each class is spread by proportions from a symmetric Dirichlet distribution.
 
     A part that has reached N / T takes nothing of the classes that follow. Drawn anew until no part is tiny.
 
@@ -70,7 +59,7 @@ def dirichlet(targets: Sequence[int], parts: int, concentration: float = CONCENT
     """
     rng = np.random.default_rng(0)
     labels = np.asarray(targets)
-    if len(labels) < 4 * SMALLEST * parts:
+    if len(labels) < 4 * _SMALLEST * parts:
         raise UsageError(f"{len(labels)} images are too few for {parts} parts of uneven classes: use fewer tasks.")
     while True:
         dealt: list[list[int]] = [[] for _ in range(parts)]
@@ -81,95 +70,82 @@ def dirichlet(targets: Sequence[int], parts: int, concentration: float = CONCENT
             ends = (np.cumsum(share / share.sum())[:-1] * len(rows)).astype(int)
             for part, more in zip(dealt, np.split(rows, ends), strict=True):
                 part.extend(more.tolist())
-        if min(len(part) for part in dealt) >= SMALLEST:
+        if min(len(part) for part in dealt) >= _SMALLEST:
             return [sorted(part) for part in dealt]
 
 
-def even_parts(data: ImageSet, parts: int) -> list[tuple[Images, Images]]:
-    """Training and test images of every part, both stratified."""
+def even_parts(data: ImageSet, parts: int) -> _Pairs:
+    """Return training and test images of every part, both stratified."""
     train, test = (stratified(images.targets, parts) for images in (data.train, data.test))
     return [(data.train.take(a), data.test.take(b)) for a, b in zip(train, test, strict=True)]
 
 
-def uneven_parts(data: ImageSet, parts: int) -> list[tuple[Images, Images]]:
-    """Training and test images of every part, with class proportions of its own."""
+def uneven_parts(data: ImageSet, parts: int) -> _Pairs:
+    """Return training and test images of every part, with class proportions of its own."""
     pools = [images.pool for images in (data.train, data.test)]
     assert all(isinstance(pool, Tensor) for pool in pools)
     targets = data.train.targets + data.test.targets
-    whole = Images(torch.cat(pools), range(len(targets)), targets, data.train.scale)  # type: ignore[arg-type]
+    pooled = Images(torch.cat(pools), range(len(targets)), targets, data.train.normalise)  # type: ignore[arg-type]
     rng = np.random.default_rng(1)
-    found = []
+    pairs = []
     for part in dirichlet(targets, parts):
         rows = rng.permutation(part).tolist()
         n_train = len(rows) * 4 // 5
-        found.append((whole.take(rows[:n_train]), whole.take(rows[n_train:])))
-    return found
+        pairs.append((pooled.take(rows[:n_train]), pooled.take(rows[n_train:])))
+    return pairs
 
 
-def _register_partition(
-    name: str,
-    reader: Reader,
-    cut: Callable[[ImageSet, int], list[tuple[Images, Images]]],
-    title: str,
+def _partition(
+    request: StreamRequest[Options],
     orders: str,
-    facts: dict[str, Any],
-    sizes: tuple[int, int, int] | None = None,
-) -> Callable[..., CLScenario[Any]]:
-    def partition(
-        scenario: str = "dil",
-        order: int | str | Sequence[str] = 0,
-        *,
-        tasks: int | Sequence[str] | None = None,
-        train_size: int | None = None,
-        seed: int = 0,
-        root: str | Path | None = None,
-    ) -> CLScenario[Any]:
-        """One part of the data set a task, all classes in each.
+    read: Callable[[Path | None], ImageSet],
+    cut: Callable[[ImageSet, int], _Pairs],
+) -> list[ImageTask]:
+    """Return the parts of a data set, all classes in each.
 
-        :param scenario: `dil`.
-        :param order: 0 to 19, or names of parts.
-        :param tasks: only the first so many, of ten parts; more than ten: of twenty.
-        :param train_size: at most so many training examples per task, drawn with `seed`.
-        :param seed: seed of that draw and of the validation data's.
-        :param root: folder with the data; None: downloaded, unless NLPCL_DATA names one.
-        :raises UsageError: unknown order or part; data missing; `til`.
-        """
-        if scenario == "til":
-            raise UsageError(f"{name} does not run task-incremental: {REASON}. It runs with --scenario dil.")
-        known = numbered_orders(orders, order, tasks)
-        chosen = order_tasks(known, order, tasks)
-        data = reader(root)
-        parts = cut(data, len(known[0]))
-        made = [
-            image_task(task, data.classes, *parts[int(task.rpartition("-")[2])], train_size, seed) for task in chosen
-        ]
-        return image_benchmark_from_tasks(made, name=name, scenario=scenario, labels=data.classes, files=data.files)
-
-    partition.__name__ = partition.__qualname__ = name
-    return register_benchmark(
-        name,
-        title=title,
-        scenarios=("dil",),
-        reason=REASON,
-        orders=20,
-        sizes=sizes,
-        modality="image",
-        language="",
-        published=lambda order, tasks, **asked: (numbered_orders(orders, order, tasks), None),
-        **facts,
-    )(partition)
+    :param orders: names the published orders, which say how many parts there are.
+    """
+    data = read(request.folder())
+    request.files |= data.files
+    request.labels = data.classes
+    parts = cut(data, len(numbered_orders(orders, request.order, request.tasks)[0]))
+    return [
+        image_task(request, name, data.classes, *parts[int(name.rpartition("-")[2])]) for name in request.task_names
+    ]
 
 
-PartitionedMNIST = _register_partition("mnist", read_mnist, even_parts, "MNIST in even parts", "mnist", MNIST, IN_MNIST)
-PartitionedFashionMNIST = _register_partition(
-    "fashionmnist", read_fashion, even_parts, "FashionMNIST in even parts", "fashionmnist", FASHION, IN_MNIST
+def _facts(orders: str, data: dict[str, Any]) -> dict[str, Any]:
+    """Return what a stream says in the registry of its data set and of the published orders of its parts."""
+    return {**data, "scenarios": ("dil",), "reason": _REASON, "orders": 20, "published": numbered_orders_of(orders)}
+
+
+@image_stream("mnist", title="MNIST in even parts", sizes=SIZES_OF_MNIST, **_facts("mnist", MNIST))
+def PartitionedMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
+    """MNIST in ten even parts; more than ten tasks, of twenty."""
+    return _partition(request, "mnist", read_mnist, even_parts)
+
+
+@image_stream(
+    "fashionmnist", title="FashionMNIST in even parts", sizes=SIZES_OF_MNIST, **_facts("fashionmnist", FASHION)
 )
-PartitionedCIFAR10 = _register_partition(
-    "cifar10", read_cifar10, even_parts, "CIFAR-10 in even parts", "cifar10", CIFAR10, IN_CIFAR
-)
-PartitionedCIFAR100 = _register_partition(
-    "cifar100", read_cifar100, even_parts, "CIFAR-100 in even parts", "cifar100", CIFAR100, IN_CIFAR
-)
-HeterogeneousCIFAR10 = _register_partition(
-    "cifar10hetero", read_cifar10, uneven_parts, "CIFAR-10 in parts of uneven classes", "cifar10", CIFAR10
-)
+def PartitionedFashionMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
+    """FashionMNIST in ten even parts; more than ten tasks, of twenty."""
+    return _partition(request, "fashionmnist", read_fashion, even_parts)
+
+
+@image_stream("cifar10", title="CIFAR-10 in even parts", sizes=SIZES_OF_CIFAR, **_facts("cifar10", CIFAR10))
+def PartitionedCIFAR10(request: StreamRequest[Options]) -> list[ImageTask]:
+    """CIFAR-10 in ten even parts; more than ten tasks, of twenty."""
+    return _partition(request, "cifar10", read_cifar10, even_parts)
+
+
+@image_stream("cifar100", title="CIFAR-100 in even parts", sizes=SIZES_OF_CIFAR, **_facts("cifar100", CIFAR100))
+def PartitionedCIFAR100(request: StreamRequest[Options]) -> list[ImageTask]:
+    """CIFAR-100 in ten even parts; more than ten tasks, of twenty."""
+    return _partition(request, "cifar100", read_cifar100, even_parts)
+
+
+@image_stream("cifar10hetero", title="CIFAR-10 in parts of uneven classes", **_facts("cifar10", CIFAR10))
+def HeterogeneousCIFAR10(request: StreamRequest[Options]) -> list[ImageTask]:
+    """CIFAR-10 in ten parts with class proportions of their own; more than ten tasks, of twenty."""
+    return _partition(request, "cifar10", read_cifar10, uneven_parts)

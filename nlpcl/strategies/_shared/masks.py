@@ -10,13 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nlpcl.models.base import Backbone, ContinualModel, Site, row_factor, unprotected, weight_factor
+from nlpcl.models.base import (
+    Backbone,
+    ContinualModel,
+    Site,
+    continual_model,
+    row_factor,
+    sites_of,
+    unprotected,
+    weight_factor,
+)
 from nlpcl.models.gates import Gates, sparsity
 from nlpcl.options import option
 from nlpcl.ranges import Mean, Rate, Scale, Spread, Weight
 from nlpcl.registry import PresetTable
 from nlpcl.training.plugin import Plugin
-from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, continual_model, sites_of
+from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
 
 CLAMP = 6.0
 """Embeddings stay within [-6, 6], where sigma' is not yet lost (HAT's reference code)."""
@@ -48,7 +58,6 @@ class BlockedWeights:
     """
 
     task_state = ("_factors", "_kept")
-    transient = ("_hooked",)  # hooks belong to a process
 
     def __init__(self) -> None:
         self._factors: dict[nn.Parameter, Tensor] = {}
@@ -96,31 +105,6 @@ def site_factors(sites: list[Site], used: Mapping[str, Tensor]) -> dict[nn.Param
     return factors
 
 
-def gate_group(gates: Gates, learning_rate: float | None, parity: bool) -> dict[str, Any]:
-    """Return a group of the optimizer for the embeddings that train.
-
-    :param learning_rate: None means the optimizer's.
-    :param parity: they decay like weights, as in the original code.
-    """
-    group: dict[str, Any] = {"params": [p for p in gates.parameters() if p.requires_grad]}
-    group |= {} if parity else {"weight_decay": 0.0}
-    return group if learning_rate is None else group | {"lr": learning_rate}
-
-
-def clip_gates(gates: Gates, strategy: Any) -> None:
-    """Clip the gradient of the embeddings that train as the original code does, each site's by itself.
-
-    There each site has a tensor of its own, and tensors are clipped one by one.
-    """
-    clip_norm = getattr(strategy, "clip_norm", None)
-    if gates.current is None or clip_norm is None:
-        return
-    gradient = gates.embeddings[gates.current].grad
-    assert gradient is not None
-    for part in gradient.split(list(gates.widths.values())):
-        part.mul_((clip_norm / (part.norm() + 1e-6)).clamp(max=1.0))  # as torch's clip_grad_norm_
-
-
 class GateOptions(StrategyOptions):
     """The options of a method whose gates are hard attention to the task."""
 
@@ -143,6 +127,16 @@ class GateOptions(StrategyOptions):
     )
 
 
+class InferenceOptions(GateOptions):
+    """The options of a method that chooses a mask at test."""
+
+    inference: Literal["last", "entropy"] = option(
+        "last",
+        "which mask serves in domain-incremental learning: that of the last trained task for every sample (`last`), or "
+        "for each sample the one whose output has the least entropy (`entropy`)",
+    )
+
+
 class GatePlugin(Plugin):
     """Trains gates: their group of the optimizer, the annealing of s, and the weights that they block.
 
@@ -160,23 +154,34 @@ class GatePlugin(Plugin):
         self.blocked = BlockedWeights()
         self.undecided: list[float] = []
 
-    def parameter_group(self, strategy: Any) -> dict[str, Any]:
+    def parameter_group(self, strategy: Strategy) -> dict[str, Any]:
         """Return the gates' group of the optimizer: a rate of their own and, but for `parity`, no weight decay."""
         rate, parity = self.options.gate_learning_rate, self.options.parity
-        return gate_group(self.gates, None if parity and rate == GATE_LEARNING_RATE else rate, parity)
+        group: dict[str, Any] = {"params": [p for p in self.gates.parameters() if p.requires_grad]}
+        if not parity:
+            group["weight_decay"] = 0.0
+        if rate is not None and not (parity and rate == GATE_LEARNING_RATE):
+            group["lr"] = rate
+        return group
 
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         batches = len(strategy.dataloader)
         done = strategy.clock.train_epoch_iterations
         # The original code counts from 0 and divides by B, so it never reaches smax.
         steps = batches + 1 if self.options.parity else batches
         self.gates.scale = annealed_scale(done + 1, steps, self.options.smax)
 
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        if self.options.parity:
-            clip_gates(self.gates, strategy)
+    def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
+        # The original code has a tensor for each site and clips tensors one by one.
+        clip_norm = getattr(strategy, "clip_norm", None)
+        if not self.options.parity or self.gates.current is None or clip_norm is None:
+            return
+        gradient = self.gates.embeddings[self.gates.current].grad
+        assert gradient is not None
+        for part in gradient.split(list(self.gates.widths.values())):
+            part.mul_((clip_norm / (part.norm() + 1e-6)).clamp(max=1.0))  # as torch's clip_grad_norm_
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
         self.blocked.restore()
         if self.gates.current is not None:
             with torch.no_grad():
@@ -221,7 +226,7 @@ class MaskPlugin(GatePlugin):
         """Return the parameters that no mask protects and that train in every task nevertheless; by default none."""
         return []
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
         task = strategy.experience.current_experience
         self.gates.begin(task)
@@ -232,13 +237,13 @@ class MaskPlugin(GatePlugin):
             for p in unprotected(self.backbone):
                 p.requires_grad_(id(p) in shared)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.blocked.set(self.factors(self.gates.current or 0))
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         strategy.loss = strategy.loss + self.options.lamb * sparsity(self.gates.training_gates(), self.gates.used)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.undecided.append(self.gates.end())
 
 
@@ -285,14 +290,8 @@ class MaskStrategy(ContinualStrategy):
         return self.masks
 
 
-class MaskInferenceOptions(MaskOptions):
-    """The options of a method that chooses a mask at test."""
-
-    inference: Literal["last", "entropy"] = option(
-        "last",
-        "which mask serves in domain-incremental learning: that of the last trained task for every sample (`last`), or "
-        "for each sample the one whose output has the least entropy (`entropy`)",
-    )
+class MaskInferenceOptions(MaskOptions, InferenceOptions):
+    """The options of a method with HAT's masks that chooses one at test."""
 
 
 class MaskInference(MaskStrategy):

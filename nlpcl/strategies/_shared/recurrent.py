@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from nlpcl.errors import UsageError
+from nlpcl.models.base import continual_model
 from nlpcl.models.text_gru import TextGRU
 from nlpcl.models.tokens import TokenBackbone
-from nlpcl.training.strategy import continual_model
 
 
 def recurrent_backbone(model: nn.Module, method: str) -> tuple[TokenBackbone, TextGRU]:

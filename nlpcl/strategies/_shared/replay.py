@@ -17,8 +17,10 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, SomeShare
 from nlpcl.training.batches import loader_of
+from nlpcl.training.forward import logits_of, on_device
 from nlpcl.training.plugin import Plugin
-from nlpcl.training.strategy import StrategyOptions, logits_of, on_device
+from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import StrategyOptions
 
 
 def reservoir_slots(seen: int, count: int, capacity: int, generator: torch.Generator) -> list[int]:
@@ -50,7 +52,7 @@ class Replayed:
     task_labels: TaskLabels
     logits: Tensor | None
 
-    def on_device(self, strategy: Any) -> Replayed:
+    def on_device(self, strategy: Strategy) -> Replayed:
         """Return the examples as the strategy's model takes them; the task labels stay on the host."""
         logits = None if self.logits is None else to_device(self.logits, strategy.device)
         y = to_device(self.y, strategy.device)
@@ -70,7 +72,7 @@ class ReplayMemory:
         entire memory every time.
     """
 
-    state = ("generator", "seen", "tasks", "heads", "_kept")
+    state = ("generator", "seen", "tasks", "heads", "columns")
 
     def __init__(self, capacity: int = 128, share: float = 0.02, seed: int = 0, whole: bool = False) -> None:
         self.capacity = capacity
@@ -83,7 +85,8 @@ class ReplayMemory:
         # Of each slot: the experience and the task label of its example.
         self.tasks = torch.full((capacity,), -1)
         self.heads = torch.full((capacity,), -1)
-        self._kept: dict[str, Tensor] = {}
+        self.columns: dict[str, Tensor] = {}
+        """Inputs `x`, labels `y` and, where there are any, `logits` of the examples in all slots."""
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -123,7 +126,7 @@ class ReplayMemory:
 
     def at(self, slots: Tensor) -> Replayed:
         """Return the examples in `slots`, a LongTensor."""
-        kept = {kind: values[slots] for kind, values in self._kept.items()}
+        kept = {kind: values[slots] for kind, values in self.columns.items()}
         return Replayed(kept["x"], kept["y"], single_task(self.heads[slots]), kept.get("logits"))
 
     def draw(self, size: int = 32) -> Replayed:
@@ -132,23 +135,23 @@ class ReplayMemory:
 
     def kept_bytes(self) -> dict[str, int]:
         """Return the bytes of the filled slots: of examples with their labels, and of logits where there are any."""
-        filled = {kind: values[: len(self)] for kind, values in self._kept.items()}
+        filled = {kind: values[: len(self)] for kind, values in self.columns.items()}
         logits = filled.pop("logits", None)
         examples = {"memory": tensor_bytes([*filled.values(), self.heads[: len(self)]])}
         return examples if logits is None else examples | {"memory_logits": tensor_bytes([logits])}
 
     def _write(self, kind: str, slots: Tensor, values: Tensor, fill: float = 0) -> None:
-        kept = self._kept.get(kind)
+        kept = self.columns.get(kind)
         if kept is None:
             kept = values.new_full((self.capacity, *values.shape[1:]), fill)
         if values.dim() > 1:  # texts, or logits of heads, of different length: the last axis is padded to the longer
             width = max(kept.shape[-1], values.shape[-1])
             kept, values = (F.pad(part, (0, width - part.shape[-1]), value=fill) for part in (kept, values))
         kept[slots] = values
-        self._kept[kind] = kept
+        self.columns[kind] = kept
 
 
-def replay_logits(strategy: Any, replayed: Replayed) -> Tensor:
+def replay_logits(strategy: Strategy, replayed: Replayed) -> Tensor:
     """Return the float32 logits (B, C) of drawn examples under their own heads, `ABSENT` where one has no such class.
 
     :param replayed: on the device.
@@ -168,7 +171,7 @@ def flatten(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | Non
 
 
 def reference_gradient(
-    strategy: Any, parameters: Sequence[nn.Parameter], replayed: Replayed
+    strategy: Strategy, parameters: Sequence[nn.Parameter], replayed: Replayed
 ) -> tuple[Tensor, list[bool]]:
     """Return the gradient (P,) of the mean cross-entropy of drawn examples, and of each parameter whether it has one.
 
@@ -228,10 +231,10 @@ class MemoryPlugin(Plugin):
         size, share = self.options.memory_size, self.options.memory_share
         self.memory = ReplayMemory(size, share, seed=torch.initial_seed(), whole=self.options.parity)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.fill(strategy)
 
-    def fill(self, strategy: Any) -> Tensor:
+    def fill(self, strategy: Strategy) -> Tensor:
         """Offer the experience just trained to the memory; return the slots that were written."""
         experience = strategy.experience
         return self.memory.add(experience.dataset, experience.current_experience)

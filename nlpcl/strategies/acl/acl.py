@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from nlpcl.models.base import Backbone, ContinualModel
+from nlpcl.models.base import Backbone, ContinualModel, continual_model
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import tensor_bytes
@@ -42,8 +42,9 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayOptions
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
+from nlpcl.training.forward import autocast, mode
 from nlpcl.training.optimizers import new_optimizer
-from nlpcl.training.strategy import DTYPES, ContinualStrategy, continual_model, mode
+from nlpcl.training.strategy import ContinualStrategy
 
 
 class Repeated:
@@ -64,8 +65,7 @@ class Repeated:
 
 def encode(strategy: Any, encoder: Backbone, x: Tensor, task: Any) -> Tensor:
     """Return features of an encoder under the strategy's precision, in float32."""
-    dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-    with torch.autocast(strategy.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+    with autocast(strategy):
         return encoder.features(x, task).float()
 
 
@@ -97,7 +97,6 @@ class ACLPlugin(FeaturesPlugin):
     options: ACLOptions
     state = ("kept_private",)
     task_state = ("discriminator", "_optimizer", "_real", "_steps")
-    of_task = ("discriminator", "_optimizer", "_real")
 
     def __init__(self, model: ContinualModel, options: ACLOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)

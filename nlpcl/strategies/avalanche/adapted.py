@@ -21,7 +21,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import Backbone, ContinualModel, TaskLabels
+from nlpcl.models.base import Backbone, ContinualModel, TaskLabels, continual_model
 from nlpcl.models.heads import SharedHead
 from nlpcl.options import Options, with_options
 from nlpcl.registry import Regime
@@ -29,6 +29,7 @@ from nlpcl.strategies.avalanche.options import (
     AvalancheAGEMOptions,
     AvalancheEWCOptions,
     CoPEOptions,
+    CWROptions,
     GSSOptions,
     ICaRLOptions,
     LFLOptions,
@@ -36,7 +37,7 @@ from nlpcl.strategies.avalanche.options import (
     MIROptions,
     RWalkOptions,
 )
-from nlpcl.training.strategy import accuracy_evaluator, continual_model
+from nlpcl.training.evaluators import accuracy_evaluator
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -130,10 +131,10 @@ def let_declared(cls: type[PluginStrategy]) -> None:
     Avalanche wraps the constructor of each subclass to refuse arguments that no constructor names.
     """
     cls.__init__ = cls.__init__.__wrapped__  # type: ignore[attr-defined, method-assign]
-    cls.__signature__ = with_options(PLAIN, cls.options_type)  # type: ignore[attr-defined]
+    cls.__signature__ = with_options(_TEMPLATE, cls.options_type)  # type: ignore[attr-defined]
 
 
-PLAIN = inspect.signature(SupervisedTemplate.__init__)
+_TEMPLATE = inspect.signature(SupervisedTemplate.__init__)
 let_declared(PluginStrategy)
 
 
@@ -173,6 +174,20 @@ class LFL(training.LFL):
         if any(set(first).isdisjoint(own) for own in later):
             raise UsageError("LFL keeps the head as the first task left it, so a task of other classes is not learnt.")
         super()._before_training_exp(**kwargs)
+
+
+class _CWRModel(ContinualModel):
+    """A `ContinualModel` on which CWR* keeps the weights and the number of examples of each class."""
+
+    state = ("saved_weights", "past_j")
+
+
+class CWRStar(training.CWRStar):
+    """CWR* (Lomonaco et al. 2020)."""
+
+    def __init__(self, *, model: nn.Module, **arguments: Any) -> None:
+        options, model = take_options(CWROptions, arguments), continual_model(model, "CWRStar")
+        super().__init__(model=_CWRModel(model.backbone, model.heads), **dict(options), **arguments)
 
 
 class _GSSPlugin(GSS_greedyPlugin):
@@ -283,6 +298,11 @@ class CoPE(PluginStrategy):
         classes = shared.heads.linear.out_features
         plugin = _CoPEPlugin(options.mem_size, classes, options.p_size, options.alpha, options.T)
         return ContinualModel(shared.backbone, head), plugin
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # Avalanche's plugin sets it when training begins, which a resumed run has behind it.
+        self._criterion = next(p for p in self.plugins if isinstance(p, _CoPEPlugin)).ppp_loss
 
 
 class FeatureExtractor(nn.Module):

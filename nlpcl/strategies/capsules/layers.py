@@ -17,7 +17,7 @@ KERNELS = (3, 4, 5)
 
 
 def squash(v: Tensor) -> Tensor:
-    """|v|^2 / (1 + |v|^2) * v / |v| over the last axis (Sabour et al. 2017, eq. 1), finite at 0; in float32."""
+    """Return |v|^2 / (1 + |v|^2) * v / |v| over the last axis (Sabour et al. 2017, eq. 1), finite at 0; in float32."""
     v = v.float()  # in half precision the squares of small components are 0
     square = v.square().sum(dim=-1, keepdim=True)
     return v * (square + 1e-12).sqrt() / (1 + square)
@@ -41,21 +41,21 @@ class TaskCapsules(PerTask):
         self.route = nn.Parameter(torch.randn(n_tasks, capsules, size, size))
 
     def forward(self, x: Tensor, tasks: int) -> Tensor:
-        """Votes (B, L, K, capsules, size) of the first K = `tasks` tasks, for x (B, L, H)."""
+        """Return votes (B, L, K, capsules, size) of the first K = `tasks` tasks, for x (B, L, H)."""
         return torch.einsum("knij,blkj->blkni", self.route[:tasks], self.capsules(x, tasks))
 
     def capsules(self, x: Tensor, tasks: int) -> Tensor:
-        """Capsules p_k, (B, L, K, size)."""
+        """Return the capsules p_k, (B, L, K, size)."""
         weight, bias = self.weight[:tasks], self.bias[:tasks]
         return squash(F.linear(x, weight.flatten(0, 1), bias.flatten()).unflatten(-1, bias.shape))
 
     def bytes_for(self, tasks: int) -> int:
-        """Bytes of the maps of `tasks` tasks."""
+        """Return the bytes of the maps of `tasks` tasks."""
         return tensor_bytes(p[:tasks] for p in self.parameters())
 
 
 def allowed_tasks(task: Tensor | int, tasks: int, device: torch.device) -> Tensor | None:
-    """(B, K), True for the tasks k <= a sample's own; None where the K tasks are no more than that."""
+    """Return (B, K), True for the tasks k up to a sample's own, or None for one `task`: then K ends with it."""
     return None if isinstance(task, int) else torch.arange(tasks, device=device) <= task.unsqueeze(1)
 
 
@@ -79,14 +79,14 @@ class DynamicRouting(nn.Module):
         self.over_tasks = over_tasks
 
     def forward(self, votes: Tensor, task: Tensor | int, mask: Tensor) -> Tensor:
-        """Knowledge (B, L, H) for task `task`; arguments as in `TransferRouting`."""
+        """Return knowledge (B, L, H) for task `task`; arguments as in `TransferRouting`."""
         # Agreement sums over all tokens of a text, too much for half precision.
         with torch.autocast(votes.device.type, enabled=False):
             v = self.route(votes.float(), task, mask.to(torch.float32))
         return self.out(v.flatten(2))
 
     def route(self, votes: Tensor, task: Tensor | int, mask: Tensor) -> Tensor:
-        """Semantic capsules (B, L, capsules, size)."""
+        """Return the semantic capsules (B, L, capsules, size)."""
         batch, _, tasks, capsules, _ = votes.shape
         allowed = allowed_tasks(task, tasks, votes.device)
         logits = votes.new_zeros(batch, tasks, capsules)
@@ -106,13 +106,13 @@ class DynamicRouting(nn.Module):
         return coupling if allowed is None else coupling * allowed.unsqueeze(-1)
 
     def sites(self, prefix: str) -> list[Site]:
-        """The output map, which has a gate of its own."""
+        """Return the output map, which has a gate of its own."""
         columns, hidden = self.out.in_features, self.out.out_features
         return [Site(f"{prefix}.knowledge", self.out, self.out, hidden, inputs=((None, columns),))]
 
 
 class _WindowMax(torch.autograd.Function):
-    """For each text and filter the largest product of the filter with successive rows, (N, filters).
+    """Finds for each text and filter the largest product of the filter with successive rows, (N, filters).
 
     Conv1d and max, as products of matrices: a convolution of 9 channels takes twice as long, and where only the maxima
     have a gradient nothing of the products need be kept.
@@ -120,7 +120,7 @@ class _WindowMax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, filters: Tensor, size: int, outside: Tensor, differentiable: bool) -> Tensor:
-        """u (N, P + size - 1, channels), filters (filters, size * channels), outside (N, P): where no maximum is."""
+        """Take u (N, P + size - 1, channels), filters (filters, size * channels) and where no maximum is, (N, P)."""
         ctx.size, ctx.positions = size, outside.shape[1]
         products = (windows(u, size) @ filters.t()).unflatten(0, outside.shape)
         products += torch.where(outside, float("-inf"), 0.0).to(u.dtype).unsqueeze(2)
@@ -144,7 +144,7 @@ class _WindowMax(torch.autograd.Function):
 
 
 def windows(u: Tensor, size: int) -> Tensor:
-    """Each `size` successive rows of a text, (N * P, size * channels), for contiguous u (N, P + size - 1, channels)."""
+    """View each `size` successive rows of contiguous u (N, P + size - 1, channels) as (N * P, size * channels)."""
     texts, length, channels = u.shape
     shape = (texts, length - size + 1, size * channels)
     return u.as_strided(shape, (length * channels, channels, 1)).reshape(-1, size * channels)
@@ -164,7 +164,7 @@ class MaxConvolution(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv1d(channels, filters, k, padding=k - 2) for k in KERNELS)
 
     def forward(self, u: Tensor, mask: Tensor) -> Tensor:
-        """(N, 3 * filters), for u (N, L, channels) and mask (N, L), True on the leading real positions."""
+        """Return (N, 3 * filters), for u (N, L, channels) and mask (N, L), True on the leading real positions."""
         kind = u.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else u.dtype
         u = (u * mask.unsqueeze(-1)).to(dtype)
@@ -176,8 +176,8 @@ class MaxConvolution(nn.Module):
             padded = F.pad(u, (0, 0, size - 2, size - 2))
             outside = torch.arange(padded.shape[1] - size + 1, device=u.device) >= lengths + size - 3
             filters = convolution.weight.transpose(1, 2).flatten(1).to(dtype)
-            found = _WindowMax.apply(padded, filters, size, outside, torch.is_grad_enabled())
-            best.append(found + convolution.bias)
+            largest = _WindowMax.apply(padded, filters, size, outside, torch.is_grad_enabled())
+            best.append(largest + convolution.bias)
         return torch.cat(best, dim=1)
 
 
@@ -205,7 +205,7 @@ class TransferRouting(nn.Module):
         self.out = init_linear(nn.Linear(channels, hidden))
 
     def forward(self, votes: Tensor, task: Tensor | int, mask: Tensor) -> Tensor:
-        """Knowledge (B, L, H) for task `task`.
+        """Return knowledge (B, L, H) for task `task`.
 
         :param votes: (B, L, K, capsules, size); with an int task K = task + 1, otherwise K = T.
         :param task: one int, or (B,); tasks after a sample's own have no say.
@@ -224,11 +224,11 @@ class TransferRouting(nn.Module):
         return self.out(torch.einsum("bkc,bklc->blc", weight, votes))
 
     def sites(self, prefix: str) -> list[Site]:
-        """None: nothing of it is gated."""
+        """Return no site: nothing of the routing is gated."""
         return []
 
     def decide(self, logits: Tensor) -> Tensor:
-        """d_k in {0, 1}, (B, K): Gumbel-softmax, straight through, in training; argmax at test."""
+        """Decide d_k in {0, 1}, (B, K): straight-through Gumbel-softmax in training, argmax at test."""
         if self.training:
             return F.gumbel_softmax(logits, tau=1.0, hard=True)[..., 0]
         return (logits[..., 0] > logits[..., 1]).to(logits.dtype)
@@ -259,5 +259,5 @@ class CapsuleAdapter(Adapter):
         return x + self.bottleneck(x + self.routing(self.tasks(x, tasks), task, mask).to(x.dtype))
 
     def sites(self, prefix: str) -> list[Site]:
-        """The gateable layers."""
+        """Return the gateable layers."""
         return [*super().sites(prefix), *self.routing.sites(prefix)]

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nlpcl.models.adapters import BertAdapter
+from nlpcl.models.base import continual_model
 from nlpcl.options import option
 from nlpcl.ranges import Few, Rate
 from nlpcl.strategies._shared.adapters import adapter_backbone
 from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskOptions, MaskPlugin, MaskStrategy
 from nlpcl.strategies.capsules.layers import CapsuleAdapter, DynamicRouting, TaskCapsules, TransferRouting
-from nlpcl.training.strategy import continual_model
 
 Routing = DynamicRouting | TransferRouting
 ORIGINAL_CAPSULES = (
@@ -38,7 +38,10 @@ class CapsuleOptions(MaskOptions):
 
 
 class CapsulePlugin(MaskPlugin):
-    """HAT's masks on the plug-ins; routing goes on training, and maps of tasks to come do not move."""
+    """Puts HAT's masks on the plug-ins; routing goes on training, and maps of tasks to come do not move."""
+
+    options_type = CapsuleOptions
+    options: CapsuleOptions
 
     @property
     def adapters(self) -> list[CapsuleAdapter]:

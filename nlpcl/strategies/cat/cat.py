@@ -49,7 +49,7 @@ import torch
 from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
-from nlpcl.models.base import ContinualModel
+from nlpcl.models.base import ContinualModel, continual_model
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Rate, Weight
@@ -65,8 +65,10 @@ from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, tr
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.early_stopping import validation_of
+from nlpcl.training.forward import autocast, logits_of, on_device
 from nlpcl.training.optimizers import template_for
-from nlpcl.training.strategy import DTYPES, ContinualStrategy, continual_model, logits_of, on_device
+from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 HELD_OUT = 0.1
 """Share of the training data that serves as validation data where there are no others."""
@@ -82,7 +84,7 @@ def data_for(experience: Any) -> tuple[Any, Any, bool]:
     return data.subset(rows[cut:]), data.subset(rows[:cut]).eval(), True
 
 
-def batches(data: Any, strategy: Any) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+def batches(data: Any, strategy: Strategy) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Yield row numbers, inputs and targets of all data, batch by batch, of like length and trimmed to it."""
     for rows, (x, y, *_) in numbered_batches(data, strategy.eval_mb_size):
         yield rows, on_device(strategy, x), y.to(strategy.device)
@@ -125,7 +127,7 @@ class CATPlugin(MaskPlugin):
         self.initial = copied(ContinualModel(model.backbone, model.heads))
         super().__init__(model, options, **values)
         self.model = model
-        self._data: tuple[Any, Any, bool] = (None, None, False)
+        self.data: tuple[Any, Any, bool] = (None, None, False)
 
     @property
     def similar(self) -> list[list[int]]:
@@ -142,15 +144,15 @@ class CATPlugin(MaskPlugin):
     def kept_bytes(self) -> dict[str, int]:
         return {"initial": tensor_bytes(p for p in self.initial.parameters() if p.requires_grad)}
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         super().before_train_dataset_adaptation(strategy, **kwargs)
         task = strategy.experience.current_experience
-        self._data = data_for(strategy.experience)
+        self.data = data_for(strategy.experience)
         previous = [k for k in self.gates.trained if k != task]
         self.model.transfers.begin(task, self.similar_tasks(strategy, task, previous) if previous else [])
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        train, _, held_out = self._data
+        train, _, held_out = self.data
         if held_out:
             strategy.adapted_dataset = train
 
@@ -160,15 +162,15 @@ class CATPlugin(MaskPlugin):
             transferred, self.model.transferred = self.model.transferred, None
             strategy.loss = strategy.loss + self.options.model_weight * strategy._criterion(transferred, strategy.mb_y)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
         task = strategy.experience.current_experience
         if self.similar[task]:
             own, transferred = self.validation_accuracies(strategy, task)
             self.model.transfers.chosen[task] = transferred > own
-        self._data = (None, None, False)
+        self.data = (None, None, False)
 
-    def similar_tasks(self, strategy: Any, task: int, previous: list[int]) -> list[int]:
+    def similar_tasks(self, strategy: Strategy, task: int, previous: list[int]) -> list[int]:
         """Return the previous tasks whose frozen knowledge says more of `task` than it can learn alone.
 
         Numbers of right answers are compared, not quotients: few examples make many ties, which rounding would break.
@@ -179,7 +181,7 @@ class CATPlugin(MaskPlugin):
 
     def reference_right(self, strategy: Any, task: int) -> int:
         """Return how many of the validation data a model trained on `task` alone gets right."""
-        train, valid, _ = self._data
+        train, valid, _ = self.data
         model = copied(self.initial)
         alone = ContinualStrategy(
             model=model,
@@ -199,9 +201,9 @@ class CATPlugin(MaskPlugin):
             right = [(logits_of(alone, x, task).argmax(1) == y).sum() for _, x, y in batches(valid, strategy)]
         return int(sum(right))
 
-    def readouts_right(self, strategy: Any, task: int, previous: list[int]) -> Tensor:
+    def readouts_right(self, strategy: Strategy, task: int, previous: list[int]) -> Tensor:
         """Return how many of the validation data the readouts under t previous tasks' masks get right, (t,)."""
-        train, valid, _ = self._data
+        train, valid, _ = self.data
         features, targets = self.masked_features(train, strategy, previous)
         weight, bias = train_readouts(
             features,
@@ -214,23 +216,22 @@ class CATPlugin(MaskPlugin):
         return (readout_logits(features, weight, bias).argmax(-1) == targets).sum(dim=1)
 
     @torch.no_grad()
-    def masked_features(self, data: Any, strategy: Any, tasks: list[int]) -> tuple[Tensor, Tensor]:
+    def masked_features(self, data: Any, strategy: Strategy, tasks: list[int]) -> tuple[Tensor, Tensor]:
         """Return features (N, n, F) under the stored masks of n tasks, without dropout, and targets (N,)."""
         features = torch.empty(len(data), len(tasks), self.backbone.width, device=strategy.device)
         targets = torch.empty(len(data), dtype=torch.long, device=strategy.device)
-        dtype = DTYPES[getattr(strategy, "precision", "fp32")]
         self.model.eval()
         for rows, x, y in batches(data, strategy):
-            with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+            with autocast(strategy):
                 features[rows] = self.model.views(x, tasks).transpose(0, 1)
             targets[rows] = y
         self.model.train()
         return features, targets
 
     @torch.no_grad()
-    def validation_accuracies(self, strategy: Any, task: int) -> list[float]:
-        """Return validation accuracies of a trained task's head and of its transfer."""
-        valid = self._data[1]
+    def validation_accuracies(self, strategy: Strategy, task: int) -> list[float]:
+        """Return the validation accuracies of a trained task's own head, and of its transfer."""
+        valid = self.data[1]
         right = torch.zeros(2, device=strategy.device)
         self.model.eval()
         for _, x, y in batches(valid, strategy):
@@ -238,10 +239,9 @@ class CATPlugin(MaskPlugin):
         self.model.train()
         return [n / len(valid) for n in distributed.broadcast(right.long().tolist())]
 
-    def both(self, strategy: Any, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
+    def both(self, strategy: Strategy, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Return the logits of a task's own head, and of its transfer, under the strategy's precision."""
-        dtype = DTYPES[getattr(strategy, "precision", "fp32")]
-        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        with autocast(strategy):
             return self.model.both(x, task)
 
 
@@ -272,13 +272,8 @@ class CAT(MaskInference):
     def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:
         """Return the loss of the task's own head and, where it has one, w times that of its attention head."""
         task = self.masks.gates.current
-        if task is None or not self.similar[task]:
+        if task is None or not self.masks.similar[task]:
             return super().validation_criterion(x, y, task_labels)
         own, transferred = self.masks.both(self, x, task)
         loss: Tensor = self._criterion(own, y) + self.options.model_weight * self._criterion(transferred, y)
         return loss
-
-    @property
-    def similar(self) -> list[list[int]]:
-        """The tasks found similar to each task, all of them before it; empty lists for tasks to come."""
-        return self.model.transfers.similar

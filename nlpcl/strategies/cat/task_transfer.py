@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlpcl.models.base import _MISSING, Backbone, ContinualModel, TaskLabels, single_task
+from nlpcl.models.base import Backbone, ContinualModel, TaskLabels, single_task
 from nlpcl.models.device import to_device
 from nlpcl.models.gates import Gates
 from nlpcl.models.heads import ABSENT, TaskHeads
@@ -17,7 +17,7 @@ from nlpcl.models.sizes import PerTask, tensor_bytes
 
 
 class MaskViews:
-    """Features of a batch under several tasks' masks in one forward pass.
+    """Gives features of a batch under several tasks' masks in one forward pass.
 
     What stands before the first gates does not depend on the mask, so the batch is repeated right before those: a
     frozen encoder below them, and a first layer of convolutions, are computed once. In an encoder whose own layers are
@@ -34,7 +34,7 @@ class MaskViews:
                 site.activation.register_forward_hook(self._repeat, prepend=True)  # before the gate
 
     def __call__(self, x: Tensor, tasks: Sequence[int]) -> Tensor:
-        """Features (n, B, F) of inputs `x` under the masks of n tasks."""
+        """Return features (n, B, F) of inputs `x` under the masks of n tasks."""
         gates = cast(Gates, self.backbone.gates)
         labels = to_device(torch.tensor(tasks).repeat_interleave(len(x)), x.device)
         chosen, gates.override = gates.override, None
@@ -74,7 +74,7 @@ class TaskTransfer(nn.Module):
         self.head = nn.Linear(features, classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, C) from features (n, B, F) under the masks of n >= 1 tasks."""
+        """Return logits (B, C) from features (n, B, F) under the masks of n >= 1 tasks."""
         known = features.transpose(0, 1)
         query = self.embedding.relu().expand(len(known), 1, -1)
         mixed = self.attention(query, known, known, need_weights=False)[0]
@@ -84,7 +84,7 @@ class TaskTransfer(nn.Module):
 
 
 class TaskTransfers(PerTask):
-    """Which tasks each task found similar, a `TaskTransfer` where there are any, and whether that one serves at test.
+    """Knows each task's similar tasks, has a `TaskTransfer` where there are any, and whether that serves at test.
 
     A transfer is made when its task begins, or when a state that has one is loaded.
 
@@ -94,6 +94,7 @@ class TaskTransfers(PerTask):
     """
 
     kind = "attention"
+    state = ("similar", "chosen")
     device: Tensor
 
     def __init__(self, features: int, classes: Sequence[int], heads: int) -> None:
@@ -109,7 +110,7 @@ class TaskTransfers(PerTask):
         self.register_buffer("device", torch.empty(0), persistent=False)  # knows where new layers go
 
     def begin(self, task: int, similar: Sequence[int]) -> None:
-        """From now on `task` trains, to which `similar` tasks are similar; what serves other tasks stays."""
+        """Let `task` train from now on, with its `similar` tasks; the layers of other tasks stay as they are."""
         self.layers.requires_grad_(False)
         self.similar[task] = list(similar)
         self.chosen[task] = False
@@ -117,16 +118,16 @@ class TaskTransfers(PerTask):
             self.add_task(task)
 
     def of(self, task: int) -> TaskTransfer | None:
-        """The transfer of a task; None if no task is similar to it."""
+        """Return the transfer of a task, or None if no task is similar to it."""
         return cast(TaskTransfer, self.layers[str(task)]) if self.similar[task] else None
 
     def bytes_for(self, tasks: int) -> int:
-        """Bytes of the first `tasks` tasks' layers, and one for each of their yes or no."""
+        """Return the bytes of the first `tasks` tasks' layers, and one for each entry of `similar` and `chosen`."""
         layers = [layer for layer in (self.of(task) for task in range(tasks)) if layer is not None]
         return tasks * (tasks + 1) // 2 + sum(tensor_bytes(layer.parameters()) for layer in layers)
 
     def get_extra_state(self) -> Tensor:
-        """(T, T + 1): who is similar to whom, and whose transfer serves."""
+        """Return a table (T, T + 1) of which tasks are similar to which, and whose transfer serves."""
         table = torch.zeros(len(self.classes), len(self.classes) + 1, dtype=torch.bool)
         for task, similar in enumerate(self.similar):
             table[task, similar] = True
@@ -134,7 +135,7 @@ class TaskTransfers(PerTask):
         return table
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take it back; torch does this before it loads the layers' weights."""
+        """Restore the table and make its layers; torch does this before it loads their weights."""
         self.similar = [row[:-1].nonzero().flatten().tolist() for row in state]
         self.chosen = state[:, -1].tolist()
         self.layers.clear()
@@ -165,12 +166,7 @@ class TransferModel(ContinualModel):
         self.views = MaskViews(self.backbone)
         self.transferred: Tensor | None = None
 
-    def forward(self, x: Tensor, task_labels: TaskLabels | None = _MISSING) -> Any:
-        """As in `ContinualModel`."""
-        if task_labels is _MISSING and not self.task_incremental:
-            task_labels = 0
-        if task_labels is _MISSING or task_labels is None:
-            return super().forward(x, task_labels)
+    def _logits(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         task = single_task(task_labels)
         gates = cast(Gates, self.backbone.gates)
         served = task if gates.override is None else gates.override
@@ -179,10 +175,10 @@ class TransferModel(ContinualModel):
         if self.training and served == gates.current and self.transfers.of(served) is not None:
             logits, self.transferred = self.both(x, served)
             return logits
-        return self._transfer(x, served) if self.transfers.chosen[served] else super().forward(x, task)
+        return self._transfer(x, served) if self.transfers.chosen[served] else super()._logits(x, task)
 
     def both(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) of a task's own mask, and of its transfer, which it must have."""
+        """Return logits (B, C) of a task's own mask, and of its transfer, which it must have."""
         layer = self.transfers.of(task)
         assert layer is not None
         features = self.views(x, [task, *self.transfers.similar[task]])
@@ -197,8 +193,8 @@ class TransferModel(ContinualModel):
             return layer(features)
 
     def _mixed(self, x: Tensor, tasks: Tensor) -> Tensor:
-        """Logits of a batch of several tasks; each transfer that serves sees its own examples."""
-        logits = super().forward(x, tasks)
+        """Return logits of a batch of several tasks; each transfer that serves sees its task's examples."""
+        logits = super()._logits(x, tasks)
         for task in (task for task, chosen in enumerate(self.transfers.chosen) if chosen):
             rows = (tasks == task).nonzero().flatten().to(x.device)
             if len(rows):
@@ -207,14 +203,14 @@ class TransferModel(ContinualModel):
         return logits
 
     def __getstate__(self) -> dict[str, Any]:
-        # Logits nobody took hold a graph, which cannot be copied and means nothing in a copy.
+        # Logits that nobody has taken hold a graph, which cannot be copied and means nothing in a copy.
         return {**self.__dict__, "transferred": None}
 
 
 def train_readouts(
     features: Tensor, targets: Tensor, classes: int, *, steps: int, learning_rate: float, batch_size: int = 128
 ) -> tuple[Tensor, Tensor]:
-    """Softmax regressions from the features under n masks, each as if it were trained alone, in one batched product.
+    """Train softmax regressions from the features under n masks, each as if alone, in one batched product.
 
     They start at 0 and take Adam's steps on the same random mini-batches.
 
@@ -239,5 +235,5 @@ def train_readouts(
 
 
 def readout_logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Logits (n, N, C) of n readouts for features (N, n, F)."""
+    """Return logits (n, N, C) of n readouts for features (N, n, F)."""
     return torch.baddbmm(bias, features.transpose(0, 1), weight)

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from nlpcl.models.base import continual_model
 from nlpcl.models.device import to_device
 from nlpcl.options import option
 from nlpcl.ranges import Temperature, Weight
@@ -44,7 +45,7 @@ from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskInference, MaskIn
 from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
-from nlpcl.training.strategy import DTYPES, continual_model, mode, on_device
+from nlpcl.training.forward import autocast, mode, on_device
 
 
 class CLASSICOptions(MaskInferenceOptions):
@@ -117,8 +118,7 @@ class CLASSIC(MaskInference):
         return torch.stack(features, dim=1)
 
     def _represent(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
-        dtype = DTYPES[self.precision]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        with autocast(self):
             return self.backbone.represent(x, task_labels).float()
 
     def _unpack_minibatch(self) -> None:

@@ -9,7 +9,7 @@ from nlpcl.models.sizes import PerTask, tensor_bytes
 
 
 def contrastive_loss(views: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Supervised contrastive loss (Khosla et al. 2020, eq. 2), averaged over all anchors; a scalar.
+    """Return the supervised contrastive loss (Khosla et al. 2020, eq. 2), averaged over all anchors, a scalar.
 
     For anchor i: -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / tau) / sum_{a != i} exp(z_i.z_a / tau) ), where P(i) are
     the vectors of i's label in all views, without i. Labels that all differ make it the unsupervised loss: the only
@@ -45,7 +45,7 @@ class TaskAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, F, n) -> (B, F, n)."""
+        """Map features (B, F, n) to (B, F, n)."""
         energy = self.query(x).transpose(1, 2) @ self.key(x)
         return x + self.gamma * (self.value(x) @ energy.softmax(dim=-1).transpose(1, 2))
 
@@ -63,14 +63,14 @@ class TaskAttentions(PerTask):
         self.attentions = nn.ModuleList(TaskAttention(tasks) for tasks in range(2, n_tasks + 1))
 
     def begin(self, previous: int) -> None:
-        """From now on only the attention over `previous` tasks and the current one trains; with 0, none."""
+        """Train only the attention over `previous` tasks and the current one from now on; with 0, none."""
         for i, attention in enumerate(self.attentions, start=1):
             attention.requires_grad_(i == previous)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, F, n), n >= 2, through the attention over n tasks, (B, F, n)."""
+        """Pass features (B, F, n), n >= 2, through the attention over n tasks, (B, F, n)."""
         return self.attentions[x.shape[-1] - 2](x)
 
     def bytes_for(self, tasks: int) -> int:
-        """Bytes of the attentions of the first `tasks` tasks."""
+        """Return the bytes of the attentions of the first `tasks` tasks."""
         return tensor_bytes(p for attention in self.attentions[: max(tasks - 1, 0)] for p in attention.parameters())

@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, Site, single_task, unprotected
+from nlpcl.models.base import ContinualModel, Site, continual_model, single_task, sites_of, unprotected
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Positive
@@ -43,16 +43,9 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies.owm.projection import Projector, batch_inputs, example_means
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
+from nlpcl.training.forward import logits_of, mode, on_device
 from nlpcl.training.plugin import Plugin
-from nlpcl.training.strategy import (
-    ContinualStrategy,
-    StrategyOptions,
-    continual_model,
-    logits_of,
-    mode,
-    on_device,
-    sites_of,
-)
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
 
 
 def final_alphas(sites: list[Site]) -> list[float]:

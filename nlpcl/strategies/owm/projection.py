@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nlpcl.training.state import restorable
+
 BLOCK = 32
 """Inputs that enter P at once: a system of this size is solved, never one of P's own."""
 
@@ -85,6 +87,7 @@ def joined(weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.cat([weight.flatten(1), *([] if bias is None else [bias.unsqueeze(1)])], dim=1)
 
 
+@restorable
 class Projector:
     """P of one layer, (d, d), which starts at the identity.
 

@@ -36,20 +36,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nlpcl.models.base import ContinualModel, Site, replace_layer, unprotected
+from nlpcl.models.base import ContinualModel, Site, continual_model, replace_layer, sites_of, unprotected
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Between, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies.ucl.layers import Bayesian, make_bayesian
 from nlpcl.training.plugin import Plugin
-from nlpcl.training.strategy import (
-    ContinualStrategy,
-    StrategyOptions,
-    continual_model,
-    minibatch_rows,
-    sites_of,
-)
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,123 @@
+"""MNIST and FashionMNIST: four idx files each, plain or gzipped, from a data root or downloaded.
+
+A data root may hold a part of a set: the SHA-256 of what was read goes into the record.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nlpcl.benchmarks._files.download import data_bytes, own_files, read_file
+from nlpcl.benchmarks._images import GREY, Images, ImageSet
+from nlpcl.errors import UsageError
+
+DIGIT_NAMES = tuple("0123456789")
+CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+IDX_FILES = (
+    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
+# SHA-256 of the gzipped files as published, in the order of IDX_FILES.
+_SOURCES = {
+    "mnist": (
+        "https://ossci-datasets.s3.amazonaws.com/mnist",
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
+    "fashion-mnist": (
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    ),
+}
+# SHA-256 of MNIST's files unpacked.
+_UNPACKED = (
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+)
+
+
+def _own_files(folder: str) -> Any:
+    paths = (f"{folder}/{name}{packed}" for name in IDX_FILES for packed in ("", ".gz"))
+    return own_files(*paths, published=(*_SOURCES[folder][1:], *_UNPACKED))
+
+
+MNIST: dict[str, Any] = {
+    "source": "ossci-datasets.s3.amazonaws.com/mnist",
+    "licence": "CC BY-SA 3.0, as commonly stated",
+    "citation": "LeCun, Bottou, Bengio and Haffner, Proceedings of the IEEE 1998",
+    "labels": DIGIT_NAMES,
+    "own_files": _own_files("mnist"),
+}
+"""What all streams of MNIST say in the registry."""
+FASHION: dict[str, Any] = {
+    "source": "GitHub zalandoresearch/fashion-mnist",
+    "licence": "MIT",
+    "citation": "Xiao, Rasul and Vollgraf, arXiv:1708.07747",
+    "labels": CLOTHES,
+    "own_files": _own_files("fashion-mnist"),
+}
+SIZES_OF_MNIST = (54_000, 6_000, 10_000)
+"""Training, validation and test examples of either set where classes are dealt out evenly."""
+
+
+def read_mnist(root: Path | None) -> ImageSet:
+    """Return MNIST.
+
+    :raises UsageError: a file is missing, damaged or out of reach.
+    """
+    return _read("mnist", DIGIT_NAMES, root)
+
+
+def read_fashion(root: Path | None) -> ImageSet:
+    """Return FashionMNIST.
+
+    :raises UsageError: a file is missing, damaged or out of reach.
+    """
+    return _read("fashion-mnist", CLOTHES, root)
+
+
+def idx_array(content: bytes, name: str) -> Tensor:
+    """Return the array of unsigned bytes in an idx file, uncompressed.
+
+    :param name: of the file, for the message.
+    :raises UsageError: it is none, or cut short.
+    """
+    n_axes = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
+    shape = tuple(int(n) for n in np.frombuffer(content[4 : 4 + 4 * n_axes], dtype=">u4"))
+    values = np.frombuffer(content, dtype=np.uint8)[4 + 4 * n_axes :]
+    if not n_axes or len(shape) != n_axes or math.prod(shape) != len(values):
+        raise UsageError(f"{name} is no complete idx file of bytes; replace it by the original.")
+    return torch.from_numpy(values.reshape(shape).copy())
+
+
+def _read(folder: str, classes: tuple[str, ...], root: Path | None) -> ImageSet:
+    url, *hashes = _SOURCES[folder]
+    arrays, files = [], {}
+    for name, digest in zip(IDX_FILES, hashes, strict=True):
+        if root is not None:
+            content = read_file(root / folder / name)
+        else:
+            content = gzip.decompress(data_bytes(folder, f"{name}.gz", digest, f"{url}/{name}.gz", None))
+        files[f"{folder}/{name}"] = hashlib.sha256(content).hexdigest()
+        arrays.append(idx_array(content, f"{folder}/{name}"))
+    parts = []
+    for images, labels in (arrays[:2], arrays[2:]):
+        if images.dim() != 3 or len(images) != len(labels) or int(labels.max()) >= len(classes):
+            raise UsageError(f"{folder}: images and labels do not belong together; replace the files by the originals.")
+        parts.append(Images(images.unsqueeze(1), range(len(images)), labels.tolist(), GREY))
+    return ImageSet(classes, parts[0], parts[1], files)

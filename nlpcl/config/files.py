@@ -1,0 +1,78 @@
+"""Files that are written as a whole or not at all, their SHA-256, and what is wrong in one."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside `path` to write to; at the end the file there is synced and takes the place of `path`.
+
+    So `path` holds either what it held before or all of the new content. On an error nothing is left, no new folder
+    either. The file may be read by whom the umask lets read, unlike one of `mkstemp`.
+
+    :raises OSError: it cannot be written.
+    """
+    created = [parent for parent in path.parents if not parent.exists()]
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # another process may have written to the new folders meanwhile
+            temporary.unlink(missing_ok=True)
+            for parent in created:
+                parent.rmdir()
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either what it held before or all of it.
+
+    :raises OSError: it cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, which is read again only if its device, inode, size or a time of it is another.
+
+    A tool that restores the time of modification (`rsync -t`, `touch -r`) cannot set that of the last change of status.
+    """
+    facts = path.stat()
+    stamp = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return _sha256_of(path.resolve(), stamp)
+
+
+@functools.cache
+def _sha256_of(path: Path, stamp: tuple[int, ...]) -> str:
+    return sha256(path)
+
+
+def fault(error: ValidationError) -> str:
+    """Return what is wrong first in a file, and where in it."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    return f"{where}: {first['msg']}"

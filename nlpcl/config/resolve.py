@@ -1,0 +1,166 @@
+"""What a spec leaves open, filled in from names, presets and defaults, and checked: `resolve`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple, get_type_hints
+
+from nlpcl.config.encoders import MINILM, model_digest
+from nlpcl.config.orders import canonical_order, check_names, check_order, order_tasks
+from nlpcl.config.presets import Preset, preset_for
+from nlpcl.config.spec import FIELDS, OWNERS, SPEC_VERSION, CompleteSpec, RunSpec, field_help
+from nlpcl.errors import UsageError
+from nlpcl.options import Option, check_options, entry_options, stored_options
+from nlpcl.registry import (
+    BackboneEntry,
+    BenchmarkEntry,
+    StrategyEntry,
+    backbones,
+    benchmarks,
+    check_combination,
+    default_backbone,
+    strategies,
+)
+
+MOST_LOWERED = 100
+"""A plateau schedule divides the learning rate by at most this much, unless the spec says where it ends."""
+
+
+class Entries(NamedTuple):
+    """The registries' entries that a spec names."""
+
+    strategy: StrategyEntry
+    backbone: BackboneEntry
+    benchmark: BenchmarkEntry
+
+
+def entries_of(spec: RunSpec) -> Entries:
+    """Return the entries of a spec's strategy, backbone and benchmark.
+
+    :raises UsageError: a name is unknown.
+    """
+    strategy, benchmark = strategies.get(spec.strategy), benchmarks.get(spec.benchmark)
+    return Entries(strategy, backbones.get(spec.backbone or default_backbone(benchmark.name)), benchmark)
+
+
+@cache
+def field_options() -> Mapping[str, Option]:
+    """Return all fields of a spec as options: type, default and help."""
+    types = get_type_hints(RunSpec, include_extras=True)
+    return {
+        name: Option(name, types[name], field.default, field_help(name)) for name, field in RunSpec.model_fields.items()
+    }
+
+
+def resolve(spec: RunSpec, presets: Iterable[Preset] = (), version: int = SPEC_VERSION) -> CompleteSpec:
+    """Return the complete spec: canonical names, presets and option defaults written out.
+
+    A complete spec is returned as it is.
+
+    :param presets: more presets, which win over the package's own.
+    :param version: leave out what came after this version of the spec.
+    :raises UsageError: a name is unknown, an option wrong or the combination impossible.
+    """
+    strategy, backbone, benchmark = entries = entries_of(spec)
+    if isinstance(spec, CompleteSpec):
+        if spec.max_length is not None and spec.model is None and not backbone.words:
+            raise UsageError(f"a complete spec of backbone {backbone.name} needs model.")
+        return spec
+    check_combination(strategy, benchmark, backbone, spec.scenario)
+    names = {kind: getattr(entries, kind).name for kind in OWNERS.values()}
+    chosen = spec.model_dump(exclude_unset=True) | names | {"model": _model(spec, benchmark, backbone)}
+    if "model_sha256" not in chosen and (digest := model_digest(chosen["model"], bool(backbone.words))) is not None:
+        chosen["model_sha256"] = digest
+    fields = field_options()
+    defaults = {name: option.default for name, option in fields.items()}
+    preset = preset_for({**defaults, **chosen, "modality": benchmark.modality}, (*strategy.presets, *presets))
+    values = {**defaults, **preset, **chosen}
+    marks = []
+    for field, kind in OWNERS.items():
+        entry = getattr(entries, kind)
+        options = entry_options(entry)
+        requested = {**preset.get(field, {}), **(chosen.get(field) or {})}
+        values[field] = stored_options(options, check_options(entry.name, options, requested), version)
+        marks += [options[name].since for name in values[field]]
+    values["order"] = canonical_order(values["order"])
+    _check_tasks(benchmark, values)
+    if not strategy.engine:
+        _check_plain(strategy.name, values)
+    rate = values["learning_rate"]
+    if values["schedule"] == "plateau" and rate is not None and "min_learning_rate" not in preset | chosen:
+        values["min_learning_rate"] = min(values["min_learning_rate"], rate / MOST_LOWERED)
+    if values["train_size"] is not None and "data_seed" not in preset | chosen:
+        values["data_seed"] = values["seed"]
+    values = stored_options(fields, values, version)
+    marks += [fields[name].since for name in values]
+    values["spec_version"] = max([1, *(mark.version for mark in marks if mark is not None)])
+    return CompleteSpec.parse(values)
+
+
+def check_repeatable(spec: CompleteSpec) -> None:
+    """Refuse a complete spec that was not made by `resolve`, or not with what is installed here.
+
+    :raises UsageError: resolved once more it would be another, or could not be.
+    """
+    content = spec.model_dump(exclude={"spec_version"})
+    again = resolve(RunSpec.parse(content), version=spec.spec_version)
+    stored, resolved = (_parts(each.model_dump(mode="json")) for each in (spec, again))
+    for name in {**stored, **resolved}:
+        before, now = (parts.get(name, "(absent)") for parts in (stored, resolved))
+        if before != now:
+            difference = f"{name} is {str(before)[:100]} and would be {str(now)[:100]}"
+            raise UsageError(f"its spec cannot be repeated here: {difference}.")
+
+
+def check_epochs(epochs: Mapping[str, int], known: Sequence[str]) -> None:
+    """Refuse epochs of a task that the stream does not have.
+
+    :raises UsageError: the first such task, with the nearest names of tasks.
+    """
+    check_names([name for name in epochs if name != "*"], known, "epochs: ")
+
+
+def _model(spec: RunSpec, benchmark: BenchmarkEntry, backbone: BackboneEntry) -> str | None:
+    if backbone.words:
+        if (spec.model or "").lower() == MINILM:
+            advice = "name a file of them with --model, or leave it out to train them"
+            raise UsageError(f"minilm is an encoder, and {backbone.name} takes word vectors: {advice}.")
+        return spec.model
+    if benchmark.modality == "text":
+        return MINILM if spec.model is None or spec.model.lower() == MINILM else spec.model
+    for name, field in FIELDS.items():
+        if field.text and getattr(spec, name) is not None:
+            raise UsageError(f"{field.flags[0]} is for text, and {benchmark.name} holds images: leave it out.")
+    return None
+
+
+def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a spec, each option as a part of its own."""
+    parts: dict[str, Any] = {}
+    for name, value in content.items():
+        parts |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+    return parts
+
+
+def _check_tasks(benchmark: BenchmarkEntry, values: Mapping[str, Any]) -> None:
+    """Refuse an order, or names of tasks, that the stream is known not to have before its data are read."""
+    order, tasks, epochs = values["order"], values["tasks"], values["epochs"]
+    if benchmark.published is None:
+        check_order(order, benchmark.orders)
+        return
+    facts = {"scenario": values["scenario"], "order": order, "tasks": tasks, **values["benchmark_options"]}
+    orders, known = benchmark.published(**facts)
+    order_tasks(orders, order, tasks, known)
+    if isinstance(epochs, dict):
+        check_epochs(epochs, known or orders[0])
+
+
+def _check_plain(name: str, values: Mapping[str, Any]) -> None:
+    """Refuse settings that Avalanche's own strategies do not know."""
+    for field, facts in FIELDS.items():
+        if facts.plain and values[field] not in facts.plain:
+            setting = field.replace("_", " ")
+            raise UsageError(
+                f"{name} is Avalanche's own class, which knows no {setting}: leave it at {facts.plain[0]}."
+            )

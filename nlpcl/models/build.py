@@ -1,0 +1,73 @@
+"""`build_model`: a model for a benchmark."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nlpcl.errors import UsageError
+from nlpcl.models.base import Backbone, ContinualModel
+from nlpcl.models.heads import SharedHead, TaskHeads
+from nlpcl.registry import DEFAULT_BACKBONES, backbones
+
+if TYPE_CHECKING:
+    from nlpcl.models.pretrained import EncoderLike
+
+
+def build_model(
+    benchmark: Any, backbone: str | Backbone | None = None, encoder: EncoderLike | None = None, **options: Any
+) -> ContinualModel:
+    """Return a model for a benchmark: a backbone, and the heads that the benchmark's tasks need.
+
+    :param benchmark: made by this package; its `scenario` and `n_classes` decide the heads, its `input_shape`
+        the size of a backbone for images.
+    :param backbone: a backbone or the name of one; None means `bert_adapter` for text, `cnn` for images.
+    :param encoder: the encoder of a named backbone for text, as in `load_encoder`; None means the one that the
+        benchmark's tokenizer belongs to. A backbone of word vectors takes those that the benchmark holds.
+    :param options: further options of a named backbone.
+    :raises UsageError: a backbone of word vectors and a benchmark without any, or the other way round; an encoder that
+        cannot be loaded or does not belong to the benchmark's tokenizer.
+    """
+    if backbone is None:
+        backbone = DEFAULT_BACKBONES[benchmark.modality]
+    if isinstance(backbone, str):
+        backbone = _named_backbone(backbone, benchmark, encoder, options)
+    if benchmark.modality == "text":
+        _fit_to_text(backbone, benchmark)
+    classes: list[int] = benchmark.n_classes
+    if benchmark.scenario == "til":
+        return ContinualModel(backbone, TaskHeads(backbone.width, classes))
+    return ContinualModel(backbone, SharedHead(backbone.width, max(classes), len(classes)))
+
+
+def _named_backbone(name: str, benchmark: Any, encoder: EncoderLike | None, options: dict[str, Any]) -> Backbone:
+    entry = backbones.get(name)
+    vectors = benchmark.vectors
+    if bool(entry.words) != (vectors is not None):
+        raise UsageError(
+            f"backbone {entry.name} reads {'whole words' if entry.words else 'no whole words'}: make the benchmark "
+            f"with tokenizer={'Words(file)' if entry.words else 'an encoder'}."
+        )
+    if vectors is not None:
+        reads = vectors.matrix
+    elif entry.modality == "image":
+        reads = benchmark.input_shape
+    else:
+        from nlpcl.models.pairing import encoder_for
+
+        reads = encoder_for(benchmark, encoder)
+    backbone: Backbone = entry.target(reads, **options)
+    return backbone
+
+
+def _fit_to_text(backbone: Backbone, benchmark: Any) -> None:
+    """Check that a backbone reads a benchmark's tokens, and hand it their states where those are computed already."""
+    from nlpcl.models.bert_frozen import BertFrozen
+    from nlpcl.models.encoder import TextEncoder
+    from nlpcl.models.pairing import check_pair
+
+    encoder = getattr(backbone, "encoder", None)
+    if isinstance(encoder, TextEncoder):
+        check_pair(benchmark, encoder)
+    states = benchmark.states
+    if states is not None and isinstance(backbone, BertFrozen):
+        backbone.use_states(states)

@@ -1,0 +1,299 @@
+"""Writes the tree of a strategy's state into a strategy that was built the same way.
+
+Whoever can write into a folder of runs can write a tree, so a tree can neither name nor call anything. `Restore` sets
+declared attributes of objects that are there to values of the kind that they had, and makes no objects but those of
+the classes listed here or marked as `restorable`. Anything else raises `NotSerializable`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.training.storage_policy import ReservoirSamplingBuffer
+from avalanche.training.utils import ParamData
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nlpcl.runs.state import (
+    PLAIN,
+    WITH_STATE_DICT,
+    Node,
+    NotSerializable,
+    Streams,
+    Untouched,
+    attributes,
+    constant,
+    parts_of,
+    untouched,
+    walked,
+)
+from nlpcl.training.state import class_name, declared_state, restorable_class
+
+CONTAINERS: dict[str, Any] = {
+    kind.__name__: kind for kind in (list, tuple, set, frozenset, deque, torch.Size, dict, OrderedDict)
+}
+_KINDS = {
+    *("plain", "same", "tensor", "kept", "constant", "array", "generator", "state", "optimizer", "dataset"),
+    *("dict", "items", "device", "module", "object"),
+}
+"""Kinds of nodes: for each `Restore` has a method."""
+_MISSING: Any = object()
+WALKED: dict[str, Callable[[], Any]] = {
+    class_name(ParamData): functools.partial(ParamData, "", (0,)),
+    class_name(ReservoirSamplingBuffer): functools.partial(ReservoirSamplingBuffer, 1),
+}
+"""Make Avalanche's objects that come into being while its strategies train, by class."""
+UNEXPECTED = (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError)
+"""What reading a tree of another shape than `Capture` makes raises, or a tensor of another size."""
+
+
+class Restore:
+    """Writes nodes into objects that were built the same way as the captured ones.
+
+    :param tensors: of `Capture`.
+    :param device: where tensors go that were not on the host.
+    :param untouched: as for `Capture`.
+    :param streams: the benchmark's data.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], device: torch.device, untouched: Untouched, streams: Streams
+    ) -> None:
+        self.tensors = tensors
+        self.device = device
+        self.untouched = untouched
+        self.streams = streams
+        self._built: dict[str, Any] = {}
+        self._modules: dict[str, nn.Module] = {}
+
+    def value(self, node: Node, old: Any, path: str) -> Any:
+        """Return what belongs at `path`, where `old` stands now; `old` itself, changed in place, wherever it can be."""
+        kind, *content = node
+        if kind not in _KINDS:
+            raise NotSerializable(f"{path}: a node of the kind {kind!r}")
+        new = getattr(self, f"_{kind}")(content, old, path)
+        if not fits(old, new):
+            raise NotSerializable(f"{path}: {type(new).__name__} in the place of {type(old).__name__}")
+        self._built[path] = new
+        return new
+
+    def _plain(self, content: Node, old: Any, path: str) -> Any:
+        (value,) = content
+        if value is not None and type(value) not in PLAIN:
+            raise NotSerializable(f"{path}: a {type(value).__name__} is no plain value")
+        return value
+
+    def _same(self, content: Node, old: Any, path: str) -> Any:
+        return self._built[content[0]]
+
+    def _kept(self, content: Node, old: Any, path: str) -> Tensor:
+        if not untouched(old, self.untouched):
+            raise NotSerializable(f"{path}: is not stored")
+        return old  # type: ignore[no-any-return]
+
+    def _constant(self, content: Node, old: Any, path: str) -> Any:
+        if not constant(old):
+            raise NotSerializable(f"{path}: is made while a task trains and cannot be stored")
+        return old
+
+    def _device(self, content: Node, old: Any, path: str) -> torch.device:
+        return torch.device("cpu") if content[0] == "cpu" else self.device
+
+    def _tensor(self, content: Node, old: Any, path: str) -> Tensor:
+        device, requires_grad = content
+        saved = self.tensors[path]
+        if isinstance(old, nn.Parameter):
+            return self._fill(old, path).requires_grad_(requires_grad)
+        return saved.clone().to("cpu" if device == "cpu" else self.device).requires_grad_(requires_grad)
+
+    def _fill(self, old: Tensor, path: str) -> Tensor:
+        check_alike(old, self.tensors[path], path)
+        with torch.no_grad():
+            return old.copy_(self.tensors[path])
+
+    def _array(self, content: Node, old: Any, path: str) -> Any:
+        return self.tensors[path].clone().numpy()
+
+    def _generator(self, content: Node, old: Any, path: str) -> torch.Generator:
+        generator = old if isinstance(old, torch.Generator) else torch.Generator()
+        return generator.set_state(self.tensors[path])
+
+    def _state(self, content: Node, old: Any, path: str) -> Any:
+        if not isinstance(old, WITH_STATE_DICT):
+            raise NotSerializable(f"{path}: is made while a task trains")
+        state = old.state_dict()
+        names = set(state)
+        self.value(content[0], state, f"{path}.state")
+        check_held(path, set(state), names)
+        old.load_state_dict(state)
+        return old
+
+    def _optimizer(self, content: Node, old: Any, path: str) -> Optimizer:
+        if not isinstance(old, Optimizer):
+            raise NotSerializable(f"{path}: is made while a task trains")
+        names = [set(group) for group in old.param_groups]
+        groups, state = self.value(content[0], [old.param_groups, {}], f"{path}.state")
+        for group, expected in zip(groups, names, strict=True):
+            check_held(path, set(group), expected)
+        parameters = [p for group in groups for p in group["params"]]
+        if not set(state) <= set(parameters) or not all(isinstance(p, nn.Parameter) for p in parameters):
+            raise NotSerializable(f"{path}: it is of other parameters")
+        if len({frozenset(kept) for kept in state.values()}) > 1:
+            raise NotSerializable(f"{path}: its state is not the same for all parameters")
+        for p, kept in state.items():
+            if any(isinstance(t, Tensor) and t.shape not in (p.shape, ()) for t in kept.values()):
+                raise NotSerializable(f"{path}: its state has another shape than its parameter")
+        old.state.clear()
+        old.state.update(state)
+        return old
+
+    def _dataset(self, content: Node, old: Any, path: str) -> Any:
+        part_of, row_of = self.tensors[f"{path}.part"], self.tensors[f"{path}.row"]
+        places = self.value(content[0], _MISSING, f"{path}.places")
+        joined, order = None, torch.empty_like(part_of)
+        start = 0
+        for i, place in enumerate(places):
+            positions = (part_of == i).nonzero()[:, 0]
+            data, rows = self.streams.dataset(place), row_of[positions].tolist()
+            if rows and not 0 <= min(rows) <= max(rows) < len(data):
+                raise NotSerializable(f"{path}: an experience has no such example")
+            part = data.subset(rows)
+            joined = part if joined is None else joined.concat(part)
+            order[positions] = torch.arange(start, start + len(positions))
+            start += len(positions)
+        if start != len(order):
+            raise NotSerializable(f"{path}: holds examples of no experience")
+        return old if joined is None else joined.subset(order.tolist())
+
+    def _dict(self, content: Node, old: Any, path: str) -> Any:
+        name, items = content
+        before = dict(old) if isinstance(old, dict) else {}
+        new = self._built[path] = old if type(old).__name__ == name else CONTAINERS[name]()
+        new.clear()
+        for i, (key, value) in enumerate(items):
+            k = self.value(key, _MISSING, f"{path}.{i}.key")
+            new[k] = self.value(value, before.get(k, _MISSING), f"{path}.{i}")
+        return new
+
+    def _items(self, content: Node, old: Any, path: str) -> Any:
+        name, nodes = content
+        same = type(old).__name__ == name
+        before = list(old) if same and not isinstance(old, (set, frozenset)) else []
+        if isinstance(old, list):
+            self._built[path] = old
+        olds = [*before, *[_MISSING] * (len(nodes) - len(before))]
+        items = [self.value(node, old, f"{path}.{i}") for i, (node, old) in enumerate(zip(nodes, olds, strict=False))]
+        if same and isinstance(old, (list, deque)):
+            old.clear()
+            old.extend(items)
+            return old
+        if same and isinstance(old, tuple) and hasattr(old, "_fields"):
+            return type(old)(*items)
+        return CONTAINERS[name](items)
+
+    def _module(self, content: Node, old: Any, path: str) -> nn.Module:
+        name, (training, extra, parts, held) = content
+        if old is _MISSING or old is None:  # a copy of the model, say
+            old = copy.deepcopy(self._modules[name])
+        if not isinstance(old, nn.Module) or class_name(type(old)) != name:
+            raise NotSerializable(f"{path}: a {name} in the place of a {class_name(type(old))}")
+        self._built[path] = self._modules[name] = old
+        if not isinstance(training, bool):
+            raise NotSerializable(f"{path}: its mode is {training!r}")
+        old.training = training
+        if extra is not None:
+            self._extra(extra, old, path)
+        present = parts_of(old)
+        empty = {name for name, buffer in old._buffers.items() if buffer is None}  # filled while a task trains
+        check_held(path, set(parts) - empty, set(present))
+        for part, node in parts.items():
+            now = present.get(part)
+            if now is None:
+                setattr(old, part, self.value(node, torch.empty(0), f"{path}.{part}"))
+                continue
+            if isinstance(now, Tensor) and node[0] == "tensor":
+                self._built[f"{path}.{part}"] = self._fill(now, f"{path}.{part}").requires_grad_(node[2])
+            elif self.value(node, now, f"{path}.{part}") is not now:
+                raise NotSerializable(f"{path}.{part}: is another one than before")
+        self._hold(held, old, path)
+        return old
+
+    def _extra(self, node: Node, module: nn.Module, path: str) -> None:
+        """Let a module make layers that it had when it was stored, as torch's `load_state_dict` does."""
+        now = module.get_extra_state()
+        state = self.value(node, now, f"{path}.extra")
+        if not (isinstance(state, Tensor) and torch.equal(now, state)):
+            module.set_extra_state(state)
+
+    def _object(self, content: Node, old: Any, path: str) -> Any:
+        name, held = content
+        if old is _MISSING or old is None:
+            return self._hold(held, self._made(name, path), path, made=True)
+        if class_name(type(old)) != name or not (walked(old) or declared_state(type(old)) is not None):
+            raise NotSerializable(f"{path}: a {name} in the place of a {class_name(type(old))}")
+        return self._hold(held, old, path)
+
+    def _made(self, name: str, path: str) -> Any:
+        """A new object, without attributes if its class declares what it needs."""
+        if name in WALKED:
+            return WALKED[name]()
+        cls: Any = restorable_class(name)
+        if cls is None:
+            raise NotSerializable(f"{path}: a {name} is made while a task trains")
+        return cls.__new__(cls)
+
+    def _hold(self, held: dict[str, Node], owner: Any, path: str, made: bool = False) -> Any:
+        """Set the attributes of an object, all that it declares or, if it is walked, all that it has."""
+        self._built[path] = owner
+        now, cls = vars(owner), type(owner)
+        needed = {name for name, _ in attributes(owner, within_task=False)}
+        if made and not walked(owner):
+            needed = set(declared_state(cls, within_task=False) or ())
+        check_held(path, set(held), needed | (set(held) & set(declared_state(cls) or ())))
+        for name, node in held.items():
+            before = now.get(name, _MISSING)
+            after = self.value(node, before, f"{path}.{name}")
+            if isinstance(before, Tensor) and before.numel() and not walked(owner):
+                check_alike(before, after, f"{path}.{name}")
+            if after is not before:
+                now[name] = after
+        return owner
+
+
+def check_held(path: str, names: set[str], expected: set[str]) -> None:
+    """Refuse other names than those that are expected.
+
+    :raises NotSerializable: with those that are too many or missing.
+    """
+    if wrong := names ^ expected:
+        raise NotSerializable(f"{path}: {', '.join(sorted(map(str, wrong))[:3])} too many or missing")
+
+
+def check_alike(old: Tensor, new: Tensor, path: str) -> None:
+    """Refuse a tensor of another shape or type.
+
+    :raises NotSerializable: with both.
+    """
+    if (old.shape, old.dtype) != (new.shape, new.dtype):
+        raise NotSerializable(f"{path}: {tuple(new.shape)} {new.dtype}, not {tuple(old.shape)} {old.dtype}")
+
+
+def fits(old: Any, new: Any) -> bool:
+    """Return whether a value is of the kind that stands in its place: what is no plain data stays the same object."""
+    if new is old or old is _MISSING or old is None:
+        return True
+    if isinstance(old, np.generic):
+        old = old.item()
+    for kind in (Tensor, AvalancheDataset):
+        if isinstance(old, kind):
+            return isinstance(new, kind)
+    if isinstance(old, PLAIN) and new is None:
+        return True
+    return type(new) is type(old) and isinstance(old, (*PLAIN, torch.device, np.ndarray, *CONTAINERS.values()))

@@ -1,0 +1,80 @@
+"""The private names of Avalanche that this package depends on; a test fails when an upgrade removes one.
+
+Datasets are read through the functions below. Classes that extend one of Avalanche's may override and call the methods
+and attributes in `INHERITED`, and nothing else that is private there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, EmptyTransformGroups, FlatData
+from torch import Tensor
+
+from nlpcl.training.protocols import Experience, Strategy
+
+if TYPE_CHECKING:
+    from avalanche.training.templates import SupervisedTemplate
+
+INHERITED = {
+    "avalanche.training.templates.SupervisedTemplate": (
+        *("_criterion", "_stop_training", "_train_exp", "_train_cleanup", "_unpack_minibatch"),
+        *("_before_training_exp", "_before_training_epoch", "_after_training_epoch"),
+        *("_before_forward", "_before_backward", "_after_training_iteration"),
+    ),
+    "avalanche.training.JointTraining": ("_experiences",),
+    "avalanche.training.plugins.CoPEPlugin": ("_init_new_prototypes", "_update_prototypes"),
+    "avalanche.evaluation.GenericPluginMetric": ("_metric",),
+}
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+def criterion_of(strategy: Strategy) -> Criterion:
+    """Return the loss of logits (B, C) and labels (B,) that a strategy was made with."""
+    return cast("SupervisedTemplate[Any, Any, Any]", strategy)._criterion
+
+
+def set_criterion(strategy: Strategy, criterion: Criterion) -> None:
+    """Give a strategy another loss of logits and labels."""
+    cast("SupervisedTemplate[Any, Any, Any]", strategy)._criterion = criterion
+
+
+def experiences_of(strategy: Strategy) -> list[Experience]:
+    """Return the experiences whose data train together: all of a joint training, else the one in training."""
+    return getattr(strategy, "_experiences", None) or [strategy.experience]
+
+
+def attributes_of(data: AvalancheDataset[Any]) -> dict[str, DataAttribute[Any]]:
+    """Return a dataset's attributes by name, in the order in which examples end with them."""
+    return data._data_attributes
+
+
+def flat_data(data: AvalancheDataset[Any]) -> FlatData[Any]:
+    """Return what a dataset takes its examples from, without its attributes; see `concatenation`."""
+    return data._flat_data
+
+
+@dataclass(frozen=True)
+class Concatenation:
+    """Datasets one after another, of which some examples are chosen.
+
+    :ivar parts: the datasets.
+    :ivar ends: for each part the number of examples up to its end.
+    :ivar chosen: positions in the concatenation, in the order of the examples; None means all of them.
+    """
+
+    parts: list[Any]
+    ends: list[int]
+    chosen: Sequence[int] | None
+
+
+def concatenation(data: object) -> Concatenation | None:
+    """Return what `flat_data`, or a part of it, is made of; None means that it changes its examples one by one."""
+    for transforms in ("_transform_groups", "_frozen_transform_groups"):
+        if not isinstance(getattr(data, transforms, None), EmptyTransformGroups):
+            return None
+    flat = cast(FlatData[Any], data)
+    return Concatenation(flat._datasets, flat._cumulative_sizes, flat._indices)

@@ -1,0 +1,74 @@
+"""What plugins may use of a strategy and of an experience: our own strategies have it, and Avalanche's have it, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from avalanche.benchmarks import CLStream
+from avalanche.benchmarks.utils import TaskAwareSupervisedClassificationDataset
+from avalanche.core import BasePlugin
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.plugins.clock import Clock
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Loader(Protocol):
+    """Mini-batches of one pass over the data."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[list[Tensor]]: ...
+
+
+class Experience(Protocol):
+    """A task of a stream that this package made."""
+
+    classes_in_this_experience: list[int]
+    task_labels: list[int]
+    task_name: str
+
+    @property
+    def current_experience(self) -> int:
+        """Index of the task in its stream, from 0."""
+        ...
+
+    @property
+    def origin_stream(self) -> CLStream[Any]: ...
+    @property
+    def dataset(self) -> TaskAwareSupervisedClassificationDataset[Any]: ...
+
+
+class Strategy(Protocol):
+    """A supervised strategy while it trains or is tested, when all of this is there."""
+
+    model: nn.Module
+    device: torch.device
+    optimizer: Optimizer
+    plugins: list[BasePlugin[Any]]
+    evaluator: EvaluationPlugin
+    clock: Clock
+    is_training: bool
+    train_epochs: int
+    train_mb_size: int
+    eval_mb_size: int
+    loss: Tensor
+
+    @property
+    def experience(self) -> Experience: ...
+    @property
+    def adapted_dataset(self) -> TaskAwareSupervisedClassificationDataset[Any]:
+        """Data of the experience, as plugins have changed them."""
+        ...
+
+    @property
+    def dataloader(self) -> Loader: ...
+    @property
+    def mb_x(self) -> Tensor: ...
+    @property
+    def mb_y(self) -> Tensor: ...
+    @property
+    def mb_task_id(self) -> Tensor: ...
+    @property
+    def mb_output(self) -> Tensor: ...

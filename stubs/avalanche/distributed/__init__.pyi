@@ -1,0 +1,9 @@
+class _DistributedHelperCls:
+    @property
+    def rank(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def is_main_process(self) -> bool: ...
+
+DistributedHelper: _DistributedHelperCls
