@@ -233,7 +233,8 @@ class HALPlugin(FeaturesPlugin):
         """
         mask = anchors.new_ones(anchors.shape[:2], dtype=torch.bool) if self._text else None
         named = {f"model.{name}": p for name, p in weights.items()}
-        return functional_call(self.net, named, (anchors, mask, task_labels))
+        features_and_logits: tuple[Tensor, Tensor] = functional_call(self.net, named, (anchors, mask, task_labels))
+        return features_and_logits
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.learn_anchors(strategy)

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataAttribute
-from avalanche.benchmarks.utils.transform_groups import EmptyTransformGroups
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+
+from nlpcl.training.avalanche_internals import attributes_of, concatenation, flat_data
 
 LARGEST_POOL = 50
 
@@ -86,8 +87,8 @@ class WholeBatches:
         self.parts: list[Any] = []
         self.part_of = torch.empty(len(data), dtype=torch.long)
         self.row_of = torch.empty(len(data), dtype=torch.long)
-        self._locate(data._flat_data, torch.arange(len(data)), torch.arange(len(data)))
-        self.attributes = [_column(a) for a in data._data_attributes.values() if a.use_in_getitem]
+        self._locate(flat_data(data), torch.arange(len(data)), torch.arange(len(data)))
+        self.attributes = [_column(a) for a in attributes_of(data).values() if a.use_in_getitem]
 
     def _locate(self, data: Any, rows: Tensor, positions: Tensor) -> None:
         """Note the part, and the row in it, of the examples `rows` of `data`, which get the indices `positions`."""
@@ -95,14 +96,14 @@ class WholeBatches:
             self.part_of[positions], self.row_of[positions] = len(self.parts), rows
             self.parts.append(data)
             return
-        for transforms in ("_transform_groups", "_frozen_transform_groups"):
-            if not isinstance(getattr(data, transforms, None), EmptyTransformGroups):
-                raise TypeError(f"examples of a {type(data).__name__} are made one by one")
-        if data._indices is not None:
-            rows = torch.tensor([data._indices[row] for row in rows.tolist()], dtype=torch.long)
-        ends = torch.tensor(data._cumulative_sizes)
+        joined = concatenation(data)
+        if joined is None:
+            raise TypeError(f"examples of a {type(data).__name__} are made one by one")
+        if joined.chosen is not None:
+            rows = torch.tensor([joined.chosen[row] for row in rows.tolist()], dtype=torch.long)
+        ends = torch.tensor(joined.ends)
         within = torch.searchsorted(ends, rows, right=True)
-        for i, part in enumerate(data._datasets):
+        for i, part in enumerate(joined.parts):
             chosen = within == i
             if chosen.any():
                 self._locate(part, rows[chosen] - (ends[i] - len(part)), positions[chosen])

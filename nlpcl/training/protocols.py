@@ -43,7 +43,6 @@ class Experience(Protocol):
 class Strategy(Protocol):
     """A supervised strategy while it trains or is tested, when all of this is there."""
 
-    model: nn.Module
     device: torch.device
     optimizer: Optimizer
     plugins: list[BasePlugin[Any]]
@@ -54,16 +53,14 @@ class Strategy(Protocol):
     train_mb_size: int
     eval_mb_size: int
     loss: Tensor
+    dataloader: Loader
+    adapted_dataset: TaskAwareSupervisedClassificationDataset[Any]
+    """Data of the experience, as plugins have changed them."""
 
+    @property
+    def model(self) -> nn.Module: ...
     @property
     def experience(self) -> Experience: ...
-    @property
-    def adapted_dataset(self) -> TaskAwareSupervisedClassificationDataset[Any]:
-        """Data of the experience, as plugins have changed them."""
-        ...
-
-    @property
-    def dataloader(self) -> Loader: ...
     @property
     def mb_x(self) -> Tensor: ...
     @property

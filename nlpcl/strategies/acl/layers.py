@@ -18,7 +18,7 @@ def reverse_gradient(x: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Rows of x (B, F) at length 1; one of zeros, all of whose units are off, stays and has a finite gradient."""
-    norm = x.norm(dim=1, keepdim=True)
+    norm: Tensor = x.norm(dim=1, keepdim=True)
     return x / norm.where(norm > 0, 1.0)
 
 
@@ -61,7 +61,8 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features)
+        private: Tensor = self.layers(features)
+        return private
 
 
 class PrivateEncoders(PerTask):

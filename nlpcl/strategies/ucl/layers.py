@@ -83,7 +83,8 @@ class BayesianConv1d(Bayesian, nn.Conv1d):
         self._adopt(layer, ratio, pretrained)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.sample(), self.bias)
+        output: Tensor = self._conv_forward(input, self.sample(), self.bias)
+        return output
 
 
 class BayesianConv2d(Bayesian, nn.Conv2d):
@@ -94,7 +95,8 @@ class BayesianConv2d(Bayesian, nn.Conv2d):
         self._adopt(layer, ratio, pretrained)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.sample(), self.bias)
+        output: Tensor = self._conv_forward(input, self.sample(), self.bias)
+        return output
 
 
 def _settings(layer: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
