@@ -23,10 +23,10 @@ from nlpcl.runs.progress import ProgressPlugin, Silent
 from nlpcl.runs.restore import Restore
 from nlpcl.runs.run import setup
 from nlpcl.runs.state import Capture, NotSerializable, Streams
-from tests.helpers import witness
 from tests.helpers.checkpoints import at, edit_json, edit_tensors, rewrite
 from tests.helpers.messages import mentions
 from tests.helpers.runs import Killed, content, killed_at, run, spec_of
+from tests.helpers.witness import called
 
 Started = tuple[RunSpec, Path, Record]
 Node = list[Any]
@@ -98,10 +98,10 @@ def test_no_code_runs(
         shutil.copytree(place, out / spec.id)
         for path in (out / spec.id / "checkpoints").iterdir():
             edit_json(path, f"{part}.json", craft)
-        witness.called.clear()
+        called.clear()
         said.clear()
         record = run(spec, three_tasks["til"], out)
-        assert witness.called == []
+        assert called == []
         assert content(record) == content(whole) and record.measured.resumed == 0
         misfits = [line for line in said if mentions(line, "fit")]
         assert [mentions(line, number) for line, number in zip(misfits, ("11", "10"), strict=True)] == [True, True]
@@ -281,13 +281,13 @@ def test_any_tree_is_taken_up_or_refused(
 
     edit_json(tmp_path / "copy" / "11", "start.json", change)
     folder = CheckpointFolder(tmp_path / "copy", spec.id)
-    witness.called.clear()
+    called.clear()
     manager = CheckpointManager(folder, copy.deepcopy(strategy), benchmark, 0, lambda: None, lambda sentence: None)  # type: ignore[arg-type,return-value]
     try:
         manager.resume()
     except NotSerializable as error:
         assert "\n" not in str(error)
-    assert witness.called == []
+    assert called == []
 
 
 def test_examples_that_are_not_in_the_stream_are_refused(interrupted: Started, untrained: tuple[Any, Any]) -> None:

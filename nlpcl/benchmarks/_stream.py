@@ -21,7 +21,7 @@ from nlpcl.errors import UsageError
 from nlpcl.options import Options, show_signature, with_options
 from nlpcl.registry import BenchmarkEntry, benchmarks, check_scenario
 
-OptionsT = TypeVar("OptionsT", bound=Options)
+_OptionsT = TypeVar("_OptionsT", bound=Options)
 _OF_TEXT = ("tokenizer", "max_length")
 
 
@@ -58,7 +58,7 @@ class Stream(Protocol):
 
 
 @dataclass
-class StreamRequest(Generic[OptionsT]):
+class StreamRequest(Generic[_OptionsT]):
     """The arguments of a call of a stream, and what its function notes while it loads the tasks.
 
     :param name: the stream's name.
@@ -71,7 +71,7 @@ class StreamRequest(Generic[OptionsT]):
     """
 
     name: str
-    options: OptionsT
+    options: _OptionsT
     scenario: str
     order: Order
     tasks: int | Sequence[str] | None

@@ -224,7 +224,7 @@ class ContinualModel(MultiTaskModule):
     :param heads: `TaskHeads` for task-incremental, `SharedHead` for domain-incremental learning.
     """
 
-    state = ("known_train_tasks_labels", "max_class_label")
+    state: ClassVar[tuple[str, ...]] = ("known_train_tasks_labels", "max_class_label")
 
     def __init__(self, backbone: Backbone, heads: TaskHeads | SharedHead) -> None:
         super().__init__()

@@ -17,11 +17,11 @@ from nlpcl.records.metrics import derive
 if TYPE_CHECKING:
     import pandas as pd
 
-DIGITS = 6
+_DIGITS = 6
 MOST_TASKS = 1000
 MOST_BYTES = 32 * 2**20
 TASK_NAME_WIDTH = 22
-Positive = Annotated[float, Field(ge=0)]
+_AtLeastZero = Annotated[float, Field(ge=0)]
 Span = Annotated[float, Field(ge=0, le=1e9)]  # seconds: their sum is finite, too
 
 
@@ -91,9 +91,9 @@ class Measured(BaseModel):
 
     started: str | None = None
     seconds: Seconds = Seconds()
-    samples_per_second: Positive | None = None
-    peak_memory_mb: Positive | None = None
-    peak_gpu_memory_mb: Positive | None = None
+    samples_per_second: _AtLeastZero | None = None
+    peak_memory_mb: _AtLeastZero | None = None
+    peak_gpu_memory_mb: _AtLeastZero | None = None
     device: str | None = None
     processes: Annotated[int, Field(ge=1)] = 1
     resumed: Annotated[int, Field(ge=0)] = 0
@@ -230,4 +230,4 @@ def collect(folder: str | Path) -> pd.DataFrame:
 
 
 def _rounded(row: list[float | None]) -> list[float | None]:
-    return [None if cell is None else round(cell, DIGITS) for cell in row]
+    return [None if cell is None else round(cell, _DIGITS) for cell in row]

@@ -27,7 +27,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
 from nlpcl.runs.checkpoint_folder import NOW, START, CheckpointFolder, Head, Position
-from nlpcl.runs.restore import UNEXPECTED, Restore, check_names
+from nlpcl.runs.restore import UNEXPECTED, Restore, check_held
 from nlpcl.runs.results import ResultsState
 from nlpcl.runs.state import Capture, NotSerializable, Streams, Untouched
 from nlpcl.training import distributed
@@ -243,7 +243,7 @@ class CheckpointManager:
         names = set(roots)
         try:
             restored = Restore(tensors, self.strategy.device, self._untouched, self._streams).value(tree, roots, "run")
-            check_names("run", set(restored), names)
+            check_held("run", set(restored), names)
             set_random_states(restored["random"], self.strategy.device)
         except UNEXPECTED as error:
             raise NotSerializable(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error

@@ -30,7 +30,7 @@ UNREADABLE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EMFILE, 
 """Errors of a file that may be whole."""
 START, NOW, HEAD, SUMS = "start", "now", "head.json", "sums.json"
 FILES = {HEAD, *(f"{part}.{kind}" for part in (START, NOW) for kind in ("json", "safetensors"))}
-DIGITS = 18
+_DIGITS = 18
 """Most digits of a checkpoint's number."""
 _Number = Annotated[int, Field(ge=0, le=10**9)]
 
@@ -88,7 +88,7 @@ class CheckpointFolder:
 
     def numbers(self) -> list[int]:
         """Return the numbers of the checkpoints, ascending."""
-        number = re.compile(f"[1-9][0-9]{{,{DIGITS - 1}}}")
+        number = re.compile(f"[1-9][0-9]{{,{_DIGITS - 1}}}")
         names = [entry.name for entry in self.path.glob("*") if number.fullmatch(entry.name)]
         return sorted(map(int, names))
 
@@ -135,6 +135,8 @@ class CheckpointFolder:
             if head is None:
                 self.faults.append(f"checkpoint {number} is damaged")
                 shutil.rmtree(path, ignore_errors=True)  # it would take the place of a good one
+            elif isinstance(head, int) and head > _FORMAT:
+                raise UsageError(f"{path} was written by a newer version of nlpcl: update it, or start over: --fresh.")
             elif isinstance(head, int):
                 self.faults.append(f"checkpoint {number} was written by an older version of nlpcl")
             elif head.spec != self.spec_id:
@@ -160,20 +162,17 @@ class CheckpointFolder:
         return path, head
 
     def _head(self, path: Path) -> Head | int | None:
-        """What a checkpoint says of itself; the format if it is an older one; None if it is cut short or changed.
+        """What a checkpoint says of itself; the format if it is another one; None if it is cut short or changed.
 
-        :raises UsageError: a newer version of nlpcl wrote it, or it may be whole, but cannot be read now.
+        :raises UsageError: it may be whole, but cannot be read now.
         """
         try:
             sums = json.loads((path / SUMS).read_text())
             if not set(sums) <= FILES or any(sha256(path / name) != digest for name, digest in sums.items()):
                 return None
             content = json.loads((path / HEAD).read_text())
-            form = content["format"]
-            if isinstance(form, int) and form > _FORMAT:
-                raise UsageError(f"{path} was written by a newer version of nlpcl: update it, or start over: --fresh.")
-            if isinstance(form, int) and form < _FORMAT:
-                return form
+            if isinstance(content["format"], int) and content["format"] != _FORMAT:
+                return content["format"]
             head = Head.model_validate(content, strict=True)
             return head if head.files() <= set(sums) else None
         except OSError as error:  # a file that is missing, if the disk can be read

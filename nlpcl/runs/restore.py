@@ -44,7 +44,7 @@ _KINDS = {
     *("dict", "items", "device", "module", "object"),
 }
 """Kinds of nodes: for each `Restore` has a method."""
-MISSING: Any = object()
+_MISSING: Any = object()
 WALKED: dict[str, Callable[[], Any]] = {
     class_name(ParamData): functools.partial(ParamData, "", (0,)),
     class_name(ReservoirSamplingBuffer): functools.partial(ReservoirSamplingBuffer, 1),
@@ -132,7 +132,7 @@ class Restore:
         state = old.state_dict()
         names = set(state)
         self.value(content[0], state, f"{path}.state")
-        check_names(path, set(state), names)
+        check_held(path, set(state), names)
         old.load_state_dict(state)
         return old
 
@@ -142,7 +142,7 @@ class Restore:
         names = [set(group) for group in old.param_groups]
         groups, state = self.value(content[0], [old.param_groups, {}], f"{path}.state")
         for group, expected in zip(groups, names, strict=True):
-            check_names(path, set(group), expected)
+            check_held(path, set(group), expected)
         parameters = [p for group in groups for p in group["params"]]
         if not set(state) <= set(parameters) or not all(isinstance(p, nn.Parameter) for p in parameters):
             raise NotSerializable(f"{path}: it is of other parameters")
@@ -157,7 +157,7 @@ class Restore:
 
     def _dataset(self, content: Node, old: Any, path: str) -> Any:
         part_of, row_of = self.tensors[f"{path}.part"], self.tensors[f"{path}.row"]
-        places = self.value(content[0], MISSING, f"{path}.places")
+        places = self.value(content[0], _MISSING, f"{path}.places")
         joined, order = None, torch.empty_like(part_of)
         start = 0
         for i, place in enumerate(places):
@@ -179,8 +179,8 @@ class Restore:
         new = self._built[path] = old if type(old).__name__ == name else CONTAINERS[name]()
         new.clear()
         for i, (key, value) in enumerate(items):
-            k = self.value(key, MISSING, f"{path}.{i}.key")
-            new[k] = self.value(value, before.get(k, MISSING), f"{path}.{i}")
+            k = self.value(key, _MISSING, f"{path}.{i}.key")
+            new[k] = self.value(value, before.get(k, _MISSING), f"{path}.{i}")
         return new
 
     def _items(self, content: Node, old: Any, path: str) -> Any:
@@ -189,7 +189,7 @@ class Restore:
         before = list(old) if same and not isinstance(old, (set, frozenset)) else []
         if isinstance(old, list):
             self._built[path] = old
-        olds = [*before, *[MISSING] * (len(nodes) - len(before))]
+        olds = [*before, *[_MISSING] * (len(nodes) - len(before))]
         items = [self.value(node, old, f"{path}.{i}") for i, (node, old) in enumerate(zip(nodes, olds, strict=False))]
         if same and isinstance(old, (list, deque)):
             old.clear()
@@ -201,7 +201,7 @@ class Restore:
 
     def _module(self, content: Node, old: Any, path: str) -> nn.Module:
         name, (training, extra, parts, held) = content
-        if old is MISSING or old is None:  # a copy of the model, say
+        if old is _MISSING or old is None:  # a copy of the model, say
             old = copy.deepcopy(self._modules[name])
         if not isinstance(old, nn.Module) or class_name(type(old)) != name:
             raise NotSerializable(f"{path}: a {name} in the place of a {class_name(type(old))}")
@@ -213,7 +213,7 @@ class Restore:
             self._extra(extra, old, path)
         present = parts_of(old)
         # What is empty is filled while a task trains.
-        check_names(path, set(parts) - empty_buffers(old), set(present))
+        check_held(path, set(parts) - empty_buffers(old), set(present))
         for part, node in parts.items():
             now = present.get(part)
             if now is None:
@@ -235,7 +235,7 @@ class Restore:
 
     def _object(self, content: Node, old: Any, path: str) -> Any:
         name, held = content
-        if old is MISSING or old is None:
+        if old is _MISSING or old is None:
             return self._hold(held, self._made(name, path), path, made=True)
         if class_name(type(old)) != name or not (walked(old) or declared_state(type(old)) is not None):
             raise NotSerializable(f"{path}: a {name} in the place of a {class_name(type(old))}")
@@ -257,9 +257,9 @@ class Restore:
         needed = {name for name, _ in attributes(owner, within_task=False)}
         if made and not walked(owner):
             needed = set(declared_state(cls, within_task=False) or ())
-        check_names(path, set(held), needed | (set(held) & set(declared_state(cls) or ())))
+        check_held(path, set(held), needed | (set(held) & set(declared_state(cls) or ())))
         for name, node in held.items():
-            before = now.get(name, MISSING)
+            before = now.get(name, _MISSING)
             after = self.value(node, before, f"{path}.{name}")
             if isinstance(before, Tensor) and before.numel() and not walked(owner):
                 check_alike(before, after, f"{path}.{name}")
@@ -268,7 +268,7 @@ class Restore:
         return owner
 
 
-def check_names(path: str, names: set[str], expected: set[str]) -> None:
+def check_held(path: str, names: set[str], expected: set[str]) -> None:
     """Refuse other names than those that are expected.
 
     :raises NotSerializable: with those that are too many or missing.
@@ -288,7 +288,7 @@ def check_alike(old: Tensor, new: Tensor, path: str) -> None:
 
 def fits(old: Any, new: Any) -> bool:
     """Return whether a value is of the kind that stands in its place: what is no plain data stays the same object."""
-    if new is old or old is MISSING or old is None:
+    if new is old or old is _MISSING or old is None:
         return True
     if isinstance(old, np.generic):
         old = old.item()

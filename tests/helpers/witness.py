@@ -14,7 +14,7 @@ def function(*args: Any, **kwargs: Any) -> Any:
 
 
 class Called:
-    """An object that notes when it is called, copied or deleted."""
+    """An object that notes when it is called or given a state."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         called.append("object")

@@ -29,6 +29,7 @@ from nlpcl.strategies.avalanche.options import (
     AvalancheAGEMOptions,
     AvalancheEWCOptions,
     CoPEOptions,
+    CWROptions,
     GSSOptions,
     ICaRLOptions,
     LFLOptions,
@@ -122,15 +123,15 @@ class PluginStrategy(SupervisedTemplate):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        show_options(cls, PLAIN)
+        show_options(cls, _TEMPLATE)
 
     def adapt(self, model: nn.Module, options: Any) -> tuple[nn.Module, Any]:
         """Return the model to train and the plugin."""
         raise NotImplementedError
 
 
-PLAIN = inspect.signature(SupervisedTemplate.__init__)
-show_options(PluginStrategy, PLAIN)
+_TEMPLATE = inspect.signature(SupervisedTemplate.__init__)
+show_options(PluginStrategy, _TEMPLATE)
 
 
 class RWalk(PluginStrategy):
@@ -169,6 +170,20 @@ class LFL(training.LFL):
         if any(set(first).isdisjoint(own) for own in later):
             raise UsageError("LFL keeps the head as the first task left it, so a task of other classes is not learnt.")
         super()._before_training_exp(**kwargs)
+
+
+class _CWRModel(ContinualModel):
+    """A `ContinualModel` on which CWR* keeps the weights and the number of examples of each class."""
+
+    state = ("saved_weights", "past_j")
+
+
+class CWRStar(training.CWRStar):
+    """CWR* (Lomonaco et al. 2020)."""
+
+    def __init__(self, *, model: nn.Module, **arguments: Any) -> None:
+        options, model = take_options(CWROptions, arguments), continual_model(model, "CWRStar")
+        super().__init__(model=_CWRModel(model.backbone, model.heads), **dict(options), **arguments)
 
 
 class _GSSPlugin(GSS_greedyPlugin):

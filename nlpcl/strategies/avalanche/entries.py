@@ -59,7 +59,7 @@ register(
 )
 register(
     "CWRStar",
-    training.CWRStar,
+    adapted.CWRStar,
     options.CWROptions,
     scenarios=("dil",),
     reason="after the first task Avalanche's CWRStar trains one head only",
