@@ -80,7 +80,7 @@ class WholeBatches:
     :raises TypeError: `data` is not of that kind.
     """
 
-    def __init__(self, data: Any, batches: Sampler[list[int]] | Sequence[list[int]]) -> None:
+    def __init__(self, data: Any, batches: LengthGroupedBatches | Sequence[list[int]]) -> None:
         if not isinstance(data, AvalancheDataset):
             raise TypeError(f"a {type(data).__name__} is no Avalanche dataset")
         self.batches = batches
@@ -109,7 +109,7 @@ class WholeBatches:
                 self._locate(part, rows[chosen] - (ends[i] - len(part)), positions[chosen])
 
     def __len__(self) -> int:
-        return len(self.batches)  # type: ignore[arg-type]
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         for batch in self.batches:
@@ -143,7 +143,9 @@ def batch_rows(
     return LengthGroupedBatches(getattr(data, "lengths", [0] * len(data)), batch_size, shuffle, shard)
 
 
-def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> WholeBatches | DataLoader[Any]:
+def loader_of(
+    data: Any, batches: LengthGroupedBatches | Sequence[list[int]], workers: int = 0, pin: bool = False
+) -> WholeBatches | DataLoader[Any]:
     """Return the mini-batches [x, y, ..., task labels] of an Avalanche dataset at these lists of indices.
 
     :param workers: processes that make examples; if there are any, the batches come from a `DataLoader`.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ def fresh_copy(backbone: Backbone, inner: int | None = None) -> Backbone:
     """
     copy = deepcopy(backbone)
     if inner is not None:
-        first, second = copy.linears  # type: ignore[misc]
+        first, second = cast(Iterable[nn.Linear], copy.linears)
         narrow = [nn.Linear(first.in_features, inner), nn.Linear(inner, second.out_features)]
         copy.linears = nn.ModuleList(narrow)
     draw_anew(copy)

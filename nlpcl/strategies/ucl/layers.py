@@ -43,9 +43,9 @@ class Bayesian(nn.Module):
         return self.weight + sigma * torch.randn_like(self.weight)
 
     @torch.no_grad()
-    def _adopt(self, layer: nn.Module, ratio: float, pretrained: bool) -> None:
+    def _adopt(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d, ratio: float, pretrained: bool) -> None:
         """Take over the parameters and the mode of `layer`, draw mu anew unless `pretrained`, and set sigma to s0."""
-        self.weight, self.bias = layer.weight, layer.bias  # type: ignore[assignment]
+        self.weight, self.bias = layer.weight, layer.bias
         if pretrained:
             total = float(self.weight.var(unbiased=False))
             if total == 0:
