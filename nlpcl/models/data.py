@@ -19,7 +19,6 @@ class WordVectors(Protocol):
     @property
     def matrix(self) -> Tensor:
         """Vectors (words, D), by id."""
-        ...
 
 
 class EncodedTexts(Protocol):
@@ -33,11 +32,9 @@ class EncodedTexts(Protocol):
     @property
     def lengths(self) -> Tensor:
         """Number of real tokens of each example, LongTensor (N,)."""
-        ...
 
     def digest(self) -> str:
         """Return the SHA-256 of what an encoder sees."""
-        ...
 
 
 class BenchmarkData(Protocol):
