@@ -1,4 +1,4 @@
-"""`nlpcl.models` gives its names on first use, without loading what a net for images does not need."""
+"""`nlpcl.models` gives its names on first use, without loading what is not asked for."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = models.Lost
 
 
-def test_a_net_for_images_loads_no_transformers() -> None:
-    code = "import sys; from nlpcl.models import MLP; sys.exit('transformers' in sys.modules)"
+def test_a_net_for_images_loads_no_encoder() -> None:
+    code = "import sys; from nlpcl.models import MLP; sys.exit('nlpcl.models.encoder' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,5 +1,5 @@
 """Streams of texts, one file each."""
 
-from nlpcl.benchmarks._text import load_tokenizer
+from nlpcl.benchmarks._tokens import load_tokenizer
 
 __all__ = ["load_tokenizer"]
