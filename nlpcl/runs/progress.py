@@ -34,7 +34,7 @@ class Silent:
     def stop(self) -> None: ...
 
 
-class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):
+class ProgressPlugin(SupervisedPlugin[Strategy], supports_distributed=True):
     """Passes task, epoch, step and loss on, at most a few times a second: reading a loss waits for the device."""
 
     state = ()

@@ -102,7 +102,7 @@ class EWCPlugin(QuadraticPlugin):
 
     def fisher(self, strategy: Strategy) -> dict[str, Tensor]:
         """Diagonal of the Fisher information of the experience just trained, by parameter name; dropout is off."""
-        data: Any = strategy.experience.dataset
+        data = strategy.experience.dataset
         drawn = torch.randperm(len(data), generator=self.generator)[: self.options.fisher_samples].tolist()
         losses = (
             (self._surprise(logits), 1 / len(drawn))
@@ -114,7 +114,7 @@ class EWCPlugin(QuadraticPlugin):
 
     def batch_fisher(self, strategy: Strategy) -> dict[str, Tensor]:
         """The original toolkit's F_new, by parameter name."""
-        data: Any = strategy.experience.dataset
+        data = strategy.experience.dataset
         in_order = [rows.tolist() for rows in torch.arange(len(data)).split(PARITY_BATCH)]
         losses = (
             (F.cross_entropy(logits, y), len(y) / len(data)) for logits, y in self._outputs(strategy, data, in_order)

@@ -145,7 +145,7 @@ class OWMPlugin(Plugin):
 
         S is `owm_samples`, or the number of examples if that is less. The model is in evaluation mode.
         """
-        data: Any = strategy.experience.dataset
+        data = strategy.experience.dataset
         size, count = strategy.train_mb_size, len(data)
         groups = min(self.options.owm_samples, count)
         group_of = torch.arange(count) * groups // count
