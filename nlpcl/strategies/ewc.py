@@ -37,7 +37,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticOptions, QuadraticPlugin, trainable
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.protocols import Strategy, TaskData
 from nlpcl.training.strategy import ContinualStrategy
 
 PARITY_BATCH = 20
@@ -128,7 +128,7 @@ class EWCPlugin(QuadraticPlugin):
         y = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=self.generator)
         return F.cross_entropy(logits, y[:, 0].to(logits.device))
 
-    def _outputs(self, strategy: Strategy, data: Any, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _outputs(self, strategy: Strategy, data: TaskData, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits and labels of mini-batches of the data."""
         for x, y, *_, tasks in loader_of(data, batches):
             yield avalanche_forward(strategy.model, on_device(strategy, x), single_task(tasks)), y.to(strategy.device)

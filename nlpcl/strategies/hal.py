@@ -51,7 +51,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayOptions, replay_logits
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.protocols import Strategy, TaskData
 from nlpcl.training.strategy import ContinualStrategy
 
 _Weights = Mapping[str, Tensor]
@@ -280,7 +280,7 @@ class HALPlugin(FeaturesPlugin):
         anchors = [] if self.anchors is None else [self.anchors, self.anchor_heads]
         return super().kept_bytes() | {"hindsight": tensor_bytes(anchors)}
 
-    def _example_of_each_class(self, data: Any) -> tuple[Tensor, Tensor, int]:
+    def _example_of_each_class(self, data: TaskData) -> tuple[Tensor, Tensor, int]:
         """Draw an example (n, ...) of each class of a task; with the classes (n,), ascending, and the task label."""
         targets = torch.tensor([int(y) for y in data.targets])
         classes = targets.unique()

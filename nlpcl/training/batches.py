@@ -7,14 +7,15 @@ lies in memory is cut by tensor indexing; only what is read or changed example b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataAttribute
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nlpcl.training.avalanche_internals import attributes_of, concatenation, flat_data
+from nlpcl.training.protocols import TaskData
 
 LARGEST_POOL = 50
 
@@ -137,14 +138,14 @@ def _column(attribute: DataAttribute[Any]) -> Tensor:
 
 
 def batch_rows(
-    data: Any, batch_size: int, *, shuffle: bool = False, shard: tuple[int, int] = (0, 1)
+    data: TaskData, batch_size: int, *, shuffle: bool = False, shard: tuple[int, int] = (0, 1)
 ) -> LengthGroupedBatches:
     """Return batches of a dataset's examples, or of a `shard`; texts, which have `lengths`, come in like lengths."""
     return LengthGroupedBatches(getattr(data, "lengths", [0] * len(data)), batch_size, shuffle, shard)
 
 
 def loader_of(
-    data: Any, batches: LengthGroupedBatches | Sequence[list[int]], workers: int = 0, pin: bool = False
+    data: TaskData, batches: LengthGroupedBatches | Sequence[list[int]], workers: int = 0, pin: bool = False
 ) -> WholeBatches | DataLoader[Any]:
     """Return the mini-batches [x, y, ..., task labels] of an Avalanche dataset at these lists of indices.
 
@@ -157,11 +158,13 @@ def loader_of(
     except TypeError:
         pass  # made one by one
     # A generator of its own, since a loader draws a number that only its workers need.
-    return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pin, generator=torch.Generator())
+    generator = torch.Generator()
+    examples = cast(Dataset[Any], data)  # Avalanche's have what torch's class has, but do not extend it
+    return DataLoader(examples, batch_sampler=batches, num_workers=workers, pin_memory=pin, generator=generator)
 
 
 def numbered_batches(
-    data: Any, batch_size: int, shard: tuple[int, int] = (0, 1)
+    data: TaskData, batch_size: int, shard: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Yield all data, or a `shard`, in mini-batches of like length, each with the indices of its examples."""
     batches = list(batch_rows(data, batch_size, shard=shard))

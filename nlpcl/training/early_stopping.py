@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,13 +14,13 @@ from nlpcl.training import distributed
 from nlpcl.training.avalanche_internals import experiences_of
 from nlpcl.training.batches import batch_rows, loader_of
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.protocols import Experience, Strategy
+from nlpcl.training.protocols import Experience, Strategy, TaskData
 
 if TYPE_CHECKING:
     from nlpcl.training.strategy import ContinualStrategy
 
 
-def validation_of(experience: Experience) -> Any:
+def validation_of(experience: Experience) -> TaskData | None:
     """Return the validation data of a training experience, or None if its benchmark has none."""
     benchmark = getattr(experience.origin_stream, "benchmark", None)
     stream = getattr(benchmark, "valid_stream", None)
@@ -105,8 +105,9 @@ def validation_loss(strategy: ContinualStrategy) -> float:
 
     :raises UsageError: its benchmark has none.
     """
-    datasets = [validation_of(e) for e in experiences_of(strategy)]
-    if None in datasets:
+    experiences = experiences_of(strategy)
+    datasets = [data for data in map(validation_of, experiences) if data is not None]
+    if len(datasets) < len(experiences):
         raise UsageError("best_epoch and the plateau schedule need a benchmark with validation data, a valid_stream.")
     data = reduce(lambda left, right: left.concat(right), datasets)
     total = torch.zeros((), device=strategy.device)

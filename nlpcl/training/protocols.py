@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from avalanche.benchmarks import CLStream
@@ -13,6 +13,9 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+TaskData: TypeAlias = TaskAwareSupervisedClassificationDataset[Any]
+"""Examples with targets and task labels, as Avalanche holds them."""
 
 
 class Loader(Protocol):
@@ -37,7 +40,7 @@ class Experience(Protocol):
     @property
     def origin_stream(self) -> CLStream[Any]: ...
     @property
-    def dataset(self) -> TaskAwareSupervisedClassificationDataset[Any]: ...
+    def dataset(self) -> TaskData: ...
 
 
 class Strategy(Protocol):
@@ -54,7 +57,7 @@ class Strategy(Protocol):
     eval_mb_size: int
     loss: Tensor
     dataloader: Loader
-    adapted_dataset: TaskAwareSupervisedClassificationDataset[Any]
+    adapted_dataset: TaskData
     """Data of the experience, as plugins have changed them."""
 
     @property

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
 import torch
-from avalanche.benchmarks.utils import TaskAwareSupervisedClassificationDataset
 from avalanche.training import JointTraining
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
@@ -30,7 +29,7 @@ from nlpcl.training.finite import not_finite
 from nlpcl.training.forward import logits_of
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Experience, Loader, Strategy
+from nlpcl.training.protocols import Experience, Loader, Strategy, TaskData
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "plateau"]
@@ -91,7 +90,7 @@ class ContinualStrategy(SupervisedTemplate):
     protocol: Regime = "continual"
     """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
     experience: Experience
-    adapted_dataset: TaskAwareSupervisedClassificationDataset[Any]
+    adapted_dataset: TaskData
     dataloader: Loader
     mbatch: Any
     mb_output: Tensor

@@ -68,7 +68,7 @@ from nlpcl.training.early_stopping import validation_of
 from nlpcl.training.forward import autocast, logits_of, on_device
 from nlpcl.training.optimizers import template_for
 from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Experience, Strategy
+from nlpcl.training.protocols import Experience, Strategy, TaskData
 from nlpcl.training.strategy import ContinualStrategy
 
 HELD_OUT = 0.1
@@ -85,7 +85,7 @@ def data_for(experience: Experience) -> tuple[Any, Any, bool]:
     return data.subset(rows[cut:]), data.subset(rows[:cut]).eval(), True
 
 
-def batches(data: Any, strategy: Strategy) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+def batches(data: TaskData, strategy: Strategy) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Yield row numbers, inputs and targets of all data, batch by batch, of like length and trimmed to it."""
     for rows, (x, y, *_) in numbered_batches(data, strategy.eval_mb_size):
         yield rows, on_device(strategy, x), y.to(strategy.device)
@@ -94,7 +94,7 @@ def batches(data: Any, strategy: Strategy) -> Iterator[tuple[list[int], Tensor, 
 class TrainsOn(Plugin):
     """Puts other training data in the place of the experience's."""
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: TaskData) -> None:
         super().__init__()
         self.data = data
 
@@ -218,7 +218,7 @@ class CATPlugin(MaskPlugin):
         return (readout_logits(features, weight, bias).argmax(-1) == targets).sum(dim=1)
 
     @torch.no_grad()
-    def masked_features(self, data: Any, strategy: Strategy, tasks: list[int]) -> tuple[Tensor, Tensor]:
+    def masked_features(self, data: TaskData, strategy: Strategy, tasks: list[int]) -> tuple[Tensor, Tensor]:
         """Return features (N, n, F) under the stored masks of n tasks, without dropout, and targets (N,)."""
         features = torch.empty(len(data), len(tasks), self.backbone.width, device=strategy.device)
         targets = torch.empty(len(data), dtype=torch.long, device=strategy.device)

@@ -46,6 +46,7 @@ from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import autocast, mode, on_device
+from nlpcl.training.protocols import TaskData
 
 
 class CLASSICOptions(MaskInferenceOptions):
@@ -97,7 +98,7 @@ class CLASSIC(MaskInference):
         if self.previous and not self.parity:
             self.adapted_dataset = self._with_previous(self.adapted_dataset)
 
-    def _with_previous(self, data: Any) -> Any:
+    def _with_previous(self, data: TaskData) -> TaskData:
         features = torch.zeros(len(data), len(self.previous), self.backbone.width)
         for rows, (x, *_) in numbered_batches(data, self.eval_mb_size, distributed.shard_index()):
             features[rows] = self.previous_features(on_device(self, x)).cpu()
