@@ -126,13 +126,13 @@ class Options(BaseModel):
         }
 
 
-def check_constructor(target: type, options: type[Options]) -> None:
+def check_constructor(target: Any, options: type[Options]) -> None:
     """Refuse a constructor that names arguments other than those that nlpcl fills in.
 
     :param options: where options are declared instead.
     :raises ValueError: it does.
     """
-    for name, parameter in inspect.signature(target.__init__).parameters.items():  # type: ignore[misc]
+    for name, parameter in inspect.signature(target.__init__).parameters.items():
         if name not in BUILT_IN and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ValueError(
                 f"{target.__name__}: its constructor names {name}; an option is declared once, in {options.__name__}"
@@ -153,9 +153,15 @@ def with_options(constructor: inspect.Signature, options: type[Options]) -> insp
     return inspect.Signature([*named, *own])
 
 
+def show_signature(target: Any, signature: inspect.Signature) -> None:
+    """Let `help()`, `inspect` and typer see a signature in place of the one of a function's or class's code."""
+    target.__signature__ = signature
+
+
 def entry_options(entry: Any) -> dict[str, Option]:
     """Return the options of a strategy, backbone or benchmark by name."""
-    return entry.options.declared()  # type: ignore[no-any-return]
+    options: type[Options] = entry.options
+    return options.declared()
 
 
 def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, Type
 from nlpcl.config.fields import SCENARIOS, Scenario
 from nlpcl.config.orders import Published
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
-from nlpcl.options import Options, check_constructor
+from nlpcl.options import Options, check_constructor, show_signature
 
 log = logging.getLogger(__name__)
 
@@ -312,7 +312,7 @@ def _decorator(
         return decorate
 
     parameters = [p for p in inspect.signature(make).parameters.values() if p.name != "target"]
-    register.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # for help()
+    show_signature(register, inspect.Signature(parameters))
     return register
 
 

@@ -32,6 +32,12 @@ def private_names(cls: type) -> set[str]:
     return {name for name in set_in_code | set(dir(cls)) if re.match(r"_[a-z]", name)}
 
 
+@pytest.mark.parametrize("path", torch_internals.INHERITED)
+def test_torch_has_the_names_that_our_classes_inherit(path: str) -> None:
+    module, _, name = path.rpartition(".")
+    assert set(torch_internals.INHERITED[path]) <= set(dir(getattr(importlib.import_module(module), name)))
+
+
 @pytest.mark.parametrize("path", INHERITED)
 def test_avalanche_has_the_names_that_our_classes_inherit(path: str) -> None:
     module, _, name = path.rpartition(".")
@@ -72,7 +78,18 @@ def test_torch_has_the_names_we_use() -> None:
     assert all(importlib.util.find_spec(name) for name in torch_internals.COMPILER_ERRORS)
 
 
-@pytest.mark.xfail(strict=True, reason="batches, state, srk, cat and entries still reach in by themselves")
+def test_the_parts_of_a_module_are_what_its_state_holds() -> None:
+    module = torch.nn.Module()
+    module.layer, module.weight = torch.nn.Linear(2, 3), torch.nn.Parameter(torch.ones(2))
+    module.register_buffer("kept", torch.zeros(1))
+    module.register_buffer("passing", torch.zeros(1), persistent=False)
+    module.register_buffer("empty", None)
+    parts = torch_internals.parts_of(module)
+    assert set(parts) == {name.partition(".")[0] for name in module.state_dict()}
+    assert parts["layer"] is module.layer
+    assert torch_internals.empty_buffers(module) == {"empty"}
+
+
 def test_private_names_of_avalanche_are_used_where_they_are_listed() -> None:
     of_strategies = private_names(SupervisedTemplate) | private_names(JointTraining) | private_names(SupervisedPlugin)
     foreign = of_strategies | private_names(AvalancheDataset) | private_names(FlatData)

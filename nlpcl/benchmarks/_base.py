@@ -14,9 +14,12 @@ from avalanche.benchmarks import (
     with_classes_timeline,
     with_task_labels,
 )
-from avalanche.benchmarks.utils import ConstantSequence, DataAttribute, TaskLabels
-from avalanche.benchmarks.utils.classification_dataset import TaskAwareSupervisedClassificationDataset
-from torch.utils.data import Dataset
+from avalanche.benchmarks.utils import (
+    ConstantSequence,
+    DataAttribute,
+    TaskAwareSupervisedClassificationDataset,
+    TaskLabels,
+)
 
 from nlpcl.benchmarks._labels import in_order
 from nlpcl.errors import UsageError, suggest
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from nlpcl.models.states import TokenStates
 
 SPLITS = ("train", "valid", "test")
-MakeExamples = Callable[[Any, int, Sequence[int]], Any]
+MakeExamples = Callable[[Any, int, Sequence[int]], TaskAwareSupervisedClassificationDataset[Any]]
 """Takes a split of a task, the task label and the class in the head of each of the task's labels; see `labelled`."""
 
 
@@ -45,6 +48,11 @@ class Task(Protocol):
     def valid(self) -> Sized: ...
     @property
     def test(self) -> Sized: ...
+
+
+class _Examples(Protocol):
+    def __getitem__(self, index: int) -> Any: ...
+    def __len__(self) -> int: ...
 
 
 class Benchmark(CLScenario[Any]):
@@ -87,7 +95,7 @@ class Benchmark(CLScenario[Any]):
     vectors: Vectors | None = None
     """Word vectors, one for each of the tokenizer's words; None for an encoder's tokens, and for images."""
     packed: Mapping[str, Sequence[PackedText]]
-    """MakeExamples of each task tokenised for an encoder, by split."""
+    """Examples of each task tokenised for an encoder, by split."""
     states: TokenStates | None = None
     """Token states of an encoder, once `nlpcl.models.precompute` has computed them; None before."""
 
@@ -158,7 +166,9 @@ class Benchmark(CLScenario[Any]):
         self.packed = {}
 
 
-def labelled(data: Dataset[Any], targets: Sequence[int], task: int, *attributes: DataAttribute[Any]) -> Any:
+def labelled(
+    data: _Examples, targets: Sequence[int], task: int, *attributes: DataAttribute[Any]
+) -> TaskAwareSupervisedClassificationDataset[Any]:
     """Return `data` as Avalanche's strategies take it, with targets, one task label and further attributes."""
     return TaskAwareSupervisedClassificationDataset(
         [data],

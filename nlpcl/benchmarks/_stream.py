@@ -18,7 +18,7 @@ from nlpcl.benchmarks._files.download import data_bytes, data_root, read_file
 from nlpcl.benchmarks._files.published import published_hashes
 from nlpcl.config.orders import Order, order_tasks
 from nlpcl.errors import UsageError
-from nlpcl.options import Options, with_options
+from nlpcl.options import Options, show_signature, with_options
 from nlpcl.registry import BenchmarkEntry, benchmarks, check_scenario
 
 _OptionsT = TypeVar("_OptionsT", bound=Options)
@@ -172,8 +172,8 @@ def register_stream(
     entry = BenchmarkEntry(name, stream, options=options, **facts)
     signature = _signature(entry, options, max_length)
     functools.update_wrapper(stream, load)
-    del stream.__wrapped__  # type: ignore[attr-defined] # or tools would show its signature
-    stream.__signature__ = signature  # type: ignore[attr-defined] # which inspect and help() read
+    del vars(stream)["__wrapped__"]  # or tools would show its signature
+    show_signature(stream, signature)
     stream.__doc__ = _documentation(load, options)
     benchmarks.add(entry)
     return stream

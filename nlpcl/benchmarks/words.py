@@ -213,7 +213,7 @@ def _is_row(parts: list[bytes], dimensions: int) -> bool:
 
 def _gensim() -> Any:
     try:
-        import gensim  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        import gensim
     except ImportError as error:
         raise UsageError(
             "word vectors need gensim, which comes with an extra: pip install 'nlpcl[vectors]'."

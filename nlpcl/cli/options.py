@@ -12,6 +12,7 @@ import typer
 
 from nlpcl.config.arguments import Request
 from nlpcl.config.spec import FIELDS, field_help
+from nlpcl.options import show_signature
 
 _Assign = Annotated[
     list[str] | None,
@@ -56,8 +57,7 @@ def asks_for_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
         texts = {name: text for name in flagged if (text := arguments.pop(name)) is not None}
         return command(Request(texts, tuple(assign or ()), tuple(presets or ())), **arguments)
 
-    # typer reads a command's options from its signature, which functions have no typed attribute for.
-    wrapped.__signature__ = inspect.Signature([*first, *rest])  # type: ignore[attr-defined]
+    show_signature(wrapped, inspect.Signature([*first, *rest]))
     return wrapped
 
 

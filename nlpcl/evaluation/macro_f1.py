@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from avalanche.evaluation import GenericPluginMetric, Metric, PluginMetric
@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from nlpcl.training import distributed
+from nlpcl.training.protocols import Strategy
 
 
 def macro_f1(predictions: Tensor, targets: Tensor) -> float:
@@ -53,7 +54,7 @@ class _MacroF1Plugin(GenericPluginMetric[float, MacroF1]):
         super().__init__(MacroF1(), reset_at=over, emit_at=over, mode="eval")
         self._over = over
 
-    def update(self, strategy: Any) -> None:
+    def update(self, strategy: Strategy) -> None:
         self._metric.update(strategy.mb_output, strategy.mb_y)
 
     def __str__(self) -> str:

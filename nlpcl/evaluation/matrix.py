@@ -10,6 +10,7 @@ from torch import Tensor
 from nlpcl.evaluation.macro_f1 import macro_f1
 from nlpcl.training import distributed
 from nlpcl.training.finite import not_finite
+from nlpcl.training.protocols import Strategy
 
 _Matrix = list[list[float | None]]
 
@@ -39,15 +40,15 @@ class MatrixMetric(PluginMetric[_Matrix]):
         """Restore the matrices that `state` returned."""
         self.accuracy, self.macro_f1, self.initial = (state[name] for name in ("accuracy", "macro_f1", "initial"))
 
-    def before_eval_exp(self, strategy: Any) -> None:
+    def before_eval_exp(self, strategy: Strategy) -> None:
         self._predictions, self._targets = [], []
 
-    def after_eval_iteration(self, strategy: Any) -> None:
+    def after_eval_iteration(self, strategy: Strategy) -> None:
         unknown = strategy.mb_output.isnan().any(dim=1)
         self._predictions.append(strategy.mb_output.argmax(dim=1).masked_fill(unknown, -1))
         self._targets.append(strategy.mb_y)
 
-    def after_eval_exp(self, strategy: Any) -> None:
+    def after_eval_exp(self, strategy: Strategy) -> None:
         # To the host at once, or on a GPU each figure would wait by itself.
         predictions, targets = (
             distributed.all_gather_ints(parts).cpu() for parts in (self._predictions, self._targets)

@@ -113,4 +113,5 @@ def nemenyi_p(ranks: np.ndarray, blocks: int) -> np.ndarray:
     apart = np.abs(ranks[:, None] - ranks[None, :]) / _rank_error(len(ranks), blocks)
     p = np.asarray(stats.studentized_range.sf(apart * math.sqrt(2), len(ranks), np.inf))
     np.fill_diagonal(p, 1.0)
-    return np.minimum(p, 1.0)
+    at_most_one: np.ndarray = np.minimum(p, 1.0)
+    return at_most_one

@@ -17,7 +17,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import PerTask
-from nlpcl.options import Options, with_options
+from nlpcl.options import Options, show_signature, with_options
 
 TaskLabels = Tensor | int
 _MISSING: Any = object()
@@ -151,7 +151,7 @@ class Backbone(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = with_options(inspect.signature(cls.__init__), cls.options_type)  # type: ignore[attr-defined]
+        show_signature(cls, with_options(inspect.signature(cls.__init__), cls.options_type))
 
     def set_parity(self) -> None:
         """Compute as the original toolkit did from now on: every operator over positions sees padding, too."""

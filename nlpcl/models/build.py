@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import Backbone, ContinualModel
+from nlpcl.models.data import BenchmarkData
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.registry import DEFAULT_BACKBONES, backbones
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from nlpcl.models.pretrained import EncoderLike
 
 
 def build_model(
-    benchmark: Any, backbone: str | Backbone | None = None, encoder: EncoderLike | None = None, **options: Any
+    benchmark: BenchmarkData, backbone: str | Backbone | None = None, encoder: EncoderLike | None = None, **options: Any
 ) -> ContinualModel:
     """Return a model for a benchmark: a backbone, and the heads that the benchmark's tasks need.
 
@@ -33,13 +36,15 @@ def build_model(
         backbone = _named_backbone(backbone, benchmark, encoder, options)
     if benchmark.modality == "text":
         _fit_to_text(backbone, benchmark)
-    classes: list[int] = benchmark.n_classes
+    classes = benchmark.n_classes
     if benchmark.scenario == "til":
         return ContinualModel(backbone, TaskHeads(backbone.width, classes))
     return ContinualModel(backbone, SharedHead(backbone.width, max(classes), len(classes)))
 
 
-def _named_backbone(name: str, benchmark: Any, encoder: EncoderLike | None, options: dict[str, Any]) -> Backbone:
+def _named_backbone(
+    name: str, benchmark: BenchmarkData, encoder: EncoderLike | None, options: dict[str, Any]
+) -> Backbone:
     entry = backbones.get(name)
     vectors = benchmark.vectors
     if bool(entry.words) != (vectors is not None):
@@ -47,6 +52,7 @@ def _named_backbone(name: str, benchmark: Any, encoder: EncoderLike | None, opti
             f"backbone {entry.name} reads {'whole words' if entry.words else 'no whole words'}: make the benchmark "
             f"with tokenizer={'Words(file)' if entry.words else 'an encoder'}."
         )
+    reads: Tensor | tuple[int, ...] | EncoderLike
     if vectors is not None:
         reads = vectors.matrix
     elif entry.modality == "image":
@@ -59,7 +65,7 @@ def _named_backbone(name: str, benchmark: Any, encoder: EncoderLike | None, opti
     return backbone
 
 
-def _fit_to_text(backbone: Backbone, benchmark: Any) -> None:
+def _fit_to_text(backbone: Backbone, benchmark: BenchmarkData) -> None:
     """Check that a backbone reads a benchmark's tokens, and hand it their states where those are computed already."""
     from nlpcl.models.bert_frozen import BertFrozen
     from nlpcl.models.encoder import TextEncoder

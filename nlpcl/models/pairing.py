@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from nlpcl.config.encoders import TOKENIZER, encoder_path
 from nlpcl.errors import UsageError
+from nlpcl.models.data import BenchmarkData
 from nlpcl.models.encoder import FULL_ATTENTION, TextEncoder
 from nlpcl.models.encoder_files import check_length, check_vocabulary, encoder_folder, read_tokenizer
 from nlpcl.models.pretrained import EncoderLike
@@ -17,7 +17,7 @@ _UNLIMITED = 10**6
 """A `model_max_length` as large as this means that the tokenizer knows no limit."""
 
 
-def encoder_for(benchmark: Any, encoder: EncoderLike | None) -> EncoderLike:
+def encoder_for(benchmark: BenchmarkData, encoder: EncoderLike | None) -> EncoderLike:
     """Return the encoder for a benchmark of texts: the one that is asked for, or the one its tokenizer belongs to.
 
     :raises UsageError: none is asked for, and the tokenizer does not say where it comes from.
@@ -26,15 +26,15 @@ def encoder_for(benchmark: Any, encoder: EncoderLike | None) -> EncoderLike:
         return encoder
     if not benchmark.tokenizer_name:
         raise UsageError("the benchmark's tokenizer does not say which encoder it belongs to: name one with encoder=.")
-    name: str = benchmark.tokenizer_name
-    return name
+    return benchmark.tokenizer_name
 
 
-def check_pair(benchmark: Any, encoder: TextEncoder) -> None:
+def check_pair(benchmark: BenchmarkData, encoder: TextEncoder) -> None:
     """Refuse an encoder that cannot read a benchmark's tokens, or to which they mean something else.
 
     :raises UsageError: encoder and tokens do not fit; the sentence says why.
     """
+    assert benchmark.max_length is not None  # only texts have tokens
     tokenizer, named = benchmark.tokenizer, benchmark.tokenizer_name or "another encoder"
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         if encoder.named and not _same(encoder.name, benchmark.tokenizer_name) and _differs(encoder.name, tokenizer):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nlpcl.config.files import replacing
 from nlpcl.errors import UsageError
+from nlpcl.models.data import BenchmarkData, EncodedTexts
 from nlpcl.models.encoder import TextEncoder, trim
 from nlpcl.models.pairing import check_pair, encoder_for
 from nlpcl.models.pretrained import EncoderLike
@@ -47,7 +48,7 @@ class TokenStates(nn.Module):
 
 
 def precompute(
-    benchmark: Any,
+    benchmark: BenchmarkData,
     encoder: EncoderLike | None = None,
     *,
     device: str | torch.device = "cpu",
@@ -104,7 +105,7 @@ def _starts(lengths: list[int]) -> list[int]:
     return [0, *np.cumsum(lengths).tolist()[:-1]]
 
 
-def _key(model: nn.Module, parts: list[Any]) -> str:
+def _key(model: nn.Module, parts: Sequence[EncodedTexts]) -> str:
     """Return a SHA-256 of all that decides the states: the encoder's weights and the tokens."""
     digest = hashlib.sha256(_FORMAT.encode())
     for name, value in model.state_dict().items():
@@ -124,7 +125,13 @@ def _load(file: Path, shape: tuple[int, int]) -> Tensor | None:
     return torch.from_numpy(array) if (array.shape, array.dtype) == (shape, np.float16) else None
 
 
-def _make(file: Path, shape: tuple[int, int], model: TextEncoder, parts: list[Any], progress: Any) -> None:
+def _make(
+    file: Path,
+    shape: tuple[int, int],
+    model: TextEncoder,
+    parts: Sequence[EncodedTexts],
+    progress: Callable[[int, int], None] | None,
+) -> None:
     done, total = 0, sum(len(part) for part in parts)
     with replacing(file) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)

@@ -22,15 +22,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from avalanche.benchmarks import CLScenario
+from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
 from nlpcl.runs.checkpoint_folder import NOW, START, CheckpointFolder, Head, Position
 from nlpcl.runs.restore import UNEXPECTED, Restore, check_held
 from nlpcl.runs.results import ResultsState
-from nlpcl.runs.state import Capture, NotSerializable, Streams
+from nlpcl.runs.state import Capture, NotSerializable, Streams, Untouched
 from nlpcl.training import distributed
 from nlpcl.training.checkpointer import RemainingBatches
 from nlpcl.training.finite import all_finite
+from nlpcl.training.strategy import ContinualStrategy
+from nlpcl.training.torch_internals import version_of
 
 ORDER = "order"  # torch's random state at the start of the epoch
 
@@ -76,8 +80,8 @@ class CheckpointManager:
     def __init__(
         self,
         folder: CheckpointFolder,
-        strategy: Any,
-        benchmark: Any,
+        strategy: SupervisedTemplate[Any, Any, Any],
+        benchmark: CLScenario[Any],
         minutes: float,
         results: Callable[[], ResultsState],
         tell: Callable[[str], None],
@@ -92,7 +96,7 @@ class CheckpointManager:
         self.joining = False
         self._streams = Streams(benchmark)
         frozen = [p for p in strategy.model.parameters() if not p.requires_grad]
-        self._untouched = {id(p): (weakref.ref(p), p._version) for p in frozen}
+        self._untouched: Untouched = {id(p): (weakref.ref(p), version_of(p)) for p in frozen}
         self.latest: Path | None = None
         """The last good checkpoint."""
         self._saved = time.monotonic()
@@ -103,8 +107,8 @@ class CheckpointManager:
         self._now: tuple[Position, Any, dict[str, Tensor]] | None = None
         self._start = 0
         """Number of tasks that were done when the state between two tasks was last saved."""
-        self.joins_within = hasattr(strategy, "checkpointer")
-        if self.joins_within:
+        self.joins_within = isinstance(strategy, ContinualStrategy)
+        if isinstance(strategy, ContinualStrategy):
             strategy.checkpointer = self
 
     def resume(self) -> Head | None:
@@ -155,7 +159,7 @@ class CheckpointManager:
         if distributed.all_reduce_max(int(self.stop)):
             self._end()
 
-    def enter(self, strategy: Any) -> int | None:
+    def enter(self, strategy: ContinualStrategy) -> int | None:
         """As in `Checkpointer`.
 
         :raises NotSerializable: the checkpoint does not fit.
@@ -172,7 +176,7 @@ class CheckpointManager:
         self.joining = True
         return position.epoch
 
-    def begin_epoch(self, strategy: Any, epoch: int) -> None:
+    def begin_epoch(self, strategy: ContinualStrategy, epoch: int) -> None:
         """As in `Checkpointer`.
 
         :raises NotSerializable: the checkpoint does not fit.
@@ -191,7 +195,7 @@ class CheckpointManager:
             strategy.dataloader = RemainingBatches(strategy.dataloader, self._step, self._order)
             self.joining, self._now = False, None
 
-    def stepped(self, strategy: Any) -> None:
+    def stepped(self, strategy: ContinualStrategy) -> None:
         """As in `Checkpointer`.
 
         :raises KeyboardInterrupt: the run is to stop.

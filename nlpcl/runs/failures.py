@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from avalanche.training.templates import SupervisedTemplate
 
 from nlpcl.config.spec import CompleteSpec
 from nlpcl.errors import UsageError
+from nlpcl.training.torch_internals import COMPILER_ERRORS
 
 
 @contextmanager
-def explaining(strategy: Any, spec: CompleteSpec) -> Iterator[None]:
+def explaining(strategy: SupervisedTemplate[Any, Any, Any] | None, spec: CompleteSpec) -> Iterator[None]:
     """Turn an error that is no fault of the program into a sentence on what to do.
 
     :param strategy: the one that trains; None means that it is being made.
@@ -24,7 +26,7 @@ def explaining(strategy: Any, spec: CompleteSpec) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             failure = UsageError(_out_of_memory(strategy, spec))
-        elif type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+        elif type(error).__module__ in COMPILER_ERRORS:
             why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             failure = UsageError(f"torch cannot compile the encoder here ({why}): leave --compile out.")
         else:
@@ -39,7 +41,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
-def _out_of_memory(strategy: Any, spec: CompleteSpec) -> str:
+def _out_of_memory(strategy: SupervisedTemplate[Any, Any, Any] | None, spec: CompleteSpec) -> str:
     if strategy is None:
         return "out of memory before the training: what --model, --backbone or --set ask for is too large."
     if not strategy.is_training:

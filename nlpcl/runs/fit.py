@@ -46,7 +46,8 @@ def fit(
     :param on_evaluation_end: called after each evaluation with its row of the matrix; -1 is before the first task.
     :return: the T x T matrices.
     """
-    train, test = benchmark.train_stream, getattr(benchmark, f"{stream}_stream")  # type: ignore[attr-defined]
+    streams: Any = benchmark  # Avalanche sets them as attributes of its object
+    train, test = streams.train_stream, getattr(streams, f"{stream}_stream")
     n_tasks = len(train)
     matrix = matrix or MatrixMetric(n_tasks)
     protocol = protocol_of(strategy)

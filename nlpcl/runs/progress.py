@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from avalanche.core import SupervisedPlugin
 
 from nlpcl.training.finite import not_finite
+from nlpcl.training.protocols import Strategy
 
 
 class Progress(Protocol):
@@ -33,7 +34,7 @@ class Silent:
     def stop(self) -> None: ...
 
 
-class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+class ProgressPlugin(SupervisedPlugin[Strategy], supports_distributed=True):
     """Passes task, epoch, step and loss on, at most a few times a second: reading a loss waits for the device."""
 
     state = ()
@@ -44,7 +45,7 @@ class ProgressPlugin(SupervisedPlugin[Any], supports_distributed=True):  # type:
         self.every = every
         self._last = 0.0
 
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         clock, steps = strategy.clock, len(strategy.dataloader)
         step = clock.train_epoch_iterations + 1
         now = time.monotonic()

@@ -30,11 +30,11 @@ from nlpcl.runs.state import (
     Untouched,
     attributes,
     constant,
-    parts_of,
     untouched,
     walked,
 )
 from nlpcl.training.state import class_name, declared_state, restorable_class
+from nlpcl.training.torch_internals import empty_buffers, parts_of
 
 CONTAINERS: dict[str, Any] = {
     kind.__name__: kind for kind in (list, tuple, set, frozenset, deque, torch.Size, dict, OrderedDict)
@@ -96,7 +96,8 @@ class Restore:
     def _kept(self, content: Node, old: Any, path: str) -> Tensor:
         if not untouched(old, self.untouched):
             raise NotSerializable(f"{path}: is not stored")
-        return old  # type: ignore[no-any-return]
+        tensor: Tensor = old
+        return tensor
 
     def _constant(self, content: Node, old: Any, path: str) -> Any:
         if not constant(old):
@@ -211,8 +212,8 @@ class Restore:
         if extra is not None:
             self._extra(extra, old, path)
         present = parts_of(old)
-        empty = {name for name, buffer in old._buffers.items() if buffer is None}  # filled while a task trains
-        check_held(path, set(parts) - empty, set(present))
+        # What is empty is filled while a task trains.
+        check_held(path, set(parts) - empty_buffers(old), set(present))
         for part, node in parts.items():
             now = present.get(part)
             if now is None:

@@ -8,8 +8,10 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
+from avalanche.training.templates import SupervisedTemplate
 from pydantic import BaseModel, ConfigDict, Field
 
+from nlpcl.benchmarks import Benchmark
 from nlpcl.config.encoders import encoder_facts
 from nlpcl.config.spec import CompleteSpec
 from nlpcl.evaluation import MatrixMetric
@@ -52,14 +54,21 @@ class Results:
     """
 
     def __init__(
-        self, spec: CompleteSpec, benchmark: Any, strategy: Any, *, device: torch.device, compiled: bool, begun: float
+        self,
+        spec: CompleteSpec,
+        benchmark: Benchmark,
+        strategy: SupervisedTemplate[Any, Any, Any],
+        *,
+        device: torch.device,
+        compiled: bool,
+        begun: float,
     ) -> None:
         self.spec = spec
         self.strategy = strategy
         self.device = device
         self.compiled = compiled
         encoder = encoder_facts(spec.model, benchmark.vectors)
-        self.data = {"files": benchmark.files, "tasks": benchmark.sizes, "encoder": encoder}
+        self.data: dict[str, Any] = {"files": benchmark.files, "tasks": benchmark.sizes, "encoder": encoder}
         self.epochs = [spec.epochs_for(name) for name in benchmark.task_names]
         self.matrix = MatrixMetric(len(self.epochs))
         self.kept_bytes: list[dict[str, int]] = []

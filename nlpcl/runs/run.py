@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
+from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from nlpcl.benchmarks import Benchmark, Words
@@ -39,7 +40,7 @@ class Setup(NamedTuple):
     """What is trained, and on what."""
 
     benchmark: Benchmark
-    strategy: Any
+    strategy: SupervisedTemplate[Any, Any, Any]
 
 
 def setup(
@@ -102,7 +103,7 @@ def build_strategy(
     *,
     eval_batch_size: int = 128,
     plugins: Sequence[Any] = (),
-) -> Any:
+) -> SupervisedTemplate[Any, Any, Any]:
     """Build the strategy of a complete spec, with AdamW and the spec's training settings."""
     entry = strategies.get(spec.strategy)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -113,7 +114,7 @@ def build_strategy(
         eps=1e-6,
         fused=True if device.type == "cuda" else None,
     )
-    return entry.target(
+    strategy: SupervisedTemplate[Any, Any, Any] = entry.target(
         model=model,
         optimizer=optimizer,
         criterion=nn.CrossEntropyLoss(),
@@ -125,6 +126,7 @@ def build_strategy(
         **(spec.engine_settings() if entry.engine else {}),
         **complete_options(entry, spec.options),
     )
+    return strategy
 
 
 def run(
@@ -201,10 +203,11 @@ def run(
                 results = Results(spec, benchmark, strategy, device=local_device, compiled=compiled, begun=begun)
                 for place, data in must_match.items():
                     check_same(data, results.data, place)
+            model = cast(ContinualModel, strategy.model)
             if gradient_checkpointing:
-                strategy.model.backbone.recompute_activations()
+                model.backbone.recompute_activations()
             if compiled:
-                strategy.model.backbone.compile_encoder()
+                model.backbone.compile_encoder()
             checkpoints, start = None, 0
             try:
                 if saved is not None:

@@ -32,8 +32,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from torch.utils.hooks import RemovableHandle
 
+from nlpcl.training.avalanche_internals import attributes_of
 from nlpcl.training.batches import WholeBatches
 from nlpcl.training.state import class_name, declared_state
+from nlpcl.training.torch_internals import parts_of, version_of
 
 Node = list[Any]
 # Code and constants: what stands in the object that is restored into is the same.
@@ -83,7 +85,7 @@ def untouched(value: Tensor, versions: Untouched) -> bool:
     """Return whether a tensor has not changed since its version was noted."""
     known, version = versions.get(id(value), (None, 0))
     # An `id` may have passed to another tensor.
-    return known is not None and known() is value and value._version == version
+    return known is not None and known() is value and version_of(value) == version
 
 
 def constant(value: Any) -> bool:
@@ -186,7 +188,7 @@ class Capture:
             raise NotSerializable(f"{path}: {error}") from error
         self.tensors[f"{path}.part"], self.tensors[f"{path}.row"] = whole.part_of, whole.row_of
         places = [self.streams.place(part) for part in whole.parts]
-        if None in places or not set(data._data_attributes) <= OF_STREAMS:
+        if None in places or not set(attributes_of(data)) <= OF_STREAMS:
             raise NotSerializable(f"{path}: holds more than examples of the stream")
         return self.node(places, f"{path}.places")
 
@@ -203,10 +205,3 @@ class Capture:
         if not isinstance(owner, nn.Module) and not walked(owner) and declared_state(type(owner)) is None:
             raise NotSerializable(f"{path}: a {type(owner).__name__} declares no state")
         return {name: self.node(value, f"{path}.{name}") for name, value in attributes(owner, self.within_task)}
-
-
-def parts_of(module: nn.Module) -> dict[str, nn.Module | Tensor]:
-    """Return the layers, parameters and persistent buffers that stand right in a module, by name."""
-    buffers = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
-    parts = {**module._parameters, **buffers, **module._modules}
-    return {name: part for name, part in parts.items() if part is not None}

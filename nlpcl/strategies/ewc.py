@@ -37,6 +37,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticOptions, QuadraticPlugin, trainable
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import mode, on_device
+from nlpcl.training.protocols import Strategy, TaskData
 from nlpcl.training.strategy import ContinualStrategy
 
 PARITY_BATCH = 20
@@ -88,7 +89,7 @@ class EWCPlugin(QuadraticPlugin):
         super().__init__(options, **values)
         self.generator = torch.Generator().manual_seed(torch.initial_seed())
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         parameters = trainable(strategy.model)
         if not self.options.parity:
             self.quadratic.add(self.fisher(strategy), parameters)
@@ -99,9 +100,9 @@ class EWCPlugin(QuadraticPlugin):
         self.quadratic = MergedQuadratic()
         self.quadratic.add(merged, parameters)
 
-    def fisher(self, strategy: Any) -> dict[str, Tensor]:
+    def fisher(self, strategy: Strategy) -> dict[str, Tensor]:
         """Diagonal of the Fisher information of the experience just trained, by parameter name; dropout is off."""
-        data: Any = strategy.experience.dataset
+        data = strategy.experience.dataset
         drawn = torch.randperm(len(data), generator=self.generator)[: self.options.fisher_samples].tolist()
         losses = (
             (self._surprise(logits), 1 / len(drawn))
@@ -111,9 +112,9 @@ class EWCPlugin(QuadraticPlugin):
         with mode(strategy.model, training=False), torch.backends.cudnn.flags(enabled=False):
             return squared_gradients(losses, trainable(strategy.model))
 
-    def batch_fisher(self, strategy: Any) -> dict[str, Tensor]:
+    def batch_fisher(self, strategy: Strategy) -> dict[str, Tensor]:
         """The original toolkit's F_new, by parameter name."""
-        data: Any = strategy.experience.dataset
+        data = strategy.experience.dataset
         in_order = [rows.tolist() for rows in torch.arange(len(data)).split(PARITY_BATCH)]
         losses = (
             (F.cross_entropy(logits, y), len(y) / len(data)) for logits, y in self._outputs(strategy, data, in_order)
@@ -127,7 +128,7 @@ class EWCPlugin(QuadraticPlugin):
         y = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=self.generator)
         return F.cross_entropy(logits, y[:, 0].to(logits.device))
 
-    def _outputs(self, strategy: Any, data: Any, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _outputs(self, strategy: Strategy, data: TaskData, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits and labels of mini-batches of the data."""
         for x, y, *_, tasks in loader_of(data, batches):
             yield avalanche_forward(strategy.model, on_device(strategy, x), single_task(tasks)), y.to(strategy.device)

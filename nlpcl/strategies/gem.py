@@ -56,7 +56,9 @@ def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: floa
     # Divided by that mean both terms keep their minimum, and the solver its accuracy however small gradients are.
     size = gram.trace() / len(gram)
     identity = np.eye(len(gram))
-    return quadprog.solve_qp(gram / size + eps * identity, -products / size, identity, np.full(len(gram), margin))[0]
+    solution = quadprog.solve_qp(gram / size + eps * identity, -products / size, identity, np.full(len(gram), margin))
+    weights: np.ndarray = solution[0]
+    return weights
 
 
 class GEMOptions(ReplayOptions):

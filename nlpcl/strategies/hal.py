@@ -51,7 +51,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.replay import ReplayOptions, replay_logits
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.protocols import Strategy, TaskData
 from nlpcl.training.strategy import ContinualStrategy
 
 _Weights = Mapping[str, Tensor]
@@ -233,7 +233,8 @@ class HALPlugin(FeaturesPlugin):
         """
         mask = anchors.new_ones(anchors.shape[:2], dtype=torch.bool) if self._text else None
         named = {f"model.{name}": p for name, p in weights.items()}
-        return functional_call(self.net, named, (anchors, mask, task_labels))
+        features_and_logits: tuple[Tensor, Tensor] = functional_call(self.net, named, (anchors, mask, task_labels))
+        return features_and_logits
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.learn_anchors(strategy)
@@ -279,7 +280,7 @@ class HALPlugin(FeaturesPlugin):
         anchors = [] if self.anchors is None else [self.anchors, self.anchor_heads]
         return super().kept_bytes() | {"hindsight": tensor_bytes(anchors)}
 
-    def _example_of_each_class(self, data: Any) -> tuple[Tensor, Tensor, int]:
+    def _example_of_each_class(self, data: TaskData) -> tuple[Tensor, Tensor, int]:
         """Draw an example (n, ...) of each class of a task; with the classes (n,), ascending, and the task label."""
         targets = torch.tensor([int(y) for y in data.targets])
         classes = targets.unique()

@@ -43,6 +43,7 @@ from nlpcl.ranges import Spread
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.masks import CLAMP, GATE_INIT, GatePlugin, InferenceOptions, least_entropy
 from nlpcl.strategies._shared.recurrent import recurrent_backbone
+from nlpcl.training.protocols import Experience, Strategy
 from nlpcl.training.strategy import ContinualStrategy
 
 
@@ -77,10 +78,13 @@ class KANNet(nn.Module):
         if self._every_mask:
             masks = torch.stack([self.gates.mask(task) for task in self.gates.trained])
             return (last_state(states, mask).relu() * masks.unsqueeze(1)).flatten(0, 1)
+        features: Tensor
         if self.accessing and (self.training or self._as_trained):
             reached = last_state(self.access.states(self.units(states)), mask)
-            return self.main.dropout(reached.relu())
-        return self.main.dropout(self.units(last_state(states, mask)))
+            features = self.main.dropout(reached.relu())
+        else:
+            features = self.main.dropout(self.units(last_state(states, mask)))
+        return features
 
     @contextmanager
     def along_trained_path(self) -> Iterator[None]:
@@ -153,7 +157,7 @@ class KANPlugin(GatePlugin):
         self.gates = self.net.gates
         self.task_incremental = model.task_incremental
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
         task = strategy.experience.current_experience
         if not self.task_incremental:
@@ -169,12 +173,12 @@ class KANPlugin(GatePlugin):
         if not accessing:
             self.gates.requires_grad_(False)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         task = strategy.experience.current_experience
         free = self.net.accessing or task == 0
         self.blocked.set({} if free else accessible_factors(self.net.main.gru, self.gates.mask(task)))
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.net.accessing:
             self.store_mask()
 
@@ -212,7 +216,7 @@ class KAN(ContinualStrategy):
         self.masks = KANPlugin(continual_model(model, "KAN"), self.options)
         return self.masks
 
-    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+    def _train_exp(self, experience: Experience, eval_streams: Any = None, **kwargs: Any) -> None:
         if self.masks.net.accessing:
             super()._train_exp(experience, eval_streams, **kwargs)
             self.masks.store_mask()

@@ -22,6 +22,7 @@ from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.quadratic import QuadraticOptions, QuadraticPlugin
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy
 
 
@@ -37,7 +38,7 @@ class L2Plugin(QuadraticPlugin):
     options_type = L2Options
     options: L2Options
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         parameters = self.held(strategy)
         self.quadratic.add(dict.fromkeys(parameters, 1.0), parameters)
 

@@ -16,7 +16,7 @@ from nlpcl.training.strategy import ContinualStrategy
 
 
 @register_strategy("mtl", title="all tasks at once (multi-task learning)", ddp=True)
-class MTL(ContinualStrategy, JointTraining):  # type: ignore[misc]
+class MTL(ContinualStrategy, JointTraining):
     """Train once on all tasks: `train(benchmark.train_stream)`."""
 
     protocol: Regime = "joint"

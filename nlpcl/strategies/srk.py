@@ -50,7 +50,9 @@ from nlpcl.models.text_gru import last_state
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.recurrent import recurrent_backbone
 from nlpcl.training import distributed
+from nlpcl.training.avalanche_internals import criterion_of
 from nlpcl.training.plugin import Plugin
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy, minibatch_rows
 
 CEILING = 0.9
@@ -125,7 +127,7 @@ class _Recurrence(torch.autograd.Function):
         return states, candidates
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, of_states: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weight, states, gates, h_n, n = ctx.saved_tensors
         r, i = gates.chunk(2, dim=-1)
@@ -156,7 +158,7 @@ def squeezed_states(nets: Sequence[SqueezedGRU], x: Tensor) -> tuple[Tensor, Ten
     weight = torch.stack([net.h2h.weight for net in nets])
     bias = torch.stack([net.h2h.bias for net in nets])
     with torch.autocast(x.device.type, enabled=False):
-        states, candidates = _Recurrence.apply(of_x, weight, bias)  # type: ignore[no-untyped-call]
+        states, candidates = _Recurrence.apply(of_x, weight, bias)
     return states.permute(1, 2, 0, 3), candidates.permute(1, 2, 0, 3)
 
 
@@ -216,7 +218,8 @@ class SRKNet(nn.Module):
         if self.training:
             parts = [self.dropout(learnt), self.dropout(kept)]
             self._parts = parts, control_sums(vectors, of_keeper, candidates, mask)
-        return self.dropout(learnt + g * (kept - learnt))
+        features: Tensor = self.dropout(learnt + g * (kept - learnt))
+        return features
 
     @property
     def sums(self) -> Controls:
@@ -273,29 +276,31 @@ class SRKPlugin(Plugin):
         self._factors: dict[nn.Parameter, Tensor] = {}
         self._before: list[Tensor] = []
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         # Before the task adds to the sums.
         t = strategy.experience.current_experience
         self._factors = keeper_factors(self.net.keeper, self.net.sums, free_share(t)) if t > 0 else {}
 
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         # Now, and not before the backward pass, where another plugin may have sent other inputs through the model.
         features, sums = self.net.take_parts()
         task = self.backbone.context.task
-        losses = [strategy._criterion(self.heads(h, task), strategy.mb_y) for h in features]
+        criterion = criterion_of(strategy)
+        losses = [criterion(self.heads(h, task), strategy.mb_y) for h in features]
         self._both = losses[0] + losses[1]
         for total, new in zip(self.net.sums, sums, strict=True):
             total += distributed.all_reduce_rows(new, minibatch_rows(strategy)).abs()
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
+        assert self._both is not None
         strategy.loss = strategy.loss + self._both
         self._both = None  # or its graph would live on
 
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+    def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         self._before = [p.detach().clone() for p in self._factors]
 
     @torch.no_grad()
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
         for (p, factor), before in zip(self._factors.items(), self._before, strict=True):
             p.copy_(torch.lerp(before, p, factor.expand_as(p)))
         self._before = []

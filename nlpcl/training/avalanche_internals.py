@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 INHERITED = {
     "avalanche.training.templates.SupervisedTemplate": (
-        *("_criterion", "_stop_training", "_train_exp", "_train_cleanup", "_unpack_minibatch"),
-        *("_before_training_exp", "_before_training_epoch", "_after_training_epoch"),
+        *("_criterion", "_stop_training", "_train_exp", "_train_cleanup", "_eval_cleanup", "_unpack_minibatch"),
+        *("_after_training", "_before_training_exp", "_before_training_epoch", "_after_training_epoch"),
         *("_before_forward", "_before_backward", "_after_training_iteration"),
     ),
     "avalanche.training.JointTraining": ("_experiences",),

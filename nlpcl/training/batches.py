@@ -7,13 +7,15 @@ lies in memory is cut by tensor indexing; only what is read or changed example b
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataAttribute
-from avalanche.benchmarks.utils.transform_groups import EmptyTransformGroups
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nlpcl.training.avalanche_internals import attributes_of, concatenation, flat_data
+from nlpcl.training.protocols import TaskData
 
 LARGEST_POOL = 50
 
@@ -79,15 +81,15 @@ class WholeBatches:
     :raises TypeError: `data` is not of that kind.
     """
 
-    def __init__(self, data: Any, batches: Sampler[list[int]] | Sequence[list[int]]) -> None:
+    def __init__(self, data: Any, batches: LengthGroupedBatches | Sequence[list[int]]) -> None:
         if not isinstance(data, AvalancheDataset):
             raise TypeError(f"a {type(data).__name__} is no Avalanche dataset")
         self.batches = batches
         self.parts: list[Any] = []
         self.part_of = torch.empty(len(data), dtype=torch.long)
         self.row_of = torch.empty(len(data), dtype=torch.long)
-        self._locate(data._flat_data, torch.arange(len(data)), torch.arange(len(data)))
-        self.attributes = [_column(a) for a in data._data_attributes.values() if a.use_in_getitem]
+        self._locate(flat_data(data), torch.arange(len(data)), torch.arange(len(data)))
+        self.attributes = [_column(a) for a in attributes_of(data).values() if a.use_in_getitem]
 
     def _locate(self, data: Any, rows: Tensor, positions: Tensor) -> None:
         """Note the part, and the row in it, of the examples `rows` of `data`, which get the indices `positions`."""
@@ -95,20 +97,20 @@ class WholeBatches:
             self.part_of[positions], self.row_of[positions] = len(self.parts), rows
             self.parts.append(data)
             return
-        for transforms in ("_transform_groups", "_frozen_transform_groups"):
-            if not isinstance(getattr(data, transforms, None), EmptyTransformGroups):
-                raise TypeError(f"examples of a {type(data).__name__} are made one by one")
-        if data._indices is not None:
-            rows = torch.tensor([data._indices[row] for row in rows.tolist()], dtype=torch.long)
-        ends = torch.tensor(data._cumulative_sizes)
+        joined = concatenation(data)
+        if joined is None:
+            raise TypeError(f"examples of a {type(data).__name__} are made one by one")
+        if joined.chosen is not None:
+            rows = torch.tensor([joined.chosen[row] for row in rows.tolist()], dtype=torch.long)
+        ends = torch.tensor(joined.ends)
         within = torch.searchsorted(ends, rows, right=True)
-        for i, part in enumerate(data._datasets):
+        for i, part in enumerate(joined.parts):
             chosen = within == i
             if chosen.any():
                 self._locate(part, rows[chosen] - (ends[i] - len(part)), positions[chosen])
 
     def __len__(self) -> int:
-        return len(self.batches)  # type: ignore[arg-type]
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         for batch in self.batches:
@@ -136,13 +138,15 @@ def _column(attribute: DataAttribute[Any]) -> Tensor:
 
 
 def batch_rows(
-    data: Any, batch_size: int, *, shuffle: bool = False, shard: tuple[int, int] = (0, 1)
+    data: TaskData, batch_size: int, *, shuffle: bool = False, shard: tuple[int, int] = (0, 1)
 ) -> LengthGroupedBatches:
     """Return batches of a dataset's examples, or of a `shard`; texts, which have `lengths`, come in like lengths."""
     return LengthGroupedBatches(getattr(data, "lengths", [0] * len(data)), batch_size, shuffle, shard)
 
 
-def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> WholeBatches | DataLoader[Any]:
+def loader_of(
+    data: TaskData, batches: LengthGroupedBatches | Sequence[list[int]], workers: int = 0, pin: bool = False
+) -> WholeBatches | DataLoader[Any]:
     """Return the mini-batches [x, y, ..., task labels] of an Avalanche dataset at these lists of indices.
 
     :param workers: processes that make examples; if there are any, the batches come from a `DataLoader`.
@@ -154,11 +158,13 @@ def loader_of(data: Any, batches: Any, workers: int = 0, pin: bool = False) -> W
     except TypeError:
         pass  # made one by one
     # A generator of its own, since a loader draws a number that only its workers need.
-    return DataLoader(data, batch_sampler=batches, num_workers=workers, pin_memory=pin, generator=torch.Generator())
+    generator = torch.Generator()
+    examples = cast(Dataset[Any], data)  # Avalanche's have what torch's class has, but do not extend it
+    return DataLoader(examples, batch_sampler=batches, num_workers=workers, pin_memory=pin, generator=generator)
 
 
 def numbered_batches(
-    data: Any, batch_size: int, shard: tuple[int, int] = (0, 1)
+    data: TaskData, batch_size: int, shard: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Yield all data, or a `shard`, in mini-batches of like length, each with the indices of its examples."""
     batches = list(batch_rows(data, batch_size, shard=shard))

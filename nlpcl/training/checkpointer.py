@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from nlpcl.training.strategy import ContinualStrategy
 
 
 class Checkpointer(Protocol):
@@ -15,13 +18,13 @@ class Checkpointer(Protocol):
     joining: bool
     """Whether the next epoch goes on from its middle, so that its first hooks are not called again."""
 
-    def enter(self, strategy: Any) -> int | None:
+    def enter(self, strategy: ContinualStrategy) -> int | None:
         """Return the epoch with which to begin a pass over an experience; None if the pass is over."""
 
-    def begin_epoch(self, strategy: Any, epoch: int) -> None:
+    def begin_epoch(self, strategy: ContinualStrategy, epoch: int) -> None:
         """Note that the batches of an epoch are about to be drawn."""
 
-    def stepped(self, strategy: Any) -> None:
+    def stepped(self, strategy: ContinualStrategy) -> None:
         """Save a checkpoint if one is due, after a complete step."""
 
 

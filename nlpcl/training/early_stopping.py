@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,11 +11,16 @@ from torch import Tensor
 from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
 from nlpcl.training import distributed
+from nlpcl.training.avalanche_internals import experiences_of
 from nlpcl.training.batches import batch_rows, loader_of
 from nlpcl.training.forward import mode, on_device
+from nlpcl.training.protocols import Experience, Strategy, TaskData
+
+if TYPE_CHECKING:
+    from nlpcl.training.strategy import ContinualStrategy
 
 
-def validation_of(experience: Any) -> Any:
+def validation_of(experience: Experience) -> TaskData | None:
     """Return the validation data of a training experience, or None if its benchmark has none."""
     benchmark = getattr(experience.origin_stream, "benchmark", None)
     stream = getattr(benchmark, "valid_stream", None)
@@ -64,7 +69,7 @@ class EarlyStopping:
         self.stalled = 0
         self.parameters: dict[str, Tensor] = {}
 
-    def after_epoch(self, strategy: Any, epoch: int, learning_rate: float) -> bool:
+    def after_epoch(self, strategy: ContinualStrategy, epoch: int, learning_rate: float) -> bool:
         """Test on the validation data; return whether the experience's training is over.
 
         :param learning_rate: what `scale` multiplies.
@@ -85,7 +90,7 @@ class EarlyStopping:
         return learning_rate * self.scale < self.min_learning_rate
 
     @torch.no_grad()
-    def finish(self, strategy: Any) -> None:
+    def finish(self, strategy: Strategy) -> None:
         """Restore the parameters of the best epoch, after the last one."""
         parameters = dict(strategy.model.named_parameters())
         for name, value in self.parameters.items():
@@ -95,13 +100,14 @@ class EarlyStopping:
 
 
 @torch.no_grad()
-def validation_loss(strategy: Any) -> float:
+def validation_loss(strategy: ContinualStrategy) -> float:
     """Return the mean loss over the validation data of the experience in training; no random state moves.
 
     :raises UsageError: its benchmark has none.
     """
-    datasets = [validation_of(e) for e in getattr(strategy, "_experiences", None) or [strategy.experience]]
-    if None in datasets:
+    experiences = experiences_of(strategy)
+    datasets = [data for data in map(validation_of, experiences) if data is not None]
+    if len(datasets) < len(experiences):
         raise UsageError("best_epoch and the plateau schedule need a benchmark with validation data, a valid_stream.")
     data = reduce(lambda left, right: left.concat(right), datasets)
     total = torch.zeros((), device=strategy.device)

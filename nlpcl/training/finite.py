@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from nlpcl.errors import UsageError
+from nlpcl.training.protocols import Strategy
 
 
-def not_finite(strategy: Any, what: str, where: str) -> UsageError:
+def not_finite(strategy: Strategy, what: str, where: str) -> UsageError:
     """Return the error of a training that diverged.
 
     :param what: `loss` or `outputs`.

@@ -35,7 +35,8 @@ def uncorrected(step: int, betas: tuple[float, float]) -> float:
 
     As a factor on the learning rate it is exact up to Adam's epsilon and a decoupled weight decay.
     """
-    return (1 - betas[0] ** (step + 1)) / (1 - betas[1] ** (step + 1)) ** 0.5
+    factor: float = (1 - betas[0] ** (step + 1)) / (1 - betas[1] ** (step + 1)) ** 0.5
+    return factor
 
 
 def new_optimizer(template: Optimizer, model: nn.Module, own_groups: list[dict[str, Any]]) -> Optimizer:

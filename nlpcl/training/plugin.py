@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from avalanche.core import SupervisedPlugin
 
 from nlpcl.options import Options
+from nlpcl.training.protocols import Strategy
 
 
-class Plugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+class Plugin(SupervisedPlugin[Strategy], supports_distributed=True):
     """A method as a plugin of any Avalanche strategy; hooks are Avalanche's.
 
     A method names the class of its options, `options_type`, and gets its values as `self.options`. It is made with the
@@ -36,7 +37,7 @@ class Plugin(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[
             raise TypeError(f"{type(self).__name__} takes one {self.options_type.__name__}, or its values by name.")
         self.options = self.options_type(**values) if options is None else options
 
-    def parameter_group(self, strategy: Any) -> dict[str, Any] | None:
+    def parameter_group(self, strategy: Strategy) -> dict[str, Any] | None:
         """Return the optimizer's group of the plugin's own parameters, which the strategy does not clip, or None."""
         return None
 

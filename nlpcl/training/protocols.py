@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from avalanche.benchmarks import CLStream
@@ -13,6 +13,9 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+TaskData: TypeAlias = TaskAwareSupervisedClassificationDataset[Any]
+"""Examples with targets and task labels, as Avalanche holds them."""
 
 
 class Loader(Protocol):
@@ -37,13 +40,12 @@ class Experience(Protocol):
     @property
     def origin_stream(self) -> CLStream[Any]: ...
     @property
-    def dataset(self) -> TaskAwareSupervisedClassificationDataset[Any]: ...
+    def dataset(self) -> TaskData: ...
 
 
 class Strategy(Protocol):
     """A supervised strategy while it trains or is tested, when all of this is there."""
 
-    model: nn.Module
     device: torch.device
     optimizer: Optimizer
     plugins: list[BasePlugin[Any]]
@@ -54,16 +56,14 @@ class Strategy(Protocol):
     train_mb_size: int
     eval_mb_size: int
     loss: Tensor
+    dataloader: Loader
+    adapted_dataset: TaskData
+    """Data of the experience, as plugins have changed them."""
 
+    @property
+    def model(self) -> nn.Module: ...
     @property
     def experience(self) -> Experience: ...
-    @property
-    def adapted_dataset(self) -> TaskAwareSupervisedClassificationDataset[Any]:
-        """Data of the experience, as plugins have changed them."""
-        ...
-
-    @property
-    def dataloader(self) -> Loader: ...
     @property
     def mb_x(self) -> Tensor: ...
     @property

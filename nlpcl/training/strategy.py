@@ -17,9 +17,10 @@ from torch.optim import Optimizer
 from nlpcl.models.base import ContinualModel, single_task
 from nlpcl.models.device import PAGE_LOCKED, to_device
 from nlpcl.models.sizes import model_bytes
-from nlpcl.options import Options, option, with_options
+from nlpcl.options import Options, option, show_signature, with_options
 from nlpcl.registry import Regime
 from nlpcl.training import distributed
+from nlpcl.training.avalanche_internals import Criterion
 from nlpcl.training.batches import LengthGroupedBatches, batch_rows, loader_of
 from nlpcl.training.checkpointer import Checkpointer
 from nlpcl.training.early_stopping import EarlyStopping
@@ -28,12 +29,13 @@ from nlpcl.training.finite import not_finite
 from nlpcl.training.forward import logits_of
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.training.plugin import Plugin
+from nlpcl.training.protocols import Experience, Loader, Strategy, TaskData
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "plateau"]
 
 
-def minibatch_rows(strategy: Any) -> int:
+def minibatch_rows(strategy: Strategy) -> int:
     """Rows of the mini-batch in training, of all processes together; also of Avalanche's own strategies'."""
     return getattr(strategy, "mb_rows", 0) or len(strategy.mb_y)
 
@@ -87,7 +89,11 @@ class ContinualStrategy(SupervisedTemplate):
     options: Any
     protocol: Regime = "continual"
     """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
+    experience: Experience
+    adapted_dataset: TaskData
+    dataloader: Loader
     mbatch: Any
+    mb_output: Tensor
     loss: Tensor
     _tasks: Tensor | int
     _unpacked: Tensor | None
@@ -99,7 +105,7 @@ class ContinualStrategy(SupervisedTemplate):
         *,
         model: nn.Module,
         optimizer: Optimizer,
-        criterion: Any = nn.CrossEntropyLoss(),  # noqa: B008 - Avalanche's default, and stateless
+        criterion: Criterion = nn.CrossEntropyLoss(),  # noqa: B008 - Avalanche's default, and stateless
         train_mb_size: int = 32,
         train_epochs: int = 1,
         eval_mb_size: int | None = 128,
@@ -133,7 +139,7 @@ class ContinualStrategy(SupervisedTemplate):
             eval_mb_size=eval_mb_size,
             device=device,
             plugins=[*(plugins or []), *([] if plugin is None else [plugin])],
-            evaluator=evaluator,  # type: ignore[arg-type]
+            evaluator=evaluator,
             eval_every=eval_every,
             peval_mode=peval_mode,
         )
@@ -156,7 +162,7 @@ class ContinualStrategy(SupervisedTemplate):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        show_options(cls)
+        show_options(cls, CONSTRUCTOR)
 
     def make_model(self, model: nn.Module) -> nn.Module:
         """Return the model to train, the one passed in or one around it; `self.options` is set."""
@@ -205,10 +211,10 @@ class ContinualStrategy(SupervisedTemplate):
         """Return the factor of the schedule on the learning rate at a step of the experience in training."""
         if self.schedule != "linear":
             return self.early_stopping.scale
-        total = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
+        total = len(self.dataloader) * self.train_epochs
         return (original_schedule if self.parity else linear_schedule)(step, total, self.warmup)
 
-    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+    def _train_exp(self, experience: Experience, eval_streams: Any = None, **kwargs: Any) -> None:
         """Avalanche's loop over the epochs, which a checkpoint may join at a later step.
 
         :raises UsageError: a loss was not finite.
@@ -219,7 +225,7 @@ class ContinualStrategy(SupervisedTemplate):
         for epoch in range(first, self.train_epochs):
             if self.checkpointer is None or not self.checkpointer.joining:
                 self._before_training_epoch(**kwargs)
-            if self._stop_training:  # type: ignore[has-type]
+            if self._stop_training:
                 self._stop_training = False
                 break
             if self.checkpointer is not None:
@@ -309,7 +315,7 @@ class ContinualStrategy(SupervisedTemplate):
         :param x: inputs on the device.
         :param y: labels (B,) on the device.
         """
-        return self._criterion(logits_of(self, x, task_labels), y)  # type: ignore[no-any-return]
+        return self._criterion(logits_of(self, x, task_labels), y)
 
     def engine_settings(self) -> dict[str, Any]:
         """Return the arguments with which a training inside this one follows its settings."""
@@ -375,14 +381,17 @@ class ContinualStrategy(SupervisedTemplate):
         return [group for group in groups if group is not None]
 
 
-def show_options(cls: type[ContinualStrategy]) -> None:
+def show_options(cls: Any, constructor: inspect.Signature) -> None:
     """Let `help()` show a strategy's options in its signature, and let `options_type` alone check their names.
 
     Avalanche wraps the constructor of each subclass to refuse arguments that no constructor names.
+
+    :param cls: a strategy, one of ours or a subclass of Avalanche's.
+    :param constructor: signature of the constructor of the base that takes options.
     """
-    cls.__init__ = cls.__init__.__wrapped__  # type: ignore[attr-defined, method-assign]
-    cls.__signature__ = with_options(CONSTRUCTOR, cls.options_type)  # type: ignore[attr-defined]
+    cls.__init__ = cls.__init__.__wrapped__
+    show_signature(cls, with_options(constructor, cls.options_type))
 
 
 CONSTRUCTOR = inspect.signature(ContinualStrategy.__init__)
-show_options(ContinualStrategy)
+show_options(ContinualStrategy, CONSTRUCTOR)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Tensors: TypeAlias = list[Tensor] | tuple[Tensor, ...]
+
+INHERITED = {"torch.nn.Conv1d": ("_conv_forward",), "torch.nn.Conv2d": ("_conv_forward",)}
+"""What classes that extend one of torch's may call, and nothing else that is private there."""
 
 COMPILER_ERRORS = ("torch._dynamo.exc", "torch._inductor.exc")
 """Modules whose exceptions say that `torch.compile` failed."""
@@ -26,3 +29,15 @@ def differences(tensors: Tensors, others: Tensors) -> tuple[Tensor, ...]:
 def products(tensors: Tensors, factors: Tensors | Tensor) -> tuple[Tensor, ...]:
     """Return `tensor * factor` for each pair, or with one factor for all, on a GPU in one kernel for all of them."""
     return torch._foreach_mul(tensors, factors)
+
+
+def parts_of(module: nn.Module) -> dict[str, nn.Module | Tensor]:
+    """Return the layers, parameters and persistent buffers that stand right in a module, by name."""
+    buffers = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
+    parts = {**module._parameters, **buffers, **module._modules}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def empty_buffers(module: nn.Module) -> set[str]:
+    """Return the names of the buffers that hold nothing yet."""
+    return {name for name, buffer in module._buffers.items() if buffer is None}

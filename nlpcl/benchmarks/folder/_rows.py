@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -142,7 +143,7 @@ def check_texts(part: Part, columns: Sequence[str], problems: Problems) -> None:
     for column in columns:
         values = part.frame[column].tolist()
         if not _are_texts(values):
-            _report(part, values, lambda value, column=column: _text_fault(value, column), problems)  # type: ignore[misc]
+            _report(part, values, partial(_text_fault, column=column), problems)
 
 
 def _are_texts(values: Sequence[Any]) -> bool:

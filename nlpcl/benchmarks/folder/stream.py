@@ -22,7 +22,7 @@ from nlpcl.benchmarks.folder._task_files import ALL_TASKS, files_of, layout, suf
 from nlpcl.benchmarks.folder._text_tasks import text_task
 from nlpcl.config.orders import Order, order_tasks
 from nlpcl.errors import UsageError, suggest
-from nlpcl.options import with_options
+from nlpcl.options import show_signature, with_options
 from nlpcl.registry import SCENARIOS
 
 _log = logging.getLogger(__name__)
@@ -80,8 +80,7 @@ def text_benchmark(
     )
 
 
-_signature = with_options(inspect.signature(text_benchmark), FolderOptions)
-text_benchmark.__signature__ = _signature  # type: ignore[attr-defined] # which help() shows
+show_signature(text_benchmark, with_options(inspect.signature(text_benchmark), FolderOptions))
 
 
 def _read_tasks(data: Any, request: StreamRequest[FolderOptions]) -> list[TextTask]:

@@ -82,10 +82,10 @@ def even_parts(data: ImageSet, parts: int) -> _Pairs:
 
 def uneven_parts(data: ImageSet, parts: int) -> _Pairs:
     """Return training and test images of every part, with class proportions of its own."""
-    pools = [images.pool for images in (data.train, data.test)]
-    assert all(isinstance(pool, Tensor) for pool in pools)
+    pools = [images.pool for images in (data.train, data.test) if isinstance(images.pool, Tensor)]
+    assert len(pools) == 2
     targets = data.train.targets + data.test.targets
-    pooled = Images(torch.cat(pools), range(len(targets)), targets, data.train.normalise)  # type: ignore[arg-type]
+    pooled = Images(torch.cat(pools), range(len(targets)), targets, data.train.normalise)
     rng = np.random.default_rng(1)
     pairs = []
     for part in dirichlet(targets, parts):

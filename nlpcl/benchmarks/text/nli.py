@@ -55,7 +55,9 @@ def _from_hub(request: StreamRequest[Any], split: str) -> pd.DataFrame:
         ) from error
     request.files[f"{_HUB}:{_HUB_SPLITS[split]}"] = _REVISION
     frame = part.select_columns(_COLUMNS).to_pandas()
-    return frame.assign(label=[_HUB_LABELS[label] if label >= 0 else "-" for label in frame["label"]])
+    labels = [_HUB_LABELS[label] if label >= 0 else "-" for label in frame["label"]]
+    named: pd.DataFrame = frame.assign(label=labels)
+    return named
 
 
 @text_stream(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from nlpcl.models.base import ContinualModel
 from nlpcl.strategies._shared.replay import MemoryPlugin
+from nlpcl.training.protocols import Strategy
 
 
 class FeaturesPlugin(MemoryPlugin):
@@ -17,15 +19,15 @@ class FeaturesPlugin(MemoryPlugin):
     """Features (B, F) of the current mini-batch, from `after_forward` to the backward pass."""
     _handle: RemovableHandle | None = None
 
-    def before_forward(self, strategy: Any, **kwargs: Any) -> None:
-        self._handle = strategy.model.heads.register_forward_pre_hook(self._catch)
+    def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
+        self._handle = cast(ContinualModel, strategy.model).heads.register_forward_pre_hook(self._catch)
 
-    def after_forward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_forward(self, strategy: Strategy, **kwargs: Any) -> None:
         assert self._handle is not None
         self._handle.remove()
         self._handle = None
 
-    def after_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         self.features = None  # or its graph would live on
 
     def _catch(self, heads: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -15,7 +15,9 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.training.plugin import Plugin
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import StrategyOptions
+from nlpcl.training.torch_internals import differences, products
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -37,14 +39,14 @@ class _Penalty(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, importance: list[Any], anchors: list[Tensor], *parameters: Tensor) -> Tensor:
-        gaps = torch._foreach_sub(parameters, anchors)
-        ctx.pulls = torch._foreach_mul(gaps, importance)
+        gaps = differences(parameters, anchors)
+        ctx.pulls = products(gaps, importance)
         return torch.stack([torch.dot(p.flatten(), g.flatten()) for p, g in zip(ctx.pulls, gaps, strict=True)]).sum()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return None, None, *torch._foreach_mul(ctx.pulls, 2 * grad)
+        return None, None, *products(ctx.pulls, 2 * grad)
 
 
 class MergedQuadratic:
@@ -87,7 +89,8 @@ class MergedQuadratic:
         if not names:
             return torch.zeros(())
         importance, anchors = [self.importance[n] for n in names], [self.anchors[n] for n in names]
-        return _Penalty.apply(importance, anchors, *[parameters[n] for n in names])  # type: ignore[no-any-return]
+        penalty: Tensor = _Penalty.apply(importance, anchors, *[parameters[n] for n in names])
+        return penalty
 
     def kept_bytes(self) -> dict[str, int]:
         """Bytes of F (none where it is one number) and of mu."""
@@ -119,12 +122,12 @@ class QuadraticPlugin(Plugin):
         super().__init__(options, **values)
         self.quadratic = MergedQuadratic()
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         factor = self.share * self.options.lamb
         if factor and self.quadratic.anchors:
             strategy.loss = strategy.loss + factor * self.quadratic.penalty(self.held(strategy))
 
-    def held(self, strategy: Any) -> dict[str, nn.Parameter]:
+    def held(self, strategy: Strategy) -> dict[str, nn.Parameter]:
         """Return the parameters in the sum while an experience trains, by name."""
         if self.options.parity:
             return trainable(strategy.model)

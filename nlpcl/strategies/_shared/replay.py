@@ -19,7 +19,7 @@ from nlpcl.ranges import Count, SomeShare
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import logits_of, on_device
 from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.protocols import Strategy, TaskData
 from nlpcl.training.strategy import StrategyOptions
 
 
@@ -91,7 +91,7 @@ class ReplayMemory:
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
 
-    def add(self, data: Any, task: int) -> Tensor:
+    def add(self, data: TaskData, task: int) -> Tensor:
         """Offer a task's examples to the reservoir.
 
         :param data: the task's training examples, an Avalanche dataset.

@@ -25,7 +25,7 @@ and replayed whole, and what `ContinualStrategy` lists.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ from nlpcl.strategies._shared.replay import ReplayOptions
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
 from nlpcl.training.forward import autocast, mode
 from nlpcl.training.optimizers import new_optimizer
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy
 
 
@@ -63,7 +64,7 @@ class Repeated:
                 yield list(batch)  # a strategy puts the copies on the device into the list
 
 
-def encode(strategy: Any, encoder: Backbone, x: Tensor, task: Any) -> Tensor:
+def encode(strategy: Strategy, encoder: Backbone, x: Tensor, task: Any) -> Tensor:
     """Return features of an encoder under the strategy's precision, in float32."""
     with autocast(strategy):
         return encoder.features(x, task).float()
@@ -101,6 +102,7 @@ class ACLPlugin(FeaturesPlugin):
     def __init__(self, model: ContinualModel, options: ACLOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
         self.task_incremental = model.task_incremental
+        self.model = model
         self.half = model.backbone.width
         private = model.n_tasks if self.task_incremental else 1
         self.backbone = SharedPrivate(model.backbone, private, self.options.private_width)
@@ -113,15 +115,15 @@ class ACLPlugin(FeaturesPlugin):
         self.kept_private: Tensor | None = None
         """Private features (capacity, F) of the memory's examples, on the host; None in domain-incremental learning."""
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
         task = strategy.experience.current_experience
         self.backbone.private.begin(task)
         if self.task_incremental:
-            for i, linear in enumerate(strategy.model.heads.linears):
+            for i, linear in enumerate(cast(TaskHeads, self.model.heads).linears):
                 linear.requires_grad_(i == task)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         strategy.dataloader = Repeated(strategy.dataloader, self.options.shared_steps)
         self._steps = 0
         tasks = strategy.experience.current_experience + 1
@@ -131,7 +133,7 @@ class ACLPlugin(FeaturesPlugin):
             group["lr"] = self.options.discriminator_learning_rate
         self.discriminator.requires_grad_(False)  # but in its own steps
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         assert self.features is not None
         private, shared = self.features.split(self.half, dim=1)
         tasks = torch.full_like(strategy.mb_y, strategy.experience.current_experience)
@@ -145,7 +147,7 @@ class ACLPlugin(FeaturesPlugin):
         strategy.loss = strategy.loss + self.options.adversarial * fooled + self.options.orthogonality * common
         self._real = shared.detach(), tasks + 1
 
-    def replay_loss(self, strategy: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def replay_loss(self, strategy: Strategy) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return cross-entropy, private and shared features (M, F) and tasks (M,) of a draw from the memory."""
         slots = self.memory.indices(self.options.replay_batch_size)
         replayed = self.memory.at(slots).on_device(strategy)
@@ -156,16 +158,16 @@ class ACLPlugin(FeaturesPlugin):
         else:
             private = to_device(self.kept_private[slots], strategy.device)
             shared = encode(strategy, self.backbone.shared, replayed.x, there)
-        logits = strategy.model.heads(torch.cat([private, shared], dim=1), labels)
+        logits = self.model.heads(torch.cat([private, shared], dim=1), labels)
         tasks = to_device(self.memory.tasks[slots], strategy.device)
         return F.cross_entropy(logits, replayed.y), private, shared, tasks
 
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         self._steps += 1
         if self._steps % self.options.shared_steps == 0:
             self.train_discriminator(strategy)
 
-    def train_discriminator(self, strategy: Any) -> None:
+    def train_discriminator(self, strategy: Strategy) -> None:
         """Take one step on L_D, clipped and at a rate that follows the schedule as the strategy's steps do."""
         shared, tasks = self._real
         self.discriminator.requires_grad_(True)
@@ -181,7 +183,7 @@ class ACLPlugin(FeaturesPlugin):
         self._optimizer.step()
         self.discriminator.requires_grad_(False)
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         slots = self.fill(strategy)
         if not self.task_incremental or not len(slots):
             return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import deepcopy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ def reverse_gradient(x: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Rows of x (B, F) at length 1; one of zeros, all of whose units are off, stays and has a finite gradient."""
-    norm = x.norm(dim=1, keepdim=True)
+    norm: Tensor = x.norm(dim=1, keepdim=True)
     return x / norm.where(norm > 0, 1.0)
 
 
@@ -41,7 +43,7 @@ def fresh_copy(backbone: Backbone, inner: int | None = None) -> Backbone:
     """
     copy = deepcopy(backbone)
     if inner is not None:
-        first, second = copy.linears  # type: ignore[misc]
+        first, second = cast(Iterable[nn.Linear], copy.linears)
         narrow = [nn.Linear(first.in_features, inner), nn.Linear(inner, second.out_features)]
         copy.linears = nn.ModuleList(narrow)
     draw_anew(copy)
@@ -61,7 +63,8 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features)
+        private: Tensor = self.layers(features)
+        return private
 
 
 class PrivateEncoders(PerTask):

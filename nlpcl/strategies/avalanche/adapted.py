@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from avalanche import training
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from nlpcl.errors import UsageError
 from nlpcl.models.base import Backbone, ContinualModel, TaskLabels, continual_model
 from nlpcl.models.heads import SharedHead
-from nlpcl.options import Options, with_options
+from nlpcl.options import Options
 from nlpcl.registry import Regime
 from nlpcl.strategies.avalanche.options import (
     AvalancheAGEMOptions,
@@ -37,7 +37,10 @@ from nlpcl.strategies.avalanche.options import (
     MIROptions,
     RWalkOptions,
 )
+from nlpcl.training.avalanche_internals import criterion_of, set_criterion
 from nlpcl.training.evaluators import accuracy_evaluator
+from nlpcl.training.protocols import Loader, Strategy
+from nlpcl.training.strategy import show_options
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -61,8 +64,9 @@ def shared_head(model: nn.Module, method: str) -> ContinualModel:
     return found
 
 
-def classes_of(strategy: Any) -> list[list[int]]:
+def classes_of(strategy: SupervisedTemplate[Any, Any, Any]) -> list[list[int]]:
     """Return the classes of each experience of the stream in training, by experience."""
+    assert strategy.experience is not None
     return [sorted(experience.classes_in_this_experience) for experience in strategy.experience.origin_stream]
 
 
@@ -111,6 +115,7 @@ class PluginStrategy(SupervisedTemplate):
     """Avalanche's plain strategy with one of its plugins, whose options a subclass declares."""
 
     options_type: ClassVar[type[Options]] = Options
+    dataloader: Loader
 
     def __init__(self, *, model: nn.Module, plugins: list[Any] | None = None, **arguments: Any) -> None:
         model, plugin = self.adapt(model, take_options(self.options_type, arguments))
@@ -118,24 +123,15 @@ class PluginStrategy(SupervisedTemplate):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        let_declared(cls)
+        show_options(cls, _TEMPLATE)
 
     def adapt(self, model: nn.Module, options: Any) -> tuple[nn.Module, Any]:
         """Return the model to train and the plugin."""
         raise NotImplementedError
 
 
-def let_declared(cls: type[PluginStrategy]) -> None:
-    """Let a constructor take the options that its class declares, and `help()` show them.
-
-    Avalanche wraps the constructor of each subclass to refuse arguments that no constructor names.
-    """
-    cls.__init__ = cls.__init__.__wrapped__  # type: ignore[attr-defined, method-assign]
-    cls.__signature__ = with_options(_TEMPLATE, cls.options_type)  # type: ignore[attr-defined]
-
-
 _TEMPLATE = inspect.signature(SupervisedTemplate.__init__)
-let_declared(PluginStrategy)
+show_options(PluginStrategy, _TEMPLATE)
 
 
 class RWalk(PluginStrategy):
@@ -149,7 +145,7 @@ class RWalk(PluginStrategy):
 
     def _before_training_exp(self, **kwargs: Any) -> None:
         super()._before_training_exp(**kwargs)
-        steps = len(self.dataloader) * self.train_epochs  # type: ignore[arg-type]
+        steps = len(self.dataloader) * self.train_epochs
         if self.clock.train_exp_counter == 0 and steps < self._least:
             # All scores would be 0, and divided by the largest of them.
             raise UsageError(f"RWalk scores every delta_t={self._least} steps, and the first task has {steps} in all.")
@@ -196,7 +192,7 @@ class _GSSPlugin(GSS_greedyPlugin):
     ext_mem_list_x: Tensor
     ext_mem_list_y: Tensor
 
-    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         whole, labels, filled = self.ext_mem_list_x, self.ext_mem_list_y, self.ext_mem_list_current_index
         if filled == 0:
             x = strategy.adapted_dataset[0][0]
@@ -206,7 +202,7 @@ class _GSSPlugin(GSS_greedyPlugin):
         super().before_training_exp(strategy, *args, **kwargs)
         self.ext_mem_list_x, self.ext_mem_list_y = whole, labels
 
-    def get_rand_mem_grads(self, strategy: Any, grad_dims: list[int], gss_batch_size: int) -> Tensor:
+    def get_rand_mem_grads(self, strategy: Strategy, grad_dims: list[int], gss_batch_size: int) -> Tensor:
         # With fewer examples in memory than in a mini-batch Avalanche draws none, and looks for the largest of none.
         return super().get_rand_mem_grads(strategy, grad_dims, min(gss_batch_size, self.ext_mem_list_current_index))
 
@@ -231,7 +227,7 @@ class GSS_greedy(PluginStrategy):
 class _MIRPlugin(MIRPlugin):
     """MIR with frozen parameters left out of its virtual step, and nothing left out of its memory."""
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.replay_loader is None:
             return
         model = strategy.model
@@ -248,9 +244,9 @@ class _MIRPlugin(MIRPlugin):
             before = nn.functional.cross_entropy(avalanche_forward(model, x, tasks), y, reduction="none")
             after = nn.functional.cross_entropy(functional_call(model, stepped, (x, tasks)), y, reduction="none")
         chosen = torch.argsort(after - before)[-self.batch_size_mem :]
-        strategy.loss += strategy._criterion(avalanche_forward(model, x[chosen], tasks[chosen]), y[chosen])
+        strategy.loss += criterion_of(strategy)(avalanche_forward(model, x[chosen], tasks[chosen]), y[chosen])
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         # Avalanche drops the classes of the last mini-batch, and with them all, where tasks share their classes.
         self.storage_policy.update(strategy, **kwargs)
         self.replay_loader = cycle(DataLoader(self.storage_policy.buffer, batch_size=self.subsample, shuffle=True))
@@ -277,13 +273,13 @@ class _CoPEPlugin(CoPEPlugin):
 
     initialized: bool
 
-    def before_training(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training(self, strategy: Strategy, **kwargs: Any) -> None:
         if not self.initialized:
-            strategy._criterion = self.ppp_loss
+            set_criterion(strategy, self.ppp_loss)
             self._init_new_prototypes(torch.arange(self.n_classes, device=strategy.device))
             self.initialized = True
 
-    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         self._update_prototypes()
 
 
@@ -293,9 +289,9 @@ class CoPE(PluginStrategy):
     options_type = CoPEOptions
 
     def adapt(self, model: nn.Module, options: CoPEOptions) -> tuple[nn.Module, Any]:
-        shared: Any = shared_head(model, "CoPE")
+        shared = shared_head(model, "CoPE")
         head = EmbeddingHead(shared.backbone.width, options.p_size, shared.n_tasks)
-        classes = shared.heads.linear.out_features
+        classes = cast(SharedHead, shared.heads).linear.out_features
         plugin = _CoPEPlugin(options.mem_size, classes, options.p_size, options.alpha, options.T)
         return ContinualModel(shared.backbone, head), plugin
 
@@ -327,7 +323,7 @@ class ICaRL(training.ICaRL):
         options, shared = take_options(ICaRLOptions, arguments), shared_head(model, "ICaRL")
         super().__init__(
             feature_extractor=FeatureExtractor(shared.backbone),
-            classifier=shared.heads.linear,
+            classifier=cast(SharedHead, shared.heads).linear,
             buffer_transform=None,
             **dict(options),
             **{"evaluator": accuracy_evaluator, **arguments},
@@ -340,7 +336,8 @@ class ICaRL(training.ICaRL):
             raise UsageError("ICaRL learns each class once, so no two tasks may share one.")
         # Avalanche's asks the experience's benchmark, which knows them only where it was made with `nc_benchmark`.
         facts = SimpleNamespace(classes_order=order, n_classes_per_exp=[len(own) for own in classes])
-        self.experience.benchmark = facts  # type: ignore[union-attr]
+        experience: Any = self.experience
+        experience.benchmark = facts
         super()._before_training_exp(**kwargs)
 
 

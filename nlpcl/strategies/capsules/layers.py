@@ -83,7 +83,8 @@ class DynamicRouting(nn.Module):
         # Agreement sums over all tokens of a text, too much for half precision.
         with torch.autocast(votes.device.type, enabled=False):
             v = self.route(votes.float(), task, mask.to(torch.float32))
-        return self.out(v.flatten(2))
+        output: Tensor = self.out(v.flatten(2))
+        return output
 
     def route(self, votes: Tensor, task: Tensor | int, mask: Tensor) -> Tensor:
         """Return the semantic capsules (B, L, capsules, size)."""
@@ -122,7 +123,7 @@ class _WindowMax(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor, filters: Tensor, size: int, outside: Tensor, differentiable: bool) -> Tensor:
         """Take u (N, P + size - 1, channels), filters (filters, size * channels) and where no maximum is, (N, P)."""
         ctx.size, ctx.positions = size, outside.shape[1]
-        products = (windows(u, size) @ filters.t()).unflatten(0, outside.shape)
+        products: Tensor = (windows(u, size) @ filters.t()).unflatten(0, outside.shape)
         products += torch.where(outside, float("-inf"), 0.0).to(u.dtype).unsqueeze(2)
         if not differentiable:
             return products.amax(dim=1)
@@ -221,7 +222,8 @@ class TransferRouting(nn.Module):
         weight = self.decide(self.decision(z)).unsqueeze(-1) * self.similarity(z)  # (B, K, 9)
         if allowed is not None:
             weight = weight * allowed.unsqueeze(-1)
-        return self.out(torch.einsum("bkc,bklc->blc", weight, votes))
+        output: Tensor = self.out(torch.einsum("bkc,bklc->blc", weight, votes))
+        return output
 
     def sites(self, prefix: str) -> list[Site]:
         """Return no site: nothing of the routing is gated."""

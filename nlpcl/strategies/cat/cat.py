@@ -46,7 +46,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from avalanche.core import SupervisedPlugin
 from torch import Tensor, nn
 
 from nlpcl.models.base import ContinualModel, continual_model
@@ -63,18 +62,20 @@ from nlpcl.strategies._shared.masks import (
 )
 from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.training import distributed
+from nlpcl.training.avalanche_internals import criterion_of
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.early_stopping import validation_of
 from nlpcl.training.forward import autocast, logits_of, on_device
 from nlpcl.training.optimizers import template_for
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Plugin
+from nlpcl.training.protocols import Experience, Strategy, TaskData
 from nlpcl.training.strategy import ContinualStrategy
 
 HELD_OUT = 0.1
 """Share of the training data that serves as validation data where there are no others."""
 
 
-def data_for(experience: Any) -> tuple[Any, Any, bool]:
+def data_for(experience: Experience) -> tuple[Any, Any, bool]:
     """Return an experience's training and validation data, and whether the latter are held out of the former."""
     data, valid = experience.dataset.train(), validation_of(experience)
     if valid is not None:
@@ -84,20 +85,20 @@ def data_for(experience: Any) -> tuple[Any, Any, bool]:
     return data.subset(rows[cut:]), data.subset(rows[:cut]).eval(), True
 
 
-def batches(data: Any, strategy: Strategy) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+def batches(data: TaskData, strategy: Strategy) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Yield row numbers, inputs and targets of all data, batch by batch, of like length and trimmed to it."""
     for rows, (x, y, *_) in numbered_batches(data, strategy.eval_mb_size):
         yield rows, on_device(strategy, x), y.to(strategy.device)
 
 
-class TrainsOn(SupervisedPlugin[Any], supports_distributed=True):  # type: ignore[call-arg]
+class TrainsOn(Plugin):
     """Puts other training data in the place of the experience's."""
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: TaskData) -> None:
         super().__init__()
         self.data = data
 
-    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def after_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         strategy.adapted_dataset = self.data
 
 
@@ -151,16 +152,17 @@ class CATPlugin(MaskPlugin):
         previous = [k for k in self.gates.trained if k != task]
         self.model.transfers.begin(task, self.similar_tasks(strategy, task, previous) if previous else [])
 
-    def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def after_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         train, _, held_out = self.data
         if held_out:
             strategy.adapted_dataset = train
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         super().before_backward(strategy, **kwargs)
         if self.model.transferred is not None:
             transferred, self.model.transferred = self.model.transferred, None
-            strategy.loss = strategy.loss + self.options.model_weight * strategy._criterion(transferred, strategy.mb_y)
+            loss = criterion_of(strategy)(transferred, strategy.mb_y)
+            strategy.loss = strategy.loss + self.options.model_weight * loss
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
@@ -179,14 +181,14 @@ class CATPlugin(MaskPlugin):
         reference, *readouts = distributed.broadcast(right)  # all processes must come to the same tasks
         return [k for k, right in zip(previous, readouts, strict=True) if right > reference]
 
-    def reference_right(self, strategy: Any, task: int) -> int:
+    def reference_right(self, strategy: Strategy, task: int) -> int:
         """Return how many of the validation data a model trained on `task` alone gets right."""
         train, valid, _ = self.data
         model = copied(self.initial)
         alone = ContinualStrategy(
             model=model,
             optimizer=template_for(model, strategy.model, getattr(strategy, "_template", strategy.optimizer)),
-            criterion=strategy._criterion,
+            criterion=criterion_of(strategy),
             train_mb_size=strategy.train_mb_size,
             train_epochs=strategy.train_epochs,
             eval_mb_size=strategy.eval_mb_size,
@@ -216,7 +218,7 @@ class CATPlugin(MaskPlugin):
         return (readout_logits(features, weight, bias).argmax(-1) == targets).sum(dim=1)
 
     @torch.no_grad()
-    def masked_features(self, data: Any, strategy: Strategy, tasks: list[int]) -> tuple[Tensor, Tensor]:
+    def masked_features(self, data: TaskData, strategy: Strategy, tasks: list[int]) -> tuple[Tensor, Tensor]:
         """Return features (N, n, F) under the stored masks of n tasks, without dropout, and targets (N,)."""
         features = torch.empty(len(data), len(tasks), self.backbone.width, device=strategy.device)
         targets = torch.empty(len(data), dtype=torch.long, device=strategy.device)
@@ -275,5 +277,4 @@ class CAT(MaskInference):
         if task is None or not self.masks.similar[task]:
             return super().validation_criterion(x, y, task_labels)
         own, transferred = self.masks.both(self, x, task)
-        loss: Tensor = self._criterion(own, y) + self.options.model_weight * self._criterion(transferred, y)
-        return loss
+        return self._criterion(own, y) + self.options.model_weight * self._criterion(transferred, y)

@@ -43,7 +43,8 @@ class MaskViews:
             features = self.backbone.features(self._repeated(x) if self.backbone.pretrained else x, labels).float()
         finally:
             gates.override, self.copies = chosen, 1
-        return features.unflatten(0, (len(tasks), len(x)))
+        by_task: Tensor = features.unflatten(0, (len(tasks), len(x)))
+        return by_task
 
     def _repeat(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return self._repeated(output)
@@ -80,7 +81,8 @@ class TaskTransfer(nn.Module):
         mixed = self.attention(query, known, known, need_weights=False)[0]
         hidden = self.norms[0](query + self.dropout(mixed))
         hidden = self.norms[1](hidden + self.dropout(self.feed(hidden)))
-        return self.head(hidden.squeeze(1))
+        logits: Tensor = self.head(hidden.squeeze(1))
+        return logits
 
 
 class TaskTransfers(PerTask):
@@ -190,7 +192,8 @@ class TransferModel(ContinualModel):
         assert layer is not None
         features = self.views(x, self.transfers.similar[task])
         with torch.autocast(x.device.type, enabled=False):
-            return layer(features)
+            logits: Tensor = layer(features)
+        return logits
 
     def _mixed(self, x: Tensor, tasks: Tensor) -> Tensor:
         """Return logits of a batch of several tasks; each transfer that serves sees its task's examples."""

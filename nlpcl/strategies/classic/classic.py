@@ -30,12 +30,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from avalanche.benchmarks.utils.data_attribute import DataAttribute
+from avalanche.benchmarks.utils import DataAttribute
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from nlpcl.models.base import continual_model
+from nlpcl.models.base import ContinualModel, continual_model
 from nlpcl.models.device import to_device
 from nlpcl.options import option
 from nlpcl.ranges import Temperature, Weight
@@ -46,6 +46,7 @@ from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import autocast, mode, on_device
+from nlpcl.training.protocols import TaskData
 
 
 class CLASSICOptions(MaskInferenceOptions):
@@ -73,6 +74,7 @@ class CLASSIC(MaskInference):
 
     options_type = CLASSICOptions
     options: CLASSICOptions
+    model: ContinualModel
     task_state = ("previous",)
 
     def __init__(self, **arguments: Any) -> None:
@@ -94,9 +96,9 @@ class CLASSIC(MaskInference):
         self.previous = [k for k in gates.trained if k != gates.current]
         self.attentions.begin(len(self.previous))
         if self.previous and not self.parity:
-            self.adapted_dataset = self._with_previous(self.adapted_dataset)  # type: ignore[has-type]
+            self.adapted_dataset = self._with_previous(self.adapted_dataset)
 
-    def _with_previous(self, data: Any) -> Any:
+    def _with_previous(self, data: TaskData) -> TaskData:
         features = torch.zeros(len(data), len(self.previous), self.backbone.width)
         for rows, (x, *_) in numbered_batches(data, self.eval_mb_size, distributed.shard_index()):
             features[rows] = self.previous_features(on_device(self, x)).cpu()
@@ -123,7 +125,7 @@ class CLASSIC(MaskInference):
 
     def _unpack_minibatch(self) -> None:
         if self.is_training and self.previous and not self.parity:
-            *batch, previous = self.mbatch  # type: ignore[has-type]
+            *batch, previous = self.mbatch
             self.mbatch = batch  # ends with the task labels again, where everything else looks for them
             self.mb_previous = to_device(distributed.shard(previous), self.device)
         super()._unpack_minibatch()
@@ -136,7 +138,8 @@ class CLASSIC(MaskInference):
             self.mb_previous = self.previous_features(self.mb_x)
         self.mb_pooled = self._represent(self.mb_x, self.tasks)
         self.mb_features = self.backbone.dropout(self.mb_pooled)
-        return self.model.heads(self.mb_features, self.tasks)
+        logits: Tensor = self.model.heads(self.mb_features, self.tasks)
+        return logits
 
     def criterion(self) -> Tensor:
         """Return CE of the mini-batch, in training + l3 CSC + 1[t > 0] (l2 CKS + l1 CED); `masks` add lambda R."""

@@ -47,7 +47,8 @@ class TaskAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map features (B, F, n) to (B, F, n)."""
         energy = self.query(x).transpose(1, 2) @ self.key(x)
-        return x + self.gamma * (self.value(x) @ energy.softmax(dim=-1).transpose(1, 2))
+        attended: Tensor = self.value(x) @ energy.softmax(dim=-1).transpose(1, 2)
+        return x + self.gamma * attended
 
 
 class TaskAttentions(PerTask):
@@ -69,7 +70,8 @@ class TaskAttentions(PerTask):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pass features (B, F, n), n >= 2, through the attention over n tasks, (B, F, n)."""
-        return self.attentions[x.shape[-1] - 2](x)
+        attended: Tensor = self.attentions[x.shape[-1] - 2](x)
+        return attended
 
     def bytes_for(self, tasks: int) -> int:
         """Return the bytes of the attentions of the first `tasks` tasks."""

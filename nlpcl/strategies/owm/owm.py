@@ -45,6 +45,7 @@ from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import logits_of, mode, on_device
 from nlpcl.training.plugin import Plugin
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
 
 
@@ -94,7 +95,7 @@ class OWMPlugin(Plugin):
         self.backbone = model.backbone
         sites = sites_of(model, "owm")
         self.finals = {site.name: final for site, final in zip(sites, final_alphas(sites), strict=True)}
-        self.sites = [site for site in sites if site.module.weight.requires_grad]  # type: ignore[union-attr]
+        self.sites = [site for site in sites if site.module.weight.requires_grad]
         self.projectors: list[Projector] = []
         self.protecting = False
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -105,31 +106,31 @@ class OWMPlugin(Plugin):
         """Return the bytes of the projectors."""
         return {"projectors": tensor_bytes(projector.p for projector in self.projectors)}
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
         if self.protecting and not self.options.parity:
             for p in unprotected(self.backbone):
                 p.requires_grad_(False)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if not self.projectors:  # not in the constructor: now the model is on its device
             self.projectors = [Projector(site.module) for site in self.sites]
         if self.options.parity:
             self._inputs = [torch.empty(0)] * len(self.sites)
             self._watch(self._note_batch)
 
-    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+    def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.options.parity:
             self._project_gradients(strategy)
         elif self.protecting:
             self._before = [projector.values() for projector in self.projectors]
 
-    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+    def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
         for projector, before in zip(self.projectors, self._before, strict=False):
             projector.project_change(before)
         self._before = []
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.options.parity:
             self._unwatch()
             self._inputs = []
@@ -139,12 +140,12 @@ class OWMPlugin(Plugin):
         self.protecting = True
 
     @torch.no_grad()
-    def task_means(self, strategy: Any) -> list[Tensor]:
+    def task_means(self, strategy: Strategy) -> list[Tensor]:
         """Return for each site the mean inputs (S, d), float64, of S consecutive groups of the experience's examples.
 
         S is `owm_samples`, or the number of examples if that is less. The model is in evaluation mode.
         """
-        data: Any = strategy.experience.dataset
+        data = strategy.experience.dataset
         size, count = strategy.train_mb_size, len(data)
         groups = min(self.options.owm_samples, count)
         group_of = torch.arange(count) * groups // count
@@ -166,7 +167,7 @@ class OWMPlugin(Plugin):
         if module.training:  # not in an evaluation between two epochs
             self._inputs[site] = batch_inputs(module, args[0], self.backbone.context.mask)
 
-    def _project_gradients(self, strategy: Any) -> None:
+    def _project_gradients(self, strategy: Strategy) -> None:
         progress = strategy.clock.train_exp_iterations / (len(strategy.dataloader) * strategy.train_epochs)
         for site, projector, x in zip(self.sites, self.projectors, self._inputs, strict=True):
             projector.update(x, self.finals[site.name] ** progress)

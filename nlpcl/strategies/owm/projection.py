@@ -35,7 +35,7 @@ def layer_inputs(module: nn.Module, x: Tensor) -> Tensor:
     elif isinstance(module, nn.Conv1d):
         kernel, stride, padding, dilation = module.kernel_size, module.stride, module.padding, module.dilation
         x = x.unsqueeze(2)
-        rows = F.unfold(x, (1, *kernel), (1, *dilation), (0, *padding), (1, *stride)).mT  # type: ignore[arg-type]
+        rows = F.unfold(x, (1, *kernel), (1, *dilation), (0, *padding), (1, *stride)).mT
     else:
         rows = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT
     return rows if layer.bias is None else torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)

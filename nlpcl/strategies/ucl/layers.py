@@ -43,9 +43,9 @@ class Bayesian(nn.Module):
         return self.weight + sigma * torch.randn_like(self.weight)
 
     @torch.no_grad()
-    def _adopt(self, layer: nn.Module, ratio: float, pretrained: bool) -> None:
+    def _adopt(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d, ratio: float, pretrained: bool) -> None:
         """Take over the parameters and the mode of `layer`, draw mu anew unless `pretrained`, and set sigma to s0."""
-        self.weight, self.bias = layer.weight, layer.bias  # type: ignore[assignment]
+        self.weight, self.bias = layer.weight, layer.bias
         if pretrained:
             total = float(self.weight.var(unbiased=False))
             if total == 0:
@@ -83,7 +83,8 @@ class BayesianConv1d(Bayesian, nn.Conv1d):
         self._adopt(layer, ratio, pretrained)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.sample(), self.bias)
+        output: Tensor = self._conv_forward(input, self.sample(), self.bias)
+        return output
 
 
 class BayesianConv2d(Bayesian, nn.Conv2d):
@@ -94,7 +95,8 @@ class BayesianConv2d(Bayesian, nn.Conv2d):
         self._adopt(layer, ratio, pretrained)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.sample(), self.bias)
+        output: Tensor = self._conv_forward(input, self.sample(), self.bias)
+        return output
 
 
 def _settings(layer: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from nlpcl.ranges import Between, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies.ucl.layers import Bayesian, make_bayesian
 from nlpcl.training.plugin import Plugin
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
 
 
@@ -178,22 +179,22 @@ class UCLPlugin(Plugin):
         self.examples = 1
         """N, by which the regulariser is divided."""
 
-    def parameter_group(self, strategy: Any) -> dict[str, Any]:
+    def parameter_group(self, strategy: Strategy) -> dict[str, Any]:
         """Return the optimizer's group of rho: a learning rate of its own, no weight decay."""
         rhos = [cast(Bayesian, site.module).rho for site in self.sites]
         return {"params": rhos, "lr": self.options.rho_learning_rate, "weight_decay": 0.0}
 
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+    def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
         if not self.first and not self.options.parity:
             for p in unprotected(self.backbone):
                 p.requires_grad_(False)
 
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.starts = start_of_task(self.sites)
         self.examples = len(strategy.experience.dataset)
 
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         alpha, beta = self.options.alpha, self.options.beta
         penalty = ucl_penalty(self.sites, self.starts, alpha=alpha, beta=beta, first=self.first)
         if self.options.parity:
@@ -201,7 +202,7 @@ class UCLPlugin(Plugin):
         else:
             strategy.loss = strategy.loss + penalty / self.examples
 
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.first = False
 
     def kept_bytes(self) -> dict[str, int]:

@@ -1,0 +1,62 @@
+"""What models read of a benchmark; `nlpcl.benchmarks.Benchmark`, which lies in a layer above, has all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from nlpcl.registry import Modality
+
+if TYPE_CHECKING:
+    from nlpcl.models.states import TokenStates
+
+
+class WordVectors(Protocol):
+    """Vectors of words."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """Vectors (words, D), by id."""
+
+
+class EncodedTexts(Protocol):
+    """Examples tokenised for an encoder: each is ids, attention mask and segments, and a class."""
+
+    first: Tensor | None
+    """Where the state of each example's first token lies, LongTensor (N,); None means that there are no states."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> tuple[Tensor, int]: ...
+    @property
+    def lengths(self) -> Tensor:
+        """Number of real tokens of each example, LongTensor (N,)."""
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what an encoder sees."""
+
+
+class BenchmarkData(Protocol):
+    """What decides a model's shape, and the texts that a frozen encoder reads once."""
+
+    states: TokenStates | None
+
+    @property
+    def modality(self) -> Modality: ...
+    @property
+    def scenario(self) -> str: ...
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+    @property
+    def n_classes(self) -> list[int]: ...
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def tokenizer_name(self) -> str: ...
+    @property
+    def max_length(self) -> int | None: ...
+    @property
+    def vectors(self) -> WordVectors | None: ...
+    @property
+    def packed(self) -> Mapping[str, Sequence[EncodedTexts]]: ...
