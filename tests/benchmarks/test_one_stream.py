@@ -94,5 +94,6 @@ def test_the_stream_of_the_docs_runs(tiny: str) -> None:
     code = example.replace('"minilm"', repr(tiny)) + (
         "\nassert benchmark.task_names == ['tools', 'fruits'] and benchmark.n_classes == [2, 2]"
         "\nfrom nlpcl.registry import benchmarks\nassert benchmarks.get('colours').target is Colours"
+        "\nprint(benchmark.name)"
     )
-    python(code)
+    assert python(code).split()[-1] == "colours"
