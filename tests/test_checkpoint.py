@@ -34,23 +34,13 @@ from nlpcl.runs.state import Capture, Streams
 from nlpcl.training.strategy import ContinualStrategy
 from tests.helpers.checkpoints import rewrite
 from tests.helpers.messages import mentions, refused
-from tests.helpers.runs import Killed, content, killed_at, run, spec_of
-
-Started = tuple[RunSpec, Path, Record]
+from tests.helpers.runs import Started, content, interrupted_run, run, spec_of
 
 
 @pytest.fixture(scope="module")
 def interrupted(models: dict[str, str], three_tasks: dict[str, Path], tmp_path_factory: Any) -> Started:
     """A spec, the folder of its run, which ended within the second task, and the record it should end with."""
-    spec, scenario = spec_of("ncl", models)
-    spec = identified(spec, three_tasks[scenario])
-    root = tmp_path_factory.mktemp("interrupted")
-    whole = run(spec, three_tasks[scenario], root / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        killed_at((1, 4, "after"), patch)  # the 11th checkpoint: 6 steps and the end of a task are 7
-        with pytest.raises(Killed):
-            run(spec, three_tasks[scenario], root / "killed")
-    return spec, root / "killed" / spec.id, whole
+    return interrupted_run("ncl", models, three_tasks, tmp_path_factory.mktemp("interrupted"))
 
 
 def goes_on(

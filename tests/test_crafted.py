@@ -14,21 +14,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nlpcl.config.spec import RunSpec
-from nlpcl.records.record import Record
 from nlpcl.runs.checkpoint import CheckpointManager
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
-from nlpcl.runs.identity import identified
 from nlpcl.runs.progress import ProgressPlugin, Silent
 from nlpcl.runs.restore import Restore
 from nlpcl.runs.run import setup
 from nlpcl.runs.state import Capture, NotSerializable, Streams
 from tests.helpers.checkpoints import at, edit_json, edit_tensors, rewrite
 from tests.helpers.messages import mentions
-from tests.helpers.runs import Killed, content, killed_at, run, spec_of
+from tests.helpers.runs import Started, content, interrupted_run, run
 from tests.helpers.witness import called
 
-Started = tuple[RunSpec, Path, Record]
 Node = list[Any]
 Tensors = dict[str, torch.Tensor]
 WITNESS: Node = ["constant", "tests.helpers.witness:function"]
@@ -38,15 +34,7 @@ OBJECT: Node = ["object", "tests.helpers.witness:Called", {}]
 @pytest.fixture(scope="module")
 def interrupted(models: dict[str, str], three_tasks: dict[str, Path], tmp_path_factory: Any) -> Started:
     """A spec, the folder of its run, which ended within the second task, and the record it should end with."""
-    spec, scenario = spec_of("hat", models)
-    spec = identified(spec, three_tasks[scenario])
-    root = tmp_path_factory.mktemp("interrupted")
-    whole = run(spec, three_tasks[scenario], root / "whole")
-    with pytest.MonkeyPatch.context() as patch:
-        killed_at((1, 4, "after"), patch)  # the 11th checkpoint: 6 steps and the end of a task are 7
-        with pytest.raises(Killed):
-            run(spec, three_tasks[scenario], root / "killed")
-    return spec, root / "killed" / spec.id, whole
+    return interrupted_run("hat", models, three_tasks, tmp_path_factory.mktemp("interrupted"))
 
 
 @pytest.fixture

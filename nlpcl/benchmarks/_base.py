@@ -71,7 +71,7 @@ class Benchmark(CLScenario[Any]):
     scenario: str
     """`til`, `dil` or `cil`."""
     modality: Modality
-    """What the examples are."""
+    """`text` or `image`."""
     input_shape: tuple[int, ...]
     """Shape of an example: (3, L) of texts, (C, H, W) of images."""
     task_names: list[str]
@@ -80,7 +80,7 @@ class Benchmark(CLScenario[Any]):
     labels: tuple[str, ...]
     """Labels of the head that all tasks share; empty in `til`."""
     sizes: list[dict[str, Any]]
-    """For each task its `name`, its `labels` and how many examples it has: `train`, `valid` and `test`."""
+    """A dictionary for each task: its `name`, its `labels`, and its numbers of examples `train`, `valid` and `test`."""
     files: dict[str, str]
     """SHA-256 of each file that the data come from, by path."""
     notes: list[str]

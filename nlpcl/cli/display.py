@@ -1,4 +1,4 @@
-"""What runs and sweeps show: progress, the accuracy matrix at the end, a picture on demand."""
+"""Show runs and sweeps: progress, the accuracy matrix at the end, a picture on demand."""
 
 from __future__ import annotations
 

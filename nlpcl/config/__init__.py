@@ -1,1 +1,1 @@
-"""What is run: spec, presets, orders, encoders, arguments of the command line. Nothing here loads torch."""
+"""Describe runs: spec, presets, orders, encoders, arguments of the command line. Nothing here loads torch."""

@@ -14,12 +14,12 @@ from nlpcl.errors import UsageError
 from nlpcl.options import Option, assignment, entry_options, find_option, parse_options
 
 _TRAINING = "training"
-"""What messages call the owner of those settings that are fields of the spec."""
+"""The name, in messages, of the owner of settings that are fields of the spec."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line says of a run.
+    """A run as the command line describes it.
 
     :param fields: texts by field of the spec; only fields with a flag.
     :param assign: the `name=value` of each `--set`.

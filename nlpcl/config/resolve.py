@@ -1,4 +1,4 @@
-"""What a spec leaves open, filled in from names, presets and defaults, and checked: `resolve`."""
+"""Make a spec complete and check it: `resolve` fills in what names, presets and defaults say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be run, and nothing else: `RunSpec`, the complete spec that `resolve` makes of it, and its id."""
+"""Describe one run: `RunSpec`, the complete spec that `resolve` makes of it, and its id."""
 
 from __future__ import annotations
 

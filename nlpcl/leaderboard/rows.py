@@ -57,7 +57,7 @@ class Rank:
 
 @dataclass(eq=False)
 class Protocol:
-    """What the rows of one table have in common. Only rows of one protocol may be averaged and ranked.
+    """The protocol that the rows of one table share. Only rows of one protocol may be averaged and ranked.
 
     :param facts: fields by dotted name (`compare.facts`), without those that differ by order or that some records lack.
     :param edition: number of this protocol among those with equal facts whose runs read different data.

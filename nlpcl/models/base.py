@@ -137,9 +137,9 @@ class Backbone(nn.Module, ABC):
     options: Any
     width: int
     pretrained = False
-    """Whether layers at the sites are pretrained, or stand among pretrained ones, so that nobody may redraw them."""
+    """True where layers at the sites are pretrained or stand among pretrained ones, so that nobody may redraw them."""
     recomputes: bool | None = None
-    """Whether the backward pass computes activations again; None means that this backbone has none to compute again."""
+    """True where the backward pass computes activations again; None means that this backbone cannot do so."""
     positions: int | None = None
     """Most positions that an embedded text can have; None means any number."""
 

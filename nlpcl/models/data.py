@@ -1,4 +1,4 @@
-"""What models read of a benchmark; `nlpcl.benchmarks.Benchmark`, which lies in a layer above, has all of it."""
+"""Name the fields of a benchmark that models read. `nlpcl.benchmarks.Benchmark`, in a layer above, has all of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class EncodedTexts(Protocol):
 
 
 class BenchmarkData(Protocol):
-    """What decides a model's shape, and the texts that a frozen encoder reads once."""
+    """The fields that decide a model's shape, and the texts that a frozen encoder reads once."""
 
     states: TokenStates | None
 

@@ -36,7 +36,7 @@ class TextGRU(nn.Module):
         self.width = hidden
         self.gru = nn.GRU(channels, hidden, batch_first=True)
         self.cudnn = True
-        """Whether cuDNN may compute it. Its recurrent nets have no second derivative."""
+        """True where cuDNN may compute the net. cuDNN gives recurrent nets no second derivative."""
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

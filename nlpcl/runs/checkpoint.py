@@ -160,7 +160,7 @@ class CheckpointManager:
             self._end()
 
     def enter(self, strategy: ContinualStrategy) -> int | None:
-        """As in `Checkpointer`.
+        """Return the epoch with which to begin a pass over an experience; None if the pass is over.
 
         :raises NotSerializable: the checkpoint does not fit.
         """
@@ -177,7 +177,7 @@ class CheckpointManager:
         return position.epoch
 
     def begin_epoch(self, strategy: ContinualStrategy, epoch: int) -> None:
-        """As in `Checkpointer`.
+        """Note that an epoch begins; give a joined one the batches that were left.
 
         :raises NotSerializable: the checkpoint does not fit.
         """
@@ -196,7 +196,7 @@ class CheckpointManager:
             self.joining, self._now = False, None
 
     def stepped(self, strategy: ContinualStrategy) -> None:
-        """As in `Checkpointer`.
+        """Save a checkpoint if one is due, after a complete step.
 
         :raises KeyboardInterrupt: the run is to stop.
         """

@@ -46,7 +46,7 @@ class Position(BaseModel):
 
 
 class Head(BaseModel):
-    """What a checkpoint says of itself.
+    """The head of a checkpoint: of which run it is, and how far that had come.
 
     :ivar rows: number of tasks that are done.
     :ivar position: None means between two tasks.
@@ -162,7 +162,7 @@ class CheckpointFolder:
         return path, head
 
     def _head(self, path: Path) -> Head | int | None:
-        """What a checkpoint says of itself; the format if it is another one; None if it is cut short or changed.
+        """Return a checkpoint's head, its format if that is another one, or None if it is cut short or changed.
 
         :raises UsageError: it may be whole, but cannot be read now.
         """

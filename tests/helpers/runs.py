@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from nlpcl.config.resolve import resolve
-from nlpcl.config.spec import RunSpec
+from nlpcl.config.spec import CompleteSpec, RunSpec
 from nlpcl.records.record import Record
 from nlpcl.registry import StrategyEntry, benchmarks, strategies
 from nlpcl.runs import run as experiment
 from nlpcl.runs.checkpoint_folder import NOW, CheckpointFolder
+from nlpcl.runs.identity import identified
 from tests.helpers.contract import SMALL, TEXT, small_options
 from tests.helpers.images import tiny_images
 
@@ -41,7 +42,7 @@ class Killed(BaseException):
     """The process is no more."""
 
 
-def spec_of(name: str, models: dict[str, str], **more: Any) -> tuple[RunSpec, str]:
+def spec_of(name: str, models: dict[str, str], **more: Any) -> tuple[CompleteSpec, str]:
     """The spec of a short run of a strategy, and its scenario. Its gradients are clipped, whatever their size."""
     entry = strategies.get(name)
     backbone, scenario = more.get("backbone", first_backbone(entry)), more.get("scenario", entry.scenarios[0])
@@ -94,3 +95,18 @@ def killed_at(moment: Moment, monkeypatch: pytest.MonkeyPatch) -> None:
         return path
 
     monkeypatch.setattr(CheckpointFolder, "write", dying)
+
+
+Started = tuple[CompleteSpec, Path, Record]
+
+
+def interrupted_run(name: str, models: dict[str, str], three_tasks: dict[str, Path], root: Path) -> Started:
+    """Return a spec, the folder of its run, which ended within the second task, and the record it should end with."""
+    spec, scenario = spec_of(name, models)
+    spec = identified(spec, three_tasks[scenario])
+    whole = run(spec, three_tasks[scenario], root / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        killed_at((1, 4, "after"), patch)  # the 11th checkpoint: 6 steps and the end of a task are 7
+        with pytest.raises(Killed):
+            run(spec, three_tasks[scenario], root / "killed")
+    return spec, root / "killed" / spec.id, whole

@@ -40,7 +40,7 @@ def _facts(folder: str) -> dict[str, Any]:
 
 
 CIFAR10, CIFAR100 = _facts("cifar10"), _facts("cifar100")
-"""What all streams of either set say in the registry."""
+"""Registry facts that the streams of both sets share."""
 SIZES_OF_CIFAR = (45_000, 5_000, 10_000)
 """Training, validation and test examples of either set."""
 

@@ -63,7 +63,7 @@ MNIST: dict[str, Any] = {
     "labels": DIGIT_NAMES,
     "own_files": _own_files("mnist"),
 }
-"""What all streams of MNIST say in the registry."""
+"""Registry facts that the streams of MNIST share."""
 FASHION: dict[str, Any] = {
     "source": "GitHub zalandoresearch/fashion-mnist",
     "licence": "MIT",
