@@ -9,6 +9,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start; the models are tiny
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="nlpcl-tests-")  # not the user's cache
 
 import pytest

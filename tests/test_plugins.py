@@ -95,14 +95,28 @@ def test_list_names_each_broken_plugin_once_and_shows_the_rest(all_broken: Path)
             assert mentions(line, f"{kind} {word}"), line
 
 
-@pytest.mark.parametrize("name", ["bad_strategy_runtimeerror", "bad-strategy-runtimeerror", "no_such", "hatt"])
-def test_a_lookup_that_finds_nothing_says_what_could_not_be_loaded(all_broken: Path, name: str) -> None:
-    for argv in (["run", "--strategy", name, "--dry-run"], ["info", name]):
-        done = nlpcl(all_broken, *argv)
-        assert done.returncode == 2 and done.stdout == ""
-        assert done.stderr.startswith("nlpcl: error: ") and done.stderr.count("\n") == 1
-        assert mentions(done.stderr, f"{name} bad_strategy_runtimeerror RuntimeError Monday")
-        assert done.stderr.count("Monday") == (3 if argv[0] == "info" and "bad" not in name else 1)  # of three kinds
+LOOKUPS = """
+    import contextlib, io, json, sys
+    from nlpcl.cli import main
+    for argv in json.loads(sys.argv[1]):
+        said, error = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(error):
+            code = main(argv)
+        print(json.dumps([code, said.getvalue(), error.getvalue()]))
+"""
+
+
+def test_a_lookup_that_finds_nothing_says_what_could_not_be_loaded(all_broken: Path) -> None:
+    names = ["bad_strategy_runtimeerror", "bad-strategy-runtimeerror", "no_such", "hatt"]
+    asked = [argv for name in names for argv in (["run", "--strategy", name, "--dry-run"], ["info", name])]
+    done = python(all_broken, "-c", textwrap.dedent(LOOKUPS), json.dumps(asked))
+    for argv, answer in zip(asked, done.stdout.splitlines(), strict=True):
+        name = argv[1] if argv[0] == "info" else argv[2]
+        code, said, error = json.loads(answer)
+        assert code == 2 and said == ""
+        assert error.startswith("nlpcl: error: ") and error.count("\n") == 1
+        assert mentions(error, f"{name} bad_strategy_runtimeerror RuntimeError Monday")
+        assert error.count("Monday") == (3 if argv[0] == "info" and "bad" not in name else 1)  # of three kinds
 
 
 def test_what_is_found_imports_no_plugin(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_ci_runs_the_readmes_test_command() -> None:
     command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").strip().splitlines()[-1]
-    assert command.endswith("python -m pytest -n auto --dist loadfile")
+    assert command.endswith("python -m pytest -n auto --dist worksteal")
     assert f"```bash\n{command}\n```" in README
 
 
