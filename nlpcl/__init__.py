@@ -1,48 +1,9 @@
 """nlpcl: continual learning for NLP, as an extension of Avalanche.
 
-Public names are imported on first use, so `import nlpcl` and `nlpcl --help` load no torch.
+A public name is imported on first use, so `import nlpcl` and `nlpcl --help` load no torch; `__init__.pyi` lists them.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
 __version__ = "0.1.0"
-
-_HOME = {
-    "UsageError": "nlpcl.errors",
-    "RunSpec": "nlpcl.config.spec",
-    "Record": "nlpcl.records.record",
-    "run": "nlpcl.runs.run",
-    "fit": "nlpcl.runs.fit",
-    "ContinualModel": "nlpcl.models",
-    "BertAdapter": "nlpcl.models",
-    "build_model": "nlpcl.models",
-}
-
-if TYPE_CHECKING:
-    from nlpcl.config.spec import RunSpec
-    from nlpcl.errors import UsageError
-    from nlpcl.models import BertAdapter, ContinualModel, build_model
-    from nlpcl.records.record import Record
-    from nlpcl.runs.fit import fit
-    from nlpcl.runs.run import run
-
-__all__ = [
-    "BertAdapter",
-    "ContinualModel",
-    "Record",
-    "RunSpec",
-    "UsageError",
-    "__version__",
-    "build_model",
-    "fit",
-    "run",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'nlpcl' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
