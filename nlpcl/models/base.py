@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, cast, overload
 
 import torch
 from avalanche.models import MultiTaskModule
@@ -95,6 +95,21 @@ class Site:
     repeat: int = 1
     inputs: tuple[tuple[str | None, int], ...] = field(default_factory=tuple)
     axis: int = -1
+
+
+def chained_sites(names: Sequence[str], layers: Iterable[nn.Module], activations: Iterable[nn.Module]) -> list[Site]:
+    """Return the sites of layers that each read the one before; the first reads what no site gates.
+
+    :param activations: their outputs are (B, width, ...).
+    """
+    sites: list[Site] = []
+    source: str | None = None
+    units = 1
+    for name, layer, activation in zip(names, layers, activations, strict=True):
+        width, columns = cast(Tensor, layer.weight).shape[:2]
+        sites.append(Site(name, layer, activation, width, inputs=((source, columns // units),), axis=1))
+        source, units = name, width
+    return sites
 
 
 def row_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:

@@ -38,12 +38,6 @@ FULL_ATTENTION: tuple[str, ...] = ("bert", "roberta", "distilbert", "electra", "
 KNOWN_LAYERS = (*FULL_ATTENTION, "data2vec-text", "deberta", "deberta-v2", "ernie", "mpnet", "rembert", "roformer")
 
 
-def trim(x: Tensor) -> Tensor:
-    """Cut (B, 3, L) after the longest real row, rounded up to a multiple of 8."""
-    longest = int(x[:, 1].sum(dim=1).max())
-    return x[:, :, : min(-(-longest // 8) * 8, x.shape[2])]
-
-
 def broadcast_mask(mask: Tensor) -> Tensor:
     """Return a mask (B, L) as fused attention takes it: (B, 1, 1, L), True on real tokens."""
     return mask.bool()[:, None, None, :]
@@ -62,12 +56,15 @@ class PackedEncoder(nn.Module):
         self.padding = padding
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Cut from (B, 3, L) the padding that need not be computed on, (B, 3, L').
+        """Cut from (B, 3, L) the padding that need not be computed on, (B, 3, L'), L' being a multiple of 8.
 
         Strategies do so before they copy a batch to a GPU. There `x` is left as it is, as asking for its longest text
         would make the host wait.
         """
-        return x if self.padding == "fixed" or x.device.type != "cpu" else trim(x)
+        if self.padding == "fixed" or x.device.type != "cpu":
+            return x
+        longest = int(x[:, 1].sum(dim=1).max())
+        return x[:, :, : min(-(-longest // 8) * 8, x.shape[2])]
 
 
 def check_layers(model: PreTrainedModel, backbone: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nlpcl.config.files import replacing
 from nlpcl.errors import UsageError
 from nlpcl.models.data import BenchmarkData, EncodedTexts
-from nlpcl.models.encoder import TextEncoder, check_pair, encoder_for, trim
+from nlpcl.models.encoder import TextEncoder, check_pair, encoder_for
 from nlpcl.models.encoder_files import EncoderLike
 
 _FORMAT = "1"
@@ -136,7 +136,7 @@ def _make(
         for part in parts:
             # Of like length, the longest first, so that little of a batch is padding.
             for rows in part.lengths.argsort(descending=True, stable=True).split(_BATCH_SIZE):
-                x = trim(torch.stack([part[row][0] for row in rows.tolist()]))
+                x = model.prepare(torch.stack([part[row][0] for row in rows.tolist()]))
                 real = x[:, 1].bool()
                 states = model(x.to(device))[0].half().cpu()[real]
                 if not states.isfinite().all():
