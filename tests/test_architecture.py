@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "nlpcl"
 FILES = sorted(PACKAGE.rglob("*.py"))
 CORE = [file for file in FILES if file.parent.name in ("nlpcl", "config", "records") and file.stem != "__main__"]
-LIGHT = {"nlpcl", "numpy", "pandas", "pydantic", "huggingface_hub", "tomli", *sys.stdlib_module_names}
+LIGHT = {"nlpcl", "lazy_loader", "numpy", "pandas", "pydantic", "huggingface_hub", "tomli", *sys.stdlib_module_names}
 
 
 def imports(file: Path, top_level: bool = False) -> set[str]:

@@ -14,7 +14,7 @@ from nlpcl.config import files
 from nlpcl.config.encoders import MINILM_SHA256, encoder_fingerprint
 from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
-from nlpcl.models.pretrained import load_encoder
+from nlpcl.models.encoder_files import load_encoder
 from nlpcl.runs import run as experiment
 
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"

@@ -48,11 +48,10 @@ def test_a_dataset_is_the_concatenation_that_it_says() -> None:
     left, right = TensorDataset(torch.arange(3)), TensorDataset(torch.arange(10, 14))
     data = AvalancheDataset([left, right], data_attributes=[DataAttribute([*"abcdefg"], "letter")])
     for chosen in (data, data.subset([5, 0, 3])):
-        found = concatenation(flat_data(chosen))
-        assert found is not None
-        assert found.ends == [3, 7]
-        examples = [example for part in found.parts for example in part]
-        positions = range(len(chosen)) if found.chosen is None else found.chosen
+        parts, ends, rows = concatenation(flat_data(chosen))
+        assert ends == [3, 7]
+        examples = [example for part in parts for example in part]
+        positions = range(len(chosen)) if rows is None else rows
         assert [examples[i] for i in positions] == [chosen[i] for i in range(len(chosen))]
     assert list(attributes_of(data.subset([5, 0, 3]))["letter"]) == ["f", "a", "d"]
 
@@ -60,7 +59,8 @@ def test_a_dataset_is_the_concatenation_that_it_says() -> None:
 def test_a_dataset_with_transformations_is_no_plain_concatenation() -> None:
     transforms = TransformGroups({"train": lambda x: x, "eval": None})
     data = AvalancheDataset([TensorDataset(torch.arange(3))], transform_groups=transforms)
-    assert concatenation(flat_data(data)) is None
+    with pytest.raises(TypeError, match="one by one"):
+        concatenation(flat_data(data))
 
 
 def test_transformers_says_how_it_computes_attention() -> None:

@@ -15,14 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nlpcl.benchmarks._files.cache import cache_key, cached
 from nlpcl.errors import UsageError
-from nlpcl.models.encoder_files import (
-    CONFIG,
-    check_files,
-    check_padding,
-    check_vocabulary,
-    encoder_folder,
-    read_tokenizer,
-)
+from nlpcl.models.encoder_files import CONFIG, check_files, check_vocabulary, encoder_folder, read_tokenizer
 
 
 def load_tokenizer(tokenizer: Any) -> Any:
@@ -32,17 +25,17 @@ def load_tokenizer(tokenizer: Any) -> Any:
     """
     if isinstance(tokenizer, (str, os.PathLike)):
         folder = encoder_folder(tokenizer, weights=False)
-        fast = read_tokenizer(folder)
+        name, tokenizer = str(tokenizer), read_tokenizer(folder)
         if (folder / CONFIG).is_file():  # not of a tokenizer alone, which is used with an encoder from elsewhere
-            check_vocabulary(fast, getattr(check_files(folder), "vocab_size", None), str(tokenizer))
-        fast.padding_side = "right"
-        return fast
+            check_vocabulary(tokenizer, getattr(check_files(folder, weights=False), "vocab_size", None), name)
+        tokenizer.padding_side = "right"
     if not callable(tokenizer):
         raise UsageError(
             f"tokenizer is a name, a folder or a tokenizer of transformers, not a {type(tokenizer).__name__}."
         )
-    if isinstance(tokenizer, PreTrainedTokenizerBase):
-        check_padding(tokenizer, tokenizer.name_or_path or type(tokenizer).__name__)
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and tokenizer.pad_token is None:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise UsageError(f"the tokenizer of {name} has no pad token: set its pad_token and save it again.")
     return tokenizer
 
 

@@ -1,15 +1,13 @@
 """The public names of `nlpcl.models`; `__init__.py` reads them here and imports each on first use."""
 
-from .adapters import Adapter, BertAdapter
+from .adapters import Adapter, Bert, BertAdapter
 from .base import Backbone, Context, ContinualModel, Site, row_factor, weight_factor
-from .bert import Bert
-from .bert_frozen import BertFrozen
 from .build import build_model
 from .heads import SharedHead, TaskHeads
 from .image_cnn import ImageCNN
 from .mlp import MLP
 from .states import precompute
-from .word_vectors import WordVectors
+from .tokens import BertFrozen, WordVectors
 
 __all__ = [
     "MLP",

@@ -1,4 +1,4 @@
-"""Adapters in a frozen encoder (Houlsby et al., ICML 2019, https://arxiv.org/abs/1902.00751)."""
+"""Backbones that train inside an encoder: all of its layers, or adapters in the frozen one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from nlpcl.models.base import Site
 from nlpcl.models.encoder import EncoderBackbone, EncoderOptions, Padding, check_layers
-from nlpcl.models.pretrained import EncoderLike
+from nlpcl.models.encoder_files import EncoderLike
 from nlpcl.options import option
 from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
@@ -24,6 +23,14 @@ _PLACES = (
     re.compile(r"(.*\.)?layer\.\d+\.(attention\.out_lin|ffn\.dropout)"),
     re.compile(r"(.*\.)?layer\.\d+\.(attention|output)\.dropout"),
 )
+# Names of the attention's output projection, the feed-forward block's inner layer, the module that ends with its
+# activation, and the outer layer, for the same encoders line by line.
+_SHAPES = (
+    ("attention.output.dense", "intermediate.dense", "intermediate", "output.dense"),
+    ("attention.out_lin", "ffn.lin1", "ffn.activation", "ffn.lin2"),
+    ("attention.attn.o", "intermediate.dense", "intermediate", "output.dense"),
+)
+_LAYER = re.compile(r"(.*\.)?layer\.\d+")
 NORMS = re.compile(r"(.*\.)?layer\.\d+\..*(LayerNorm|layer_norm)")
 
 
@@ -37,6 +44,7 @@ def init_linear(linear: nn.Linear) -> nn.Linear:
 class Adapter(nn.Module):
     """x + ReLU(W2 ReLU(W1 x + b1) + b2), of shape (B, L, H) -> (B, L, H).
 
+    Houlsby et al., ICML 2019, https://arxiv.org/abs/1902.00751.
     The second ReLU is the original toolkit's; with it a gate on either layer is a gate on units.
 
     :param hidden: H.
@@ -67,17 +75,6 @@ class Adapter(nn.Module):
         ]
 
 
-def _adapter_places(encoder: PreTrainedModel, layers: int) -> list[str]:
-    """Return the names of the modules that adapters follow, two per layer.
-
-    :raises UsageError: the encoder has another shape.
-    """
-    check_layers(encoder, "bert_adapter")
-    names = [name for name, _ in encoder.named_modules()]
-    matches = ([name for name in names if pattern.fullmatch(name)] for pattern in _PLACES)
-    return next(places for places in matches if len(places) == 2 * layers)
-
-
 class AdapterOptions(EncoderOptions):
     """The options of an encoder with adapters."""
 
@@ -96,14 +93,16 @@ class BertAdapter(EncoderBackbone):
 
     def __init__(self, encoder: EncoderLike = "minilm", *, padding: Padding = "dynamic", **options: Any) -> None:
         super().__init__(encoder, padding=padding, **options)
-        self.encoder.requires_grad_(False)
-        for name, module in self.encoder.model.named_modules():
+        model = self.encoder.requires_grad_(False).model
+        check_layers(model, "bert_adapter")
+        names = [name for name, _ in model.named_modules()]
+        for name in names:
             if NORMS.fullmatch(name):
-                module.requires_grad_(True)
-        self.places = _adapter_places(self.encoder.model, self.encoder.model.config.num_hidden_layers)
+                model.get_submodule(name).requires_grad_(True)
+        matches = ([name for name in names if pattern.fullmatch(name)] for pattern in _PLACES)
+        self.places = next(places for places in matches if len(places) == 2 * model.config.num_hidden_layers)
         for place in self.places:
-            module = self.encoder.model.get_submodule(place)
-            self._parent(place).register_module(_leaf(place), nn.Sequential(module, nn.Identity()))
+            model.set_submodule(place, nn.Sequential(model.get_submodule(place), nn.Identity()))
         self.set_adapters(lambda hidden: Adapter(hidden, self.options.adapter_size))
 
     def set_adapters(self, make_adapter: Callable[[int], nn.Module]) -> None:
@@ -118,9 +117,33 @@ class BertAdapter(EncoderBackbone):
     def sites(self) -> list[Site]:
         return [site for i, adapter in enumerate(self.adapters()) for site in cast(Adapter, adapter).sites(f"a{i}")]
 
-    def _parent(self, place: str) -> nn.Module:
-        return self.encoder.model.get_submodule(place.rpartition(".")[0])
 
+@register_backbone("bert", title="an encoder whose every weight trains")
+class Bert(EncoderBackbone):
+    """Full fine-tuning.
 
-def _leaf(place: str) -> str:
-    return place.rpartition(".")[2]
+    Sites are the feed-forward block's inner layer and the output projections of both blocks, which add to the residual
+    stream.
+
+    :param encoder: as in `EncoderBackbone`; so `padding`.
+    """
+
+    def sites(self) -> list[Site]:
+        """Return the layers that can be gated.
+
+        :raises UsageError: the encoder has another shape.
+        """
+        check_layers(self.encoder.model, "bert")
+        modules = dict(self.encoder.model.named_modules())
+        layers = [name for name in modules if _LAYER.fullmatch(name)]
+        shape = next(s for s in _SHAPES if all(f"{layer}.{name}" in modules for layer in layers for name in s))
+        sites = []
+        for i, layer in enumerate(layers):
+            attention, inner, activation, outer = (modules[f"{layer}.{name}"] for name in shape)
+            width: int = inner.out_features
+            sites += [
+                Site(f"l{i}.attention", attention, attention, self.width, inputs=((None, self.width),)),
+                Site(f"l{i}.inner", inner, activation, width, inputs=((None, self.width),)),
+                Site(f"l{i}.outer", outer, outer, self.width, inputs=((f"l{i}.inner", 1),)),
+            ]
+        return sites

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, cast, overload
 
 import torch
 from avalanche.models import MultiTaskModule
@@ -66,15 +66,12 @@ class _Recalled(AbstractContextManager[None]):
         self.then = (context.task, context.mask, context.gates)
 
     def __enter__(self) -> None:
-        self._exchange()
-
-    def __exit__(self, *error: object) -> None:
-        self._exchange()
-
-    def _exchange(self) -> None:
         context, then = self.context, self.then
         self.then = (context.task, context.mask, context.gates)
         context.task, context.mask, context.gates = then
+
+    def __exit__(self, *error: object) -> None:
+        self.__enter__()  # exchange the two again
 
 
 @dataclass(frozen=True)
@@ -98,6 +95,21 @@ class Site:
     repeat: int = 1
     inputs: tuple[tuple[str | None, int], ...] = field(default_factory=tuple)
     axis: int = -1
+
+
+def chained_sites(names: Sequence[str], layers: Iterable[nn.Module], activations: Iterable[nn.Module]) -> list[Site]:
+    """Return the sites of layers that each read the one before; the first reads what no site gates.
+
+    :param activations: their outputs are (B, width, ...).
+    """
+    sites: list[Site] = []
+    source: str | None = None
+    units = 1
+    for name, layer, activation in zip(names, layers, activations, strict=True):
+        width, columns = cast(Tensor, layer.weight).shape[:2]
+        sites.append(Site(name, layer, activation, width, inputs=((source, columns // units),), axis=1))
+        source, units = name, width
+    return sites
 
 
 def row_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:
@@ -230,16 +242,10 @@ class ContinualModel(MultiTaskModule):
         super().__init__()
         self.backbone = backbone
         self.heads = heads
-
-    @property
-    def task_incremental(self) -> bool:
+        self.task_incremental = isinstance(heads, TaskHeads)
         """Whether task labels choose the head."""
-        return isinstance(self.heads, TaskHeads)
-
-    @property
-    def n_tasks(self) -> int:
+        self.n_tasks = heads.n_tasks
         """The number of tasks that the model was built for."""
-        return self.heads.n_tasks
 
     @overload
     def forward(self, x: Tensor, task_labels: None) -> dict[int, Tensor]: ...
@@ -258,15 +264,12 @@ class ContinualModel(MultiTaskModule):
                 raise ValueError("a model with one head per task needs task_labels: model(x, task_labels)")
             task_labels = 0
         if task_labels is None:
-            return {task: self._logits(x, task) for task in sorted(self.known_train_tasks_labels)}
-        return self._logits(x, task_labels)
+            return {task: self.forward_single_task(x, task) for task in sorted(self.known_train_tasks_labels)}
+        return self.forward_single_task(x, task_labels)
 
-    def forward_single_task(self, x: Tensor, task_label: int) -> Tensor:
-        """Return logits (B, C_t) of one head for the whole mini-batch."""
-        return self._logits(x, task_label)
-
-    def _logits(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
-        task = single_task(task_labels)
+    def forward_single_task(self, x: Tensor, task_label: TaskLabels) -> Tensor:
+        """Return logits (B, C_t) of one head for the whole mini-batch, or (B, C) of labels (B,)."""
+        task = single_task(task_label)
         labels = task if isinstance(task, int) else to_device(task, x.device)
         features = self.backbone.features(x, labels).float()
         logits: Tensor

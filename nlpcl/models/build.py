@@ -11,9 +11,7 @@ from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.registry import DEFAULT_BACKBONES, backbones
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nlpcl.models.pretrained import EncoderLike
+    from nlpcl.models.encoder_files import EncoderLike
 
 
 def build_model(
@@ -30,50 +28,37 @@ def build_model(
     :raises UsageError: a backbone of word vectors and a benchmark without any, or the other way round; an encoder that
         cannot be loaded or does not belong to the benchmark's tokenizer.
     """
-    if backbone is None:
-        backbone = DEFAULT_BACKBONES[benchmark.modality]
-    if isinstance(backbone, str):
-        backbone = _named_backbone(backbone, benchmark, encoder, options)
+    if not isinstance(backbone, Backbone):
+        entry = backbones.get(backbone or DEFAULT_BACKBONES[benchmark.modality])
+        vectors = benchmark.vectors
+        if bool(entry.words) != (vectors is not None):
+            raise UsageError(
+                f"backbone {entry.name} reads {'whole words' if entry.words else 'no whole words'}: make the benchmark "
+                f"with tokenizer={'Words(file)' if entry.words else 'an encoder'}."
+            )
+        reads: Any
+        if vectors is not None:
+            reads = vectors.matrix
+        elif entry.modality == "image":
+            reads = benchmark.input_shape
+        else:
+            from nlpcl.models.encoder import encoder_for
+
+            reads = encoder_for(benchmark, encoder)
+        built: Backbone = entry.target(reads, **options)
+        backbone = built
     if benchmark.modality == "text":
-        _fit_to_text(backbone, benchmark)
+        from nlpcl.models.encoder import TextEncoder, check_pair
+        from nlpcl.models.tokens import BertFrozen
+
+        reader, states = getattr(backbone, "encoder", None), benchmark.states
+        if isinstance(reader, TextEncoder):
+            check_pair(benchmark, reader)
+            if states is not None and isinstance(backbone, BertFrozen):
+                if states.encoder != reader.name:
+                    raise UsageError(f"the states are those of {states.encoder}, and the encoder is {reader.name}.")
+                backbone.states = states
     classes = benchmark.n_classes
     if benchmark.scenario == "til":
         return ContinualModel(backbone, TaskHeads(backbone.width, classes))
     return ContinualModel(backbone, SharedHead(backbone.width, max(classes), len(classes)))
-
-
-def _named_backbone(
-    name: str, benchmark: BenchmarkData, encoder: EncoderLike | None, options: dict[str, Any]
-) -> Backbone:
-    entry = backbones.get(name)
-    vectors = benchmark.vectors
-    if bool(entry.words) != (vectors is not None):
-        raise UsageError(
-            f"backbone {entry.name} reads {'whole words' if entry.words else 'no whole words'}: make the benchmark "
-            f"with tokenizer={'Words(file)' if entry.words else 'an encoder'}."
-        )
-    reads: Tensor | tuple[int, ...] | EncoderLike
-    if vectors is not None:
-        reads = vectors.matrix
-    elif entry.modality == "image":
-        reads = benchmark.input_shape
-    else:
-        from nlpcl.models.pairing import encoder_for
-
-        reads = encoder_for(benchmark, encoder)
-    backbone: Backbone = entry.target(reads, **options)
-    return backbone
-
-
-def _fit_to_text(backbone: Backbone, benchmark: BenchmarkData) -> None:
-    """Check that a backbone reads a benchmark's tokens, and hand it their states where those are computed already."""
-    from nlpcl.models.bert_frozen import BertFrozen
-    from nlpcl.models.encoder import TextEncoder
-    from nlpcl.models.pairing import check_pair
-
-    encoder = getattr(backbone, "encoder", None)
-    if isinstance(encoder, TextEncoder):
-        check_pair(benchmark, encoder)
-    states = benchmark.states
-    if states is not None and isinstance(backbone, BertFrozen):
-        backbone.use_states(states)

@@ -4,42 +4,38 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from nlpcl.config.encoders import TOKENIZER, encoder_path
 from nlpcl.errors import NOT_BOTH, UsageError, suggest
 from nlpcl.models.base import Backbone, TaskLabels
-from nlpcl.models.encoder_files import position_table, positions_of, refusing
-from nlpcl.models.pretrained import EncoderLike, encoder_name, load_encoder
+from nlpcl.models.data import BenchmarkData
+from nlpcl.models.encoder_files import (
+    EncoderLike,
+    check_vocabulary,
+    encoder_folder,
+    encoder_name,
+    load_encoder,
+    read_tokenizer,
+    refusing,
+)
 from nlpcl.options import Options, option
 from nlpcl.ranges import NotAll
 
 Pooling = Literal["mean", "cls", "pooler"]
 Padding = Literal["dynamic", "fixed"]
-Encoded = tuple[Tensor, Tensor | None, Tensor]
-"""Token vectors (B, L, H), a pooled output (B, H) or None, and a mask (B, L), True on real tokens."""
 # Every layer of these attends to the whole text, so the mask can be passed as it is.
 FULL_ATTENTION: tuple[str, ...] = ("bert", "roberta", "distilbert", "electra", "xlm-roberta", "camembert")
 
 # Encoders whose places for adapters and whose sites are known. Others may use the same names for other things:
 # Longformer pads to its window, so that a text has more states than its mask.
 KNOWN_LAYERS = (*FULL_ATTENTION, "data2vec-text", "deberta", "deberta-v2", "ernie", "mpnet", "rembert", "roformer")
-
-
-def trim(x: Tensor) -> Tensor:
-    """Cut (B, 3, L) after the longest real row, rounded up to a multiple of 8."""
-    longest = int(x[:, 1].sum(dim=1).max())
-    return x[:, :, : min(-(-longest // 8) * 8, x.shape[2])]
-
-
-def _mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of (B, L, H) over real positions, (B, H); `mask` is (B, L), True on real tokens."""
-    weight = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
 
 
 def broadcast_mask(mask: Tensor) -> Tensor:
@@ -60,12 +56,15 @@ class PackedEncoder(nn.Module):
         self.padding = padding
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Cut from (B, 3, L) the padding that need not be computed on, (B, 3, L').
+        """Cut from (B, 3, L) the padding that need not be computed on, (B, 3, L'), L' being a multiple of 8.
 
         Strategies do so before they copy a batch to a GPU. There `x` is left as it is, as asking for its longest text
         would make the host wait.
         """
-        return x if self.padding == "fixed" or x.device.type != "cpu" else trim(x)
+        if self.padding == "fixed" or x.device.type != "cpu":
+            return x
+        longest = int(x[:, 1].sum(dim=1).max())
+        return x[:, :, : min(-(-longest // 8) * 8, x.shape[2])]
 
 
 def check_layers(model: PreTrainedModel, backbone: str) -> None:
@@ -80,18 +79,6 @@ def check_layers(model: PreTrainedModel, backbone: str) -> None:
             f"{', '.join(sorted(KNOWN_LAYERS))}. --backbone bert_frozen takes it with every method, bert with those "
             "that need no such layers."
         )
-
-
-@contextmanager
-def _apart(model: nn.Module) -> Iterator[None]:
-    """Run a model without dropout or graph, then restore its mode and the random states."""
-    training = model.training
-    try:
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            model.eval()
-            yield
-    finally:
-        model.train(training)
 
 
 class TextEncoder(PackedEncoder):
@@ -115,20 +102,36 @@ class TextEncoder(PackedEncoder):
         self.pooling = pooling
         takes = inspect.signature(self.model.forward).parameters
         self.segments = "token_type_ids" in takes and getattr(self.model.config, "type_vocab_size", 1) > 1
-        table = position_table(model)
-        # RoBERTa and its like tell padding by its id to number the tokens; the mask says it whatever the tokenizer.
-        self.first = table.padding_idx if table is not None and "position_ids" in takes else None
+        self.positions: int | None = None
+        """The most tokens that the model takes; None means that its positions are in no table."""
+        self.first: int | None = None
+        tables = ("position_embeddings", "embed_positions")
+        for name, table in model.named_modules():
+            if name.endswith(tables) and isinstance(table, nn.Embedding):
+                # RoBERTa and its like number the tokens from the index of padding on, and tell padding by its id; the
+                # mask says it whatever the tokenizer.
+                padding_index = table.padding_idx
+                self.positions = table.num_embeddings - (0 if padding_index is None else padding_index + 1)
+                self.first = padding_index if "position_ids" in takes else None
+                break
         self.check_length(8)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return last hidden states (B, L', H), the pooler's output (B, H) if there is one, and the mask (B, L')."""
-        out = self._encode(x)
-        return out.last_hidden_state, out.get("pooler_output"), x[:, 1].bool()
-
-    def _encode(self, x: Tensor) -> Any:
         ids, mask, segments = x[:, :3].unbind(dim=1)
-        extra = {"token_type_ids": segments} if self.segments else {}
-        return self.model(input_ids=ids, attention_mask=self._attended(mask), **extra, **self._placed(mask))
+        types = {"token_type_ids": segments} if self.segments else {}
+        return *self._encode(mask, input_ids=ids, **types), mask.bool()
+
+    def _encode(self, mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return last hidden states and the pooler's output, if there is one."""
+        config = self.model.config
+        fused = config.model_type in FULL_ATTENTION and config._attn_implementation == "sdpa"
+        if self.first is not None:
+            inputs["position_ids"] = mask.cumsum(dim=1) * mask + self.first
+        # transformers scans a 2-D mask for padding, which synchronises the GPU; a 4-D mask is used as it is.
+        attended = broadcast_mask(mask) if fused and mask.device.type != "cpu" else mask
+        out = self.model(attention_mask=attended, **inputs)
+        return out.last_hidden_state, out.get("pooler_output")
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return word embeddings (B, L', H) and their mask (B, L').
@@ -144,26 +147,7 @@ class TextEncoder(PackedEncoder):
 
     def forward_embedded(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return last hidden states (B, L', H) and the pooler's output (B, H) if there is one; see `embed`."""
-        mask = mask.long()
-        out = self.model(inputs_embeds=embedded, attention_mask=self._attended(mask), **self._placed(mask))
-        return out.last_hidden_state, out.get("pooler_output")
-
-    def _attended(self, mask: Tensor) -> Tensor:
-        """Return the mask (B, L') as the model takes it.
-
-        transformers scans a 2-D mask for padding, which synchronises the GPU; a 4-D mask is used as it is.
-        """
-        config = self.model.config
-        fused = config.model_type in FULL_ATTENTION and config._attn_implementation == "sdpa"
-        return broadcast_mask(mask) if fused and mask.device.type != "cpu" else mask
-
-    def _placed(self, mask: Tensor) -> dict[str, Tensor]:
-        """Return the tokens' positions (B, L') as an argument, for a model that would tell padding by its id."""
-        return {} if self.first is None else {"position_ids": mask.cumsum(dim=1) * mask + self.first}
-
-    def positions(self) -> int | None:
-        """Return the most tokens that the model takes, or None if its positions are in no table."""
-        return positions_of(self.model)
+        return self._encode(mask.long(), inputs_embeds=embedded)
 
     def check_length(self, length: int) -> None:
         """Refuse an encoder that does not give each of so many tokens a state of its text alone, the same each time.
@@ -173,11 +157,10 @@ class TextEncoder(PackedEncoder):
 
         :raises UsageError: with what it does instead.
         """
-        x = self._probe(length)
-        x[1, 1, -(-length // 2) :] = 0
-        x[2, 1, -(-length * 3 // 4) :] = 0
-        with refusing(f"encoder {self.name!r} cannot encode texts of {length} tokens"), _apart(self.model):
-            states, again, alone = (self._encode(texts).last_hidden_state for texts in (x, x, x[1:2]))
+        with self._probing(f"cannot encode texts of {length} tokens", length) as x:
+            x[1, 1, -(-length // 2) :] = 0
+            x[2, 1, -(-length * 3 // 4) :] = 0
+            states, again, alone = (self(texts)[0] for texts in (x, x, x[1:2]))
         expected = (len(x), length, self.width)
         if tuple(states.shape) != expected:
             raise UsageError(
@@ -200,27 +183,108 @@ class TextEncoder(PackedEncoder):
 
         :raises UsageError: it is such an encoder.
         """
-        x = self._probe(8)
-        with refusing(f"encoder {self.name!r} cannot start from word embeddings"), _apart(self.model):
-            expected = self._encode(x).last_hidden_state
+        with self._probing("cannot start from word embeddings", 8) as x:
             states = self.forward_embedded(*self.embed(x))[0]
-            torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(states, self(x)[0], atol=1e-4, rtol=1e-4)
 
-    def _probe(self, length: int) -> Tensor:
-        """Return three texts of that length, (3, 3, L)."""
-        rows = getattr(self.model.config, "vocab_size", 2)
-        ids = torch.arange(3 * length).reshape(3, length) % rows
+    @contextmanager
+    def _probing(self, fault: str, length: int) -> Iterator[Tensor]:
+        """Give three texts of a length, (3, 3, L), to encode without dropout or graph; the random states stay.
+
+        :raises UsageError: the model raises an error; the sentence says `fault`.
+        """
+        ids = torch.arange(3 * length).reshape(3, length) % getattr(self.model.config, "vocab_size", 2)
         x = torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)], dim=1)
-        return x.to(next(self.model.parameters()).device)
+        training = self.model.training
+        try:
+            with refusing(f"encoder {self.name!r} {fault}"), torch.inference_mode(), torch.random.fork_rng(devices=[]):
+                self.model.eval()
+                yield x.to(next(self.model.parameters()).device)
+        finally:
+            self.model.train(training)
 
     def pool(self, hidden: Tensor, pooled: Tensor | None, mask: Tensor) -> Tensor:
         """Return a feature of each text, (B, H)."""
-        if self.pooling == "mean":
-            return _mean_pool(hidden, mask)
+        if self.pooling == "mean":  # over real positions
+            weight = mask.unsqueeze(-1).to(hidden.dtype)
+            return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
         if self.pooling == "cls":
             return hidden[:, 0]
         assert pooled is not None
         return pooled
+
+
+def encoder_for(benchmark: BenchmarkData, encoder: EncoderLike | None) -> EncoderLike:
+    """Return the encoder for a benchmark of texts: the one that is asked for, or the one its tokenizer belongs to.
+
+    :raises UsageError: none is asked for, and the tokenizer does not say where it comes from.
+    """
+    if encoder is not None:
+        return encoder
+    if not benchmark.tokenizer_name:
+        raise UsageError("the benchmark's tokenizer does not say which encoder it belongs to: name one with encoder=.")
+    return benchmark.tokenizer_name
+
+
+def check_pair(benchmark: BenchmarkData, encoder: TextEncoder) -> None:
+    """Refuse an encoder that cannot read a benchmark's tokens, or to which they mean something else.
+
+    :raises UsageError: encoder and tokens do not fit; the sentence says why.
+    """
+    assert benchmark.max_length is not None  # only texts have tokens
+    tokenizer, limits = benchmark.tokenizer, [encoder.positions]
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        if encoder.named and _other_vocabulary(encoder.name, tokenizer, benchmark.tokenizer_name):
+            raise UsageError(
+                f"the benchmark is tokenised for {benchmark.tokenizer_name or 'another encoder'}, and encoder "
+                f"{encoder.name} has another vocabulary: make the benchmark with tokenizer={encoder.name!r}, or leave "
+                "the encoder out."
+            )
+        check_vocabulary(tokenizer, getattr(encoder.model.config, "vocab_size", None), encoder.name)
+        limits.append(tokenizer.model_max_length)
+    most = min((limit for limit in limits if limit is not None), default=benchmark.max_length)
+    if benchmark.max_length > most:
+        raise UsageError(
+            f"max_length (--max-length) {benchmark.max_length} is more than the {most} tokens that encoder "
+            f"{encoder.name} is made for: use {most} or less."
+        )
+    if encoder.model.config.model_type not in FULL_ATTENTION:
+        encoder.check_length(benchmark.max_length)  # it may pad to its own window, or count positions in another way
+
+
+def _other_vocabulary(encoder: str, tokenizer: PreTrainedTokenizerBase, origin: str) -> bool:
+    """Return whether an encoder has a tokenizer of its own that gives other ids.
+
+    :param origin: where `tokenizer` says that it comes from; it may be empty, and there may be nothing now.
+    """
+    with suppress(UsageError):
+        if origin and Path(encoder_path(encoder)).resolve() == Path(encoder_path(origin)).resolve():
+            return False
+    folder = encoder_folder(encoder)
+    has_tokenizer = any(next(folder.glob(pattern), None) for pattern in TOKENIZER)
+    return has_tokenizer and bool(read_tokenizer(folder).get_vocab() != tokenizer.get_vocab())
+
+
+class TextBackbone(Backbone):
+    """A backbone whose `encoder` gives a vector for each token.
+
+    With `parity` it trims no batches, so that the padding seen does not depend on the batch.
+    """
+
+    encoder: PackedEncoder
+
+    def set_parity(self) -> None:
+        super().set_parity()
+        self.encoder.padding = "fixed"
+
+    def trimmed(self, x: Tensor) -> Tensor:
+        return self.encoder.prepare(x)
+
+    def start(self, mask: Tensor, task_labels: TaskLabels) -> Tensor:
+        """Note the mini-batch in `context`; return the positions (B, L) that operators see, with `parity` all."""
+        seen = torch.ones_like(mask) if self.parity else mask
+        self.context.start(task_labels, seen)
+        return seen
 
 
 class EncoderOptions(Options):
@@ -230,7 +294,7 @@ class EncoderOptions(Options):
     dropout: NotAll = option(0.1, "probability of dropping a feature unit before the head")
 
 
-class EncoderBackbone(Backbone):
+class EncoderBackbone(TextBackbone):
     """A backbone whose feature is an encoder's pooled output.
 
     :param encoder: `minilm`, a local folder, a hub name, or a loaded encoder, which is copied.
@@ -239,6 +303,7 @@ class EncoderBackbone(Backbone):
 
     options_type = EncoderOptions
     options: EncoderOptions
+    encoder: TextEncoder
     pretrained = True
     recomputes: bool | None = False
 
@@ -246,16 +311,25 @@ class EncoderBackbone(Backbone):
         super().__init__(**options)
         self.encoder = TextEncoder(encoder, self.options.pooling, padding)
         self.width = self.encoder.width
-        self.positions = self.encoder.positions()
+        self.positions = self.encoder.positions
         self.dropout = nn.Dropout(self.options.dropout)
+        if self.options.pooling != "pooler":
+            self._freeze_pooler()
 
-    def trimmed(self, x: Tensor) -> Tensor:
-        return self.encoder.prepare(x)
+    def set_parity(self) -> None:
+        """Do as in `Backbone`, and freeze the pooler, which the original toolkit left out of the optimizer."""
+        super().set_parity()
+        self._freeze_pooler()
+
+    def _freeze_pooler(self) -> None:
+        pooler = getattr(self.encoder.model, "pooler", None)
+        if pooler is not None:
+            pooler.requires_grad_(False)
 
     def represent(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         """Return features (B, F) before dropout."""
         x = self.encoder.prepare(x)
-        seen = self._start(x[:, 1].bool(), task_labels)
+        seen = self.start(x[:, 1].bool(), task_labels)
         hidden, pooled, _ = self.encoder(x)
         return self.encoder.pool(hidden, pooled, seen)
 
@@ -264,7 +338,7 @@ class EncoderBackbone(Backbone):
 
     def features_of(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> Tensor:
         assert mask is not None
-        seen = self._start(mask, task_labels)
+        seen = self.start(mask, task_labels)
         hidden, pooled = self.encoder.forward_embedded(embedded, mask)
         features: Tensor = self.dropout(self.encoder.pool(hidden, pooled, seen))
         return features
@@ -295,17 +369,6 @@ class EncoderBackbone(Backbone):
             raise UsageError(NOT_BOTH)
         self.encoder.model.compile(dynamic=True)
 
-    def set_parity(self) -> None:
-        """Do as in `Backbone`, and trim no batches, so that the padding seen does not depend on the batch."""
-        super().set_parity()
-        self.encoder.padding = "fixed"
-
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         features: Tensor = self.dropout(self.represent(x, task_labels))
         return features
-
-    def _start(self, mask: Tensor, task_labels: TaskLabels) -> Tensor:
-        """Note the mini-batch in `context`; return the positions (B, L) that operators see."""
-        seen = torch.ones_like(mask) if self.parity else mask
-        self.context.start(task_labels, seen)
-        return seen

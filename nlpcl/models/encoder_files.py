@@ -1,23 +1,27 @@
-"""Checks of an encoder's files before weights are loaded: configuration, headers of the weights, tokenizer.
+"""An encoder's files: configuration, headers of the weights and tokenizer are checked, then weights are loaded.
 
 transformers repairs or guesses what a folder lacks, and may run code from it. Here such a folder is refused with one
-sentence.
+sentence, and so is an encoder that would not compute with exactly what its file holds.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import inspect
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -28,10 +32,12 @@ from transformers.models.auto.modeling_auto import (
 from nlpcl.config.encoders import TOKENIZER, encoder_path
 from nlpcl.errors import UsageError
 
+EncoderLike: TypeAlias = str | os.PathLike[str] | PreTrainedModel
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx")
 _LFS = b"version https://git-lfs"
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_POOLER = re.compile(r"(.*\.)?pooler\.")
 _ENCODER_DECODERS = set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
 # Text encoders are pretrained as masked language models, except these four. bert-generation has a class for causal
 # models alone, but is bidirectional unless its configuration says is_decoder.
@@ -78,41 +84,30 @@ def encoder_folder(name: str | os.PathLike[str], weights: bool = True) -> Path:
         ) from error
 
 
-def check_files(folder: Path) -> Any:
+def check_files(folder: Path, weights: bool) -> Any:
     """Check an encoder's files without loading weights, and return its configuration.
 
-    A folder without weights passes, as it may be there for its tokenizer alone.
-
+    :param weights: whether there must be weights; a folder may be there for its tokenizer alone.
     :raises UsageError: it has no configuration of a text encoder, or its weights cannot be read.
     """
-    config = read_config(folder)
-    skeleton = read_skeleton(config, folder)
-    if any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", *_OTHER_WEIGHTS)):
-        check_weights(folder, skeleton)
-    return config
-
-
-def read_config(folder: Path) -> Any:
-    """Return the configuration of a text encoder.
-
-    :raises UsageError: there is none, it cannot be read, or it is for another kind of model.
-    """
+    file = folder / CONFIG
     if (folder / "adapter_config.json").is_file():
         raise UsageError(f"{folder} holds a PEFT adapter: merge it into its encoder (merge_and_unload) and save that.")
-    if not (folder / CONFIG).is_file():
-        raise UsageError(f"{folder} has no {CONFIG}{_subfolder(folder)}.")
-    content = _read_json(folder / CONFIG)
-    _refuse_code(folder / CONFIG, content)
-    kind = content.get("model_type")
-    if not isinstance(kind, str):
-        raise UsageError(f"{folder / CONFIG} does not say its model_type.")
+    if not file.is_file():  # sentence-transformers may have saved the encoder in a subfolder
+        inner = [other.parent for other in sorted(folder.glob(f"*/{CONFIG}")) if "model_type" in _read_json(other)]
+        raise UsageError(f"{folder} has no {CONFIG}{f'; there is an encoder in {inner[0]}' if inner else ''}.")
+    content = _read_json(file)
     if content.get("quantization_config"):
-        raise UsageError(f"{folder / CONFIG} has a quantization_config: save the encoder with plain weights.")
-    if kind not in CONFIG_MAPPING_NAMES:
-        raise UsageError(f"{folder / CONFIG}: the installed transformers knows no model_type {kind!r}.")
-    with refusing(f"{folder / CONFIG} is no configuration that transformers takes"):
+        raise UsageError(f"{file} has a quantization_config: save the encoder with plain weights.")
+    if str(content.get("model_type")) not in CONFIG_MAPPING_NAMES:
+        raise UsageError(f"{file}: the installed transformers knows no model_type {content.get('model_type')!r}.")
+    with refusing(f"{file} is no configuration that transformers takes"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     check_kind(config, str(folder))
+    with refusing(f"{file} describes no encoder that transformers can build"), torch.device("meta"):
+        skeleton = AutoModel.from_config(config, trust_remote_code=False)  # without weights, in milliseconds
+    if weights or any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", *_OTHER_WEIGHTS)):
+        _check_weights(folder, skeleton)
     return config
 
 
@@ -124,61 +119,35 @@ def check_kind(config: Any, name: str) -> None:
     """
     kind = config.model_type
     if kind in _ENCODER_DECODERS or getattr(config, "is_encoder_decoder", False):
-        raise UsageError(f"{name} is an encoder-decoder ({kind}); what is needed is an encoder, such as BERT.")
-    if kind in _DECODERS or getattr(config, "is_decoder", False) or getattr(config, "causal", False):
-        raise UsageError(
-            f"{name} is a decoder ({kind}), whose tokens see only those before them; what is needed is an encoder, "
-            "such as BERT."
-        )
-    if kind not in _ENCODERS:
-        raise UsageError(f"{name} is a {kind}, which is not known as an encoder of text, such as BERT.")
+        what = f"an encoder-decoder ({kind})"
+    elif kind in _DECODERS or getattr(config, "is_decoder", False) or getattr(config, "causal", False):
+        what = f"a decoder ({kind}), whose tokens see only those before them"
+    elif kind not in _ENCODERS:
+        what = f"a {kind}, which is not known as an encoder of text"
+    else:
+        return
+    raise UsageError(f"{name} is {what}; what is needed is an encoder, such as BERT.")
 
 
-def read_skeleton(config: Any, folder: Path) -> nn.Module:
-    """Return the encoder that a configuration describes, without weights, which takes milliseconds."""
-    with refusing(f"{folder / CONFIG} describes no encoder that transformers can build"), torch.device("meta"):
-        skeleton: nn.Module = AutoModel.from_config(config, trust_remote_code=False)
-    return skeleton
-
-
-def positions_of(model: nn.Module) -> int | None:
-    """Return the most tokens that an encoder's table of positions takes, or None if it has no table."""
-    table = position_table(model)
-    if table is None:
-        return None
-    # RoBERTa and its like start to count after the index of padding.
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-
-
-def position_table(model: nn.Module) -> nn.Embedding | None:
-    """Return the table of an encoder's absolute positions, or None."""
-    for name, module in model.named_modules():
-        if name.endswith(("position_embeddings", "embed_positions")) and isinstance(module, nn.Embedding):
-            return module
-    return None
-
-
-def check_length(max_length: int, most: int | None, name: str) -> None:
-    """Refuse texts of more tokens than an encoder, or its tokenizer, is made for.
-
-    :param most: the most tokens that it takes; None means any number.
-    :raises UsageError: the texts are longer; the sentence says what fits.
-    """
-    if most is not None and max_length > most:
-        raise UsageError(
-            f"max_length (--max-length) {max_length} is more than the {most} tokens that encoder {name} is made for: "
-            f"use {most} or less."
-        )
-
-
-def check_weights(folder: Path, skeleton: nn.Module) -> None:
+def _check_weights(folder: Path, skeleton: nn.Module) -> None:
     """Refuse weights that are missing, incomplete or quantised, or that would have to be unpickled.
 
     :param skeleton: the encoder that the configuration describes.
     :raises UsageError: there are such weights; the sentence names the file.
     """
+    files = [folder / WEIGHTS]
+    if not files[0].is_file() and (folder / INDEX).is_file():
+        parts = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+            raise UsageError(f"{folder / INDEX} has no weight_map.")
+        files = [folder / part for part in sorted(set(parts.values()))]
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        others = sorted(file.name for pattern in _OTHER_WEIGHTS for file in folder.glob(pattern))
+        convert = f"; nothing is unpickled: convert {few(others)} with transformers' save_pretrained" if others else ""
+        raise UsageError(f"{folder} has no weights {few(absent)}{convert}.")
     buffers = {name.rpartition(".")[2] for name, _ in skeleton.named_buffers()}
-    for file in _weight_files(folder):
+    for file in files:
         _refuse_pointer(file)
         try:
             with safe_open(file, framework="pt") as stored:
@@ -192,38 +161,17 @@ def check_weights(folder: Path, skeleton: nn.Module) -> None:
                 )
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        parts = _read_json(folder / INDEX).get("weight_map")
-        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-            raise UsageError(f"{folder / INDEX} has no weight_map.")
-        files = [folder / part for part in sorted(set(parts.values()))]
-        absent = [file.name for file in files if not file.is_file()]
-        if absent:
-            raise UsageError(f"{folder} lacks {len(absent)} of its {len(files)} files of weights: {few(absent)}.")
-        return files
-    others = sorted(file.name for pattern in _OTHER_WEIGHTS for file in folder.glob(pattern))
-    if not others:
-        raise UsageError(f"{folder} has no weights: there is no {WEIGHTS}.")
-    raise UsageError(
-        f"{folder} has no {WEIGHTS}, and nothing is unpickled: convert {few(others)} with transformers' "
-        f"AutoModel.from_pretrained(...).save_pretrained(...)."
-    )
-
-
 def read_tokenizer(folder: Path) -> Any:
     """Return the tokenizer in a folder, if possible the fast one.
 
-    :raises UsageError: there is none, it cannot be read, or it has no token for padding.
+    :raises UsageError: there is none, or it cannot be read.
     """
     files = {file for pattern in TOKENIZER for file in folder.glob(pattern)}
     for file in files:
         _refuse_pointer(file)
     for name in ("tokenizer_config.json", CONFIG):
         if (folder / name).is_file():
-            _refuse_code(folder / name, _read_json(folder / name))
+            _read_json(folder / name)
     with refusing(f"the tokenizer in {folder} cannot be read{'' if files else ', as there are no tokenizer files'}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.get_added_vocab())
@@ -232,17 +180,7 @@ def read_tokenizer(folder: Path) -> Any:
             f"{folder} has no tokenizer files: save the encoder's tokenizer there, too (tokenizer.json, or vocab.txt "
             "or the like)."
         )
-    check_padding(tokenizer, str(folder))
     return tokenizer
-
-
-def check_padding(tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer that cannot pad.
-
-    :raises UsageError: it has no token for padding.
-    """
-    if tokenizer.pad_token is None:
-        raise UsageError(f"the tokenizer of {name} has no pad token: set its pad_token and save it again.")
 
 
 def check_vocabulary(tokenizer: Any, rows: int | None, name: str) -> None:
@@ -251,10 +189,8 @@ def check_vocabulary(tokenizer: Any, rows: int | None, name: str) -> None:
     :param rows: number of the encoder's embeddings; None means that it has no table of them.
     :raises UsageError: an id is too large; the sentence has both numbers.
     """
-    if rows is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
-        return
     highest = max(tokenizer.get_vocab().values())
-    if highest >= rows:
+    if rows is not None and highest >= rows:
         raise UsageError(
             f"the tokenizer has {len(tokenizer)} tokens with ids up to {highest}, and the encoder {name} has "
             f"embeddings for {rows}: they do not belong together, or tokens were added without "
@@ -265,7 +201,7 @@ def check_vocabulary(tokenizer: Any, rows: int | None, name: str) -> None:
 def _read_json(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
-    :raises UsageError: the file cannot be read, or holds no JSON object.
+    :raises UsageError: the file cannot be read, holds no JSON object, or names Python code to be run, in `auto_map`.
     """
     _refuse_pointer(file)
     try:
@@ -274,19 +210,12 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file} cannot be read as JSON ({type(error).__name__}).") from error
     if not isinstance(content, dict):
         raise UsageError(f"{file} holds no JSON object.")
-    return content
-
-
-def _refuse_code(file: Path, content: dict[str, Any]) -> None:
-    """Refuse a configuration that names Python code to be run.
-
-    :raises UsageError: it has an `auto_map`.
-    """
     if content.get("auto_map"):
         raise UsageError(
             f"{file} asks for Python code of its own (auto_map), and code from an encoder is never run "
             "(trust_remote_code is off)."
         )
+    return content
 
 
 def few(names: list[str], most: int = 3) -> str:
@@ -304,7 +233,84 @@ def _refuse_pointer(file: Path) -> None:
         raise UsageError(f"{file} is a pointer of Git LFS and not the file itself: run git lfs pull there.")
 
 
-def _subfolder(folder: Path) -> str:
-    """Return a hint at a subfolder with an encoder, where sentence-transformers may have saved it, or no text."""
-    inner = [file.parent for file in sorted(folder.glob(f"*/{CONFIG}")) if "model_type" in _read_json(file)]
-    return f"; there is an encoder in {inner[0]}" if inner else ""
+def encoder_name(encoder: EncoderLike) -> str:
+    """Return an encoder's name: as given, its folder, or the class and a digest of a loaded encoder."""
+    if isinstance(encoder, PreTrainedModel):
+        digest = hashlib.sha256()
+        for value in encoder.base_model.state_dict().values():
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return f"{type(encoder.base_model).__name__} {digest.hexdigest()[:12]}"
+    return encoder if isinstance(encoder, str) else encoder_path(encoder)
+
+
+def load_encoder(encoder: EncoderLike, pooler: bool = False) -> PreTrainedModel:
+    """Return a pretrained encoder in float32, in evaluation mode.
+
+    A pooler that the file does not hold is left out.
+
+    :param encoder: `minilm`, a folder, a hub name, or a loaded model of transformers, which is copied.
+    :param pooler: whether the pooler is needed.
+    :raises UsageError: the encoder cannot be loaded, or its file lacks something that it computes with.
+    """
+    if isinstance(encoder, PreTrainedModel):
+        model = cast(PreTrainedModel, copy.deepcopy(encoder.base_model))
+        model.float().eval()
+        check_kind(model.config, encoder_name(encoder))
+    elif isinstance(encoder, (str, os.PathLike)):
+        model = _load(encoder)
+    else:
+        raise UsageError(
+            f"an encoder is a name, a folder or a loaded model of transformers, not a {type(encoder).__name__}."
+        )
+    if pooler and getattr(model, "pooler", None) is None:
+        raise UsageError(
+            f"encoder {encoder_name(encoder)!r} has no pooler: use --set pooling=mean or --set pooling=cls."
+        )
+    broken = [name for name, p in model.named_parameters() if not p.isfinite().all()]
+    if broken:
+        raise UsageError(f"encoder {encoder_name(encoder)!r} has weights that are not finite: {few(broken)}.")
+    return model
+
+
+def _load(encoder: str | os.PathLike[str]) -> PreTrainedModel:
+    """Return the model of a folder or hub name, unless a weight would be random or left out.
+
+    :raises UsageError: it cannot be loaded so.
+    """
+    name, folder = str(encoder), encoder_folder(encoder)
+    check_files(folder, weights=True)
+    model: PreTrainedModel
+    with refusing(f"the encoder in {folder} cannot be loaded"):
+        model, info = AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,  # not the file's dtype: --precision decides how to compute
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are reported below
+            output_loading_info=True,
+        )
+    missing, unknown = set(info["missing_keys"]), sorted(info["unexpected_keys"])
+    pooler = {key for key in model.state_dict() if _POOLER.match(key)}
+    if pooler and pooler <= missing and "add_pooling_layer" in inspect.signature(type(model).__init__).parameters:
+        model.register_module("pooler", None)  # as the class itself does with add_pooling_layer=False
+        missing -= pooler
+    if missing:
+        instead = f", which holds {few(unknown)} instead" if unknown else ""
+        raise UsageError(
+            f"{len(missing)} weights of encoder {name!r} are not in its file{instead}: {few(sorted(missing))}. They "
+            "would be random: save the encoder with save_pretrained, and its config.json with it."
+        )
+    shapes = [f"{key} {list(file)} for {list(asked)}" for key, file, asked in sorted(info["mismatched_keys"])]
+    if shapes:
+        raise UsageError(
+            f"{len(shapes)} weights of encoder {name!r} have another shape in its file than config.json asks for: "
+            f"{few(shapes)}."
+        )
+    children, prefix = dict(model.named_children()), f"{model.base_model_prefix}."
+    left_out = [key for key in unknown if key.removeprefix(prefix).partition(".")[0] in children]
+    if left_out:
+        raise UsageError(
+            f"the file of encoder {name!r} holds {len(left_out)} weights of the encoder for which config.json has no "
+            f"place: {few(left_out)}. They would be left out: set num_hidden_layers and the like to what was trained."
+        )
+    return model

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import Backbone, Site, TaskLabels
+from nlpcl.models.base import Backbone, Site, TaskLabels, chained_sites
 from nlpcl.options import Options, option
 from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
@@ -57,7 +57,6 @@ class ImageCNN(Backbone):
         if height != width or side < 1:
             raise UsageError(f"cnn needs square images of at least 12 pixels a side, not {height} x {width}.")
         self.width = hidden = self.options.hidden
-        self.channels = channels
         kernels = _kernel_sizes(height)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(n_in, n_out, kernel)
@@ -67,7 +66,6 @@ class ImageCNN(Backbone):
         self.linears = nn.ModuleList([nn.Linear(_CHANNELS[-1] * side**2, hidden), nn.Linear(hidden, hidden)])
         self.dropout = nn.Dropout(0.5)
         self.activations = nn.ModuleList(nn.ReLU() for _ in range(5))
-        self.maps = side**2
 
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         self.context.start(task_labels)
@@ -79,15 +77,5 @@ class ImageCNN(Backbone):
         return x
 
     def sites(self) -> list[Site]:
-        # (input, columns per unit of it): flattening makes `maps` columns of each channel of the last convolution.
-        inputs: list[tuple[str | None, int]] = [
-            *((None, self.channels), ("conv1", 1), ("conv2", 1)),
-            *(("conv3", self.maps), ("fc1", 1)),
-        ]
         names = ("conv1", "conv2", "conv3", "fc1", "fc2")
-        widths = (*_CHANNELS, self.width, self.width)
-        layers = (*self.convolutions, *self.linears)
-        return [
-            Site(name, layer, act, width, inputs=(source,), axis=1)
-            for name, layer, act, width, source in zip(names, layers, self.activations, widths, inputs, strict=True)
-        ]
+        return chained_sites(names, (*self.convolutions, *self.linears), self.activations)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nlpcl.models.base import Backbone, Site, TaskLabels
+from nlpcl.models.base import Backbone, Site, TaskLabels, chained_sites
 from nlpcl.options import Options, option
 from nlpcl.ranges import Width
 from nlpcl.registry import register_backbone
@@ -32,8 +32,7 @@ class MLP(Backbone):
     def __init__(self, input_shape: tuple[int, int, int], **options: Any) -> None:
         super().__init__(**options)
         self.width = hidden = self.options.hidden
-        self.pixels = prod(input_shape)
-        self.linears = nn.ModuleList([nn.Linear(self.pixels, hidden), nn.Linear(hidden, hidden)])
+        self.linears = nn.ModuleList([nn.Linear(prod(input_shape), hidden), nn.Linear(hidden, hidden)])
         self.activations = nn.ModuleList(nn.ReLU() for _ in range(2))
         self.dropout_of_pixels = nn.Dropout(0.2)
         self.dropout = nn.Dropout(0.5)
@@ -46,8 +45,4 @@ class MLP(Backbone):
         return x
 
     def sites(self) -> list[Site]:
-        inputs: tuple[tuple[str | None, int], ...] = ((None, self.pixels), ("fc1", 1))
-        return [
-            Site(name, layer, act, self.width, inputs=(source,))
-            for name, layer, act, source in zip(("fc1", "fc2"), self.linears, self.activations, inputs, strict=True)
-        ]
+        return chained_sites(("fc1", "fc2"), self.linears, self.activations)

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from nlpcl.config.files import replacing
 from nlpcl.errors import UsageError
 from nlpcl.models.data import BenchmarkData, EncodedTexts
-from nlpcl.models.encoder import TextEncoder, trim
-from nlpcl.models.pairing import check_pair, encoder_for
-from nlpcl.models.pretrained import EncoderLike
+from nlpcl.models.encoder import TextEncoder, check_pair, encoder_for
+from nlpcl.models.encoder_files import EncoderLike
 
 _FORMAT = "1"
 _BATCH_SIZE = 64
@@ -77,9 +76,11 @@ def precompute(
     model = TextEncoder(encoder_for(benchmark, encoder))
     check_pair(benchmark, model)
     parts = sorted((part for split in splits for part in packed[split][:tasks]), key=lambda part: part.digest())
-    for part, start in zip(parts, _starts([int(part.lengths.sum()) for part in parts]), strict=True):
-        part.first = start + torch.tensor(_starts(part.lengths.tolist()))
-    shape = (sum(int(part.lengths.sum()) for part in parts), model.width)
+    rows = 0
+    for part in parts:
+        part.first = rows + part.lengths.cumsum(0) - part.lengths
+        rows += int(part.lengths.sum())
+    shape = (rows, model.width)
     file = states_folder() / f"{_key(model, parts)}.npy"
     table = _load(file, shape)
     if table is None:
@@ -99,10 +100,6 @@ def precompute(
 def states_folder() -> Path:
     """Return the folder of token states, `states` in the user's cache folder for nlpcl."""
     return Path(pooch.os_cache("nlpcl")) / "states"
-
-
-def _starts(lengths: list[int]) -> list[int]:
-    return [0, *np.cumsum(lengths).tolist()[:-1]]
 
 
 def _key(model: nn.Module, parts: Sequence[EncodedTexts]) -> str:
@@ -132,29 +129,20 @@ def _make(
     parts: Sequence[EncodedTexts],
     progress: Callable[[int, int], None] | None,
 ) -> None:
+    device = next(model.parameters()).device
     done, total = 0, sum(len(part) for part in parts)
-    with replacing(file) as temporary:
+    with replacing(file) as temporary, torch.inference_mode():
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
         for part in parts:
             # Of like length, the longest first, so that little of a batch is padding.
             for rows in part.lengths.argsort(descending=True, stable=True).split(_BATCH_SIZE):
-                x = trim(torch.stack([part[row][0] for row in rows.tolist()]))
-                write(array, x, model)
+                x = model.prepare(torch.stack([part[row][0] for row in rows.tolist()]))
+                real = x[:, 1].bool()
+                states = model(x.to(device))[0].half().cpu()[real]
+                if not states.isfinite().all():
+                    raise UsageError("this encoder's states are not finite in float16, so it cannot be a frozen one.")
+                array[x[:, 3][real].numpy()] = states.numpy()
                 done += len(rows)
                 if progress is not None:
                     progress(done, total)
         array.flush()
-
-
-@torch.inference_mode()
-def write(array: np.ndarray[Any, Any], x: Tensor, model: TextEncoder) -> None:
-    """Put the states of examples (B, 4, L) in their places.
-
-    :raises UsageError: a state that float16 cannot hold.
-    """
-    device = next(model.parameters()).device
-    real = x[:, 1].bool()
-    states = model(x.to(device))[0].half().cpu()[real]
-    if not states.isfinite().all():
-        raise UsageError("this encoder's states are not finite in float16, so it cannot serve as a frozen one.")
-    array[x[:, 3][real].numpy()] = states.numpy()

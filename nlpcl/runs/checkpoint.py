@@ -31,7 +31,7 @@ from nlpcl.runs.restore import UNEXPECTED, Restore, check_held
 from nlpcl.runs.results import ResultsState
 from nlpcl.runs.state import Capture, NotSerializable, Streams, Untouched
 from nlpcl.training import distributed
-from nlpcl.training.checkpointer import RemainingBatches
+from nlpcl.training.batches import RemainingBatches
 from nlpcl.training.finite import all_finite
 from nlpcl.training.strategy import ContinualStrategy
 from nlpcl.training.torch_internals import version_of

@@ -37,7 +37,7 @@ from torch.optim import Optimizer
 
 from nlpcl.models.base import Context, ContinualModel, Site, continual_model
 from nlpcl.models.gates import Gates
-from nlpcl.models.text_gru import TextGRU, last_state
+from nlpcl.models.tokens import TextGRU, last_state
 from nlpcl.options import option
 from nlpcl.ranges import Spread
 from nlpcl.registry import register_strategy
@@ -153,7 +153,7 @@ class KANPlugin(GatePlugin):
         backbone, main = recurrent_backbone(model, "kan")
         gates = {"smax": self.options.smax, "init_mean": self.options.gate_mean, "init_std": self.options.gate_init}
         self.net = KANNet(main, backbone.context, model.n_tasks, **gates, soft=self.options.parity)
-        backbone.set_net(self.net)
+        backbone.net = self.net
         self.gates = self.net.gates
         self.task_incremental = model.task_incremental
 

@@ -46,7 +46,7 @@ from torch.optim import Optimizer
 
 from nlpcl.models.base import Site
 from nlpcl.models.sizes import tensor_bytes
-from nlpcl.models.text_gru import last_state
+from nlpcl.models.tokens import last_state
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.recurrent import recurrent_backbone
 from nlpcl.training import distributed
@@ -270,7 +270,7 @@ class SRKPlugin(Plugin):
         super().__init__()
         self.backbone, gru = recurrent_backbone(model, "srk")
         self.net = SRKNet(gru.channels, gru.width, gru.dropout.p)
-        self.backbone.set_net(self.net)
+        self.backbone.net = self.net
         self.heads: Any = model.heads
         self._both: Tensor | None = None
         self._factors: dict[nn.Parameter, Tensor] = {}

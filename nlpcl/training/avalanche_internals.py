@@ -7,7 +7,6 @@ and attributes in `INHERITED`, and nothing else that is private there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, EmptyTransformGroups, FlatData
@@ -57,24 +56,15 @@ def flat_data(data: AvalancheDataset[Any]) -> FlatData[Any]:
     return data._flat_data
 
 
-@dataclass(frozen=True)
-class Concatenation:
-    """Datasets one after another, of which some examples are chosen.
+def concatenation(data: object) -> tuple[list[Any], list[int], Sequence[int] | None]:
+    """Return what `flat_data`, or a part of it, is made of: datasets one after another, of which some are chosen.
 
-    :ivar parts: the datasets.
-    :ivar ends: for each part the number of examples up to its end.
-    :ivar chosen: positions in the concatenation, in the order of the examples; None means all of them.
+    :return: the datasets, for each the number of examples up to its end, and the chosen positions in the concatenation
+        in the order of the examples, or None if all are.
+    :raises TypeError: it makes its examples one by one.
     """
-
-    parts: list[Any]
-    ends: list[int]
-    chosen: Sequence[int] | None
-
-
-def concatenation(data: object) -> Concatenation | None:
-    """Return what `flat_data`, or a part of it, is made of; None means that it changes its examples one by one."""
     for transforms in ("_transform_groups", "_frozen_transform_groups"):
         if not isinstance(getattr(data, transforms, None), EmptyTransformGroups):
-            return None
+            raise TypeError(f"examples of a {type(data).__name__} are made one by one")
     flat = cast(FlatData[Any], data)
-    return Concatenation(flat._datasets, flat._cumulative_sizes, flat._indices)
+    return flat._datasets, flat._cumulative_sizes, flat._indices

@@ -58,18 +58,14 @@ class LengthGroupedBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         first, step = self.shard
-        if not self.shuffle:
-            return iter(self._cut(self._sorted(torch.arange(len(self.lengths)))[first::step]))
-        rows = torch.randperm(len(self.lengths))[first::step]
-        pools = rows.split(pool_batches(len(rows), self.batch_size) * self.batch_size)
-        batches = [batch for pool in pools for batch in self._cut(self._sorted(pool))]
-        return iter([batches[i] for i in torch.randperm(len(batches)).tolist()])
-
-    def _sorted(self, pool: Tensor) -> Tensor:
-        return pool[self.lengths[pool].argsort(descending=True, stable=True)]
-
-    def _cut(self, rows: Tensor) -> list[list[int]]:
-        return [batch.tolist() for batch in rows.split(self.batch_size) if len(batch)]
+        n = len(self.lengths)
+        rows = (torch.randperm(n) if self.shuffle else self.lengths.argsort(descending=True, stable=True))[first::step]
+        pool_size = pool_batches(len(rows), self.batch_size) * self.batch_size if self.shuffle else max(len(rows), 1)
+        batches = []
+        for pool in rows.split(pool_size) if len(rows) else ():
+            pool = pool[self.lengths[pool].argsort(descending=True, stable=True)]
+            batches += [batch.tolist() for batch in pool.split(self.batch_size)]
+        return iter([batches[i] for i in torch.randperm(len(batches)).tolist()] if self.shuffle else batches)
 
 
 class WholeBatches:
@@ -97,35 +93,30 @@ class WholeBatches:
             self.part_of[positions], self.row_of[positions] = len(self.parts), rows
             self.parts.append(data)
             return
-        joined = concatenation(data)
-        if joined is None:
-            raise TypeError(f"examples of a {type(data).__name__} are made one by one")
-        if joined.chosen is not None:
-            rows = torch.tensor([joined.chosen[row] for row in rows.tolist()], dtype=torch.long)
-        ends = torch.tensor(joined.ends)
+        parts, part_ends, chosen = concatenation(data)
+        if chosen is not None:
+            rows = torch.tensor([chosen[row] for row in rows.tolist()], dtype=torch.long)
+        ends = torch.tensor(part_ends)
         within = torch.searchsorted(ends, rows, right=True)
-        for i, part in enumerate(joined.parts):
-            chosen = within == i
-            if chosen.any():
-                self._locate(part, rows[chosen] - (ends[i] - len(part)), positions[chosen])
+        for i, part in enumerate(parts):
+            inside = within == i
+            if inside.any():
+                self._locate(part, rows[inside] - (ends[i] - len(part)), positions[inside])
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         for batch in self.batches:
-            yield self.take(torch.as_tensor(batch))
-
-    def take(self, batch: Tensor) -> list[Tensor]:
-        """Return inputs, labels and attributes of the examples at these indices."""
-        part_of, row_of = self.part_of[batch], self.row_of[batch]
-        present = part_of.unique().tolist()
-        gathered = [self.parts[i].gather(row_of[part_of == i]) for i in present]
-        x, y = (torch.cat(columns) for columns in zip(*gathered, strict=True))
-        if len(present) > 1:  # they stand part after part: back into the order of the batch
-            order = torch.cat([(part_of == i).nonzero()[:, 0] for i in present]).argsort()
-            x, y = x[order], y[order]
-        return [x, y, *(attribute[batch] for attribute in self.attributes)]
+            rows = torch.as_tensor(batch)
+            part_of, row_of = self.part_of[rows], self.row_of[rows]
+            present = part_of.unique().tolist()
+            gathered = [self.parts[i].gather(row_of[part_of == i]) for i in present]
+            x, y = (torch.cat(columns) for columns in zip(*gathered, strict=True))
+            if len(present) > 1:  # they stand part after part: back into the order of the batch
+                order = torch.cat([(part_of == i).nonzero()[:, 0] for i in present]).argsort()
+                x, y = x[order], y[order]
+            yield [x, y, *(attribute[rows] for attribute in self.attributes)]
 
 
 def _column(attribute: DataAttribute[Any]) -> Tensor:
@@ -169,3 +160,33 @@ def numbered_batches(
     """Yield all data, or a `shard`, in mini-batches of like length, each with the indices of its examples."""
     batches = list(batch_rows(data, batch_size, shard=shard))
     yield from zip(batches, loader_of(data, batches), strict=True)
+
+
+class RemainingBatches:
+    """The rest of an epoch: a loader's batches after the first `done`, in the order they had.
+
+    :param loader: as it is at the start of an epoch.
+    :param done: number of batches to skip.
+    :param order: torch's random state when the epoch began, from which the order of the batches follows.
+    """
+
+    def __init__(self, loader: Any, done: int, order: Tensor) -> None:
+        self.loader = loader
+        self.done = done
+        self.order: Tensor | None = order
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.order is None:  # the next epoch
+            yield from self.loader
+            return
+        now = torch.get_rng_state()
+        torch.set_rng_state(self.order)
+        self.order = None
+        batches = iter(self.loader)
+        for _ in range(self.done):
+            next(batches)
+        torch.set_rng_state(now)
+        yield from batches

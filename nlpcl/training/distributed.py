@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -70,15 +70,12 @@ def process_group(device: str) -> Iterator[torch.device]:
     place = choose_device(device)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    if dist.is_initialized():
+    with ExitStack() as stack:
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
+            stack.callback(dist.destroy_process_group)
+            barrier()  # or one that ends early, with a UsageError, would be gone before another has found it
         yield place
-        return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
-    try:
-        barrier()  # or one that ends early, with a UsageError, would be gone before another has found it
-        yield place
-    finally:
-        dist.destroy_process_group()
 
 
 @contextmanager
@@ -154,9 +151,8 @@ def all_gather(x: Tensor, n: int) -> Tensor:
     """
     if world_size() == 1:
         return x
-    places = local_rows(n)
     rows = torch.arange(n, device=x.device)[rank() :: world_size()]
-    placed: Tensor = _Sum.apply(x.new_zeros(n, *x.shape[1:]).index_copy(0, rows, x[: len(places)]))
+    placed: Tensor = _Sum.apply(x.new_zeros(n, *x.shape[1:]).index_copy(0, rows, x[: len(rows)]))
     return placed
 
 
@@ -165,8 +161,6 @@ def all_gather_ints(parts: Sequence[Tensor]) -> Tensor:
 
     :param parts: those of this process's rows, in tensors (b,); maybe none.
     """
-    if world_size() == 1:
-        return torch.cat(list(parts))
     local = torch.cat(list(parts)).cpu() if parts else torch.empty(0, dtype=torch.long)
     return all_gather(local, int(all_reduce(torch.tensor(len(local)))))
 
@@ -176,51 +170,33 @@ def all_reduce_rows(x: Tensor, n: int) -> Tensor:
     return x if world_size() == 1 else all_reduce(x.clone() if local_rows(n) else torch.zeros_like(x))
 
 
-def all_reduce(x: Tensor) -> Tensor:
-    """Replace x, in place, by its sum over the processes, and return it."""
+def all_reduce(x: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
+    """Replace x, in place, by its sum over the processes, or what `op` makes of them, and return it.
+
+    :raises UsageError: another process has ended.
+    """
     if world_size() > 1:
-        with _end_with_the_others():
-            dist.all_reduce(x)
+        try:
+            dist.all_reduce(x, op)
+        except RuntimeError as error:
+            reason = str(error).partition(". ")[0]
+            raise UsageError(f"another process of this run ended, and so does this one ({reason}).") from error
     return x
 
 
 def barrier() -> None:
     """Wait until every process has come here."""
-    if world_size() > 1:
-        with _end_with_the_others():
-            dist.barrier()
+    all_reduce_max(0)
 
 
 def all_reduce_max(number: int) -> int:
     """Return the largest of the processes' numbers."""
-    if world_size() == 1:
-        return number
-    largest = torch.tensor(number)
-    with _end_with_the_others():
-        dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return int(largest)
+    return int(all_reduce(torch.tensor(number), dist.ReduceOp.MAX))
 
 
 def broadcast(numbers: Sequence[int]) -> list[int]:
     """Return the first process's numbers; the others pass as many of their own."""
     return list(numbers) if world_size() == 1 else all_reduce(torch.tensor(numbers) * is_rank_zero()).tolist()
-
-
-@contextmanager
-def _end_with_the_others() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).partition(". ")[0]
-        raise UsageError(f"another process of this run ended, and so does this one ({reason}).") from error
-
-
-def weigh_loss(loss: Tensor, n: int) -> Tensor:
-    """Turn the mean loss over this process's rows into its part of the mean over n rows.
-
-    The weights add up to 1, so a term that is the same in all processes, such as a penalty, counts once.
-    """
-    return loss if world_size() == 1 else loss * (len(local_rows(n)) / n)
 
 
 def all_reduce_gradients(parameters: Iterable[Tensor], loss: Tensor, alike: bool) -> Tensor:

@@ -12,7 +12,7 @@ from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
 from nlpcl.training import distributed
 from nlpcl.training.avalanche_internals import experiences_of
-from nlpcl.training.batches import batch_rows, loader_of
+from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import mode, on_device
 from nlpcl.training.protocols import Experience, Strategy, TaskData
 
@@ -69,11 +69,8 @@ class EarlyStopping:
         self.stalled = 0
         self.parameters: dict[str, Tensor] = {}
 
-    def after_epoch(self, strategy: ContinualStrategy, epoch: int, learning_rate: float) -> bool:
-        """Test on the validation data; return whether the experience's training is over.
-
-        :param learning_rate: what `scale` multiplies.
-        """
+    def after_epoch(self, strategy: ContinualStrategy, epoch: int) -> bool:
+        """Test on the validation data; return whether the experience's training is over."""
         loss = validation_loss(strategy)
         if loss < self.best_loss:
             self.best_loss, self.best_epoch, self.stalled = loss, epoch + 1, 0
@@ -87,7 +84,7 @@ class EarlyStopping:
         # Not ReduceLROnPlateau: it writes into the optimizer, whose rate LambdaLR sets anew at each step, and it
         # multiplies by 1 / plateau_factor, which rounds otherwise.
         self.scale /= self.plateau_factor
-        return learning_rate * self.scale < self.min_learning_rate
+        return bool(strategy.optimizer.defaults["lr"] * self.scale < self.min_learning_rate)
 
     @torch.no_grad()
     def finish(self, strategy: Strategy) -> None:
@@ -112,9 +109,7 @@ def validation_loss(strategy: ContinualStrategy) -> float:
     data = reduce(lambda left, right: left.concat(right), datasets)
     total = torch.zeros((), device=strategy.device)
     with mode(strategy.model, training=False):
-        for x, y, *_, tasks in loader_of(
-            data, batch_rows(data, strategy.eval_mb_size, shard=distributed.shard_index())
-        ):
+        for _, (x, y, *_, tasks) in numbered_batches(data, strategy.eval_mb_size, distributed.shard_index()):
             loss = strategy.validation_criterion(on_device(strategy, x), y.to(strategy.device), single_task(tasks))
             total += len(y) * loss
     return float(distributed.all_reduce(total)) / len(data)

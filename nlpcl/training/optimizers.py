@@ -59,8 +59,7 @@ def new_optimizer(template: Optimizer, model: nn.Module, own_groups: list[dict[s
             if (p.dim() < 2 or name.endswith("bias")) and "weight_decay" in options:
                 options["weight_decay"] = 0.0
             groups.setdefault(repr(options), {"params": [], **options})["params"].append(p)
-    everything = [*groups.values(), *own_groups]
-    return type(template)(everything, **defaults)
+    return type(template)([*groups.values(), *own_groups], **defaults)
 
 
 def template_for(other: nn.Module, model: nn.Module, template: Optimizer) -> Optimizer:

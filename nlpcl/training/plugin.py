@@ -16,6 +16,9 @@ class Plugin(SupervisedPlugin[Strategy], supports_distributed=True):
     A method names the class of its options, `options_type`, and gets its values as `self.options`. It is made with the
     object or with its values: `EWCPlugin(EWCOptions(lamb=500))` is `EWCPlugin(lamb=500)`.
 
+    It may have two more methods: `parameter_group(strategy) -> dict` gives the optimizer's group of its own parameters,
+    which the strategy does not clip, and `kept_bytes() -> dict` by kind the bytes that it keeps outside the model.
+
     :ivar state: names of the attributes that a checkpoint saves; those of a class and of its bases add up.
     :ivar task_state: names of attributes that live only while a task trains, which checkpoints within a task save, too.
     :raises UsageError: an unknown option, or a value out of range.
@@ -36,11 +39,3 @@ class Plugin(SupervisedPlugin[Strategy], supports_distributed=True):
         if options is not None and (values or not isinstance(options, self.options_type)):
             raise TypeError(f"{type(self).__name__} takes one {self.options_type.__name__}, or its values by name.")
         self.options = self.options_type(**values) if options is None else options
-
-    def parameter_group(self, strategy: Strategy) -> dict[str, Any] | None:
-        """Return the optimizer's group of the plugin's own parameters, which the strategy does not clip, or None."""
-        return None
-
-    def kept_bytes(self) -> dict[str, int]:
-        """Return the bytes that the method keeps outside the model after a task, by kind."""
-        return {}

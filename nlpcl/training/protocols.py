@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from avalanche.benchmarks import CLStream
@@ -13,6 +13,9 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from nlpcl.training.strategy import ContinualStrategy
 
 TaskData: TypeAlias = TaskAwareSupervisedClassificationDataset[Any]
 """Examples with targets and task labels, as Avalanche holds them."""
@@ -72,3 +75,19 @@ class Strategy(Protocol):
     def mb_task_id(self) -> Tensor: ...
     @property
     def mb_output(self) -> Tensor: ...
+
+
+class Checkpointer(Protocol):
+    """Is called at the points where a training can be interrupted, and says where it goes on."""
+
+    joining: bool
+    """Whether the next epoch goes on from its middle, so that its first hooks are not called again."""
+
+    def enter(self, strategy: ContinualStrategy) -> int | None:
+        """Return the epoch with which to begin a pass over an experience; None if the pass is over."""
+
+    def begin_epoch(self, strategy: ContinualStrategy, epoch: int) -> None:
+        """Note that the batches of an epoch are about to be drawn."""
+
+    def stepped(self, strategy: ContinualStrategy) -> None:
+        """Save a checkpoint if one is due, after a complete step."""

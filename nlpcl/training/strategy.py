@@ -21,15 +21,14 @@ from nlpcl.options import Options, option, show_signature, with_options
 from nlpcl.registry import Regime
 from nlpcl.training import distributed
 from nlpcl.training.avalanche_internals import Criterion
-from nlpcl.training.batches import LengthGroupedBatches, batch_rows, loader_of
-from nlpcl.training.checkpointer import Checkpointer
+from nlpcl.training.batches import batch_rows, loader_of
 from nlpcl.training.early_stopping import EarlyStopping
 from nlpcl.training.evaluators import accuracy_evaluator
 from nlpcl.training.finite import not_finite
-from nlpcl.training.forward import logits_of
+from nlpcl.training.forward import logits_of, on_device
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Experience, Loader, Strategy, TaskData
+from nlpcl.training.protocols import Checkpointer, Experience, Loader, Strategy, TaskData
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "plateau"]
@@ -178,20 +177,18 @@ class ContinualStrategy(SupervisedTemplate):
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
         batches = batch_rows(self.adapted_dataset, self.train_mb_size, shuffle=shuffle)
-        self._make_dataloader(batches, num_workers)
+        self.dataloader = loader_of(self.adapted_dataset, batches, num_workers, pin=self.device.type in PAGE_LOCKED)
 
     def make_eval_dataloader(self, shuffle: bool = False, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches of this process's share of the experience to test; texts come sorted by length."""
         batches = batch_rows(self.adapted_dataset, self.eval_mb_size, shuffle=shuffle, shard=distributed.shard_index())
-        self._make_dataloader(batches, num_workers)
-
-    def _make_dataloader(self, batches: LengthGroupedBatches, workers: int) -> None:
-        self.dataloader = loader_of(self.adapted_dataset, batches, workers, pin=self.device.type in PAGE_LOCKED)
+        self.dataloader = loader_of(self.adapted_dataset, batches, num_workers, pin=self.device.type in PAGE_LOCKED)
 
     def make_optimizer(self, **kwargs: Any) -> None:
         """A new optimizer for the experience; parameters without `requires_grad` do not reach it."""
-        self.optimizer = new_optimizer(self._template, self.model, self._own_groups())
-        own = {id(p) for group in self._own_groups() for p in group["params"]}
+        groups = [plugin.parameter_group(self) for plugin in self.plugins if hasattr(plugin, "parameter_group")]
+        self.optimizer = new_optimizer(self._template, self.model, groups)
+        own = {id(p) for group in groups for p in group["params"]}
         self._clipped = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
 
     def _before_training_exp(self, **kwargs: Any) -> None:
@@ -233,11 +230,13 @@ class ContinualStrategy(SupervisedTemplate):
             self.training_epoch(**kwargs)
             self.check_losses()
             self._after_training_epoch(**kwargs)
-            if self.early_stopping.active and self.early_stopping.after_epoch(
-                self, epoch, self._template.defaults["lr"]
-            ):
+            if self.early_stopping.active and self.early_stopping.after_epoch(self, epoch):
                 break
-            self._follow_schedule()
+            # A rate that was lowered holds for the next step already.
+            if self._scheduler is not None and self.early_stopping.plateau:
+                factor = self._scheduler.lr_lambdas[0](self._scheduler.last_epoch)
+                for group, rate in zip(self.optimizer.param_groups, self._scheduler.base_lrs, strict=True):
+                    group["lr"] = rate * factor
         if self.early_stopping.active:
             self.early_stopping.finish(self)
 
@@ -270,9 +269,8 @@ class ContinualStrategy(SupervisedTemplate):
             self.mb_rows, self._alike = len(self.mbatch[1]), isinstance(self._tasks, int)
             self.mbatch = [distributed.shard(column) for column in self.mbatch]
             self._tasks = self._tasks if self._alike else single_task(self.mbatch[-1])
-        if isinstance(self.model, ContinualModel):
-            self.mbatch[0] = self.model.backbone.trimmed(self.mbatch[0])
-        self.mbatch = [to_device(column, self.device) for column in self.mbatch]
+        x, *others = self.mbatch
+        self.mbatch = [on_device(self, x), *(to_device(column, self.device) for column in others)]
         super()._unpack_minibatch()
         self._unpacked = self.mbatch[-1]
 
@@ -319,22 +317,18 @@ class ContinualStrategy(SupervisedTemplate):
 
     def engine_settings(self) -> dict[str, Any]:
         """Return the arguments with which a training inside this one follows its settings."""
-        selection = self.early_stopping
-        return {
-            "precision": self.precision,
-            "schedule": self.schedule,
-            "warmup": self.warmup,
-            "clip_norm": self.clip_norm,
-            "best_epoch": selection.active,
-            "patience": selection.patience,
-            "plateau_factor": selection.plateau_factor,
-            "min_learning_rate": selection.min_learning_rate,
-            "parity": self.parity,
-        }
+        names = ("precision", "schedule", "warmup", "clip_norm", "parity")
+        of_selection = ("patience", "plateau_factor", "min_learning_rate")
+        settings = {name: getattr(self, name) for name in names}
+        settings |= {name: getattr(self.early_stopping, name) for name in of_selection}
+        return {**settings, "best_epoch": self.early_stopping.active}
 
     def backward(self) -> None:
         """Backward pass; afterwards gradients are unscaled and the whole mini-batch's, so plugins see the true ones."""
-        self.loss = distributed.weigh_loss(self.loss, self.mb_rows)
+        if distributed.world_size() > 1:
+            # This process's part of the mean over all rows. The weights add up to 1, so a term that is the same in all
+            # processes, such as a penalty, counts once.
+            self.loss = self.loss * (len(distributed.local_rows(self.mb_rows)) / self.mb_rows)
         self.scaler.scale(self.loss).backward(retain_graph=self.retain_graph)
         self._noise.close()
         if distributed.world_size() > 1:
@@ -358,13 +352,6 @@ class ContinualStrategy(SupervisedTemplate):
         if self._scheduler is not None and not overflown:  # none yet in a step made by hand
             self._scheduler.step()
 
-    def _follow_schedule(self) -> None:
-        """Let a rate that was lowered between two epochs hold for the next step already."""
-        if self._scheduler is not None and self.early_stopping.plateau:
-            factor = self._scheduler.lr_lambdas[0](self._scheduler.last_epoch)
-            for group, rate in zip(self.optimizer.param_groups, self._scheduler.base_lrs, strict=True):
-                group["lr"] = rate * factor
-
     def kept_bytes(self, tasks: int) -> dict[str, int]:
         """Bytes that must be kept once `tasks` tasks are trained, by kind: the model's and what plugins hold.
 
@@ -375,10 +362,6 @@ class ContinualStrategy(SupervisedTemplate):
             if hasattr(plugin, "kept_bytes"):
                 found |= plugin.kept_bytes()
         return found
-
-    def _own_groups(self) -> list[dict[str, Any]]:
-        groups = [plugin.parameter_group(self) for plugin in self.plugins if hasattr(plugin, "parameter_group")]
-        return [group for group in groups if group is not None]
 
 
 def show_options(cls: Any, constructor: inspect.Signature) -> None:

@@ -21,8 +21,7 @@ from nlpcl.cli import main
 from nlpcl.errors import UsageError
 from nlpcl.models import Bert, BertAdapter
 from nlpcl.models.encoder import TextEncoder
-from nlpcl.models.encoder_files import check_kind
-from nlpcl.models.pretrained import load_encoder
+from nlpcl.models.encoder_files import check_kind, load_encoder
 from tests.helpers.encoders import edit, packed, save_tiny, store, tiny_config, weights
 
 QUERY = "encoder.layer.1.attention.self.query.weight"

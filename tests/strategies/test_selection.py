@@ -125,9 +125,9 @@ def test_joint_training_looks_at_all_validation_data(
     benchmark_of: Any, tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    rows = _selection.batch_rows
+    batches = _selection.numbered_batches
     monkeypatch.setattr(
-        _selection, "batch_rows", lambda data, size, **kw: sizes.append(len(data)) or rows(data, size, **kw)
+        _selection, "numbered_batches", lambda data, *args: sizes.append(len(data)) or batches(data, *args)
     )
     benchmark = benchmark_of()
     trained(MTL, benchmark, tiny, best_epoch=True)

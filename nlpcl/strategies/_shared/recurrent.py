@@ -6,8 +6,7 @@ from torch import nn
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import continual_model
-from nlpcl.models.text_gru import TextGRU
-from nlpcl.models.tokens import TokenBackbone
+from nlpcl.models.tokens import TextGRU, TokenBackbone
 
 
 def recurrent_backbone(model: nn.Module, method: str) -> tuple[TokenBackbone, TextGRU]:

@@ -168,8 +168,8 @@ class TransferModel(ContinualModel):
         self.views = MaskViews(self.backbone)
         self.transferred: Tensor | None = None
 
-    def _logits(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
-        task = single_task(task_labels)
+    def forward_single_task(self, x: Tensor, task_label: TaskLabels) -> Tensor:
+        task = single_task(task_label)
         gates = cast(Gates, self.backbone.gates)
         served = task if gates.override is None else gates.override
         if not isinstance(served, int):
@@ -177,7 +177,7 @@ class TransferModel(ContinualModel):
         if self.training and served == gates.current and self.transfers.of(served) is not None:
             logits, self.transferred = self.both(x, served)
             return logits
-        return self._transfer(x, served) if self.transfers.chosen[served] else super()._logits(x, task)
+        return self._transfer(x, served) if self.transfers.chosen[served] else super().forward_single_task(x, task)
 
     def both(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) of a task's own mask, and of its transfer, which it must have."""
@@ -197,7 +197,7 @@ class TransferModel(ContinualModel):
 
     def _mixed(self, x: Tensor, tasks: Tensor) -> Tensor:
         """Return logits of a batch of several tasks; each transfer that serves sees its task's examples."""
-        logits = super()._logits(x, tasks)
+        logits = super().forward_single_task(x, tasks)
         for task in (task for task, chosen in enumerate(self.transfers.chosen) if chosen):
             rows = (tasks == task).nonzero().flatten().to(x.device)
             if len(rows):
