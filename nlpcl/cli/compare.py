@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,7 +56,7 @@ def compare_command(
         print(json.dumps(report.as_json(comparison)))
     elif form == "table":
         for content in report.tables(comparison):
-            _show(content.caption, content.columns, content.rows)
+            _show(*content)
         for sentence in report.sentences(comparison):
             console.print(sentence, highlight=False)
     else:
@@ -70,7 +71,7 @@ def _field(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _show(caption: str, columns: list[str], rows: list[list[str]]) -> None:
+def _show(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(title=caption, title_justify="left", box=None, pad_edge=False)
     for i, column in enumerate(columns):
         last = i == len(columns) - 1

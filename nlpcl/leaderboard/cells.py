@@ -45,9 +45,9 @@ def spread(score: Score | None) -> str:
     return mean if score.sd is None else f"{mean} ± {100 * score.sd:.1f}"
 
 
-def signed(fraction: float) -> str:
+def signed(fraction: float, digits: int = 1) -> str:
     """Return a difference in percentage points, with its sign."""
-    return f"{100 * fraction:+.1f}".replace("-", "−")
+    return f"{100 * fraction:+.{digits}f}".replace("-", "−")
 
 
 def seconds_as_text(seconds: float) -> str:

@@ -57,21 +57,28 @@ class Method:
 
 @dataclass(frozen=True)
 class Pair:
-    """The difference of two methods, `first` minus `second`, over all blocks.
+    """The difference of two methods, `first` minus `second`, over all blocks; as JSON it has the same names.
 
+    :param runs: number of blocks.
+    :param mean_first: mean of the metric, as a fraction; `mean_second` of the other method.
     :param difference: mean difference of the metric, as a fraction.
     :param interval: its 95 % t interval; None means a single block.
-    :param p: p of Wilcoxon's signed-rank test.
-    :param p_holm: the same, corrected for the number of pairs.
-    :param better: label of the better method; None means that `p_holm` is above alpha.
+    :param wilcoxon_p: p of Wilcoxon's signed-rank test.
+    :param holm_p: the same, corrected for the number of pairs.
+    :param nemenyi_p: p of Nemenyi's test; None means that there is no ranking.
+    :param better: label of the better method; None means that `holm_p` is above alpha.
     """
 
     first: str
     second: str
+    runs: int
+    mean_first: float
+    mean_second: float
     difference: float
     interval: tuple[float, float] | None
-    p: float
-    p_holm: float
+    wilcoxon_p: float
+    holm_p: float
+    nemenyi_p: float | None
     better: str | None
 
 
@@ -79,12 +86,13 @@ class Pair:
 class Ranking:
     """Average ranks (1 is best), Friedman's test and Nemenyi's critical difference, of three or more methods.
 
+    :param average_ranks: by label.
     :param nemenyi: Nemenyi's p of each pair, (methods, methods).
     """
 
-    ranks: np.ndarray
-    statistic: float
-    p: float
+    average_ranks: dict[str, float]
+    friedman_chi2: float
+    friedman_p: float
     critical_difference: float
     nemenyi: np.ndarray
 
@@ -141,8 +149,8 @@ def compare(
     blocks = sorted(common)
     values = np.array([[_value(method.runs[block], metric) for method in methods] for block in blocks])
     labels = [method.label for method in methods]
-    pairs = _pairs(labels, values, higher, alpha)
-    ranking = _ranking(values, higher, alpha) if len(methods) > 2 and len(blocks) > 1 else None
+    ranking = _ranking(labels, values, higher, alpha) if len(methods) > 2 and len(blocks) > 1 else None
+    pairs = _pairs(labels, values, higher, alpha, ranking)
     draw = draw_of_subset([method.runs[block] for method in methods for block in blocks]) if len(blocks) > 1 else ""
     notes = [*_left_out(methods, common), *_too_few(len(blocks), len(methods), alpha), *([draw] if draw else [])]
     return Comparison(metric, alpha, labels, blocks, values, pairs, ranking, notes)
@@ -232,22 +240,25 @@ def _value(run: Run, metric: str) -> float:
     return value
 
 
-def _pairs(labels: list[str], values: np.ndarray, higher: bool, alpha: float) -> list[Pair]:
+def _pairs(labels: list[str], values: np.ndarray, higher: bool, alpha: float, ranking: Ranking | None) -> list[Pair]:
     indices = list(itertools.combinations(range(len(labels)), 2))
     differences = [[float(x) for x in values[:, i] - values[:, j]] for i, j in indices]
     raw = [wilcoxon_p(d) for d in differences]
+    means = [float(mean) for mean in values.mean(axis=0)]
     made = []
     for (i, j), d, p, p_holm in zip(indices, differences, raw, holm(raw), strict=True):
         better = {0: None, 1: labels[i], -1: labels[j]}[direction(d) * (1 if higher else -1)]
-        winner = better if p_holm <= alpha else None
-        made.append(Pair(labels[i], labels[j], float(np.mean(d)), mean_interval(d), p, p_holm, winner))
+        compared = (labels[i], labels[j], len(d), means[i], means[j], float(np.mean(d)), mean_interval(d))
+        nemenyi = None if ranking is None else float(ranking.nemenyi[i, j])
+        made.append(Pair(*compared, p, p_holm, nemenyi, better if p_holm <= alpha else None))
     return made
 
 
-def _ranking(values: np.ndarray, higher: bool, alpha: float) -> Ranking:
-    blocks, k = values.shape
-    ranks = average_ranks(values, higher)
-    return Ranking(ranks, *friedman(values), critical_difference(k, blocks, alpha), nemenyi_p(ranks, blocks))
+def _ranking(labels: list[str], values: np.ndarray, higher: bool, alpha: float) -> Ranking:
+    ranks, blocks = average_ranks(values, higher), len(values)
+    by_label = dict(zip(labels, map(float, ranks), strict=True))
+    difference = critical_difference(len(labels), blocks, alpha)
+    return Ranking(by_label, *friedman(values), difference, nemenyi_p(ranks, blocks))
 
 
 def _block_names(blocks: Iterable[Block]) -> str:
