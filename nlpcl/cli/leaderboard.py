@@ -26,12 +26,12 @@ def leaderboard_add(
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a filed record of the same spec.")] = False,
 ) -> None:
     """Check records and file them. docs/protocol.md says what is checked."""
-    from nlpcl.leaderboard.submit import add_all, checked
+    from nlpcl.leaderboard.submit import add, checked
 
     for path in records:
         if (checked(path).measured.git or {}).get("dirty"):
             print(f"note: {path} was made from a source tree with changes that are in no commit", file=sys.stderr)
-    for target, new in add_all(records, results, replace=replace):
+    for target, new in add(records, results, replace=replace):
         print(f"filed: {target}" if new else f"already there: {target}")
 
 

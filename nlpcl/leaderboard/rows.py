@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from nlpcl.errors import UsageError
+from nlpcl.errors import UsageError, about
 from nlpcl.leaderboard.compare import DRAW, HIGHER_IS_BETTER, METHOD, UNTOLD, draw_of_subset, facts, method_of
 from nlpcl.leaderboard.files import Block, Run, aligned, as_text, record_files, under
 from nlpcl.leaderboard.statistics import average_ranks
-from nlpcl.leaderboard.submit import check_data, check_file_size
+from nlpcl.leaderboard.submit import MOST_FILED_BYTES, check_data
+from nlpcl.records.record import Record
 
 RANKED = "average_accuracy"
 _READ = ("data.files", "data.tasks", DRAW, *UNTOLD)  # these differ by order or seed, or some records lack them
@@ -138,15 +139,12 @@ def load(folder: Path) -> tuple[list[Run], int]:
         raise UsageError(f"there is no folder {folder}.")
     done, failed = [], 0
     for path in record_files(folder):
-        check_file_size(path)
-        run = Run.load(path)
+        run = Run.of(path, Record.load(path, MOST_FILED_BYTES))
         if run.record.status != "ok":
             failed += 1
             continue
-        try:
+        with about(f"{path} is refused"):
             check_data(run.record)
-        except UsageError as error:
-            raise UsageError(f"{path} is refused: {error}") from error
         done.append(run)
     return done, failed
 

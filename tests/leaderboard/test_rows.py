@@ -130,7 +130,7 @@ def test_failed_runs_are_counted_and_not_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "changes"),
     [
-        ("data.tasks list", {"data": {}}),
+        ("data.tasks required", {"data": {}}),
         ("data.tasks 3 laptop", {"data": {"tasks": FACTS["tasks"][:2]}}),
         ("data.tasks.0.name", {"data": {"tasks": [{**FACTS["tasks"][0], "name": {"a": 1}}]}}),
         ("data.files", {"data": {**FACTS, "files": ["a.csv"]}}),
