@@ -138,6 +138,11 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
+def signed(fraction: float, digits: int = 1) -> str:
+    """Return a difference in percentage points, with its sign."""
+    return f"{100 * fraction:+.{digits}f}".replace("-", "−")
+
+
 def shortened(text: str) -> str:
     """Return `text`, cut to fit into a sentence."""
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from nlpcl.config.files import file_errors, replacing
 from nlpcl.errors import UsageError
-from nlpcl.leaderboard.cells import signed
 from nlpcl.leaderboard.compare import Comparison
+from nlpcl.leaderboard.files import signed
 
 LATEX = str.maketrans({
     **{c: f"\\{c}" for c in "&%$#_{}"},

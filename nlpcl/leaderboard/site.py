@@ -147,12 +147,11 @@ def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
     notes = [row.draw]
     if row.rank:
         tiles.append(["average rank", f"{row.rank.value:.2f}"])
-        notes.append(f"Average rank {cells.rank_basis(row)}.")
+        notes.append(f"Average rank {row.rank.basis}.")
     for metric in row.scores:
         figure = beside(row, published, metric)
         if figure is not None:
-            text = f"{100 * figure.value:.2f}{cells.dagger(figure)}".replace("-", "−")
-            tiles.append([f"published {metric.replace('_', ' ')}, %", text])
+            tiles.append([f"published {metric.replace('_', ' ')}, %", figure.value_as_text])
             notes.append(f"Published: {figure.source}.")
             notes.append(f"† Of another protocol: {'; '.join(figure.unlike)}." if figure.unlike else "")
     spec = next(iter(row.runs.values())).spec
