@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from nlpcl.cli.app import NAMES, app, console
+from nlpcl.cli.app import app, console
 from nlpcl.errors import UsageError
 
 _RESULTS = (Path("runs"), Path("leaderboard/results"))
 
 
-@app.command("compare", context_settings=NAMES)
+@app.command("compare")
 def compare_command(
     methods: Annotated[list[str], typer.Argument(help="strategy, strategy@backbone, a record or a folder of records.")],
     metric: Annotated[str, typer.Option(help="average_accuracy, macro_f1, forgetting, ...")] = "average_accuracy",

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from nlpcl.errors import UsageError
 from nlpcl.sweeps.cells import Cell, Execution, Outcome, SweepProgress, finished, last_line, outcome
@@ -34,10 +36,14 @@ class Needs:
     :param retries: how often a run is begun again when its process or its node dies.
     """
 
-    cpus: int = 1
-    gpus: float | None = None
-    memory: float | None = None
-    retries: int = 3
+    cpus: Annotated[int, typer.Option(min=1, help="With --ray: cores for a run.")] = 1
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="With --ray: GPUs for a run. Default: 1 if the cluster has any.")
+    ] = None
+    memory: Annotated[float | None, typer.Option(min=0, help="With --ray: GiB for a run.")] = None
+    retries: Annotated[
+        int, typer.Option(min=0, max=1000, help="With --ray: new tries after a process or node died.")
+    ] = 3
 
     def __post_init__(self) -> None:
         """:raises UsageError: an amount that Ray cannot deal out."""
