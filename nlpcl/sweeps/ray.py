@@ -88,9 +88,7 @@ def run_on_ray(
         task = ray.remote(max_calls=1, max_retries=needs.retries, **options)(_work)
         for cell in cells:
             cell.log(execution).unlink(missing_ok=True)
-        pending = {
-            task.remote(main, os.getcwd(), cell.argv(execution), *_files(cell, execution)): cell for cell in cells
-        }
+        pending = {task.remote(main, os.getcwd(), cell.argv(execution), cell.log(execution)): cell for cell in cells}
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own would abort
         try:
             _follow(ray, pending, execution, progress)
@@ -121,10 +119,6 @@ def _check_answers(address: str) -> None:
         raise UsageError(f"--ray {address}: no Ray cluster there ({error}); --ray local starts one here.") from error
 
 
-def _files(cell: Cell, execution: Execution) -> tuple[str, str]:
-    return str(execution.out / cell.id / "record.json"), str(cell.log(execution))
-
-
 def _options(needs: Needs, nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = needs.gpus if needs.gpus is not None else float(any(node.get("GPU") for node in alive))
@@ -152,11 +146,11 @@ def _follow(ray: Any, pending: dict[Any, Cell], execution: Execution, progress: 
         progress.running([cell for cell in pending.values() if cell.log(execution).exists()])
 
 
-def _work(main: Callable[[list[str]], int], folder: str, argv: list[str], record: str, log: str) -> int:
+def _work(main: Callable[[list[str]], int], folder: str, argv: list[str], log: Path) -> int:
     """Run `nlpcl run` in a worker process, with what it prints in a file, and return the exit code."""
     os.chdir(folder)
-    if finished(Path(record)) is not None:  # the process died after the record was written
+    if finished(log.with_name("record.json")) is not None:  # the process died after the record was written
         return 0
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as stream, redirect_stdout(stream), redirect_stderr(stream):
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream, redirect_stdout(stream), redirect_stderr(stream):
         return main(argv)
