@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 NOT_BOTH = "--compile does not go with --gradient-checkpointing: leave one of them out."
 """torch cannot compile layers whose activations the backward pass computes again under a method's gates."""
@@ -41,6 +42,15 @@ class UsageErrors(UsageError):
 
 class Impossible(UsageError):
     """A combination of known strategy, scenario, benchmark and backbone that cannot run."""
+
+
+@contextmanager
+def about(subject: str) -> Iterator[None]:
+    """Begin the sentence of a UsageError from within by what it is about."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{subject}: {error}") from error
 
 
 def fold(name: str) -> str:

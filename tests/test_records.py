@@ -130,11 +130,10 @@ def test_numbers_that_no_record_can_hold_are_damage(tmp_path: Path, part: str, n
         collect(tmp_path)
 
 
-def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     make().save(tmp_path / "record.json")
-    monkeypatch.setattr("nlpcl.records.record.MOST_BYTES", 100)
     with refused("record.json MiB"):
-        Record.load(tmp_path / "record.json")
+        Record.load(tmp_path / "record.json", most_bytes=100)
 
 
 def test_the_published_schema_is_this_one() -> None:

@@ -25,11 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         outcome = app(args=argv, prog_name="nlpcl", standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
-    except UsageErrors as error:
-        if error.of_one_process or local_rank() == 0:
-            lines, message = error.lines, error.summary
     except UsageError as error:
-        message = str(error) if error.of_one_process or local_rank() == 0 else ""  # each machine has a terminal
+        if error.of_one_process or local_rank() == 0:  # each machine has a terminal
+            lines, message = (error.lines, error.summary) if isinstance(error, UsageErrors) else ([], str(error))
     except OSError as error:  # any code may be the first to look for a file of this name
         if error.errno != errno.ENAMETOOLONG:
             raise

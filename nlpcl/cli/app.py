@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterable, Sequence
 
 import typer
 from rich.console import Console
+from rich.table import Column, Table
 
-# `--bert_model` and `--bert-model` are one option.
-NAMES: Any = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     help="Continual learning for NLP, as an extension of Avalanche.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings=NAMES,
+    # All commands inherit these; `--bert_model` and `--bert-model` are one option.
+    context_settings={
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+        "help_option_names": ["-h", "--help"],
+    },
 )
 console = Console(markup=False)
-DataRoot = Annotated[
-    str | None, typer.Option("--data-root", "--data-dir", envvar="NLPCL_DATA", help="Folder with the data.")
-]
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", figures: Sequence[str] = ()) -> Table:
+    """Return a table of texts.
+
+    :param figures: the columns to align at the right.
+    """
+    heads = [Column(name, justify="right" if name in figures else "left", overflow="fold") for name in columns]
+    made = Table(*heads, title=title or None, title_justify="left", show_header=any(columns))
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def quiet() -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from nlpcl.cli.app import NAMES, app, console
+from nlpcl.cli.app import app, console
 from nlpcl.errors import UsageError
 
 _RESULTS = (Path("runs"), Path("leaderboard/results"))
 
 
-@app.command("compare", context_settings=NAMES)
+@app.command("compare")
 def compare_command(
     methods: Annotated[list[str], typer.Argument(help="strategy, strategy@backbone, a record or a folder of records.")],
     metric: Annotated[str, typer.Option(help="average_accuracy, macro_f1, forgetting, ...")] = "average_accuracy",
@@ -55,7 +56,7 @@ def compare_command(
         print(json.dumps(report.as_json(comparison)))
     elif form == "table":
         for content in report.tables(comparison):
-            _show(content.caption, content.columns, content.rows)
+            _show(*content)
         for sentence in report.sentences(comparison):
             console.print(sentence, highlight=False)
     else:
@@ -70,7 +71,7 @@ def _field(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _show(caption: str, columns: list[str], rows: list[list[str]]) -> None:
+def _show(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(title=caption, title_justify="left", box=None, pad_edge=False)
     for i, column in enumerate(columns):
         last = i == len(columns) - 1

@@ -17,25 +17,13 @@ IMAGE = ("cnn", "mlp")
 GRU = ("bert_frozen", "w2v", "w2v_as")
 
 DOCUMENTED: dict[str, tuple[str, ...]] = {
-    "ncl": LANGUAGE,
-    "one": LANGUAGE,
-    "mtl": LANGUAGE,
-    "l2": LANGUAGE,
-    "agem": LANGUAGE + IMAGE,
+    **dict.fromkeys(("ncl", "one", "mtl", "l2"), LANGUAGE),
+    **dict.fromkeys(("agem", "derpp", "ewc", "hal", "ucl", "owm", "hat"), LANGUAGE + IMAGE),
+    **dict.fromkeys(("kan", "srk"), GRU),
+    **dict.fromkeys(("bcl", "classic", "ctr"), ("bert_adapter",)),
     "gem": ("bert_frozen", "bert_adapter"),
-    "derpp": LANGUAGE + IMAGE,
-    "kan": GRU,
-    "srk": GRU,
-    "ewc": LANGUAGE + IMAGE,
-    "hal": LANGUAGE + IMAGE,
-    "ucl": LANGUAGE + IMAGE,
-    "owm": LANGUAGE + IMAGE,
     "acl": IMAGE,
-    "hat": LANGUAGE + IMAGE,
     "cat": ("bert", *GRU, *IMAGE),
-    "bcl": ("bert_adapter",),
-    "classic": ("bert_adapter",),
-    "ctr": ("bert_adapter",),
 }
 
 

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from nlpcl.cli.app import NAMES, DataRoot, app, console, quiet
+from nlpcl.cli.app import app, console, quiet, table
 from nlpcl.errors import printable
+from nlpcl.options import check_options, entry_options, parse_options
+from nlpcl.registry import benchmarks
+from nlpcl.sweeps.cells import DataRoot
 
 LABELS_SHOWN = 20
 TASKS_SHOWN = 5
 
-data = typer.Typer(help="Fetch, check and list the data of benchmarks.", no_args_is_help=True, context_settings=NAMES)
+data = typer.Typer(help="Fetch, check and list the data of benchmarks.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 
-@data.command("prepare", context_settings=NAMES)
+@data.command("prepare")
 def data_prepare(
     benchmark: Annotated[str, typer.Argument(help="Name of the benchmark.")],
     model: Annotated[str, typer.Option("--model", help="Encoder whose tokenizer is used.")] = "minilm",
@@ -30,15 +32,12 @@ def data_prepare(
     assign: Annotated[list[str] | None, typer.Option("--set", help="name=value: an option of the benchmark.")] = None,
 ) -> None:
     """Download, check and tokenise the data; show tasks and labels, and warn of what may spoil a result."""
-    stream = _stream(benchmark, model, max_length, data_root, assign, scenario)
+    stream = _stream(benchmark, data_root, assign, scenario, tokenizer=model, max_length=max_length)
     splits = [name for name in stream.sizes[0] if name not in ("name", "labels")]
-    table = Table(title=f"{benchmark}: examples of each task", title_justify="left")
-    for column in ("task", "classes", *splits):
-        table.add_column(column, justify="left" if column == "task" else "right")
-    for size in stream.sizes:
-        table.add_row(size["name"], str(len(size["labels"])), *(str(size[split]) for split in splits))
-    table.add_row("all", "", *(str(sum(size[split] for size in stream.sizes)) for split in splits))
-    console.print(table)
+    rows = [[size["name"], str(len(size["labels"])), *(str(size[split]) for split in splits)] for size in stream.sizes]
+    rows.append(["all", "", *(str(sum(size[split] for size in stream.sizes)) for split in splits)])
+    figures = ["classes", *splits]
+    console.print(table(["task", *figures], rows, f"{benchmark}: examples of each task", figures))
     tasks_of: dict[str, list[str]] = {}
     for size in stream.sizes:
         tasks_of.setdefault(_shortened(size["labels"], LABELS_SHOWN), []).append(size["name"])
@@ -53,50 +52,36 @@ def _shortened(words: Sequence[str], shown: int) -> str:
     return ", ".join(words[:shown]) + more
 
 
-@data.command("verify", context_settings=NAMES)
+@data.command("verify")
 def data_verify(
     benchmark: Annotated[str, typer.Argument(help="Name of the benchmark.")],
     data_root: DataRoot = None,
     assign: Annotated[list[str] | None, typer.Option("--set", help="name=value: an option of the benchmark.")] = None,
 ) -> None:
     """Check every file of a benchmark and show its SHA-256."""
-    stream = _stream(benchmark, "minilm", 128, data_root, assign)
+    stream = _stream(benchmark, data_root, assign)
     for path, digest in sorted(stream.files.items()):
         print(f"{digest}  {path}")
     print(f"{benchmark}: {len(stream.files)} file(s) read and checked")
 
 
-@data.command("list", context_settings=NAMES)
+@data.command("list")
 def data_list() -> None:
     """List the benchmarks with the source and licence of their data, and show where copies are kept."""
     from nlpcl.benchmarks._files.cache import cache_folder
-    from nlpcl.registry import benchmarks
 
-    table = Table(show_lines=True)
-    for column in ("benchmark", "source", "licence"):
-        table.add_column(column, overflow="fold")
-    for entry in benchmarks.entries():
-        table.add_row(entry.name, entry.source, entry.licence)
-    console.print(table)
+    rows = [(entry.name, entry.source, entry.licence) for entry in benchmarks.entries()]
+    console.print(table(("benchmark", "source", "licence"), rows))
     folder = cache_folder().parent
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"downloads and tokenised text: {size / 1e6:.1f} MB in {folder}")
 
 
-def _stream(
-    name: str,
-    model: str,
-    max_length: int,
-    data_root: str | None,
-    assign: list[str] | None,
-    scenario: str | None = None,
-) -> Any:
-    from nlpcl.options import check_options, entry_options, parse_options
-    from nlpcl.registry import benchmarks
-
+def _stream(name: str, root: str | None, assign: list[str] | None, scenario: str | None = None, **text: Any) -> Any:
+    """Return a benchmark; `text` are further arguments of those of text."""
     quiet()
     entry = benchmarks.get(name)
     options = entry_options(entry)
     chosen = check_options(entry.name, options, parse_options(assign or [], {entry.name: options})[entry.name])
-    text = {"tokenizer": model, "max_length": max_length} if entry.modality == "text" else {}
-    return entry.target(scenario or entry.scenarios[0], 0, root=data_root, **text, **chosen)
+    more = {"tokenizer": "minilm", **text} if entry.modality == "text" else {}
+    return entry.target(scenario or entry.scenarios[0], 0, root=root, **more, **chosen)

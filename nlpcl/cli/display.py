@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from nlpcl.config.files import write_atomically
+from nlpcl.cli.app import table
+from nlpcl.config.files import file_errors, replacing
 from nlpcl.errors import printable
 from nlpcl.records.metrics import average, final_scores
 from nlpcl.records.record import Record, short_task_name
@@ -43,7 +43,7 @@ class ProgressReporter:
         self._show(text, done, examples)
         if done == examples:
             self.stop()
-            self._print(text)
+            _print(self.console, text)
 
     def start(self, tasks: list[str], epochs: list[int]) -> None:
         """Note what there is to train."""
@@ -59,17 +59,17 @@ class ProgressReporter:
         self._show(text, done, total)
         if step == steps and not self.console.is_terminal:
             left = (time.monotonic() - self._begun) / done * (total - done)
-            self._print(f"{text}, about {left:.0f} s left")
+            _print(self.console, f"{text}, about {left:.0f} s left")
 
     def evaluated(self, row: int, accuracies: list[float | None]) -> None:
         """Print the accuracy after a test over the tasks."""
         cells = [cell for cell in accuracies if cell is not None]
         text = f"after task {row + 1}: accuracy {_percent(sum(cells) / len(cells))} % over {len(cells)} task(s)"
-        self._print(text)
+        _print(self.console, text)
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
-        self._print(f"nlpcl: {sentence}")
+        _print(self.console, f"nlpcl: {sentence}")
 
     def stop(self) -> None:
         """Remove the bar, after the last task or when the run breaks off."""
@@ -89,8 +89,9 @@ class ProgressReporter:
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done, description=text)
 
-    def _print(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 def time_in_words(seconds: float) -> str:
@@ -101,7 +102,7 @@ def time_in_words(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-class SweepReporter:
+class SweepReporter(Live):
     """Shows how a sweep goes on stderr: on a terminal live, with the last line of each run, otherwise a line per run.
 
     :param runs: number of runs to do.
@@ -109,31 +110,22 @@ class SweepReporter:
     """
 
     def __init__(self, runs: int, execution: Execution) -> None:
-        self.console = Console(stderr=True, markup=False)
+        console = Console(stderr=True, markup=False)
         self.runs = runs
         self.execution = execution
         self.failed: list[Outcome] = []
         self.done = 0
         columns = (BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} runs"), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=self.console)
+        self._bar = Progress(*columns, console=console)
         self._bar.add_task("", total=runs)
-        self._live = Live(self._bar, console=self.console, transient=True) if self.console.is_terminal else None
-
-    def __enter__(self) -> SweepReporter:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        super().__init__(self._bar, console=console, transient=True, auto_refresh=console.is_terminal)
 
     def running(self, cells: Sequence[Cell]) -> None:
         """Show the runs at work."""
-        if self._live is not None:
+        if self.console.is_terminal:
             lines = [f"{cell.label}: {last_line(cell.log(self.execution))}" for cell in cells]
             texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines[: self.console.height - 3]]
-            self._live.update(Group(self._bar, *texts))
+            self.update(Group(self._bar, *texts))
 
     def ended(self, outcome: Outcome) -> None:
         """Print how a run ended."""
@@ -142,52 +134,27 @@ class SweepReporter:
         if outcome.error is not None:
             self.failed.append(outcome)
         result = "done" if outcome.error is None else f"failed: {printable(outcome.error)}"
-        self._say(f"{self.done}/{self.runs} {outcome.cell.label}: {result}")
+        _print(self.console, f"{self.done}/{self.runs} {outcome.cell.label}: {result}")
 
     def stopping(self, runs: int) -> None:
         """Say that the sweep was interrupted."""
-        self._say(f"nlpcl: {runs} run(s) save a checkpoint and stop; the same command goes on from there")
-
-    def _say(self, sentence: str) -> None:
-        self.console.print(sentence, highlight=False, soft_wrap=True)
-
-
-def _summary(derived: dict[str, float | None]) -> str:
-    """Return the derived metrics in one line, in percent."""
-    return ", ".join(f"{name.replace('_', ' ')} {_percent(x)} %" for name, x in derived.items() if x is not None)
+        _print(self.console, f"nlpcl: {runs} run(s) save a checkpoint and stop; the same command goes on from there")
 
 
 def print_record(console: Console, record: Record) -> None:
     """Print the derived metrics and the accuracy matrix; on a narrow screen a line per task in its place."""
-    matrix = matrix_table(record)
-    too_wide = Measurement.get(console, console.options.update(max_width=1000), matrix).maximum > console.width
-    console.print(task_table(record) if too_wide else matrix)
-    console.print(_summary(record.derived()), highlight=False)
-
-
-def matrix_table(record: Record) -> Table:
-    """Return the accuracy matrix: one row per trained task, one column per tested task."""
-    names = [task["name"] for task in record.data["tasks"]]
-    table = Table(title=_title(record), title_justify="left")
-    table.add_column("after task", no_wrap=True)
-    for i in range(len(names)):
-        table.add_column(str(i + 1), justify="right", no_wrap=True)
-    for i, (name, row) in enumerate(zip(names, record.matrices.accuracy, strict=True)):
-        if any(cell is not None for cell in row):
-            table.add_row(f"{i + 1} {short_task_name(name)}", *(_percent(cell) for cell in row))
-    return table
-
-
-def task_table(record: Record) -> Table:
-    """Return a table with one row per task: its accuracy once learnt and in the end."""
-    table = Table(title=_title(record), title_justify="left")
-    table.add_column("task", overflow="fold")
-    for column in ("learnt", "in the end"):
-        table.add_column(column, justify="right", no_wrap=True)
-    matrix = record.matrices.accuracy
-    for i, (task, final) in enumerate(zip(record.data["tasks"], final_scores(matrix), strict=True)):
-        table.add_row(f"{i + 1} {short_task_name(task['name'])}", _percent(matrix[i][i]), _percent(final))
-    return table
+    title = f"accuracy (%), {record.spec['strategy']} on {record.spec['benchmark']}"
+    names = [f"{i} {short_task_name(task['name'])}" for i, task in enumerate(record.data["tasks"], start=1)]
+    matrix, numbers = record.matrices.accuracy, [str(i + 1) for i in range(len(names))]
+    rows = [[name, *map(_percent, row)] for name, row in zip(names, matrix, strict=True) if any(map(_percent, row))]
+    shown = table(["after task", *numbers], rows, title, numbers)
+    if Measurement.get(console, console.options.update(max_width=1000), shown).maximum > console.width:
+        final = final_scores(matrix)
+        rows = [[name, _percent(matrix[i][i]), _percent(final[i])] for i, name in enumerate(names)]
+        shown = table(["task", "learnt", "in the end"], rows, title, ["learnt", "in the end"])
+    console.print(shown)
+    known = {name.replace("_", " "): _percent(x) for name, x in record.derived().items() if x is not None}
+    console.print(", ".join(f"{name} {percent} %" for name, percent in known.items()), highlight=False)
 
 
 def strategy_table(matrix: Mapping[str, Mapping[str, Sequence[str]]]) -> Table:
@@ -196,22 +163,17 @@ def strategy_table(matrix: Mapping[str, Mapping[str, Sequence[str]]]) -> Table:
     :param matrix: by strategy and backbone the scenarios, of every strategy for the same backbones.
     """
     title = "strategies on backbones (T: til, D: dil, and cil where labels differ; C: cil alone)"
-    table = Table(title=title, title_justify="left", box=None)
-    table.add_column("strategy", no_wrap=True)
+    made = Table(title=title, title_justify="left", box=None)
+    made.add_column("strategy", no_wrap=True)
     for backbone in next(iter(matrix.values())):
-        table.add_column(backbone.replace("_", "_\n"), no_wrap=True)
+        made.add_column(backbone.replace("_", "_\n"), no_wrap=True)
     for name, row in matrix.items():
-        table.add_row(name, *(" ".join(scenario[0].upper() for scenario in cell) or "-" for cell in row.values()))
-    return table
+        made.add_row(name, *(" ".join(scenario[0].upper() for scenario in cell) or "-" for cell in row.values()))
+    return made
 
 
-def _title(record: Record) -> str:
-    return f"accuracy (%), {record.spec['strategy']} on {record.spec['benchmark']}"
-
-
-def plot(record: Record, path: Path) -> None:
+def draw(record: Record, path: Path) -> None:
     """Draw the accuracy matrix and the average accuracy over time, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     matrix = [[float("nan") if cell is None else 100 * cell for cell in row] for row in record.matrices.accuracy]
@@ -229,6 +191,5 @@ def plot(record: Record, path: Path) -> None:
     curve.set(xlabel="tasks trained", ylabel="average accuracy on tested tasks (%)", ylim=(0, 100))
     final = average(record.matrices.accuracy)
     curve.set_title("" if final is None else f"final average {_percent(final)} %")
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content)
-    write_atomically(path, content.getvalue())
+    with file_errors(f"could not write {path}"), replacing(path) as temporary:
+        figure.savefig(temporary, format="png")

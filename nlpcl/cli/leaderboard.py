@@ -8,34 +8,32 @@ from typing import Annotated
 
 import typer
 
-from nlpcl.cli.app import NAMES, app
+from nlpcl.cli.app import app
 from nlpcl.errors import UsageError, printable
 
 _RESULTS = Path("leaderboard/results")
 _SITE = Path("build/leaderboard")
-leaderboard = typer.Typer(
-    help="File records for the leaderboard and build its page.", no_args_is_help=True, context_settings=NAMES
-)
+leaderboard = typer.Typer(help="File records for the leaderboard and build its page.", no_args_is_help=True)
 app.add_typer(leaderboard, name="leaderboard")
 
 
-@leaderboard.command("add", context_settings=NAMES)
+@leaderboard.command("add")
 def leaderboard_add(
     records: Annotated[list[Path], typer.Argument(help="One or more record.json.")],
     results: Annotated[Path, typer.Option("--results", help="Folder of results.")] = _RESULTS,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a filed record of the same spec.")] = False,
 ) -> None:
     """Check records and file them. docs/protocol.md says what is checked."""
-    from nlpcl.leaderboard.submit import add_all, checked
+    from nlpcl.leaderboard.submit import add, checked
 
     for path in records:
         if (checked(path).measured.git or {}).get("dirty"):
             print(f"note: {path} was made from a source tree with changes that are in no commit", file=sys.stderr)
-    for target, new in add_all(records, results, replace=replace):
+    for target, new in add(records, results, replace=replace):
         print(f"filed: {target}" if new else f"already there: {target}")
 
 
-@leaderboard.command("check", context_settings=NAMES)
+@leaderboard.command("check")
 def leaderboard_check(folder: Annotated[Path, typer.Argument(help="Folder of results.")] = _RESULTS) -> None:
     """Check that every record of a folder of results is sound and lies in its place."""
     from nlpcl.leaderboard.submit import check
@@ -48,7 +46,7 @@ def leaderboard_check(folder: Annotated[Path, typer.Argument(help="Folder of res
     print(f"{folder}: {files} record(s) checked")
 
 
-@leaderboard.command("build", context_settings=NAMES)
+@leaderboard.command("build")
 def leaderboard_build(
     out: Annotated[Path, typer.Option("--out", help="Folder of the site; open its index.html.")] = _SITE,
     results: Annotated[Path, typer.Option("--results", help="Folder of results.")] = _RESULTS,

@@ -1,12 +1,13 @@
-"""The options that `nlpcl run`, `sweep` and `tune` share: what is run, and where."""
+"""The options that commands share, each declared once: what is run, and where."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -22,44 +23,38 @@ _Presets = Annotated[
     list[Path] | None,
     typer.Option("--preset", help="File of settings that nlpcl tune wrote; repeatable, later ones win."),
 ]
-Out = Annotated[Path, typer.Option("--out", "--output-dir", help="Folder for records.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-EvalBatchSize = Annotated[
-    int, typer.Option("--eval-batch-size", min=1, max=1_000_000, help="Examples in a batch at test.")
-]
-CheckpointMinutes = Annotated[
-    float, typer.Option(min=0, help="Minutes between checkpoints within a task; 0 means none.")
-]
-
-Compile = Annotated[
-    bool,
-    typer.Option("--compile", help="Compile the encoder with torch.compile; not with --gradient-checkpointing."),
-]
-GradientCheckpointing = Annotated[
-    bool,
-    typer.Option("--gradient-checkpointing", help="Save memory: compute activations again in the backward pass."),
-]
 
 
 def asks_for_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Replace a command's parameter `asked: Request` by the options that say what is to be run."""
-    flagged = {name: field.flags for name, field in FIELDS.items() if field.flags}
-    named = [
-        _option(name, Annotated[str | None, typer.Option(*flags, help=field_help(name))])
-        for name, flags in flagged.items()
-    ]
-    first = [*named, _option("assign", _Assign), _option("presets", _Presets)]
-    parameters = inspect.signature(command, eval_str=True).parameters.values()
-    rest = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters if p.name != "asked"]
+    """Replace a command's parameter `asked: Request` by the options that say what is to be run.
+
+    Each further parameter that is a dataclass is replaced by its fields, whose types declare their options.
+    """
+    named = {
+        name: Annotated[str | None, typer.Option(*field.flags, help=field_help(name))]
+        for name, field in FIELDS.items()
+        if field.flags
+    }
+    shown = [_option(name, hint) for name, hint in {**named, "assign": _Assign, "presets": _Presets}.items()]
+    groups: dict[str, Any] = {}
+    for p in inspect.signature(command, eval_str=True).parameters.values():
+        if is_dataclass(p.annotation) and p.name != "asked":
+            groups[p.name] = p.annotation
+            hints = get_type_hints(p.annotation, include_extras=True)
+            shown += [_option(field.name, hints[field.name], field.default) for field in fields(p.annotation)]
+        elif p.name != "asked":
+            shown.append(p.replace(kind=p.KEYWORD_ONLY))
 
     @functools.wraps(command)
     def wrapped(assign: list[str] | None, presets: list[Path] | None, **arguments: Any) -> Any:
-        texts = {name: text for name in flagged if (text := arguments.pop(name)) is not None}
+        texts = {name: text for name in named if (text := arguments.pop(name)) is not None}
+        for name, group in groups.items():
+            arguments[name] = group(**{field.name: arguments.pop(field.name) for field in fields(group)})
         return command(Request(texts, tuple(assign or ()), tuple(presets or ())), **arguments)
 
-    show_signature(wrapped, inspect.Signature([*first, *rest]))
+    show_signature(wrapped, inspect.Signature(shown))
     return wrapped
 
 
-def _option(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _option(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -9,20 +9,21 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from nlpcl.cli.app import NAMES, app, console
+from nlpcl.cli.app import app, console, table
+from nlpcl.cli.coverage import DOCUMENTED, PYCONTINUAL, missing, strategy_matrix
+from nlpcl.cli.display import strategy_table
 from nlpcl.errors import UsageError, suggest
+from nlpcl.options import MISSING, entry_options
+from nlpcl.registry import backbones, benchmarks, strategies
 
 
-@app.command("list", context_settings=NAMES)
+@app.command("list")
 def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     matrix: Annotated[bool, typer.Option("--matrix", help="Show which strategy runs on which backbone.")] = False,
 ) -> None:
     """List the strategies, benchmarks and backbones."""
-    from nlpcl.registry import backbones, benchmarks, strategies
-
     if matrix:
         _show_matrix(as_json)
         return
@@ -35,38 +36,26 @@ def list_(
         print(json.dumps(content))
         return
     for kind, rows in content.items():
-        table = Table(title=kind, title_justify="left")
         columns = [c for c in ("name", "title", "scenarios", "backbones", "protocol") if any(c in row for row in rows)]
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(_cell(row.get(column, "")) for column in columns))
-        console.print(table)
+        console.print(table(columns, [[_cell(row.get(column, "")) for column in columns] for row in rows], kind))
 
 
 def _show_matrix(as_json: bool) -> None:
     """Show which strategy runs on which backbone, and how that compares with the original toolkit's documentation."""
-    from nlpcl.cli.coverage import DOCUMENTED, PYCONTINUAL, missing, strategy_matrix
-
     pairs_here = strategy_matrix()
     absent, documented = missing(pairs_here), sum(map(len, DOCUMENTED.values()))
     if as_json:
         print(json.dumps({"matrix": pairs_here, "documented": DOCUMENTED, "source": PYCONTINUAL, "missing": absent}))
         return
-    from nlpcl.cli.display import strategy_table
-
     console.print(strategy_table(pairs_here))
     print(f"of {documented} pairs that {PYCONTINUAL} has, {documented - len(absent)} run here")
     if absent:
         print(f"not yet: {', '.join(absent)}")
 
 
-@app.command(context_settings=NAMES)
+@app.command()
 def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or backbone.")]) -> None:
     """Describe a strategy, benchmark or backbone and its options."""
-    from nlpcl.options import MISSING, entry_options
-    from nlpcl.registry import backbones, benchmarks, strategies
-
     known: list[str] = []
     faults: list[str] = []
     broken: UsageError | None = None
@@ -84,19 +73,13 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
         raise UsageError(" ".join([f"unknown name {name!r}. {suggest(name, known)}", *faults]))
     ours = entry.target.__module__.startswith("nlpcl")
     print(inspect.getdoc(sys.modules[entry.target.__module__] if ours else entry.target) or "")
-    table = Table(show_header=False)
-    for field, value in _facts(entry).items():
-        table.add_row(field, _cell(value))
-    console.print(table)
-    options = entry_options(entry)
+    console.print(table(["", ""], [(field, _cell(value)) for field, value in _facts(entry).items()]))
+    options = [
+        (option.name, option.type_name, "required" if option.default is MISSING else str(option.default), option.help)
+        for option in entry_options(entry).values()
+    ]
     if options:
-        table = Table(title="options (--set name=value)", title_justify="left")
-        for column in ("name", "type", "default", "meaning"):
-            table.add_column(column, overflow="fold")
-        for option in options.values():
-            default = "required" if option.default is MISSING else str(option.default)
-            table.add_row(option.name, option.type_name, default, option.help)
-        console.print(table)
+        console.print(table(("name", "type", "default", "meaning"), options, "options (--set name=value)"))
 
 
 def _facts(entry: Any) -> dict[str, Any]:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from nlpcl.cli import options
-from nlpcl.cli.app import NAMES, DataRoot, app, console
+from nlpcl.cli.app import app, console, table
+from nlpcl.cli.display import SweepReporter, time_in_words
 from nlpcl.cli.options import asks_for_a_run
 from nlpcl.config.arguments import Request
 from nlpcl.errors import UsageError, printable
+from nlpcl.records.record import check_out
+from nlpcl.sweeps.cells import Execution
+from nlpcl.sweeps.grid import Grid
+from nlpcl.sweeps.local import run_local, workers
+from nlpcl.sweeps.plan import Plan, plan
+from nlpcl.sweeps.ray import Needs, run_on_ray
 
-if TYPE_CHECKING:
-    from nlpcl.sweeps.cells import Execution
-    from nlpcl.sweeps.plan import Plan
-    from nlpcl.sweeps.ray import Needs
 
-
-@app.command("sweep", context_settings=NAMES)
+@app.command("sweep")
 @asks_for_a_run
 def sweep_command(
     asked: Request,
+    execution: Execution,
+    needs: Needs,
     file: Annotated[
         Path | None, typer.Option("--file", help="Grids in TOML; options given beside it win over the file's.")
     ] = None,
@@ -39,59 +41,31 @@ def sweep_command(
     ray: Annotated[
         str | None, typer.Option("--ray", help="Run on a Ray cluster: auto, local or its host:port.")
     ] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="With --ray: cores for a run. Default: 1.")] = None,
-    gpus: Annotated[
-        float | None, typer.Option(min=0, help="With --ray: GPUs for a run. Default: 1 if the cluster has any.")
-    ] = None,
-    memory: Annotated[float | None, typer.Option(min=0, help="With --ray: GiB for a run.")] = None,
-    retries: Annotated[
-        int | None,
-        typer.Option(min=0, max=1000, help="With --ray: new tries after a process or node died. Default: 3."),
-    ] = None,
-    data_root: DataRoot = None,
-    out: options.Out = Path("runs"),
-    device: options.Device = "auto",
-    eval_batch_size: options.EvalBatchSize = 128,
-    checkpoint_minutes: options.CheckpointMinutes = 10,
-    compiled: options.Compile = False,
-    gradient_checkpointing: options.GradientCheckpointing = False,
 ) -> None:
     """Do many runs: options take several values, as --strategy ncl,hat --order 0-4. Runs with a record are skipped."""
-    from nlpcl.sweeps.cells import Execution
-    from nlpcl.sweeps.grid import Grid
-    from nlpcl.sweeps.local import workers
-    from nlpcl.sweeps.plan import plan
-    from nlpcl.sweeps.ray import Needs
-
-    amounts = {"cpus": cpus, "gpus": gpus, "memory": memory, "retries": retries}
-    asked_of_ray: dict[str, Any] = {name: value for name, value in amounts.items() if value is not None}
-    if asked_of_ray and ray is None:
-        raise UsageError(f"--{min(asked_of_ray)} is for --ray: leave it out.")
-    needs = Needs(**asked_of_ray)
+    if ray is None and needs != Needs():
+        raise UsageError("--cpus, --gpus, --memory and --retries are for --ray: leave them out.")
     if jobs is not None and ray is not None:
         raise UsageError("--jobs does not go with --ray, which fills the cluster: leave it out.")
     asked_grid = Grid.asked(asked)
     grids = [asked_grid] if file is None else [grid.with_more(asked_grid) for grid in Grid.read(file)]
     requests = (request for grid in grids for request in grid.requests())
-    planned = plan(requests, out, asked.presets, data_root=data_root, skip_impossible=skip_impossible)
+    planned = plan(
+        requests, execution.out, asked.presets, data_root=execution.data_root, skip_impossible=skip_impossible
+    )
     for reason in planned.left_out:
         print(f"left out: {printable(reason)}", file=sys.stderr)
-    execution = Execution(out, data_root, device, eval_batch_size, checkpoint_minutes, compiled, gradient_checkpointing)
     if print_:
         for line in [cell.line(execution) for cell in planned.to_run]:
             print(line)
     elif dry_run:
-        _show(planned, workers(jobs, device) if ray is None else None)
+        _show(planned, workers(jobs, execution.device) if ray is None else None)
     else:
         _execute(planned, execution, jobs, ray, needs)
 
 
 def _execute(planned: Plan, execution: Execution, jobs: int | None, ray: str | None, needs: Needs) -> None:
     from nlpcl.cli import main
-    from nlpcl.cli.display import SweepReporter
-    from nlpcl.records.record import check_out
-    from nlpcl.sweeps.local import run_local
-    from nlpcl.sweeps.ray import run_on_ray
 
     check_out(execution.out)
     with SweepReporter(len(planned.to_run), execution) as progress:
@@ -107,16 +81,12 @@ def _execute(planned: Plan, execution: Execution, jobs: int | None, ray: str | N
 
 
 def _show(planned: Plan, jobs: int | None) -> None:
-    from nlpcl.cli.display import time_in_words
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("id", "run", "time"):
-        table.add_column(column, no_wrap=column != "run", justify="right" if column == "time" else "left")
+    rows = []
     for cell in planned.cells:
         seconds = planned.seconds[cell.id]
         about = "unknown" if seconds is None else f"about {time_in_words(seconds)}"
-        table.add_row(cell.id, cell.label, "done" if cell.id in planned.done else about)
-    console.print(table)
+        rows.append((cell.id, cell.label, "done" if cell.id in planned.done else about))
+    console.print(table(("id", "run", "time"), rows, figures=("time",)))
     known = [seconds for cell in planned.to_run if (seconds := planned.seconds[cell.id]) is not None]
     print(f"{len(planned.cells)} runs: {len(planned.done)} done, {len(planned.to_run)} to run")
     if known:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nlpcl.cli.app import NAMES, DataRoot, app, quiet
-from nlpcl.cli.options import Device, EvalBatchSize, asks_for_a_run
+from nlpcl.cli.app import app, quiet
+from nlpcl.cli.options import asks_for_a_run
 from nlpcl.config.arguments import Request
 from nlpcl.errors import UsageError, printable
+from nlpcl.records.record import check_out
+from nlpcl.sweeps.cells import DataRoot, Device, EvalBatchSize
 
 if TYPE_CHECKING:
     from nlpcl.sweeps.tune import Search, Trial
 
 
-@app.command("tune", context_settings=NAMES)
+@app.command("tune")
 @asks_for_a_run
 def tune_command(
     asked: Request,
@@ -36,7 +38,6 @@ def tune_command(
     eval_batch_size: EvalBatchSize = 128,
 ) -> None:
     """Choose settings on validation data: --set lamb=0.1..10:log, --set net=cnn,gru; else the learning rate."""
-    from nlpcl.records.record import check_out
     from nlpcl.sweeps.tune import Search, tune
 
     quiet()

@@ -12,6 +12,8 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
+from nlpcl.errors import UsageError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -45,6 +47,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextmanager
+def file_errors(failure: str) -> Iterator[None]:
+    """Raise an OSError from within as a sentence.
+
+    :param failure: what could not be done, as "cannot read FILE".
+    :raises UsageError: the failure, and what the system says of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{failure} ({error.strerror or error}).") from error
 
 
 def sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nlpcl.config.files import fault, write_atomically
+from nlpcl.config.files import fault, file_errors, write_atomically
 from nlpcl.config.spec import FIELDS, OWNERS, CompleteSpec
 from nlpcl.errors import UsageError, suggest
 from nlpcl.registry import benchmarks
@@ -132,10 +132,8 @@ class PresetFile(BaseModel):
         :raises UsageError: the file cannot be written.
         """
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        try:
+        with file_errors(f"could not write {path}"):
             write_atomically(path, text.encode())
-        except OSError as error:
-            raise UsageError(f"could not write {path} ({error.strerror or error}).") from error
 
     def misfit(self, spec: CompleteSpec) -> str | None:
         """Return in words the first condition that a complete spec does not fulfil, or None if the preset fits."""

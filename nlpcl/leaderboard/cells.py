@@ -8,7 +8,7 @@ from typing import Any
 
 from nlpcl.errors import printable
 from nlpcl.leaderboard.files import shortened
-from nlpcl.leaderboard.published import Beside, Figures, beside
+from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, Score
 
 # Name and title of each column; for figures also the order in which the best comes first.
@@ -28,7 +28,6 @@ PAGE_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("runs", "Runs", "desc"),
     ("budget", "Budget", ""),
 )
-BEST_FIRST = {name: best for name, _, best in PAGE_COLUMNS}
 LAST = {"asc": 1e9, "desc": -1e9}  # sorts missing figures behind all others
 
 
@@ -45,19 +44,9 @@ def spread(score: Score | None) -> str:
     return mean if score.sd is None else f"{mean} ± {100 * score.sd:.1f}"
 
 
-def signed(fraction: float) -> str:
-    """Return a difference in percentage points, with its sign."""
-    return f"{100 * fraction:+.1f}".replace("-", "−")
-
-
 def seconds_as_text(seconds: float) -> str:
     """Return seconds with three digits, and from 100 on as a whole number."""
     return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
-
-
-def dagger(figure: Beside) -> str:
-    """Return a dagger if the published figure is of another protocol, else nothing."""
-    return "†" if figure.unlike else ""
 
 
 def settings_of(rows: Sequence[Row]) -> Mapping[tuple[str, str], str]:
@@ -77,12 +66,6 @@ def method_name(row: Row, settings: Mapping[tuple[str, str], str]) -> str:
     return " ".join(filter(None, (shown(row.strategy), settings[row.strategy, row.setting])))
 
 
-def rank_basis(row: Row) -> str:
-    """Return over how many methods and runs the average rank was taken; empty without a rank."""
-    rank = row.rank
-    return f"by accuracy, of {rank.methods} methods over {rank.blocks} run(s) that all have" if rank else ""
-
-
 def protocol_words(protocol: Protocol) -> dict[str, str]:
     """Return the protocol as texts: `benchmark`, `rest` (scenario, backbone, encoder) and `budget`."""
     names = ("scenario", "backbone", "model")
@@ -95,8 +78,22 @@ def row_cells(row: Row, setting: str, published: Figures) -> dict[str, Any]:
 
     :param setting: the text from `settings_of`.
     """
-    protocol, scores = row.protocol, row.scores
+    protocol, scores, rank, figure = row.protocol, row.scores, row.rank, beside(row, published, RANKED)
     orders, seeds = len({order for order, _ in row.runs}), len({seed for _, seed in row.runs})
+    figures: dict[str, tuple[float, str, str]] = {
+        "runs": (len(row.runs), str(len(row.runs)), f"{orders} order(s), {seeds} seed(s)")
+    }
+    for name, metric in (("accuracy", RANKED), ("macro_f1", "macro_f1"), ("forgetting", "forgetting")):
+        if score := scores[metric]:
+            figures[name] = (score.mean, spread(score), "")
+    if rank:
+        figures["rank"] = (rank.value, f"{rank.value:.2f}", rank.basis)
+    if row.seconds:
+        figures["seconds"] = (row.seconds.mean, seconds_as_text(row.seconds.mean), "")
+    if figure:
+        figures["published"] = (figure.value, figure.value_as_text, figure.source)
+    if figure and figure.difference is not None:
+        figures["difference"] = (figure.difference, figure.difference_as_text, "; ".join(figure.unlike))
     cells: dict[str, Any] = {
         "id": row.id,
         "method": shown(row.strategy),
@@ -106,28 +103,9 @@ def row_cells(row: Row, setting: str, published: Figures) -> dict[str, Any]:
         "backbone": shown(protocol["backbone"]),
         "encoder": shown(protocol["model"]),
         "budget": shown(protocol.budget),
-        "runs": _figure("runs", len(row.runs), str(len(row.runs)), f"{orders} order(s), {seeds} seed(s)"),
     }
-    for name, metric in (("accuracy", RANKED), ("macro_f1", "macro_f1"), ("forgetting", "forgetting")):
-        score = scores[metric]
-        cells[name] = _figure(name, score.mean if score else None, spread(score))
-    rank, seconds = row.rank, row.seconds.mean if row.seconds else None
-    cells["rank"] = _figure("rank", rank.value if rank else None, f"{rank.value:.2f}" if rank else "", rank_basis(row))
-    cells["seconds"] = _figure("seconds", seconds, seconds_as_text(seconds) if seconds else "")
-    return {**cells, **_published(beside(row, published, RANKED))}
-
-
-def _published(figure: Beside | None) -> dict[str, Any]:
-    if figure is None:
-        return {name: _figure(name, None, "") for name in ("published", "difference")}
-    mark, difference = dagger(figure), figure.difference
-    words = "" if difference is None else f"{signed(difference)}{mark}"
-    return {
-        "published": _figure("published", figure.value, f"{100 * figure.value:.2f}{mark}", figure.source),
-        "difference": _figure("difference", difference, words, "; ".join(figure.unlike)),
-    }
-
-
-def _figure(name: str, number: float | None, words: str, hint: str = "") -> dict[str, Any]:
-    sort = LAST[BEST_FIRST[name]] if number is None else round(number, 6)
-    return {"text": words, "sort": sort, "hint": printable(hint)}
+    for name, _, best in PAGE_COLUMNS:
+        if best:
+            number, words, hint = figures.get(name, (LAST[best], "", ""))
+            cells[name] = {"text": words, "sort": round(number, 6), "hint": printable(hint)}
+    return cells

@@ -11,19 +11,8 @@ import numpy as np
 
 from nlpcl.config.spec import FIELDS
 from nlpcl.errors import UsageError, suggest
+from nlpcl.leaderboard import statistics
 from nlpcl.leaderboard.files import NO_VALUE, Block, Run, aligned, differing, flattened, shortened, under
-from nlpcl.leaderboard.statistics import (
-    average_ranks,
-    blocks_needed,
-    critical_difference,
-    direction,
-    friedman,
-    holm,
-    mean_interval,
-    nemenyi_p,
-    smallest_wilcoxon_p,
-    wilcoxon_p,
-)
 
 PAIRED_BY = tuple(name for name, field in FIELDS.items() if field.compared == "block")
 DRAW = "data_seed"  # seed of the subset that `train_size` draws: one for each run's seed, or one for all
@@ -44,34 +33,29 @@ HIGHER_IS_BETTER = {
 
 
 @dataclass(frozen=True)
-class Method:
-    """The finished runs of one method by order and seed, and the number of failed ones.
-
-    :param label: name under which the method was asked for.
-    """
-
-    label: str
-    runs: dict[Block, Run]
-    failed: int
-
-
-@dataclass(frozen=True)
 class Pair:
-    """The difference of two methods, `first` minus `second`, over all blocks.
+    """The difference of two methods, `first` minus `second`, over all blocks; as JSON it has the same names.
 
+    :param runs: number of blocks.
+    :param mean_first: mean of the metric, as a fraction; `mean_second` of the other method.
     :param difference: mean difference of the metric, as a fraction.
     :param interval: its 95 % t interval; None means a single block.
-    :param p: p of Wilcoxon's signed-rank test.
-    :param p_holm: the same, corrected for the number of pairs.
-    :param better: label of the better method; None means that `p_holm` is above alpha.
+    :param wilcoxon_p: p of Wilcoxon's signed-rank test.
+    :param holm_p: the same, corrected for the number of pairs.
+    :param nemenyi_p: p of Nemenyi's test; None means that there is no ranking.
+    :param better: label of the better method; None means that `holm_p` is above alpha.
     """
 
     first: str
     second: str
+    runs: int
+    mean_first: float
+    mean_second: float
     difference: float
     interval: tuple[float, float] | None
-    p: float
-    p_holm: float
+    wilcoxon_p: float
+    holm_p: float
+    nemenyi_p: float | None
     better: str | None
 
 
@@ -79,12 +63,13 @@ class Pair:
 class Ranking:
     """Average ranks (1 is best), Friedman's test and Nemenyi's critical difference, of three or more methods.
 
+    :param average_ranks: by label.
     :param nemenyi: Nemenyi's p of each pair, (methods, methods).
     """
 
-    ranks: np.ndarray
-    statistic: float
-    p: float
+    average_ranks: dict[str, float]
+    friedman_chi2: float
+    friedman_p: float
     critical_difference: float
     nemenyi: np.ndarray
 
@@ -132,19 +117,23 @@ def compare(
     higher = HIGHER_IS_BETTER[metric]
     every = [run for runs in runs_of.values() for run in runs]
     _check_allowed(allow, every)
-    methods = [method_of(label, aligned(runs, every), allow) for label, runs in runs_of.items()]
-    common = set.intersection(*(set(method.runs) for method in methods))
+    methods = {label: by_block(label, aligned(runs, every), allow) for label, runs in runs_of.items()}
+    common = set.intersection(*map(set, methods.values()))
     _check_protocol(methods, common, allow)
     if not common:
-        has = "; ".join(f"{method.label} has {_block_names(method.runs)}" for method in methods)
+        has = "; ".join(f"{label} has {_block_names(runs)}" for label, runs in methods.items())
         raise UsageError(f"no order and seed is common to all: {has}.")
-    blocks = sorted(common)
-    values = np.array([[_value(method.runs[block], metric) for method in methods] for block in blocks])
-    labels = [method.label for method in methods]
-    pairs = _pairs(labels, values, higher, alpha)
-    ranking = _ranking(values, higher, alpha) if len(methods) > 2 and len(blocks) > 1 else None
-    draw = draw_of_subset([method.runs[block] for method in methods for block in blocks]) if len(blocks) > 1 else ""
-    notes = [*_left_out(methods, common), *_too_few(len(blocks), len(methods), alpha), *([draw] if draw else [])]
+    blocks, labels = sorted(common), list(methods)
+    values = np.array([[_value(runs[block], metric) for runs in methods.values()] for block in blocks])
+    ranking = _ranking(labels, values, higher, alpha) if len(methods) > 2 and len(blocks) > 1 else None
+    pairs = _pairs(labels, values, higher, alpha, ranking)
+    failed = {label: sum(run.record.status != "ok" for run in runs) for label, runs in runs_of.items()}
+    notes = [
+        *_left_out(methods),
+        *(f"{label}: {number} failed run(s) not counted." for label, number in failed.items() if number),
+        *_too_few(len(blocks), len(methods), alpha),
+        *draw_of_subset([runs[block] for runs in methods.values() for block in blocks], len(blocks)),
+    ]
     return Comparison(metric, alpha, labels, blocks, values, pairs, ranking, notes)
 
 
@@ -156,25 +145,25 @@ def _check_allowed(allow: Sequence[str], runs: Sequence[Run]) -> None:
             raise UsageError(f"--allow: there is no field {name!r}. {suggest(name, known)}")
 
 
-def method_of(label: str, runs: Sequence[Run], allow: Sequence[str]) -> Method:
-    """Return the runs of one method by block.
+def by_block(label: str, runs: Sequence[Run], allow: Sequence[str]) -> dict[Block, Run]:
+    """Return the finished runs of one method by order and seed.
 
     :raises UsageError: all runs failed, they have several settings, or two of one order and seed differ.
     """
     done = [run for run in runs if run.record.status == "ok"]
     if not done:
         raise UsageError(f"{label} has only failed runs ({len(runs)}).")
-    by_block: dict[Block, Run] = {}
+    runs_of: dict[Block, Run] = {}
     for run in done:
         for name, one, other in differing(done[0].spec, run.spec, (*PAIRED_BY, DRAW, *allow)):
             raise UsageError(
                 f"{label} has records with {name} {shortened(one)} and {shortened(other)}: "
                 f"choose with --where {name}={shortened(other if one == NO_VALUE else one)}."
             )
-        known = by_block.setdefault(run.block, run)
+        known = runs_of.setdefault(run.block, run)
         if known.record.matrices != run.record.matrices:
             raise UsageError(f"{known.path} and {run.path} are of one order and seed but differ: keep one of them.")
-    return Method(label, by_block, failed=len(runs) - len(done))
+    return runs_of
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -195,14 +184,14 @@ def apart(a: Run, b: Run, ignore: Iterable[str]) -> list[tuple[str, str, str]]:
     return [field for field in different if not (NO_VALUE in field[1:] and under(field[0], UNTOLD))]
 
 
-def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequence[str]) -> None:
+def _check_protocol(methods: Mapping[str, Mapping[Block, Run]], common: set[Block], allow: Sequence[str]) -> None:
     """Compare each method with the first: what was asked for, and in each block what was read."""
-    first = methods[0]
-    for method in methods[1:]:
+    (first, known), *others = methods.items()
+    for label, runs in others:
         if common:
-            pairs, ignored = [(first.runs[block], method.runs[block]) for block in sorted(common)], tuple(allow)
+            pairs, ignored = [(known[block], runs[block]) for block in sorted(common)], tuple(allow)
         else:  # any two runs show whether the methods differ in more than their orders
-            pairs = [(next(iter(first.runs.values())), next(iter(method.runs.values())))]
+            pairs = [(next(iter(known.values())), next(iter(runs.values())))]
             ignored = (*allow, DRAW, "data.files", "data.tasks")
         for mine, other in pairs:
             different = apart(mine, other, ignored)
@@ -210,19 +199,19 @@ def _check_protocol(methods: Sequence[Method], common: set[Block], allow: Sequen
                 fields = "; ".join(f"{name}: {shortened(one)} and {shortened(two)}" for name, one, two in different)
                 flags = " ".join(f"--allow {name}" for name, *_ in different)
                 raise UsageError(
-                    f"{first.label} and {method.label} were not run under one protocol. They differ in {fields}. "
+                    f"{first} and {label} were not run under one protocol. They differ in {fields}. "
                     f"If that is intended, add {flags}."
                 )
 
 
-def draw_of_subset(runs: Iterable[Run]) -> str:
-    """Return a sentence on whether the spread over `runs` contains the draw of `train_size`; empty without one."""
+def draw_of_subset(runs: Iterable[Run], blocks: int) -> list[str]:
+    """Return a sentence on whether the spread over `blocks` contains the draw of `train_size`, if there are both."""
     draws = {run.spec.get(DRAW) or 0 for run in runs if run.spec.get("train_size") is not None}
-    if not draws:
-        return ""
+    if not draws or blocks < 2:
+        return []
     if len(draws) == 1:
-        return "All runs have the same subset of the training examples: the spread does not include its draw."
-    return f"The spread includes the draw of the training examples: {len(draws)} subsets."
+        return ["All runs have the same subset of the training examples: the spread does not include its draw."]
+    return [f"The spread includes the draw of the training examples: {len(draws)} subsets."]
 
 
 def _value(run: Run, metric: str) -> float:
@@ -232,49 +221,50 @@ def _value(run: Run, metric: str) -> float:
     return value
 
 
-def _pairs(labels: list[str], values: np.ndarray, higher: bool, alpha: float) -> list[Pair]:
+def _pairs(labels: list[str], values: np.ndarray, higher: bool, alpha: float, ranking: Ranking | None) -> list[Pair]:
     indices = list(itertools.combinations(range(len(labels)), 2))
     differences = [[float(x) for x in values[:, i] - values[:, j]] for i, j in indices]
-    raw = [wilcoxon_p(d) for d in differences]
+    raw = [statistics.wilcoxon_p(d) for d in differences]
+    means = [float(mean) for mean in values.mean(axis=0)]
     made = []
-    for (i, j), d, p, p_holm in zip(indices, differences, raw, holm(raw), strict=True):
-        better = {0: None, 1: labels[i], -1: labels[j]}[direction(d) * (1 if higher else -1)]
-        winner = better if p_holm <= alpha else None
-        made.append(Pair(labels[i], labels[j], float(np.mean(d)), mean_interval(d), p, p_holm, winner))
+    for (i, j), d, p, p_holm in zip(indices, differences, raw, statistics.holm(raw), strict=True):
+        better = {0: None, 1: labels[i], -1: labels[j]}[statistics.direction(d) * (1 if higher else -1)]
+        compared = (labels[i], labels[j], len(d), means[i], means[j], float(np.mean(d)), statistics.mean_interval(d))
+        nemenyi = None if ranking is None else float(ranking.nemenyi[i, j])
+        made.append(Pair(*compared, p, p_holm, nemenyi, better if p_holm <= alpha else None))
     return made
 
 
-def _ranking(values: np.ndarray, higher: bool, alpha: float) -> Ranking:
-    blocks, k = values.shape
-    ranks = average_ranks(values, higher)
-    return Ranking(ranks, *friedman(values), critical_difference(k, blocks, alpha), nemenyi_p(ranks, blocks))
+def _ranking(labels: list[str], values: np.ndarray, higher: bool, alpha: float) -> Ranking:
+    ranks, blocks = statistics.average_ranks(values, higher), len(values)
+    by_label = dict(zip(labels, map(float, ranks), strict=True))
+    difference = statistics.critical_difference(len(labels), blocks, alpha)
+    return Ranking(by_label, *statistics.friedman(values), difference, statistics.nemenyi_p(ranks, blocks))
 
 
 def _block_names(blocks: Iterable[Block]) -> str:
     return ", ".join(f"order {shortened(order)} seed {seed}" for order, seed in sorted(blocks))
 
 
-def _left_out(methods: Sequence[Method], common: set[Block]) -> list[str]:
-    """Return sentences on runs that do not count, and why."""
-    every = {block for method in methods for block in method.runs}
-    notes = [
-        f"{method.label} has no run of {_block_names(every - set(method.runs))}: left out for all."
-        for method in methods
-        if every - set(method.runs)
+def _left_out(methods: Mapping[str, Mapping[Block, Run]]) -> list[str]:
+    """Return sentences on the orders and seeds that a method lacks."""
+    every = {block for runs in methods.values() for block in runs}
+    lacking = {label: every - set(runs) for label, runs in methods.items()}
+    return [
+        f"{name} has no run of {_block_names(these)}: left out for all." for name, these in lacking.items() if these
     ]
-    return notes + [f"{m.label}: {m.failed} failed run(s) not counted." for m in methods if m.failed]
 
 
 def _too_few(blocks: int, methods: int, alpha: float) -> list[str]:
     """Return sentences on tests that cannot reach significance with so few runs."""
     notes = []
     pairs = methods * (methods - 1) // 2
-    least = min(1.0, pairs * smallest_wilcoxon_p(blocks))
+    least = min(1.0, pairs * statistics.smallest_wilcoxon_p(blocks))
     if least > alpha:
         corrected = f", corrected for {pairs} pairs," if pairs > 1 else ""
         notes.append(
             f"{blocks} run(s) of each method are too few: Wilcoxon's p{corrected} cannot be below {least:.3g}, "
-            f"whatever the values. {blocks_needed(alpha, pairs)} are needed to reach {alpha:g}."
+            f"whatever the values. {statistics.blocks_needed(alpha, pairs)} are needed to reach {alpha:g}."
         )
     if methods > 2 and blocks == 1:
         notes.append("A single order and seed gives no ranking.")

@@ -106,7 +106,14 @@ def cost(rows: Sequence[Row]) -> Figure | None:
     for row in rows:
         if row.seconds is not None and row.scores[RANKED] is not None:
             machines[machine(next(iter(row.runs.values())))].append(row)
-    data = [_points(name, machines[name]) for name in sorted(machines)]
+    data = []
+    for name, points in sorted(machines.items()):
+        trace = {"type": "scatter", "mode": "markers+text", "name": text(name), "textposition": "top center"}
+        trace["x"] = [round(row.seconds.mean, 3) for row in points if row.seconds]
+        trace["y"] = [rounded_percent(score.mean) for row in points if (score := row.scores[RANKED])]
+        trace["text"] = [text(row.strategy) for row in points]
+        trace["ids"] = [row.id for row in points]
+        data.append({**trace, "hovertemplate": "%{text}<br>%{y:.1f} %<br>%{x:,.4~r} s<extra></extra>"})
     axes = {
         "xaxis": {"type": "log", "tickformat": "~g", "title": {"text": "seconds of training"}},
         "yaxis": {"title": {"text": "average accuracy, %"}},
@@ -114,30 +121,15 @@ def cost(rows: Sequence[Row]) -> Figure | None:
     return {"data": data, "layout": axes} if data else None
 
 
-def _points(name: str, rows: Sequence[Row]) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "markers+text",
-        "name": text(name),
-        "x": [round(row.seconds.mean, 3) for row in rows if row.seconds],
-        "y": [rounded_percent(score.mean) for row in rows if (score := row.scores[RANKED])],
-        "text": [text(row.strategy) for row in rows],
-        "ids": [row.id for row in rows],
-        "textposition": "top center",
-        "hovertemplate": "%{text}<br>%{y:.1f} %<br>%{x:,.4~r} s<extra></extra>",
-    }
-
-
 def machine(run: Run) -> str:
     """Return the machine a run was made on, in words."""
     host, threads = run.record.measured.host, run.record.versions.get("threads")
-    cpu = host.get("cpu") or host.get("machine") or "unknown machine"
     if host.get("gpu"):
         return str(host["gpu"])
-    cores = f"{host['cores']} cores" if host.get("cores") else ""
-    return ", ".join(
-        filter(None, (str(cpu), cores, f"{threads} thread{'' if threads == '1' else 's'}" if threads else ""))
-    )
+    parts = [str(host.get("cpu") or host.get("machine") or "unknown machine")]
+    parts += [f"{host['cores']} cores"] if host.get("cores") else []
+    parts += [f"{threads} thread{'' if threads == '1' else 's'}"] if threads else []
+    return ", ".join(parts)
 
 
 def block_name(block: Block) -> str:

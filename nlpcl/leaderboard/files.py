@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nlpcl.errors import UsageError, fold, suggest
+from nlpcl.errors import UsageError, about, fold, suggest
 from nlpcl.records.record import Record
 
 FILE = re.compile(r"record\.json|failed\.json|[0-9a-f]{16}\.json")
@@ -36,10 +36,8 @@ class Run:
     @classmethod
     def of(cls, path: Path, record: Record) -> Run:
         """:raises UsageError: the record, which lies there, cannot be repeated."""
-        try:
+        with about(str(path)):
             spec = record.run_spec()
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from error
         flat = flattened(spec.model_dump(mode="json", exclude={"spec_version"}))
         if spec.model_sha256 is not None:  # the same wherever it lay, and however its path was spelled
             flat["model"] = f"local {spec.model_sha256[:12]}"
@@ -58,14 +56,12 @@ def aligned(runs: Iterable[Run], every: Iterable[Run]) -> list[Run]:
 
     :param every: all runs that are to be paired.
     """
-    by_number = sorted(every, key=lambda run: (not isinstance(run.spec["order"], int), run.block))
-    names: dict[tuple[str, ...], str] = {}
-    for run in by_number:
-        names.setdefault(run.stream, run.block[0])
+    numbers_last = sorted(every, key=lambda run: (not isinstance(run.spec["order"], int), run.block), reverse=True)
+    names = {run.stream: run.block[0] for run in numbers_last if run.stream}
     return [
-        replace(run, block=(names[run.stream], run.block[1]))
-        if run.stream and not isinstance(run.spec["order"], int)
-        else run
+        run
+        if isinstance(run.spec["order"], int)
+        else replace(run, block=(names.get(run.stream, run.block[0]), run.block[1]))
         for run in runs
     ]
 
@@ -98,7 +94,11 @@ def select_runs(
     wanted = where or {}
     chosen: dict[str, list[Run]] = {}
     for name in names:
-        runs = [run for run in _named(name, pool) if all(_has(run, *field) for field in wanted.items())]
+        runs = [
+            run
+            for run in _named(name, pool)
+            if all(field in run.spec and as_text(run.spec[field]) == value for field, value in wanted.items())
+        ]
         if not runs:
             fields = " and ".join(f"{field}={value}" for field, value in wanted.items())
             raise UsageError(f"no record of {name} has {fields}." if fields else f"{name} holds no record.")
@@ -125,10 +125,6 @@ def _named(name: str, pool: Sequence[Run]) -> list[Run]:
     raise UsageError(f"there is no record of {name!r}, and no such file or folder. {suggest(name, known)}")
 
 
-def _has(run: Run, field: str, value: str) -> bool:
-    return field in run.spec and as_text(run.spec[field]) == value
-
-
 def flattened(content: Any, name: str = "") -> dict[str, Any]:
     """Flatten nested dicts, joining names by dots. Empty dicts are dropped."""
     if not isinstance(content, dict):
@@ -140,6 +136,11 @@ def flattened(content: Any, name: str = "") -> dict[str, Any]:
 def as_text(value: Any) -> str:
     """Return a spec's value as the command line takes it; lists and dicts as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def signed(fraction: float, digits: int = 1) -> str:
+    """Return a difference in percentage points, with its sign."""
+    return f"{100 * fraction:+.{digits}f}".replace("-", "−")
 
 
 def shortened(text: str) -> str:

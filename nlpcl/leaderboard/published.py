@@ -8,7 +8,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nlpcl.config.files import fault
 from nlpcl.errors import UsageError
+from nlpcl.leaderboard.files import signed
 from nlpcl.leaderboard.rows import Row
 
 OURS = Path(__file__).with_name("published.csv")
@@ -56,6 +58,20 @@ class Beside:
     unlike: tuple[str, ...]
     source: str
 
+    @property
+    def value_as_text(self) -> str:
+        """The published value in percent, with a dagger if it is of another protocol."""
+        return f"{100 * self.value:.2f}{self._mark}".replace("-", "−")
+
+    @property
+    def difference_as_text(self) -> str:
+        """The difference in percentage points, marked likewise; empty if there is none."""
+        return "" if self.difference is None else f"{signed(self.difference)}{self._mark}"
+
+    @property
+    def _mark(self) -> str:
+        return "†" if self.unlike else ""
+
 
 def read_published(path: Path = OURS) -> Figures:
     """Read published figures, by benchmark, scenario, backbone, strategy and metric.
@@ -74,8 +90,7 @@ def read_published(path: Path = OURS) -> Figures:
         try:
             figure = PublishedFigure.model_validate({**line, "train_size": line.get("train_size") or None})
         except ValidationError as error:
-            first = error.errors()[0]
-            raise UsageError(f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+            raise UsageError(f"{path}, line {number}: {fault(error)}.") from error
         key = (figure.benchmark, figure.scenario, figure.backbone, figure.strategy, figure.metric)
         figures.setdefault(key, []).append(figure)
     return figures
@@ -100,7 +115,11 @@ def _unlike(row: Row, published: PublishedFigure) -> tuple[str, ...]:
     size = published.train_size
     theirs = {"encoder": published.model, "tasks": str(published.tasks), "training examples a task": str(size or "all")}
     model = row.protocol["model"].rpartition("/")[2]
-    ours = {"encoder": model, "tasks": str(row.tasks), "training examples a task": row.protocol["train_size"] or "all"}
+    ours = {
+        "encoder": model,
+        "tasks": row.protocol["number_of_tasks"],
+        "training examples a task": row.protocol["train_size"] or "all",
+    }
     differences = [
         f"{name} {theirs[name] or 'none'}, here {ours[name] or 'none'}" for name in theirs if theirs[name] != ours[name]
     ]

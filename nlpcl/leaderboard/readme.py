@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nlpcl.config.files import write_atomically
 from nlpcl.errors import UsageError, printable
-from nlpcl.leaderboard.cells import dagger, method_name, protocol_words, settings_of, signed, spread
+from nlpcl.leaderboard.cells import method_name, protocol_words, settings_of, spread
 from nlpcl.leaderboard.published import Figures, beside
 from nlpcl.leaderboard.report import markdown_table
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, by_protocol
@@ -65,14 +65,13 @@ def _draws(rows: Sequence[Row], settings: Mapping[tuple[str, str], str]) -> list
 
 def _cells(row: Row, name: str, published: Figures) -> list[str]:
     scores, figure = row.scores, beside(row, published, RANKED)
-    mark = dagger(figure) if figure else ""
     return [
         _plain(name),
         str(len(row.runs)),
         *(spread(scores[name]) for name in (RANKED, "macro_f1", "forgetting")),
         f"{row.rank.value:.2f}" if row.rank else "",
-        f"{100 * figure.value:.2f}{mark}" if figure else "",
-        f"{signed(figure.difference)}{mark}" if figure and figure.difference is not None else "",
+        figure.value_as_text if figure else "",
+        figure.difference_as_text if figure else "",
     ]
 
 

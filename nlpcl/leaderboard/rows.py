@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from nlpcl.errors import UsageError
-from nlpcl.leaderboard.compare import DRAW, HIGHER_IS_BETTER, METHOD, UNTOLD, draw_of_subset, facts, method_of
+from nlpcl.errors import UsageError, about
+from nlpcl.leaderboard.compare import DRAW, HIGHER_IS_BETTER, METHOD, UNTOLD, by_block, draw_of_subset, facts
 from nlpcl.leaderboard.files import Block, Run, aligned, as_text, record_files, under
 from nlpcl.leaderboard.statistics import average_ranks
-from nlpcl.leaderboard.submit import check_data, check_file_size
+from nlpcl.leaderboard.submit import MOST_FILED_BYTES, check_data
+from nlpcl.records.record import Record
 
 RANKED = "average_accuracy"
 _READ = ("data.files", "data.tasks", DRAW, *UNTOLD)  # these differ by order or seed, or some records lack them
@@ -53,6 +54,11 @@ class Rank:
     value: float
     methods: int
     blocks: int
+
+    @property
+    def basis(self) -> str:
+        """Return over what the rank was taken, in words."""
+        return f"by accuracy, of {self.methods} methods over {self.blocks} run(s) that all have"
 
 
 @dataclass(eq=False)
@@ -111,7 +117,7 @@ class Row:
     runs: dict[Block, Run]
     values: dict[Block, dict[str, float | None]]
     seconds: Score | None
-    setting: str = ""
+    setting: str
     rank: Rank | None = None
 
     @cached_property
@@ -120,13 +126,9 @@ class Row:
         return {name: Score.of([values[name] for values in self.values.values()]) for name in HIGHER_IS_BETTER}
 
     @property
-    def tasks(self) -> int:
-        return int(self.protocol.facts["number_of_tasks"])
-
-    @property
     def draw(self) -> str:
         """Return a sentence on whether the spread contains the draw of the training examples; empty without a draw."""
-        return draw_of_subset(self.runs.values()) if len(self.runs) > 1 else ""
+        return "".join(draw_of_subset(self.runs.values(), len(self.runs)))
 
 
 def load(folder: Path) -> tuple[list[Run], int]:
@@ -138,15 +140,12 @@ def load(folder: Path) -> tuple[list[Run], int]:
         raise UsageError(f"there is no folder {folder}.")
     done, failed = [], 0
     for path in record_files(folder):
-        check_file_size(path)
-        run = Run.load(path)
+        run = Run.of(path, Record.load(path, MOST_FILED_BYTES))
         if run.record.status != "ok":
             failed += 1
             continue
-        try:
+        with about(f"{path} is refused"):
             check_data(run.record)
-        except UsageError as error:
-            raise UsageError(f"{path} is refused: {error}") from error
         done.append(run)
     return done, failed
 
@@ -188,28 +187,27 @@ def _place(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _rows(protocol: Protocol, runs: Sequence[Run]) -> list[Row]:
     groups: dict[str, list[Run]] = defaultdict(list)
+    settings: dict[str, dict[str, Any]] = {}
     for run in runs:
-        groups[as_text(_setting(run))].append(run)
+        setting = {name: value for name, value in run.spec.items() if under(name, METHOD)}
+        groups[as_text(setting)].append(run)
+        settings[as_text(setting)] = setting
     rows = []
     for key, members in groups.items():
         strategy = members[0].spec["strategy"]
-        by_block = method_of(strategy, members, ()).runs
-        ordered = {block: by_block[block] for block in sorted(by_block)}
+        alike = [setting for setting in settings.values() if setting["strategy"] == strategy]
+        ordered = dict(sorted(by_block(strategy, members, ()).items()))
         identity = as_text([protocol.facts, protocol.edition, key])
         name = hashlib.sha256(identity.encode(errors="backslashreplace")).hexdigest()[:12]
         values = {block: run.record.derived() for block, run in ordered.items()}
         seconds = Score.of([sum(run.record.measured.seconds.train) or None for run in ordered.values()])
-        rows.append(Row(name, protocol, strategy, ordered, values, seconds))
-    return sorted(_ranked(_told_apart(rows)), key=lambda row: (-_accuracy(row), row.strategy, row.setting))
+        rows.append(Row(name, protocol, strategy, ordered, values, seconds, _differing_fields(settings[key], alike)))
+    return sorted(_ranked(rows), key=_best_first)
 
 
-def _setting(run: Run) -> dict[str, Any]:
-    return {name: value for name, value in run.spec.items() if under(name, METHOD)}
-
-
-def _accuracy(row: Row) -> float:
+def _best_first(row: Row) -> tuple[float, str, str]:
     score = row.scores[RANKED]
-    return -1.0 if score is None else score.mean
+    return (1.0 if score is None else -score.mean, row.strategy, row.setting)
 
 
 def _ranked(rows: Sequence[Row]) -> list[Row]:
@@ -221,16 +219,6 @@ def _ranked(rows: Sequence[Row]) -> list[Row]:
     values = np.array([[row.values[block][RANKED] for row in rows] for block in blocks], dtype=float)
     ranks = average_ranks(values, HIGHER_IS_BETTER[RANKED])
     return [replace(row, rank=Rank(float(r), len(rows), len(blocks))) for row, r in zip(rows, ranks, strict=True)]
-
-
-def _told_apart(rows: Sequence[Row]) -> list[Row]:
-    """Return each row with the fields in which it differs from others of its strategy."""
-    settings = [_setting(next(iter(row.runs.values()))) for row in rows]
-    differences = [
-        _differing_fields(mine, [other for other in settings if other["strategy"] == mine["strategy"]])
-        for mine in settings
-    ]
-    return [replace(row, setting=fields) for row, fields in zip(rows, differences, strict=True)]
 
 
 def _differing_fields(mine: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from nlpcl import __version__
-from nlpcl.config.files import write_atomically
+from nlpcl.config.files import file_errors, write_atomically
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard import cells, figures
 from nlpcl.leaderboard.cells import shown, spread
@@ -35,18 +35,15 @@ def build(rows: Sequence[Row], published: Figures, out: Path, results: Path) -> 
     :raises UsageError: the folder holds another page, it cannot be written, or plotly or itables is missing.
     """
     index = out / "index.html"
-    try:
+    with file_errors(f"could not write the site to {out}"):
         if index.exists() and GENERATOR not in index.read_text(encoding="utf-8", errors="replace"):
             raise UsageError(f"{index} is another page: choose another --out.")
         written = set()
         for name, content in _contents(rows, published, results):
             write_atomically(out / name, content)
             written.add(out / name)
-        for stale in (out / "details").glob("[0-9]*.js"):
-            if stale not in written:
-                stale.unlink()
-    except OSError as error:
-        raise UsageError(f"could not write the site to {out} ({error.strerror or error}).") from error
+        for stale in set((out / "details").glob("[0-9]*.js")) - written:
+            stale.unlink()
 
 
 def _contents(rows: Sequence[Row], published: Figures, results: Path) -> Iterator[tuple[str, bytes]]:
@@ -59,7 +56,10 @@ def _contents(rows: Sequence[Row], published: Figures, results: Path) -> Iterato
     for number, (shard, peers) in enumerate(_shards(rows)):
         name = f"details/{number:04}.js"
         shard_of |= {row.id: name for row in shard}
-        yield name, _script(f"leaderboard.shards[{json.dumps(name)}]", _details(shard, peers, published, results))
+        machines = sorted({shown(figures.machine(run)) for row in peers for run in row.runs.values()})
+        details = {row.id: _detail(row, published, results) for row in shard}
+        content = {"cost": figures.cost(peers), "machines": machines, "rows": details}
+        yield name, _script(f"leaderboard.shards[{json.dumps(name)}]", content)
     columns = [{"name": name, "title": title, "best": best} for name, title, best in cells.PAGE_COLUMNS]
     settings = cells.settings_of(rows)
     table = [
@@ -136,23 +136,16 @@ def overview(rows: Sequence[Row]) -> dict[str, Any]:
     return {"heads": heads, "lines": lines, "protocols": len(columns)}
 
 
-def _details(rows: Iterable[Row], peers: Sequence[Row], published: Figures, results: Path) -> dict[str, Any]:
-    machines = sorted({shown(figures.machine(run)) for row in peers for run in row.runs.values()})
-    details = {row.id: _detail(row, published, results) for row in rows}
-    return {"cost": figures.cost(peers), "machines": machines, "rows": details}
-
-
 def _detail(row: Row, published: Figures, results: Path) -> dict[str, Any]:
     tiles = [[f"{name.replace('_', ' ')}, %", spread(score)] for name, score in row.scores.items() if score is not None]
     notes = [row.draw]
     if row.rank:
         tiles.append(["average rank", f"{row.rank.value:.2f}"])
-        notes.append(f"Average rank {cells.rank_basis(row)}.")
+        notes.append(f"Average rank {row.rank.basis}.")
     for metric in row.scores:
         figure = beside(row, published, metric)
         if figure is not None:
-            text = f"{100 * figure.value:.2f}{cells.dagger(figure)}".replace("-", "−")
-            tiles.append([f"published {metric.replace('_', ' ')}, %", text])
+            tiles.append([f"published {metric.replace('_', ' ')}, %", figure.value_as_text])
             notes.append(f"Published: {figure.source}.")
             notes.append(f"† Of another protocol: {'; '.join(figure.unlike)}." if figure.unlike else "")
     spec = next(iter(row.runs.values())).spec

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nlpcl.config.files import fault
 from nlpcl.config.resolve import check_repeatable
 from nlpcl.config.spec import CompleteSpec
-from nlpcl.errors import UsageError
-from nlpcl.leaderboard.files import FILE, Run, aligned, as_text, differing, flattened, shortened
+from nlpcl.errors import UsageError, about
+from nlpcl.leaderboard.files import Run, aligned, as_text, differing, flattened, shortened
 from nlpcl.records.record import Record
 from nlpcl.registry import Regime, backbones, benchmarks, strategies
 
@@ -41,23 +41,24 @@ class TaskFacts(BaseModel):
     test: int = Field(ge=1)
 
 
-TASKS = TypeAdapter(list[TaskFacts])
+class DataFacts(BaseModel):
+    """What a record says of the data that were read."""
+
+    model_config = ConfigDict(strict=True)
+
+    tasks: list[TaskFacts]
+    files: dict[str, str] = {}
+    encoder: dict[str, Any] | None = None
 
 
-def add(path: Path, results: Path, *, replace: bool = False) -> tuple[Path, bool]:
-    """Check a record and file a copy of it.
+def add(paths: Sequence[Path], results: Path, *, replace: bool = False) -> list[tuple[Path, bool]]:
+    """Check records and file copies of all of them, or none if one is refused.
 
     :param results: folder of results.
-    :param replace: overwrite a filed record of the same spec that has other results.
-    :return: path of the filed record, and whether it is new.
-    :raises UsageError: the record is refused; nothing was written.
+    :param replace: overwrite filed records of the same spec that have other results.
+    :return: paths of the filed records, and whether each is new.
+    :raises UsageError: a record is refused; nothing was written.
     """
-    (filed,) = add_all([path], results, replace=replace)
-    return filed
-
-
-def add_all(paths: Sequence[Path], results: Path, *, replace: bool = False) -> list[tuple[Path, bool]]:
-    """Check records and file all of them, or none if one is refused; see `add`."""
     places: dict[Path, Run] = {}
     filed = []
     for path in paths:
@@ -75,7 +76,11 @@ def add_all(paths: Sequence[Path], results: Path, *, replace: bool = False) -> l
         filed.append((target, not exists and target not in places))
         places[target] = run
     around = {near for target in places for near in target.parent.glob("*.json")} - set(places)
-    for one, other in _twins([*_readable(around), *places.values()]):
+    known = []
+    for path in sorted(around):
+        with suppress(UsageError):  # what is no record is for `check` to report
+            known.append(Run.load(path))
+    for one, other in _twins([*known, *places.values()]):
         if other.path in paths:
             raise UsageError(f"{other.path} is refused: {_is_the_same_run(one)}")
     for target, new in filed:
@@ -92,14 +97,6 @@ def _check_same(known: Record, record: Record, fault: str, advice: str) -> None:
             f"{fault}: {name} is {shortened(old)} and would be {shortened(new)}"
             f"{f' ({len(different)} fields differ)' if len(different) > 1 else ''}. {advice}."
         )
-
-
-def _readable(paths: Iterable[Path]) -> Iterator[Run]:
-    """Yield the runs of those files that are records. Other files are for `check` to report."""
-    for path in sorted(paths):
-        if FILE.fullmatch(path.name):
-            with suppress(UsageError):
-                yield Run.load(path)
 
 
 def _twins(runs: Sequence[Run]) -> Iterator[tuple[Run, Run]]:
@@ -155,9 +152,8 @@ def checked(path: Path) -> Record:
 
     :raises UsageError: the record is refused; the message names the file and what is wrong.
     """
-    check_file_size(path)
-    record = Record.load(path)
-    try:
+    record = Record.load(path, MOST_FILED_BYTES)
+    with about(f"{path} is refused"):
         if record.status != "ok":
             raise UsageError(f"the run failed ({shortened(record.error or '')!r}).")
         _check_text(record)
@@ -165,26 +161,17 @@ def checked(path: Path) -> Record:
         if spec.id != record.id:
             raise UsageError("its spec does not repeat to the same id: it was not written by nlpcl run.")
         check_repeatable(spec)
-        if spec.model_sha256 is not None and not backbones.get(spec.backbone).words:
-            raise UsageError(f"its model {shortened(str(spec.model))!r} is a folder of one machine, which others lack.")
-        check_data(record)
-        _check_tasks(spec, record)
+        model = spec.model or ""
+        is_local = spec.model_sha256 is not None and not backbones.get(spec.backbone).words
+        if is_local or model.startswith(FOREIGN) or ":" in model or "\\" in model:
+            raise UsageError(
+                f"its model {shortened(model)!r} is a folder of one machine: use one that others can load."
+            )
+        _check_tasks(spec, check_data(record))
         _check_measured_cells(spec, strategies.get(spec.strategy).protocol, record)
         if len(record.content()) > MOST_FILED_BYTES:
             raise UsageError(f"filed it would be larger than {MOST_FILED_BYTES // 2**20} MiB.")
-    except UsageError as error:
-        raise UsageError(f"{path} is refused: {error}") from error
     return record
-
-
-def check_file_size(path: Path) -> None:
-    """:raises UsageError: the file cannot be read, or is larger than `MOST_FILED_BYTES`."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UsageError(f"cannot read {path} ({error.strerror}).") from error
-    if size > MOST_FILED_BYTES:
-        raise UsageError(f"{path} is larger than {MOST_FILED_BYTES // 2**20} MiB: the results take no such record.")
 
 
 def _strings(content: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -207,34 +194,19 @@ def _check_text(record: Record) -> None:
             raise UsageError(f"a text in {shortened(ascii(where))} has the control character U+{ord(hidden):04X}.")
         if len(text) > _LONGEST:
             raise UsageError(f"a text in {shortened(where)} is longer than {_LONGEST} characters.")
-    model = record.spec.get("model")
-    if isinstance(model, str) and (model.startswith(FOREIGN) or ":" in model or "\\" in model):
-        raise UsageError(f"its model {shortened(model)!r} is a folder of one machine: use a name that others can load.")
 
 
-def check_data(record: Record) -> None:
-    """Check what a record says of the data that were read; every comparison relies on it.
+def check_data(record: Record) -> list[TaskFacts]:
+    """Check what a record says of the data that were read, on which every comparison relies, and return its tasks.
 
-    :raises UsageError: tasks, files or encoder are not described as a run describes them.
-    """
-    tasks_of(record)
-    hashes = record.data.get("files", {})
-    if not isinstance(hashes, dict) or not all(isinstance(digest, str) for digest in hashes.values()):
-        raise UsageError("data.files must name each file's SHA-256.")
-    if not isinstance(record.data.get("encoder"), dict | None):
-        raise UsageError("data.encoder must name the encoder and each file's SHA-256.")
-
-
-def tasks_of(record: Record) -> list[TaskFacts]:
-    """Return the record's tasks, in the order they were learnt.
-
-    :raises UsageError: they are not described, or their number is not that of the matrices' rows.
+    :return: tasks in the order they were learnt.
+    :raises UsageError: tasks, files or encoder are not described as a run describes them, or the number of tasks is
+        not that of the matrices' rows.
     """
     try:
-        tasks = TASKS.validate_python(record.data.get("tasks"))
+        tasks = DataFacts.model_validate(record.data).tasks
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, ('data.tasks', *first['loc'])))}: {first['msg']}.") from error
+        raise UsageError(f"data.{fault(error)}.") from error
     names = [task.name for task in tasks]
     if len(names) != len(record.matrices.accuracy) or len(set(names)) < len(names):
         raise UsageError(
@@ -243,8 +215,7 @@ def tasks_of(record: Record) -> list[TaskFacts]:
     return tasks
 
 
-def _check_tasks(spec: CompleteSpec, record: Record) -> None:
-    tasks = tasks_of(record)
+def _check_tasks(spec: CompleteSpec, tasks: list[TaskFacts]) -> None:
     names = [task.name for task in tasks]
     wanted = spec.tasks if isinstance(spec.tasks, list) else names
     if set(wanted) != set(names) or (isinstance(spec.tasks, int) and spec.tasks != len(names)):
@@ -263,18 +234,14 @@ def _check_tasks(spec: CompleteSpec, record: Record) -> None:
 def _check_order(spec: CompleteSpec, names: list[str]) -> None:
     """Check that the tasks come as the order says: by its names, or by its number among the published orders."""
     benchmark = benchmarks.get(spec.benchmark)
-    if isinstance(spec.order, int) and not 0 <= spec.order < benchmark.orders:
-        raise UsageError(f"{benchmark.name} has orders 0 to {benchmark.orders - 1}, not {shortened(str(spec.order))}.")
     published = [orders for key, orders in _published().items() if key.partition("_")[0] == benchmark.name]
     fitting = [orders for orders in published if set(names) <= set(orders[0])]
     if published and not fitting and benchmark.modality == "text":
         raise UsageError(f"{benchmark.name} has no tasks {shortened(str(names))}.")
-    if isinstance(spec.order, int):
-        wanted = [_chosen(orders[spec.order], spec.tasks) for orders in fitting]
-    elif isinstance(spec.order, str) and re.fullmatch(r"seed:\d+", spec.order):
-        wanted = []
-    else:
-        wanted = [_chosen([spec.order] if isinstance(spec.order, str) else spec.order, spec.tasks)]
+    if isinstance(spec.order, str):  # a random order
+        return
+    asked_for = [spec.order] if isinstance(spec.order, list) else [orders[spec.order] for orders in fitting]
+    wanted = [_chosen(order, spec.tasks) for order in asked_for]
     if wanted and names not in wanted:
         asked = f"{shortened(as_text(spec.order))}, with tasks {shortened(str(wanted[0]))}"
         raise UsageError(f"its spec asks for the order {asked}; its data are of {shortened(str(names))}.")
@@ -286,10 +253,7 @@ def _chosen(order: list[str], tasks: int | list[str] | None) -> list[str]:
 
 @cache
 def _published() -> dict[str, list[list[str]]]:
-    orders: dict[str, list[list[str]]] = json.loads(
-        (files("nlpcl.benchmarks._files") / "orders.json").read_text("utf-8")
-    )
-    return orders
+    return dict(json.loads((files("nlpcl.benchmarks._files") / "orders.json").read_text("utf-8")))
 
 
 def _check_measured_cells(spec: CompleteSpec, regime: Regime, record: Record) -> None:
@@ -315,8 +279,6 @@ def measured(row: int, column: int, tasks: int, regime: Regime, evaluate: str) -
     """Return whether a run tests task `column` after task `row`; see `nlpcl.runs.fit.fit`."""
     if regime == "isolated":
         return row == column
-    if regime == "joint":
-        return row == tasks - 1
-    if evaluate == "final":
+    if regime == "joint" or evaluate == "final":
         return row == tasks - 1
     return evaluate == "full" or column <= row

@@ -6,7 +6,7 @@ returns None if a score that it needs was not measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -87,13 +87,11 @@ def derive(
     accuracy: Matrix, macro_f1: Matrix, initial: Sequence[float | None] | None = None
 ) -> dict[str, float | None]:
     """Return all metrics that the matrices of one record allow, by name."""
-    of_accuracy: dict[str, Callable[[Matrix], float | None]] = {
-        "average_accuracy": average,
-        "learning_accuracy": learning_accuracy,
-        "bwt": bwt,
-        "forgetting": forgetting,
-    }
-    return {name: metric(accuracy) for name, metric in of_accuracy.items()} | {
+    return {
+        "average_accuracy": average(accuracy),
+        "learning_accuracy": learning_accuracy(accuracy),
+        "bwt": bwt(accuracy),
+        "forgetting": forgetting(accuracy),
         "macro_f1": average(macro_f1),
         "fwt_gem": fwt_gem(accuracy, initial),
     }

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nlpcl.config.files import fault, write_atomically
+from nlpcl.config.files import fault, file_errors, write_atomically
 from nlpcl.config.spec import CompleteSpec, spec_id
 from nlpcl.errors import UsageError
 from nlpcl.records.metrics import derive
@@ -17,12 +17,25 @@ from nlpcl.records.metrics import derive
 if TYPE_CHECKING:
     import pandas as pd
 
-_DIGITS = 6
 MOST_TASKS = 1000
 MOST_BYTES = 32 * 2**20
 TASK_NAME_WIDTH = 22
 _AtLeastZero = Annotated[float, Field(ge=0)]
 Span = Annotated[float, Field(ge=0, le=1e9)]  # seconds: their sum is finite, too
+
+
+def _rounded(score: float) -> float:
+    return round(score, 6)
+
+
+def _square(matrix: list[list[float | None]]) -> list[list[float | None]]:
+    if any(len(row) != len(matrix) for row in matrix):
+        raise ValueError("a matrix must be square")
+    return matrix
+
+
+_Scores = list[Annotated[float, Field(ge=0, le=1), AfterValidator(_rounded)] | None]
+_Matrix = Annotated[list[_Scores], Field(min_length=1, max_length=MOST_TASKS), AfterValidator(_square)]
 
 
 class Matrices(BaseModel):
@@ -33,33 +46,14 @@ class Matrices(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    accuracy: list[list[float | None]]
-    macro_f1: list[list[float | None]]
-    initial: list[float | None] | None = None
-
-    @field_validator("accuracy", "macro_f1")
-    @classmethod
-    def _square(cls, matrix: list[list[float | None]]) -> list[list[float | None]]:
-        if not matrix or any(len(row) != len(matrix) for row in matrix):
-            raise ValueError("a matrix must be square")
-        if len(matrix) > MOST_TASKS:
-            raise ValueError(f"a matrix can have at most {MOST_TASKS} tasks")
-        if any(cell is not None and not 0 <= cell <= 1 for row in matrix for cell in row):
-            raise ValueError("a score must be in [0, 1]")
-        return [_rounded(row) for row in matrix]
-
-    @field_validator("initial")
-    @classmethod
-    def _scores(cls, row: list[float | None] | None) -> list[float | None] | None:
-        if any(cell is not None and not 0 <= cell <= 1 for cell in row or []):
-            raise ValueError("a score must be in [0, 1]")
-        return None if row is None else _rounded(row)
+    accuracy: _Matrix
+    macro_f1: _Matrix
+    initial: _Scores | None = None
 
     @model_validator(mode="after")
     def _same_size(self) -> Matrices:
         initial = self.accuracy if self.initial is None else self.initial
-        sizes = {len(self.accuracy), len(self.macro_f1), len(initial)}
-        if len(sizes) != 1:
+        if not len(self.accuracy) == len(self.macro_f1) == len(initial):
             raise ValueError("accuracy, macro_f1 and initial must be of the same tasks")
         return self
 
@@ -171,26 +165,21 @@ class Record(BaseModel):
 
         :raises UsageError: the file cannot be written.
         """
-        path = Path(path)
-        try:
-            write_atomically(path, self.content())
-        except OSError as error:
-            raise UsageError(f"could not write {path} ({error.strerror or error}); choose another --out.") from error
+        with file_errors(f"could not write {path}: choose another --out"):
+            write_atomically(Path(path), self.content())
 
     @classmethod
-    def load(cls, path: str | Path) -> Record:
+    def load(cls, path: str | Path, most_bytes: int = MOST_BYTES) -> Record:
         """Read and check a record.
 
-        :raises UsageError: there is no such file, or it is not a record.
+        :raises UsageError: there is no such file, or it is not a record, or it is larger than `most_bytes`.
         """
+        with file_errors(f"cannot read {path}"), Path(path).open("rb") as file:
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise UsageError(f"{path} is larger than {most_bytes // 2**20} MiB, the most that is read here.")
         try:
-            with Path(path).open("rb") as file:
-                content = file.read(MOST_BYTES + 1)
-            if len(content) > MOST_BYTES:
-                raise UsageError(f"{path} is not a record: it is larger than {MOST_BYTES // 2**20} MiB.")
             return cls.model_validate_json(content)
-        except OSError as error:
-            raise UsageError(f"cannot read {path} ({error.strerror}).") from error
         except ValidationError as error:
             raise UsageError(f"{path} is not a record: {fault(error)}.") from error
 
@@ -207,11 +196,8 @@ def check_out(out: Path) -> None:
     :raises UsageError: no record can be written to `out`.
     """
     place = next(parent for parent in (out, *out.resolve().parents) if parent.exists())
-    try:
-        with tempfile.NamedTemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise UsageError(f"records cannot be written to {out} ({error.strerror}); choose another --out.") from error
+    with file_errors(f"records cannot be written to {out}: choose another --out"):
+        tempfile.NamedTemporaryFile(dir=place).close()
 
 
 def collect(folder: str | Path) -> pd.DataFrame:
@@ -227,7 +213,3 @@ def collect(folder: str | Path) -> pd.DataFrame:
         plain = {name: value for name, value in record.spec.items() if not isinstance(value, (dict, list))}
         rows.append({"id": record.id, **plain, **record.derived(), "path": str(path)})
     return pd.DataFrame(rows)
-
-
-def _rounded(row: list[float | None]) -> list[float | None]:
-    return [None if cell is None else round(cell, _DIGITS) for cell in row]

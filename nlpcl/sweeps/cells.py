@@ -7,7 +7,9 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
+
+import typer
 
 from nlpcl.config.arguments import Request
 from nlpcl.config.spec import CompleteSpec
@@ -15,27 +17,40 @@ from nlpcl.errors import NOT_BOTH, UsageError, printable
 from nlpcl.records.record import Record
 
 LOG = "log.txt"
+DataRoot = Annotated[
+    str | None, typer.Option("--data-root", "--data-dir", envvar="NLPCL_DATA", help="Folder with the data.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+EvalBatchSize = Annotated[int, typer.Option(min=1, max=1_000_000, help="Examples in a batch at test.")]
 
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how runs are computed: arguments of `nlpcl run` that change no result."""
+    """Where and how runs are computed: the options of `nlpcl run` that change no result."""
 
-    out: Path
-    data_root: str | None = None
-    device: str = "auto"
-    eval_batch_size: int = 128
-    checkpoint_minutes: float = 10
-    compile: bool = False
-    gradient_checkpointing: bool = False
+    out: Annotated[Path, typer.Option("--out", "--output-dir", help="Folder for records.")] = Path("runs")
+    data_root: DataRoot = None
+    device: Device = "auto"
+    eval_batch_size: EvalBatchSize = 128
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, help="Minutes between checkpoints within a task; 0 means none.")
+    ] = 10
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the encoder with torch.compile; not with --gradient-checkpointing."),
+    ] = False
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option("--gradient-checkpointing", help="Save memory: compute activations again in the backward pass."),
+    ] = False
 
     def __post_init__(self) -> None:
         if self.compile and self.gradient_checkpointing:
             raise UsageError(NOT_BOTH)
 
     def argv(self) -> list[str]:
-        """Return these as options of `nlpcl run`: `out`, and those that are not at their default."""
-        chosen = {name: value for name, value in vars(self).items() if value != getattr(Execution, name, None)}
+        """Return those that are not at their default, as options of `nlpcl run`."""
+        chosen = {name: value for name, value in vars(self).items() if value != getattr(Execution, name)}
         flags = {f"--{name.replace('_', '-')}": value for name, value in chosen.items()}
         return [part for flag, value in flags.items() for part in ([flag] if value is True else [flag, str(value)])]
 

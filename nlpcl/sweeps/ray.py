@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from nlpcl.errors import UsageError
 from nlpcl.sweeps.cells import Cell, Execution, Outcome, SweepProgress, finished, last_line, outcome
@@ -34,10 +36,14 @@ class Needs:
     :param retries: how often a run is begun again when its process or its node dies.
     """
 
-    cpus: int = 1
-    gpus: float | None = None
-    memory: float | None = None
-    retries: int = 3
+    cpus: Annotated[int, typer.Option(min=1, help="With --ray: cores for a run.")] = 1
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="With --ray: GPUs for a run. Default: 1 if the cluster has any.")
+    ] = None
+    memory: Annotated[float | None, typer.Option(min=0, help="With --ray: GiB for a run.")] = None
+    retries: Annotated[
+        int, typer.Option(min=0, max=1000, help="With --ray: new tries after a process or node died.")
+    ] = 3
 
     def __post_init__(self) -> None:
         """:raises UsageError: an amount that Ray cannot deal out."""
@@ -82,9 +88,7 @@ def run_on_ray(
         task = ray.remote(max_calls=1, max_retries=needs.retries, **options)(_work)
         for cell in cells:
             cell.log(execution).unlink(missing_ok=True)
-        pending = {
-            task.remote(main, os.getcwd(), cell.argv(execution), *_files(cell, execution)): cell for cell in cells
-        }
+        pending = {task.remote(main, os.getcwd(), cell.argv(execution), cell.log(execution)): cell for cell in cells}
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own would abort
         try:
             _follow(ray, pending, execution, progress)
@@ -115,10 +119,6 @@ def _check_answers(address: str) -> None:
         raise UsageError(f"--ray {address}: no Ray cluster there ({error}); --ray local starts one here.") from error
 
 
-def _files(cell: Cell, execution: Execution) -> tuple[str, str]:
-    return str(execution.out / cell.id / "record.json"), str(cell.log(execution))
-
-
 def _options(needs: Needs, nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = needs.gpus if needs.gpus is not None else float(any(node.get("GPU") for node in alive))
@@ -146,11 +146,11 @@ def _follow(ray: Any, pending: dict[Any, Cell], execution: Execution, progress: 
         progress.running([cell for cell in pending.values() if cell.log(execution).exists()])
 
 
-def _work(main: Callable[[list[str]], int], folder: str, argv: list[str], record: str, log: str) -> int:
+def _work(main: Callable[[list[str]], int], folder: str, argv: list[str], log: Path) -> int:
     """Run `nlpcl run` in a worker process, with what it prints in a file, and return the exit code."""
     os.chdir(folder)
-    if finished(Path(record)) is not None:  # the process died after the record was written
+    if finished(log.with_name("record.json")) is not None:  # the process died after the record was written
         return 0
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a") as stream, redirect_stdout(stream), redirect_stderr(stream):
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as stream, redirect_stdout(stream), redirect_stderr(stream):
         return main(argv)

@@ -130,7 +130,7 @@ def test_failed_runs_are_counted_and_not_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "changes"),
     [
-        ("data.tasks list", {"data": {}}),
+        ("data.tasks required", {"data": {}}),
         ("data.tasks 3 laptop", {"data": {"tasks": FACTS["tasks"][:2]}}),
         ("data.tasks.0.name", {"data": {"tasks": [{**FACTS["tasks"][0], "name": {"a": 1}}]}}),
         ("data.files", {"data": {**FACTS, "files": ["a.csv"]}}),
@@ -209,7 +209,7 @@ def test_a_wrong_published_figure_is_refused(tmp_path: Path, line: str) -> None:
 def test_generated_records_pass_for_filed_ones(tmp_path: Path) -> None:
     number = file_many(tmp_path, ["ncl", "hat"], [{"benchmark": "asc"}], orders=2, seeds=2)
     rows = gather(load(tmp_path)[0])
-    assert number == 8 and [len(row.runs) for row in rows] == [4, 4] and rows[0].tasks == 5
+    assert number == 8 and [len(row.runs) for row in rows] == [4, 4] and rows[0].protocol["number_of_tasks"] == "5"
 
 
 def test_a_run_without_all_scores_has_a_row_without_figures(tmp_path: Path) -> None:
@@ -217,4 +217,8 @@ def test_a_run_without_all_scores_has_a_row_without_figures(tmp_path: Path) -> N
     gap[2][2] = None
     gap[0][0] = gap[1][0] = gap[2][0] = None
     (row,) = rows_of(tmp_path, record_of("ncl", matrix=gap))
-    assert row.scores["average_accuracy"] is None and spread(None) == "" and row.tasks == len(TASKS)
+    assert (
+        row.scores["average_accuracy"] is None
+        and spread(None) == ""
+        and row.protocol["number_of_tasks"] == str(len(TASKS))
+    )

@@ -10,7 +10,8 @@ import pytest
 
 from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
-from nlpcl.leaderboard.submit import add, check, checked, measured, place_of
+from nlpcl.leaderboard import submit
+from nlpcl.leaderboard.submit import check, checked, measured, place_of
 from nlpcl.records.record import Record
 from nlpcl.runs import run as experiment
 from tests.helpers.messages import mentions, refused
@@ -25,6 +26,11 @@ def saved(folder: Path, *given: Any, **changes: Any) -> Path:
     path = folder / "record.json"
     record_of(*given, **changes).save(path)
     return path
+
+
+def add(path: Path, results: Path, **more: Any) -> tuple[Path, bool]:
+    (filed,) = submit.add([path], results, **more)
+    return filed
 
 
 def both(matrix: Any, **more: Any) -> dict[str, Any]:
@@ -134,7 +140,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("spec.model U+202E", {"spec": {"model": "mini\u202elm"}}),
     ("data.files U+000A", {"data": {**record_of().data, "files": {"a\nb": "00"}}}),
     ("versions.nlpcl 1000", {"versions": {"nlpcl": "0" * 1001}}),
-    ("data.tasks list", {"data": {}}),
+    ("data.tasks required", {"data": {}}),
     ("data.tasks 3", {"data": {"tasks": record_of().data["tasks"][:2]}}),
     ("data.tasks 3", {"data": {"tasks": [record_of().data["tasks"][0]] * 3}}),
     ("data.tasks.0.name", {"data": {"tasks": [{"labels": ["a"], "train": 1, "valid": 1, "test": 1}]}}),
