@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import torch
 from avalanche.benchmarks import (
     CLScenario,
     EagerCLStream,
@@ -20,6 +23,8 @@ from avalanche.benchmarks.utils import (
     TaskAwareSupervisedClassificationDataset,
     TaskLabels,
 )
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from nlpcl.benchmarks._labels import in_order
 from nlpcl.errors import UsageError, suggest
@@ -35,24 +40,45 @@ MakeExamples = Callable[[Any, int, Sequence[int]], TaskAwareSupervisedClassifica
 """Takes a split of a task, the task label and the class in the head of each of the task's labels; see `labelled`."""
 
 
-class Task(Protocol):
-    """A task of any modality, as far as a benchmark must know it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-    @property
-    def train(self) -> Sized: ...
-    @property
-    def valid(self) -> Sized: ...
-    @property
-    def test(self) -> Sized: ...
+_DataT = TypeVar("_DataT", bound=Sized)
 
 
-class _Examples(Protocol):
-    def __getitem__(self, index: int) -> Any: ...
-    def __len__(self) -> int: ...
+@dataclass(frozen=True)
+class Task(Generic[_DataT]):
+    """One task of a stream.
+
+    :param name: the task's name.
+    :param labels: names of the classes; a label is an index into them.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    train: _DataT
+    valid: _DataT
+    test: _DataT
+
+
+class Examples(Dataset[tuple[Tensor, int]]):
+    """Examples with their classes, read one by one or several at once.
+
+    :param targets: class of each example.
+    """
+
+    targets: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.inputs(torch.tensor([index]))[0], self.targets[index]
+
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Return the inputs (B, ...) of the examples `rows`, LongTensor (B,)."""
+        raise NotImplementedError
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the examples `rows`, LongTensor (B,): inputs (B, ...) and classes (B,)."""
+        return self.inputs(rows), torch.tensor([self.targets[row] for row in rows.tolist()], dtype=torch.long)
 
 
 class Benchmark(CLScenario[Any]):
@@ -66,26 +92,6 @@ class Benchmark(CLScenario[Any]):
     valid_stream: EagerCLStream[Any]
     test_stream: EagerCLStream[Any]
 
-    name: str
-    """Name of the stream."""
-    scenario: str
-    """`til`, `dil` or `cil`."""
-    modality: Modality
-    """`text` or `image`."""
-    input_shape: tuple[int, ...]
-    """Shape of an example: (3, L) of texts, (C, H, W) of images."""
-    task_names: list[str]
-    n_classes: list[int]
-    """Classes of each task's head; in `dil` and `cil` all tasks share one."""
-    labels: tuple[str, ...]
-    """Labels of the head that all tasks share; empty in `til`."""
-    sizes: list[dict[str, Any]]
-    """A dictionary for each task: its `name`, its `labels`, and its numbers of examples `train`, `valid` and `test`."""
-    files: dict[str, str]
-    """SHA-256 of each file that the data come from, by path."""
-    notes: list[str]
-    """Sentences on what may spoil a result; only your own data are looked at so closely."""
-
     tokenizer: Any = None
     """The tokenizer of texts; None for images."""
     tokenizer_name: str = ""
@@ -94,14 +100,12 @@ class Benchmark(CLScenario[Any]):
     """Tokens that each text is padded or cut to; None for images."""
     vectors: Vectors | None = None
     """Word vectors, one for each of the tokenizer's words; None for an encoder's tokens, and for images."""
-    packed: Mapping[str, Sequence[PackedText]]
-    """Examples of each task tokenised for an encoder, by split."""
     states: TokenStates | None = None
     """Token states of an encoder, once `nlpcl.models.precompute` has computed them; None before."""
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[Task[Any]],
         examples: MakeExamples,
         *,
         name: str,
@@ -151,79 +155,79 @@ class Benchmark(CLScenario[Any]):
                 experience.classes_in_this_experience = classes[i] if scenario == "cil" else list(range(len(heads[i])))
                 experience.task_name = tasks[i].name
         self.name = name
+        """Name of the stream."""
         self.scenario = scenario
+        """`til`, `dil` or `cil`."""
         self.modality = modality
+        """`text` or `image`."""
         self.input_shape = input_shape
+        """Shape of an example: (3, L) of texts, (C, H, W) of images."""
         self.task_names = [task.name for task in tasks]
+        """Name of each task, in the order of the stream."""
         self.n_classes = [len(head) for head in heads]
+        """Classes of each task's head; in `dil` and `cil` all tasks share one."""
         self.labels = shared
-        self.sizes = [
+        """Labels of the head that all tasks share; empty in `til`."""
+        self.sizes: list[dict[str, Any]] = [
             {"name": task.name, "labels": list(task.labels), **{split: len(getattr(task, split)) for split in SPLITS}}
             for task in tasks
         ]
+        """For each task its `name`, its `labels`, and its numbers of examples `train`, `valid` and `test`."""
         self.files = dict(files or {})
+        """SHA-256 of each file that the data come from, by path."""
         self.notes = list(notes)
-        self.packed = {}
+        """Sentences on what may spoil a result; only your own data are looked at so closely."""
+        self.packed: Mapping[str, Sequence[PackedText]] = {}
+        """Examples of each task tokenised for an encoder, by split."""
 
 
 def labelled(
-    data: _Examples, targets: Sequence[int], task: int, *attributes: DataAttribute[Any]
+    data: Examples, task: int, *attributes: DataAttribute[Any]
 ) -> TaskAwareSupervisedClassificationDataset[Any]:
     """Return `data` as Avalanche's strategies take it, with targets, one task label and further attributes."""
-    return TaskAwareSupervisedClassificationDataset(
-        [data],
-        data_attributes=[
-            DataAttribute(targets, "targets"),
-            TaskLabels(ConstantSequence(task, len(targets))),
-            *attributes,
-        ],
-    )
+    targets, labels = DataAttribute(data.targets, "targets"), TaskLabels(ConstantSequence(task, len(data)))
+    return TaskAwareSupervisedClassificationDataset([data], data_attributes=[targets, labels, *attributes])
 
 
-def _shared_labels(tasks: Sequence[Task], name: str, scenario: str, labels: tuple[str, ...] | None) -> tuple[str, ...]:
+def _shared_labels(
+    tasks: Sequence[Task[Any]], name: str, scenario: str, labels: tuple[str, ...] | None
+) -> tuple[str, ...]:
     """Return the labels of the head that all tasks share; none in task-incremental learning."""
     if scenario == "til":
         return ()
-    if scenario == "cil":
-        every = [label for task in tasks for label in task.labels]
-        if len(set(every)) < len(every):
-            twice = next(label for label in every if every.count(label) > 1)
-            raise UsageError(f"{name} cannot run class-incremental: label {twice} is in more than one task.")
-        shared = labels or tuple(every)
-    else:
-        shared = labels or _joined_labels(tasks, name)
-    for task in tasks:
-        absent = [label for label in task.labels if label not in shared]
-        if absent:
+    every = [(label, task.name) for task in tasks for label in task.labels]
+    counts = Counter(label for label, _ in every)
+    twice = [label for label, count in counts.items() if count > 1]
+    if scenario == "cil" and twice:
+        raise UsageError(f"{name} cannot run class-incremental: label {twice[0]} is in more than one task.")
+    shared = labels or (tuple(counts) if scenario == "cil" else _joined_labels(tasks, name))
+    for label, task in every:
+        if label not in shared:
             raise UsageError(
-                f"{name} cannot run with one head: label {absent[0]} of {task.name} is none of the head's labels "
+                f"{name} cannot run with one head: label {label} of {task} is none of the head's labels "
                 f"({', '.join(shared)})."
             )
     return shared
 
 
-def _joined_labels(tasks: Sequence[Task], name: str) -> tuple[str, ...]:
+def _joined_labels(tasks: Sequence[Task[Any]], name: str) -> tuple[str, ...]:
     """Return the labels of all tasks, matched by name, for domain-incremental learning.
 
     They stand in the order of a task that has all of them, or else numbers by their value and words by the alphabet.
 
     :raises UsageError: the tasks fall into groups that have no label in common, so their labels mean different things.
     """
-    groups: list[tuple[Task, set[str]]] = []
-    for task in tasks:
-        joined = [group for group in groups if group[1] & set(task.labels)]
-        first = joined[0][0] if joined else task
-        groups = [group for group in groups if group not in joined]
-        groups.append((first, set(task.labels).union(*(labels for _, labels in joined))))
-    if len(groups) > 1:
-        (one, _), (other, _) = groups[:2]
+    joined = set(tasks[0].labels)
+    for _ in tasks:  # each time the tasks join that share a label with those which have joined
+        joined.update(*(task.labels for task in tasks if joined & set(task.labels)))
+    apart = [task for task in tasks if not joined & set(task.labels)]
+    if apart:
+        one, other = tasks[0], apart[0]
         raise UsageError(
             f"{name} cannot run domain-incremental: the labels of {other.name} ({', '.join(other.labels)}) do not "
             f"share the meaning of those of {one.name} ({', '.join(one.labels)}): none is the same. Use --scenario til."
         )
-    union = groups[0][1]
-    longest = max((task.labels for task in tasks), key=len)
-    return longest if len(longest) == len(union) else in_order(union)
+    return next((task.labels for task in tasks if len(task.labels) == len(joined)), in_order(joined))
 
 
 def is_whole(value: Any) -> bool:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from nlpcl.benchmarks._base import SPLITS, Benchmark, draw_rows, labelled
-from nlpcl.benchmarks._stream import Stream, StreamRequest, register_stream
+from nlpcl.benchmarks._base import SPLITS, Benchmark, Examples, Task, draw_rows, labelled
+from nlpcl.benchmarks._stream import StreamRequest, register_stream
 from nlpcl.errors import UsageError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -46,7 +46,7 @@ def read_image(file: Path | IO[bytes], size: int | None = None) -> Tensor:
     try:
         with Image.open(file) as opened:
             image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except OSError as error:
         raise UsageError(
             f"{getattr(file, 'name', file)} cannot be read as an image ({type(error).__name__}); "
             "complete the data root."
@@ -56,6 +56,7 @@ def read_image(file: Path | IO[bytes], size: int | None = None) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
+@dataclass(frozen=True)
 class ImageFiles:
     """Images that stay on the disk until they are indexed.
 
@@ -63,15 +64,15 @@ class ImageFiles:
     :param size: pixels a side they are resized to.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
-        self.paths = list(paths)
-        self.size = size
+    paths: Sequence[Path]
+    size: int
 
     def __getitem__(self, index: int) -> Tensor:
         return read_image(self.paths[index], self.size)
 
 
-class Images(Dataset[tuple[Tensor, int]]):
+@dataclass(eq=False, repr=False)
+class Images(Examples):
     """Some images of a pool with their classes. An example is ((C, H, W), class).
 
     Several tasks may share a pool: each names its rows of it.
@@ -83,56 +84,30 @@ class Images(Dataset[tuple[Tensor, int]]):
     :param change: changes images (B, C, H, W) in [0, 1] before that; None means no change.
     """
 
-    def __init__(
-        self,
-        pool: Tensor | ImageFiles,
-        rows: Sequence[int],
-        targets: Sequence[int],
-        normalise: Normalisation,
-        change: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self.pool = pool
-        self.rows = list(rows)
-        self.targets = list(targets)
-        self._classes = torch.tensor(self.targets)
-        self.normalise = normalise
-        self.change = change
+    pool: Tensor | ImageFiles
+    rows: Sequence[int]
+    targets: Sequence[int]
+    normalise: Normalisation
+    change: Callable[[Tensor], Tensor] | None = None
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        x, y = self.gather(torch.tensor([index]))
-        return x[0], int(y[0])
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the examples `rows`, LongTensor (B,): images (B, C, H, W) and classes (B,)."""
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Return the images (B, C, H, W) of the examples `rows`, LongTensor (B,)."""
         chosen = [self.rows[row] for row in rows.tolist()]
         x = self.pool[chosen] if isinstance(self.pool, Tensor) else torch.stack([self.pool[row] for row in chosen])
         if x.dtype == torch.uint8:
             x = x / 255
         if self.change is not None:
             x = self.change(x)
-        return self.normalise(x), self._classes[rows]
+        return self.normalise(x)
 
     def take(self, positions: Sequence[int]) -> Images:
         """Return the images at `positions`."""
-        rows, targets = [self.rows[i] for i in positions], [self.targets[i] for i in positions]
-        return Images(self.pool, rows, targets, self.normalise, self.change)
-
-    def changed(self, change: Callable[[Tensor], Tensor]) -> Images:
-        """Return the same images under another change."""
-        return Images(self.pool, self.rows, self.targets, self.normalise, change)
-
-    def with_targets(self, targets: Sequence[int]) -> Images:
-        """Return the same images with other classes."""
-        return Images(self.pool, self.rows, targets, self.normalise, self.change)
+        return replace(self, rows=[self.rows[i] for i in positions], targets=[self.targets[i] for i in positions])
 
     def of_classes(self, classes: Sequence[int]) -> Images:
         """Return the images of some classes; class `classes[k]` becomes k."""
-        new = {old: k for k, old in enumerate(classes)}
-        taken = self.take([i for i, target in enumerate(self.targets) if target in new])
-        return taken.with_targets([new[target] for target in taken.targets])
+        taken = self.take([i for i, target in enumerate(self.targets) if target in classes])
+        return replace(taken, targets=[classes.index(target) for target in taken.targets])
 
 
 @dataclass(frozen=True)
@@ -140,29 +115,33 @@ class ImageSet:
     """A data set of images, before it is cut into tasks.
 
     :param classes: names of the classes; a target is an index into them.
-    :param files: path and SHA-256 of what was read.
     """
 
     classes: tuple[str, ...]
     train: Images
     test: Images
-    files: dict[str, str]
 
 
 @dataclass(frozen=True)
-class ImageTask:
+class ImageSource:
+    """A data set of which several streams are made.
+
+    :param facts: fields of `BenchmarkEntry` that these streams share.
+    :param read: reads the set below a request's data root, or downloads it, and notes the SHA-256 of its files; raises
+        a UsageError if a file is missing, damaged or out of reach.
+    """
+
+    facts: dict[str, Any]
+    read: Callable[[StreamRequest[Any]], ImageSet]
+
+
+class ImageTask(Task[Images]):
     """One task of an image stream.
 
     :param name: the task's name.
     :param labels: names of the classes; a target is an index into them.
     :raises UsageError: a split is empty or a target out of range.
     """
-
-    name: str
-    labels: tuple[str, ...]
-    train: Images
-    valid: Images
-    test: Images
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -194,8 +173,7 @@ def image_benchmark_from_tasks(
     """
 
     def examples(images: Images, task: int, classes: Sequence[int]) -> Any:
-        targets = [classes[target] for target in images.targets]
-        return labelled(images.with_targets(targets), targets, task)
+        return labelled(replace(images, targets=[classes[target] for target in images.targets]), task)
 
     return Benchmark(
         tasks,
@@ -239,19 +217,29 @@ def digest_of(contents: Mapping[str, bytes]) -> str:
     return digest.hexdigest()
 
 
+def image_folder(request: StreamRequest[Any], *names: str, advice: str) -> Path:
+    """Return the first folder of these names that is under the data root.
+
+    :param advice: what the stream needs.
+    :raises UsageError: there is none.
+    """
+    root = request.folder()
+    for name in names:
+        if root is not None and (root / name).is_dir():
+            return root / name
+    raise UsageError(f"{request.name} needs {advice}.")
+
+
+def listed_images(files: Sequence[tuple[Path, int]], size: int) -> Images:
+    """Return images that stay on the disk, of files with their classes."""
+    pool = ImageFiles([file for file, _ in files], size)
+    return Images(pool, range(len(files)), [label for _, label in files], COLOUR)
+
+
 def image_files(folder: Path) -> list[Path]:
     """Return the JPEG and PNG files in a folder, by name; none where there is no folder."""
     return [file for file in sorted(folder.glob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def image_stream(name: str, **facts: Any) -> Callable[[Callable[[StreamRequest[Any]], Sequence[ImageTask]]], Stream]:
-    """Return a decorator that makes an image stream of the function that loads its tasks.
-
-    :param name: of the stream on the command line.
-    :param facts: fields of `BenchmarkEntry`; the first of `scenarios` is the stream's default.
-    """
-
-    def decorate(load: Callable[[StreamRequest[Any]], Sequence[ImageTask]]) -> Stream:
-        return register_stream(load, image_benchmark_from_tasks, name, **{"modality": "image", "language": "", **facts})
-
-    return decorate
+image_stream = partial(register_stream, image_benchmark_from_tasks, modality="image", language="")
+"""Return a decorator that makes an image stream of the function that loads its tasks; see `text_stream`."""

@@ -20,7 +20,6 @@ _LISTED = re.compile(
 )
 _SEVERAL = "label is a list: multi-label data are not supported, a row has one label"
 _MISSING_WORDS = ("nan", "none", "null", "na", "n/a", "<na>", "nat")
-SURROGATE = "half of a character (a lone surrogate)"
 
 
 class NotALabel(Exception):
@@ -36,7 +35,9 @@ class NotALabel(Exception):
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value stands for none: None, NaN, pandas' NA and NaT."""
+    """Return whether a value stands for none: a blank text, None, NaN, pandas' NA and NaT."""
+    if isinstance(value, str):
+        return not value.strip()
     if value is None or (isinstance(value, Decimal) and value.is_nan()):
         return True
     try:
@@ -46,9 +47,9 @@ def is_missing(value: Any) -> bool:
 
 
 def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str:
-    """Return a label as text: the text itself, an integer's digits (also of 1.0), True or False.
+    """Return a value as text: the text itself; of a label or task also True, False, an integer's digits (also of 1.0).
 
-    :param what: `label`, or `task`, whose names may be any text or number.
+    :param what: `label`; `task`, whose names may be any text or number; `text` or `text_pair`, which must be texts.
     :param classes: names that integers stand for.
     :raises NotALabel: it is missing, a list, an object or of another type; of a label also: it is a real number, or
         reads as a list.
@@ -56,16 +57,16 @@ def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str
     if getattr(value, "shape", None) == () and not isinstance(value, (str, numbers.Number)):
         value = value.item()  # an array or tensor of one number, which is no list
     is_label = what == "label"
+    if is_missing(value):
+        raise NotALabel(f"no {what}")
     if isinstance(value, str):
-        if not value.strip():
-            raise NotALabel(f"no {what}")
         if has_surrogate(value):
-            raise NotALabel(f"{what} holds {SURROGATE}")
+            raise NotALabel(f"{what} holds half of a character (a lone surrogate)")
         if is_label and _LISTED.fullmatch(value.strip()):
             raise NotALabel(_SEVERAL)
         return str(value)
-    if is_missing(value):
-        raise NotALabel(f"no {what}")
+    if what in ("text", "text_pair"):
+        raise NotALabel(f"{what} is of type {type(value).__name__}: it must be a text")
     if type(value).__name__ in ("bool", "bool_"):
         return str(bool(value))
     if isinstance(value, (numbers.Real, Decimal)):
@@ -163,11 +164,14 @@ def alike(words: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def truth_and_number(words: Iterable[str]) -> list[str]:
-    """Return True or False, and 0 or 1, if labels hold both: they may be the same; else []."""
+def clashes(words: Iterable[str]) -> list[tuple[list[str], str]]:
+    """Return groups of labels that may be one, and why: those `alike`, and True or False beside 0 or 1."""
     words = list(words)
-    pair = [next((word for word in words if folded(word) in known), None) for known in (("true", "false"), ("0", "1"))]
-    return [word for word in pair if word is not None] if None not in pair else []
+    groups = [(group, "differ only by blanks, case or notation") for group in alike(words)]
+    truth, number = (next((w for w in words if folded(w) in known), None) for known in (("true", "false"), ("0", "1")))
+    if truth is not None and number is not None:
+        groups.append(([truth, number], "may be the same"))
+    return groups
 
 
 def doubts(words: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:

@@ -131,52 +131,54 @@ def check_choice(name: str, value: Any) -> None:
 
 
 def register_stream(
-    load: Callable[[StreamRequest[Any]], Sequence[Any]],
     build: Callable[..., Benchmark],
     name: str,
+    *,
     max_length: int = 128,
     options: type[Options] = Options,
     **facts: Any,
-) -> Stream:
-    """Make a stream of a function that loads tasks, and register it.
+) -> Callable[[Callable[[StreamRequest[Any]], Sequence[Any]]], Stream]:
+    """Return a decorator that makes a stream of a function that loads tasks, and registers it.
 
-    :param load: returns the requested tasks, in their order.
-    :param build: makes the benchmark of them.
+    :param build: makes the benchmark of the tasks, which the function returns in their order.
     :param name: of the stream on the command line.
     :param max_length: default of that argument.
     :param options: the class of its own options.
     :param facts: further fields of `BenchmarkEntry`.
     """
 
-    def stream(*args: Any, **kwargs: Any) -> Benchmark:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments = bound.arguments
-        own_options = {option: arguments.pop(option) for option in options.model_fields}
-        text = {argument: arguments.pop(argument) for argument in _OF_TEXT if argument in arguments}
-        request = StreamRequest(name=name, options=options(**own_options), labels=entry.labels or None, **arguments)
-        check_scenario(entry, request.scenario)
-        if entry.published is not None:
-            shared = {"scenario": request.scenario, "order": request.order, "tasks": request.tasks}
-            request.task_names = request.choose(*entry.published(**shared, **own_options))
-        return build(
-            load(request),
-            name=name,
-            scenario=request.scenario,
-            labels=request.labels,
-            files=request.files,
-            notes=request.notes,
-            **text,
-        )
+    def decorate(load: Callable[[StreamRequest[Any]], Sequence[Any]]) -> Stream:
+        def stream(*args: Any, **kwargs: Any) -> Benchmark:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            arguments = bound.arguments
+            own_options = {option: arguments.pop(option) for option in options.model_fields}
+            text = {argument: arguments.pop(argument) for argument in _OF_TEXT if argument in arguments}
+            request = StreamRequest(name=name, options=options(**own_options), labels=entry.labels or None, **arguments)
+            check_scenario(entry, request.scenario)
+            if entry.published is not None:
+                shared = {"scenario": request.scenario, "order": request.order, "tasks": request.tasks}
+                request.task_names = request.choose(*entry.published(**shared, **own_options))
+            return build(
+                load(request),
+                name=name,
+                scenario=request.scenario,
+                labels=request.labels,
+                files=request.files,
+                notes=request.notes,
+                **text,
+            )
 
-    entry = BenchmarkEntry(name, stream, options=options, **facts)
-    signature = _signature(entry, options, max_length)
-    functools.update_wrapper(stream, load)
-    del vars(stream)["__wrapped__"]  # or tools would show its signature
-    show_signature(stream, signature)
-    stream.__doc__ = _documentation(load, options)
-    benchmarks.add(entry)
-    return stream
+        entry = BenchmarkEntry(name, stream, options=options, **facts)
+        signature = _signature(entry, options, max_length)
+        functools.update_wrapper(stream, load)
+        del vars(stream)["__wrapped__"]  # or tools would show its signature
+        show_signature(stream, signature)
+        stream.__doc__ = _documentation(load, options)
+        benchmarks.add(entry)
+        return stream
+
+    return decorate
 
 
 def _signature(entry: BenchmarkEntry, options: type[Options], max_length: int) -> inspect.Signature:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
 import pandas as pd
 from avalanche.benchmarks.utils import DataAttribute
 
-from nlpcl.benchmarks._base import SPLITS, Benchmark, check_whole, draw_rows, labelled
+from nlpcl.benchmarks._base import SPLITS, Benchmark, Task, check_whole, draw_rows, labelled
 from nlpcl.benchmarks._files.cache import fingerprint
-from nlpcl.benchmarks._stream import Stream, StreamRequest, register_stream
+from nlpcl.benchmarks._stream import register_stream
 from nlpcl.benchmarks._tokens import PackedText, columns, load_tokenizer, pack
 from nlpcl.benchmarks.words import Words
 from nlpcl.errors import UsageError
 
 
-@dataclass(frozen=True)
-class TextTask:
+class TextTask(Task[pd.DataFrame]):
     """One task of a text stream.
 
     :param name: the task's name.
@@ -28,12 +27,6 @@ class TextTask:
     :raises UsageError: two labels are the same; a column is missing, there twice, or in one split alone; a split is
         empty; a text is none; a label is no integer or out of range.
     """
-
-    name: str
-    labels: tuple[str, ...]
-    train: pd.DataFrame
-    valid: pd.DataFrame
-    test: pd.DataFrame
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) < len(self.labels) or not all(isinstance(label, str) for label in self.labels):
@@ -104,7 +97,7 @@ def text_benchmark_from_tasks(
         targets = [classes[label] for label in frame["label"]]
         packed.append(pack(fast, identity, texts, pairs, targets, max_length))
         lengths = DataAttribute(packed[-1].lengths.tolist(), "lengths")  # for batches of like length
-        return labelled(packed[-1], targets, task, lengths)
+        return labelled(packed[-1], task, lengths)
 
     benchmark = Benchmark(
         tasks,
@@ -133,17 +126,9 @@ def shuffle_cut(frame: pd.DataFrame, size: int | None, seed: int) -> pd.DataFram
     return frame if len(rows) == len(frame) else frame.iloc[rows].reset_index(drop=True)
 
 
-def text_stream(
-    name: str, *, max_length: int = 128, **facts: Any
-) -> Callable[[Callable[[StreamRequest[Any]], Sequence[TextTask]]], Stream]:
-    """Return a decorator that makes a text stream of the function that loads its tasks.
+text_stream = partial(register_stream, text_benchmark_from_tasks)
+"""Return a decorator that makes a text stream of the function that loads its tasks.
 
-    :param name: of the stream on the command line.
-    :param max_length: default of the stream's argument.
-    :param facts: fields of `BenchmarkEntry`; the first of `scenarios` is the stream's default.
-    """
-
-    def decorate(load: Callable[[StreamRequest[Any]], Sequence[TextTask]]) -> Stream:
-        return register_stream(load, text_benchmark_from_tasks, name, max_length, **facts)
-
-    return decorate
+It takes the stream's name on the command line, `max_length`, the default of the stream's argument, `options`, the class
+of its own options, and fields of `BenchmarkEntry`; the first of `scenarios` is the stream's default.
+"""

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from nlpcl.benchmarks._base import Examples
 from nlpcl.benchmarks._files.cache import cache_key, cached
 from nlpcl.errors import UsageError
 from nlpcl.models.encoder_files import CONFIG, check_files, check_vocabulary, encoder_folder, read_tokenizer
@@ -45,7 +45,7 @@ def columns(frame: pd.DataFrame) -> tuple[list[str], list[str] | None]:
     return frame["text"].tolist(), frame["text_pair"].tolist() if has_pairs else None
 
 
-class PackedText(Dataset[tuple[Tensor, int]]):
+class PackedText(Examples):
     """Tokenised examples and their classes. Example i is a LongTensor (3, L) of ids, attention mask and segments.
 
     Once `first` is set it is (4, L): the fourth row then says where each token's state lies in a table of states, 0 at
@@ -60,27 +60,19 @@ class PackedText(Dataset[tuple[Tensor, int]]):
         self.ids = ids
         self.flags = flags
         self.targets = targets
-        self._classes = torch.tensor(targets)
         self.lengths = (flags & 1).sum(dim=1)
         """Number of real tokens of each example, LongTensor (N,)."""
         self.first: Tensor | None = None
         """Where the state of each example's first token lies, LongTensor (N,)."""
 
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        x, y = self.gather(torch.tensor([index]))
-        return x[0], int(y[0])
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the examples `rows`, LongTensor (B,): inputs (B, 3, L), or (B, 4, L), and classes (B,)."""
+    def inputs(self, rows: Tensor) -> Tensor:
+        """Return the inputs (B, 3, L), or (B, 4, L), of the examples `rows`, LongTensor (B,)."""
         flags = self.flags[rows].long()
         mask = flags & 1
         parts = [self.ids[rows].long(), mask, flags >> 1]
         if self.first is not None:
             parts.append((self.first[rows, None] + torch.arange(mask.shape[1])) * mask)
-        return torch.stack(parts, dim=1), self._classes[rows]
+        return torch.stack(parts, dim=1)
 
     def digest(self) -> str:
         """Return the SHA-256 of what an encoder sees of the examples."""

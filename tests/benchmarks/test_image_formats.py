@@ -24,13 +24,14 @@ from nlpcl.benchmarks import (
     SplitTinyImageNet,
 )
 from nlpcl.benchmarks._images import COLOUR
-from nlpcl.benchmarks.images._cifar import read_cifar10, read_cifar100
+from nlpcl.benchmarks.images._cifar import CIFAR10, CIFAR100
 from nlpcl.benchmarks.images._mnist import IDX_FILES, idx_array
 from nlpcl.cli import main
 from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.registry import backbones as all_backbones
 from nlpcl.registry import benchmarks, check_combination, strategies
+from tests.helpers.images import read_set
 from tests.helpers.messages import refused
 
 
@@ -99,7 +100,7 @@ def test_cifar_in_its_binary_version(tmp_path: Path) -> None:
             entry = tarfile.TarInfo(f"cifar-100-binary/{name}")
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
-    data = read_cifar100(tmp_path)
+    data = read_set(CIFAR100, tmp_path)
     assert data.train.targets[:3] == [0, 1, 2] and len(data.classes) == 100
     expected = torch.from_numpy(rows["train.bin"][5, 2:].reshape(3, 32, 32)) / 255
     torch.testing.assert_close(data.train[5][0], COLOUR(expected))
@@ -109,9 +110,9 @@ def test_cifar_in_its_binary_version(tmp_path: Path) -> None:
     train_two_tasks("splitcifar100", tmp_path, "cil")
     (tmp_path / "cifar100" / "cifar-100-binary.tar.gz").write_bytes(b"no archive")
     with refused("cifar-100-binary.tar.gz"):
-        read_cifar100(tmp_path)
+        read_set(CIFAR100, tmp_path)
     with refused("cifar10"):
-        read_cifar10(tmp_path)
+        read_set(CIFAR10, tmp_path)
 
 
 def test_tiny_imagenet(tmp_path: Path) -> None:

@@ -24,13 +24,14 @@ from nlpcl.benchmarks import (
     SplitMNIST,
 )
 from nlpcl.benchmarks._files.published import published_orders
-from nlpcl.benchmarks.images._cifar import read_cifar10
+from nlpcl.benchmarks.images._cifar import CIFAR10
 from nlpcl.benchmarks.images._dealing import class_order
-from nlpcl.benchmarks.images._mnist import read_mnist
+from nlpcl.benchmarks.images._mnist import MNIST
 from nlpcl.benchmarks.images.partitions import dirichlet, stratified, uneven_parts
 from nlpcl.benchmarks.images.split import permutation, rotation
 from nlpcl.cli import main
 from nlpcl.records.record import Record
+from tests.helpers.images import read_set
 from tests.helpers.messages import refused
 
 MNIST_TRAIN = (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949)
@@ -69,7 +70,7 @@ def test_split_mnist_has_mnists_classes_in_heads_of_two(image_root: Path) -> Non
 
 
 def test_mnist_is_normalised_with_its_own_constants(image_root: Path) -> None:
-    data = read_mnist(image_root)
+    data = read_set(MNIST, image_root)
     assert (len(data.train), len(data.test)) == (60000, 10000)
     pixels = data.train.pool.float() / 255  # type: ignore[union-attr]
     assert abs(float(pixels.mean()) - 0.1307) < 1e-4 and abs(float(pixels.std()) - 0.3081) < 1e-4
@@ -173,9 +174,9 @@ def test_cifar10_from_jpegs_in_a_zip_and_in_a_folder(image_root: Path, tmp_path:
     with zipfile.ZipFile(next((image_root / "cifar10").glob("*.zip"))) as archive:
         some = [name for name in archive.namelist() if name[-8:-5] == "000"]
         archive.extractall(tmp_path / "cifar10", some)
-    part = read_cifar10(tmp_path)
+    part = read_set(CIFAR10, tmp_path)
     assert (len(part.train), len(part.test), len(part.classes)) == (100, 100, 10)
-    whole = read_cifar10(image_root)
+    whole = read_set(CIFAR10, image_root)
     assert torch.equal(part.train[0][0], whole.train[0][0])
 
 
@@ -186,7 +187,7 @@ def test_partitions_of_cifar10(image_root: Path) -> None:
     uneven = HeterogeneousCIFAR10(root=image_root)
     parts = [sum(size[split] for split in ("train", "valid", "test")) for size in uneven.sizes]
     assert sum(parts) == 6000 and len(set(parts)) > 1
-    found = uneven_parts(read_cifar10(image_root), 10)
+    found = uneven_parts(read_set(CIFAR10, image_root), 10)
     assert sorted(row for pair in found for images in pair for row in images.rows) == list(range(6000))
     shares = [Counter(train.targets).most_common(1)[0][1] / len(train) for train, _ in found]
     assert max(shares) > 0.2  # an even part has a tenth of each class

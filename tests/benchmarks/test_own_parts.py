@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlpcl.benchmarks import TextTask
-from nlpcl.benchmarks.folder._draws import draw
+from nlpcl.benchmarks.folder._text_tasks import draw
 from nlpcl.errors import UsageError
 from tests.helpers.own_data import Blank, frame, one_task, stream, write
 
@@ -198,9 +198,9 @@ def test_a_column_that_is_empty_in_one_part_is_missing_there() -> None:
 
 @pytest.mark.parametrize(
     ("text", "fault"),
-    [(3, "text is a number"), (0.5, "text is a number"), (True, "text is a number"), (None, "no text"),
-     (float("nan"), "no text"), (pd.NA, "no text"), ("", "no text"), (" \n", "no text"), (["a"], "text is a list"),
-     ({"a": 1}, "text is an object"), (b"a", "bytes"), ("a\ud83d", "half of a character"),
+    [(3, "text is of type int"), (0.5, "of type float"), (True, "of type bool"), (None, "no text"),
+     (float("nan"), "no text"), (pd.NA, "no text"), ("", "no text"), (" \n", "no text"), (["a"], "of type list"),
+     ({"a": 1}, "of type dict"), (b"a", "bytes"), ("a\ud83d", "half of a character"),
      (pd.Timestamp(0), "Timestamp")],
 )  # fmt: skip
 def test_a_text_that_is_none_is_named_for_what_it_is(text: Any, fault: str) -> None:

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlpcl.benchmarks.folder._formats import TextFormat, parse
+from nlpcl.benchmarks.folder._formats import parse
+from nlpcl.benchmarks.folder._options import FolderOptions
 from nlpcl.benchmarks.folder._tables import RawTable
 from nlpcl.errors import UsageError
 from tests.helpers.own_data import ROWS, lines, one_task, stream, write
@@ -28,7 +29,7 @@ LABEL = st.sampled_from(["no", "yes", "may be"])
 
 
 def table(text: str | bytes, name: str = "train.csv", **form: Any) -> RawTable:
-    return parse(text if isinstance(text, bytes) else text.encode(), Path(name), TextFormat(**form))
+    return parse(text if isinstance(text, bytes) else text.encode(), Path(name), FolderOptions(**form))
 
 
 def rows_of(found: RawTable) -> list[tuple[Any, ...]]:
@@ -156,7 +157,7 @@ def test_a_text_may_be_long() -> None:
         ("train.csv", b"PK\x03\x04...", ["Excel"]),
         ("train.tsv", b"PAR1\x15...", [".parquet"]),
         ("train.parquet", b"PAR1 and no more", ["Parquet"]),
-        ("train.jsonl", b'{"text": "good", "label": "no"}\n[1]\n', ["line 2", "object"]),
+        ("train.jsonl", b'{"text": "good", "label": "no"}\n[1]\n', ["row 2", "object"]),
         ("train.jsonl", b'{"text": "good", "text": "bad", "label": "no"}\n', ["line 1", "'text' twice"]),
         ("train.jsonl", b'{"a": {"b": 1, "b": 2}}\n', ["line 1", "'b' twice"]),
         ("train.jsonl", b'{"text": ' + b"9" * 5000 + b"}\n", ["line 1", "not JSON"]),
@@ -192,7 +193,7 @@ def test_separator_and_encoding(tmp_path: Path) -> None:
         {"encoding": "hex"},
     ):
         with pytest.raises(UsageError, match=next(iter(wrong))):
-            TextFormat(**wrong)
+            FolderOptions(**wrong)
 
 
 def test_lines_of_objects_may_be_called_json() -> None:

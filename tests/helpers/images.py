@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_from_tasks
+from nlpcl.benchmarks import StreamRequest
+from nlpcl.benchmarks._images import GREY, Images, ImageSet, ImageSource, ImageTask, image_benchmark_from_tasks
+from nlpcl.options import Options
 
 
 def make_task(number: int, classes: int) -> ImageTask:
@@ -20,6 +23,11 @@ def make_task(number: int, classes: int) -> ImageTask:
         return Images(pool / 2, range(n), targets, GREY)
 
     return ImageTask(f"task{number}", tuple("abc"[:classes]), images(48), images(8), images(16))
+
+
+def read_set(source: ImageSource, root: Path) -> ImageSet:
+    """Return a data set below a data root."""
+    return source.read(StreamRequest("set", Options(), "til", 0, tasks=None, train_size=None, seed=0, root=root))
 
 
 def of_other_classes(task: Any) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,12 @@ def cached(key: str | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, 
     if key is None:
         return make()
     file = cache_folder() / f"{key}.safetensors"
-    stored = _load(file)
-    if stored is not None:
+    if (stored := _load(file)) is not None:
         return stored
     tensors = make()
     try:
-        _save(file, tensors)
+        with replacing(file) as temporary:
+            save_file(tensors, temporary, metadata={"sha256": _checksum(tensors)})
     except (OSError, SafetensorError) as error:
         _log.warning("tokenised text stays in memory: %s cannot be written (%s)", file.parent, error)
         return tensors
@@ -92,21 +93,11 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def _load(file: Path) -> dict[str, Tensor] | None:
-    try:
-        with safe_open(file, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
-            checksum = (stored.metadata() or {}).get("sha256")
-    except FileNotFoundError:
+    if not file.is_file():
         return None
-    except (OSError, SafetensorError):
-        _log.warning("%s is damaged and made anew", file)
-        return None
-    if checksum != _checksum(tensors):
-        _log.warning("%s is damaged and made anew", file)
-        return None
-    return tensors
-
-
-def _save(file: Path, tensors: dict[str, Tensor]) -> None:
-    with replacing(file) as temporary:
-        save_file(tensors, temporary, metadata={"sha256": _checksum(tensors)})
+    with suppress(OSError, SafetensorError), safe_open(file, framework="pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
+        if (stored.metadata() or {}).get("sha256") == _checksum(tensors):
+            return tensors
+    _log.warning("%s is damaged and made anew", file)
+    return None

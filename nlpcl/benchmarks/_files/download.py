@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import logging
 import os
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -67,10 +70,35 @@ def read_file(file: Path) -> bytes:
         return file.read_bytes()
     if not packed.is_file():
         raise UsageError(f"{file} is missing; complete the data root, or leave --data-root out to download the data.")
+    return unzipped(packed.read_bytes(), packed)
+
+
+def unzipped(content: bytes, file: Path) -> bytes:
+    """Return what the content of a .gz file holds.
+
+    :raises UsageError: it is cut short, or compressed in another way.
+    """
     try:
-        return gzip.decompress(packed.read_bytes())
+        return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{packed} is damaged ({error}); replace it by the original.") from error
+        raise UsageError(f"{file} is damaged ({error}); replace it by the original.") from error
+
+
+def unpacked(content: bytes, path: str) -> dict[str, bytes]:
+    """Return the files in an archive, by their paths in it, sorted; nothing is written.
+
+    :param path: ends with .zip or .tar.gz.
+    :raises UsageError: it is damaged.
+    """
+    try:
+        if path.endswith(".zip"):
+            with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+                return {name: zipped.read(name) for name in sorted(zipped.namelist()) if not name.endswith("/")}
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
+            members = sorted((member for member in tar if member.isfile()), key=lambda member: member.name)
+            return {member.name: file.read() for member in members if (file := tar.extractfile(member))}
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path} is damaged ({type(error).__name__}); replace it by the original.") from error
 
 
 def own_files(*patterns: str, published: Collection[str] = ()) -> Callable[[Path, Any], dict[str, str]]:

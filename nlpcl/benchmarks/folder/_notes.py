@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from nlpcl.benchmarks._labels import INTEGER, alike, doubts, truth_and_number
+from nlpcl.benchmarks._labels import INTEGER, clashes, doubts
 from nlpcl.benchmarks._text import TextTask
+from nlpcl.benchmarks.folder._problems import listed
 
 
 def notes_on(tasks: Sequence[TextTask], scenario: str) -> list[str]:
@@ -15,7 +16,7 @@ def notes_on(tasks: Sequence[TextTask], scenario: str) -> list[str]:
     notes = [note for task in tasks for note in _of_task(task)]
     pairs = [task.name for task in tasks if "text_pair" in task.train]
     if pairs and len(pairs) < len(tasks):
-        notes.append(f"pairs of texts in {_named(pairs)}, single texts in the other tasks")
+        notes.append(f"pairs of texts in {listed(pairs)}, single texts in the other tasks")
     if scenario == "til":
         notes += [f"{conflict}; each task has a head of its own" for conflict in label_conflicts(tasks, "dil")]
     else:
@@ -36,13 +37,7 @@ def label_conflicts(tasks: Sequence[TextTask], scenario: str) -> list[str]:
     if scenario == "til":
         return []
     head = list(dict.fromkeys(label for task in tasks for label in task.labels))
-    groups = alike(head)
-    sentences = [
-        f"labels {_quoted(group)} of different tasks differ only by blanks, case or notation" for group in groups
-    ]
-    if pair := truth_and_number(head):
-        sentences.append(f"labels {_quoted(pair)} of different tasks may be the same: write them alike")
-    return sentences
+    return [f"labels {_quoted(group)} of different tasks {why}" for group, why in clashes(head)]
 
 
 def missing_parts(train: Sequence[str], test: Sequence[str]) -> list[str]:
@@ -54,7 +49,7 @@ def missing_parts(train: Sequence[str], test: Sequence[str]) -> list[str]:
     sentences = []
     for tasks, part, offer in ((train, "train", ""), (test, "test", "; test_size=0.2 would draw one from train")):
         if tasks:
-            of = f"task {tasks[0]}" if len(tasks) == 1 else f"tasks {_named(tasks)}"
+            of = f"task {tasks[0]}" if len(tasks) == 1 else f"tasks {listed(tasks)}"
             sentences.append(f"{of}: there is no part {part}{offer}")
     return sentences
 
@@ -66,7 +61,7 @@ def drawn(part: str, tasks: Sequence[str], size: object, seed: int, of: int) -> 
     :param size: as it was asked for; None: a tenth.
     :param of: number of all tasks.
     """
-    whose = "every task" if len(tasks) == of else _named(tasks)
+    whose = "every task" if len(tasks) == of else listed(tasks)
     share = "a tenth" if size is None else f"{part}_size={size}"
     return f"the part {part} of {whose} is drawn from train ({share}, each class in proportion, seed {seed})"
 
@@ -79,7 +74,7 @@ def _of_task(task: TextTask) -> Iterator[str]:
     trained_labels = set(task.train["label"])
     untrained = [label for i, label in enumerate(task.labels) if i not in trained_labels]
     if untrained:
-        yield f"{task.name}: no training example of {_named(untrained)} is left by train_size"
+        yield f"{task.name}: no training example of {listed(untrained)} is left by train_size"
     for meant, why in doubts(task.labels):
         yield f"{task.name}: label{'' if len(meant) == 1 else 's'} {_quoted(meant)} {why}"
     columns = [column for column in ("text", "text_pair") if column in task.train]
@@ -103,7 +98,3 @@ def _keys(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
 
 def _quoted(words: Sequence[str]) -> str:
     return " and ".join(map(repr, words))
-
-
-def _named(names: Sequence[str], shown: int = 5) -> str:
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import codecs
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
-from nlpcl.benchmarks.folder._draws import Size
+from pydantic import Field
+
 from nlpcl.errors import UsageError
 from nlpcl.options import Options, option
 from nlpcl.ranges import Since
 
+Size = Annotated[int, Field(strict=True, ge=1, le=10**9)] | Annotated[float, Field(strict=True, gt=0, lt=1)]
+"""A number of examples, or a share of them."""
 _Text = Annotated[str | None, Since(2)]
 
 
@@ -42,6 +46,12 @@ class FolderOptions(Options):
             if column in by_column:
                 raise UsageError(f"{name} and {by_column[column]} are both {column!r}: they must be two columns.")
             by_column[column] = name
+        if self.separator is not None and (len(self.separator_or("")) != 1 or self.separator in '"\r\n\0'):
+            raise UsageError(f"separator takes one character, or tab, not {self.separator!r}.")
+        try:
+            " ".encode(self.codec)
+        except (LookupError, ValueError) as error:
+            raise UsageError(f"encoding {self.encoding!r} is none that Python knows: try utf-8 or latin-1.") from error
 
     def columns(self) -> dict[str, str]:
         """Return by option the column that must be there."""
@@ -52,6 +62,27 @@ class FolderOptions(Options):
             "task_column": self.task_column,
         }
         return {name: column for name, column in columns.items() if column is not None}
+
+    @property
+    def codec(self) -> str:
+        """The encoding, which for UTF-8 takes a byte order mark as none of the text."""
+        name = codecs.lookup("utf-8" if self.encoding is None else self.encoding).name
+        return "utf-8-sig" if name == "utf-8" else name
+
+    def separator_or(self, default: str) -> str:
+        """Return the character between fields."""
+        return default if self.separator is None else {"tab": "\t", r"\t": "\t"}.get(self.separator, self.separator)
+
+    def check_used(self, suffixes: Iterable[str]) -> None:
+        """Refuse an option that says how files are written of which none was read.
+
+        :param suffixes: of the files that were read.
+        :raises UsageError: naming the option.
+        """
+        if self.separator is not None and not {".csv", ".tsv"} & set(suffixes):
+            raise UsageError("separator is of .csv and .tsv files, and none was read: leave it out.")
+        if self.encoding is not None and not set(suffixes) - {".parquet"}:
+            raise UsageError("encoding is of text files, and none was read: leave it out.")
 
     @property
     def text(self) -> str:

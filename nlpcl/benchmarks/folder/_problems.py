@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from nlpcl.errors import UsageError, UsageErrors
-
-ROWS_SHOWN = 5
 
 
 class Problems(list[str]):
     """A sentence each, without its full stop."""
 
-    def add_rows(self, place: str, fault: str, rows: Sequence[int], total: int, *, lines: bool = True) -> None:
-        """Add one fault that several rows of a table share.
+    def add_rows(self, place: str, faults: Mapping[str, Sequence[int]], total: int, *, lines: bool = True) -> None:
+        """Add faults that each several rows of a table share.
 
         :param place: the file, or the part of a task.
-        :param rows: numbers of the rows.
+        :param faults: numbers of the rows by fault.
         :param total: how many rows the table has.
         :param lines: whether a row's number is its line in a file.
         """
-        remarks = [] if lines else ["counted from 1"]
-        if len(rows) > 1:
-            more = f" and {len(rows) - ROWS_SHOWN} more" if len(rows) > ROWS_SHOWN else ""
-            remarks.append(f"in {len(rows)} of {total} rows: {', '.join(map(str, rows[:ROWS_SHOWN]))}{more}")
-        suffix = f" ({'; '.join(remarks)})" if remarks else ""
-        self.append(f"{place}, row {rows[0]}: {fault}{suffix}")
+        for fault, rows in ((fault, rows) for fault, rows in faults.items() if rows):
+            remarks = [] if lines else ["counted from 1"]
+            if len(rows) > 1:
+                remarks.append(f"in {len(rows)} of {total} rows: {listed(map(str, rows))}")
+            suffix = f" ({'; '.join(remarks)})" if remarks else ""
+            self.append(f"{place}, row {rows[0]}: {fault}{suffix}")
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -49,3 +47,19 @@ class Problems(list[str]):
         if self:
             listed = f", of which {UsageErrors.SHOWN} are listed" if len(self) > UsageErrors.SHOWN else ""
             raise UsageErrors(f"{source} has {len(self)} problems{listed}.", self)
+
+
+def listed(names: Iterable[str], shown: int = 5) -> str:
+    """Return the first names and how many more there are: `a, b, c, d, e and 3 more`."""
+    every = list(names)
+    return ", ".join(every[:shown]) + (f" and {len(every) - shown} more" if len(every) > shown else "")
+
+
+def refuse_rows(place: str, faults: Mapping[str, Sequence[int]], total: int) -> None:
+    """Refuse a file for faults of its rows, if there are any; the arguments are those of `Problems.add_rows`.
+
+    :raises UsageError: naming the rows.
+    """
+    problems = Problems()
+    problems.add_rows(place, faults, total)
+    problems.check(place)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from nlpcl.benchmarks import _labels
-from nlpcl.benchmarks._labels import NotALabel, has_surrogate, is_missing, word_of
+from nlpcl.benchmarks._labels import NotALabel, word_of
 from nlpcl.benchmarks.folder._options import FolderOptions
 from nlpcl.benchmarks.folder._problems import Problems
 from nlpcl.benchmarks.folder._tables import RawTable
@@ -55,10 +52,10 @@ class Part:
     lines: bool
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def report(self, fault: str, positions: Sequence[int], problems: Problems) -> None:
-        """Collect a fault of the rows at `positions`."""
-        rows = [int(self.frame.index[i]) for i in positions]
-        problems.add_rows(self.place, fault, rows, len(self.frame), lines=self.lines)
+    def report(self, faults: Mapping[str, Sequence[int]], problems: Problems) -> None:
+        """Collect faults, each with the positions of its rows."""
+        rows = {fault: [int(self.frame.index[i]) for i in positions] for fault, positions in faults.items()}
+        problems.add_rows(self.place, rows, len(self.frame), lines=self.lines)
 
 
 def select_columns(table: RawTable, options: FolderOptions, problems: Problems) -> Part | None:
@@ -90,21 +87,21 @@ def _column(table: RawTable, name: str, option: str) -> list[Any]:
 
     :raises UsageError: there is none, or more than one.
     """
-    count = sum(column == name for column in table.columns)
+    columns = list(table.columns)
+    count = columns.count(name)
     if count > 1:
         raise UsageError(f"{table.place}: column {name!r} is there {'twice' if count == 2 else f'{count} times'}.")
     if count:
-        return table.values(list(table.columns).index(name))
-    outer, inner = name, ""
-    while "." in outer:
-        outer, _, last = outer.rpartition(".")
-        inner = f"{last}.{inner}" if inner else last
-        if list(table.columns).count(outer) == 1:
-            values = table.values(list(table.columns).index(outer))
-            fields = [_field(value, inner.split(".")) for value in values]
+        return table.values(columns.index(name))
+    parts = name.split(".")
+    for i in range(len(parts) - 1, 0, -1):
+        outer, path = ".".join(parts[:i]), parts[i:]
+        if columns.count(outer) == 1:
+            values = table.values(columns.index(outer))
+            fields = [_field(value, path) for value in values]
             if any(value is not None for value in fields):
                 return fields
-            raise UsageError(f"{table.place}: {_missing_field(values, outer, inner.split('.'))}")
+            raise UsageError(f"{table.place}: {_missing_field(values, outer, path)}")
     raise UsageError(f"{table.place}: column {name!r} is missing; {_hint(table, name, option)}")
 
 
@@ -138,65 +135,20 @@ def _hint(table: RawTable, name: str, option: str) -> str:
     return f"{there}. {suggest(name, names)}"
 
 
-def check_texts(part: Part, columns: Sequence[str], problems: Problems) -> None:
-    """Collect the rows whose texts are missing, no texts, or cannot be stored."""
-    for column in columns:
-        values = part.frame[column].tolist()
-        if not _are_texts(values):
-            _report(part, values, partial(_text_fault, column=column), problems)
-
-
-def _are_texts(values: Sequence[Any]) -> bool:
-    types = set(map(type, values))
-    return types == {str} and all(map(str.strip, values)) and not has_surrogate("".join(values))
-
-
-def _text_fault(value: Any, column: str) -> str | None:
-    if isinstance(value, str):
-        if not value.strip():
-            return f"no {column}"
-        return f"{column} holds {_labels.SURROGATE}" if has_surrogate(value) else None
-    if is_missing(value):
-        return f"no {column}"
-    if isinstance(value, numbers.Number):
-        return f"{column} is a number"
-    kinds = {"list": "a list", "tuple": "a list", "dict": "an object"}
-    name = type(value).__name__
-    return f"{column} is {kinds.get(name, f'of type {name}')}"
-
-
-def _report(part: Part, values: Sequence[Any], fault_of: Callable[[Any], str | None], problems: Problems) -> None:
-    positions: dict[str, list[int]] = {}
-    for i, value in enumerate(values):
-        if (fault := fault_of(value)) is not None:
-            positions.setdefault(fault, []).append(i)
-    for fault, rows in positions.items():
-        part.report(fault, rows, problems)
-
-
 def words_in(part: Part, column: str, problems: Problems) -> list[str | None]:
-    """Return the labels of a part as text, or the names of its rows' tasks; None for those that are none.
+    """Return the labels, tasks or texts of a part as text; None for those that are none.
 
-    :param column: `label` or `task`.
+    :param column: `label`, `task`, `text` or `text_pair`.
     :param problems: gets the rows without one.
     """
-    values = part.frame[column].tolist()
     classes = part.classes.get(column, ())
-    types = set(map(type, values))
-    if len(types) == 1 and types <= {str, int, bool}:  # values that are equal are then the same label
-        try:
-            words = {value: word_of(value, column, classes) for value in set(values)}
-            return [words[value] for value in values]
-        except NotALabel:
-            pass  # below, with the rows
-    labels: list[str | None] = []
+    words: list[str | None] = []
     faults: dict[str, tuple[str, list[int]]] = {}
-    for i, value in enumerate(values):
+    for i, value in enumerate(part.frame[column].tolist()):
         try:
-            labels.append(word_of(value, column, classes))
+            words.append(word_of(value, column, classes))
         except NotALabel as error:
-            labels.append(None)
+            words.append(None)
             faults.setdefault(error.kind, (str(error), []))[1].append(i)
-    for fault, rows in faults.values():
-        part.report(fault, rows, problems)
-    return labels
+    part.report(dict(faults.values()), problems)
+    return words

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import numbers
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ import pandas as pd
 
 from nlpcl.benchmarks._labels import alike
 from nlpcl.benchmarks.folder import _task_files as task_files
-from nlpcl.benchmarks.folder._formats import TextFormat, parse
+from nlpcl.benchmarks.folder._formats import parse
 from nlpcl.benchmarks.folder._options import FolderOptions
-from nlpcl.benchmarks.folder._problems import Problems
+from nlpcl.benchmarks.folder._problems import Problems, listed
 from nlpcl.benchmarks.folder._rows import Part, select_columns, words_in
 from nlpcl.benchmarks.folder._tables import RawTable, of_arrow, of_columns, of_records
 from nlpcl.benchmarks.folder._task_files import ALL_TASKS, part_named
@@ -28,79 +30,53 @@ TAKEN = (
 Parts = Mapping[str, Part | None]
 """The parts of a task; None stands for one that is there and cannot be read."""
 Tables = dict[str, RawTable | None]
+LONGEST = 200
+"""Characters of a path that a message shows."""
 PARTS_ARE = "parts are train, valid (or validation, dev, val) and test"
 
 
 @dataclass
-class TaskSource:
-    """Tasks by name, read when they are asked for.
+class Reader:
+    """Reads tasks of data in any shape.
 
-    :param names: of the tasks, in their order.
-    :param parts: returns the parts of a task.
+    :param options: the names of the columns, and how text files are written.
+    :param problems: gets what is wrong with the data.
     :param files: SHA-256 of each file that was read so far.
     :param remarks: what a user should know of what was read so far.
     """
 
-    names: Sequence[str]
-    parts: Callable[[str], Parts]
+    options: FolderOptions
+    problems: Problems
     files: dict[str, str] = field(default_factory=dict)
     remarks: dict[str, None] = field(default_factory=dict)
 
-
-class Reader:
-    """Makes a `TaskSource` of data in any shape.
-
-    :param options: the names of the columns.
-    :param form: how text files are written.
-    :param problems: gets what is wrong with the data.
-    """
-
-    def __init__(self, options: FolderOptions, form: TextFormat, problems: Problems) -> None:
-        self.options = options
-        self.form = form
-        self.problems = problems
-        self.files: dict[str, str] = {}
-        self.remarks: dict[str, None] = {}
-
-    def source(self, data: Any) -> TaskSource:
-        """Return the tasks in `data`.
+    def source(self, data: Any) -> tuple[list[str], Callable[[str], Parts]]:
+        """Return the names of the tasks in `data`, in their order, and what reads the parts of one.
 
         :raises UsageError: it is of no type that can be read, or names no tasks.
         """
         if isinstance(data, (str, os.PathLike)):
             if not os.path.exists(path := os.path.expanduser(data)):
-                raise UsageError(f"there is no folder or file {_short(data)}.")
+                raise UsageError(f"there is no folder or file {str(data)[:LONGEST]!r}.")
             return self._of_path(Path(path))
         if self.options.task_column is not None:
             return self._of_tables(self._parts_of("", data))
         tasks = self._tasks(data)
-        return self._source(list(tasks), lambda name: self._selected(self._parts_of(name, tasks[name])))
+        return list(tasks), lambda name: self._selected(self._parts_of(name, tasks[name]))
 
-    def _source(self, names: Sequence[str], parts: Callable[[str], Parts]) -> TaskSource:
-        return TaskSource(names, parts, self.files, self.remarks)
-
-    def _of_path(self, root: Path) -> TaskSource:
+    def _of_path(self, root: Path) -> tuple[list[str], Callable[[str], Parts]]:
         folders = task_files.layout(root, self.problems)
-        by_column = self.options.task_column is not None
-        if ALL_TASKS in folders and not by_column:
-            if root.is_file():
-                have = f" Its columns are {', '.join(self._file(root, task_files.key_of_single(root)).columns)}."
-                raise UsageError(
-                    f"{root} is one file: say which column names the tasks, task_column=..., or make a folder of them, "
-                    f"<task>/train.csv.{have}"
-                )
+        if self.options.task_column is None:
+            if ALL_TASKS in folders:
+                tables = [table for table in self._files(root, ALL_TASKS).values() if table is not None]
+                self.problems.check(str(root))
+                raise UsageError(_one_table(tables[0]))
+            return list(folders), lambda name: self._selected(self._files(folders[name], name))
+        if ALL_TASKS not in folders:
             raise UsageError(
-                f"{root} holds no folder a task, as <task>/train.csv: make one, or say which column names the tasks, "
-                "task_column=..."
+                f"{root} holds a folder a task ({listed(folders)}), so there is no task_column: leave it out."
             )
-        if by_column:
-            if ALL_TASKS not in folders:
-                raise UsageError(
-                    f"{root} holds a folder a task ({', '.join(list(folders)[:5])}), so there is no task_column: leave "
-                    "it out."
-                )
-            return self._of_tables(self._files(root, ALL_TASKS))
-        return self._source(list(folders), lambda name: self._selected(self._files(folders[name], name)))
+        return self._of_tables(self._files(root, ALL_TASKS))
 
     def _files(self, folder: Path, task: str) -> Tables:
         """Read the parts in a folder, or a single file.
@@ -111,41 +87,34 @@ class Reader:
         for part, file in task_files.parts_in(folder, self.problems).items():
             tables[part] = None
             with self.problems.caught():
-                key = task_files.key_of_single(file) if file == folder and not task else task_files.key_of(task, file)
-                tables[part] = self._file(file, key)
+                tables[part] = self._file(file, task_files.key_of(task, file, folder))
         return tables
 
     def _file(self, file: Path, key: str) -> RawTable:
         """Read a file once: what is hashed is what is parsed."""
-        content = task_files.read_bytes(file)
-        self.files[key] = task_files.digest(content)
-        return parse(content, file, self.form)
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{file} cannot be read ({error.strerror}).") from error
+        self.files[key] = hashlib.sha256(content).hexdigest()
+        return parse(content, file, self.options)
 
-    def _of_tables(self, tables: Tables) -> TaskSource:
+    def _of_tables(self, tables: Tables) -> tuple[list[str], Callable[[str], Parts]]:
         """Deal the rows out to the tasks that they name, in the order in which these first occur."""
-        tasks: dict[str, dict[str, Part | None]] = {}
         parts = self._selected(tables)
+        unreadable = [split for split, part in parts.items() if part is None]
+        tasks: dict[str, dict[str, Part | None]] = defaultdict(lambda: dict.fromkeys(unreadable))
         for split, part in parts.items():
             if part is None:
                 continue
             names = pd.Series(words_in(part, "task", self.problems), index=part.frame.index, dtype=object)
             for name, frame in part.frame.groupby(names, sort=False):
-                tasks.setdefault(str(name), {})[split] = Part(
-                    f"{part.place}, task {name}", frame, part.lines, part.classes
-                )
-        for split in (split for split, part in parts.items() if part is None):
-            for task in tasks.values():
-                task[split] = None
-        self.problems.extend(
-            f"the rows of task {name!r} cannot be a task: its name holds characters that do not print"
-            for name in tasks
-            if not name.isprintable()
-        )
+                tasks[str(name)][split] = replace(part, place=f"{part.place}, task {name}", frame=frame)
         for group in alike(tasks):
             self.problems.append(
                 f"tasks {' and '.join(map(repr, group))} differ only by blanks, case or notation: write them alike"
             )
-        return self._source(list(tasks), tasks.__getitem__)
+        return list(tasks), tasks.__getitem__
 
     def _tasks(self, data: Any) -> dict[str, Any]:
         """Return the tasks of data in memory by name.
@@ -157,11 +126,7 @@ class Reader:
                 raise UsageError("a list of objects is one table: say which column names the tasks, task_column=...")
             return {f"task{i}": task for i, task in enumerate(data)}
         if _is_table(data, self.options):
-            have = ", ".join(self._table(data, "the table", "").columns)
-            raise UsageError(
-                "one table holds all tasks: say which column names them, task_column=..., or give the tasks by name, "
-                f"{{'name': {{'train': ..., 'test': ...}}}}. Its columns are {have}."
-            )
+            raise UsageError(_one_table(self._table(data, "the table", "")))
         if not isinstance(data, Mapping):
             raise UsageError(_refusal(data, "your data", f"give parts by task name, a folder, or {TAKEN}"))
         named = _parts_named(data)
@@ -175,7 +140,7 @@ class Reader:
         for key, value in data.items():
             name = str(key)
             usable = isinstance(key, str) or (isinstance(key, numbers.Integral) and not isinstance(key, bool))
-            if not usable or not name.strip() or not name.isprintable():
+            if not usable or not name.strip():
                 raise UsageError(f"a task's name is a text or a whole number, not {key!r}.")
             if name in tasks:
                 raise UsageError(f"two tasks are named {name!r}.")
@@ -235,12 +200,24 @@ class Reader:
         if isinstance(value, (str, os.PathLike)):
             path = Path(os.path.expanduser(value))
             if not os.path.isfile(path):  # not path.is_file(), which raises if the name is too long
-                raise UsageError(f"{place}: there is no file {_short(value)}.")
-            return self._file(path, task_files.key_of(task, path))
-        make = _maker(value)
+                raise UsageError(f"{place}: there is no file {str(value)[:LONGEST]!r}.")
+            return self._file(path, task_files.key_of(task, path, path.parent))
+        if isinstance(value, Mapping):
+            return of_columns(value, place)
+        if isinstance(value, (list, tuple)):
+            return of_records(value, place, range(1, len(value) + 1))
+        make = next((TABLES[kind] for cls in type(value).__mro__ if (kind := _kind(cls)) in TABLES), None)
         if make is None:
             raise UsageError(_refusal(value, place, f"give {TAKEN}"))
         return make(value, place)
+
+
+def _one_table(table: RawTable) -> str:
+    return (
+        f"{table.place} holds all tasks: say which column names them, task_column=..., or give each by its name, as a "
+        f"folder <task>/train.csv or as {{'task': {{'train': ..., 'test': ...}}}}. The columns are "
+        f"{', '.join(table.columns)}."
+    )
 
 
 def _parts_named(value: Mapping[Any, Any]) -> list[str]:
@@ -292,20 +269,6 @@ def _is_row(value: Any, options: FolderOptions) -> bool:
     if not isinstance(value, Mapping):
         return False
     return not _parts_named(value) and not isinstance(value.get(options.text), (list, tuple))
-
-
-def _maker(value: Any) -> Callable[[Any, str], RawTable] | None:
-    """Return what makes a table of `value`, or None."""
-    if isinstance(value, Mapping):
-        return of_columns
-    if isinstance(value, (list, tuple)):
-        return lambda data, place: of_records(data, place, range(1, len(data) + 1))
-    return next((TABLES[kind] for cls in type(value).__mro__ if (kind := _kind(cls)) in TABLES), None)
-
-
-def _short(path: str | os.PathLike[str], most: int = 200) -> str:
-    name = str(path)
-    return repr(name if len(name) <= most else f"{name[:most]}...")
 
 
 def _refusal(value: Any, place: str, otherwise: str) -> str:

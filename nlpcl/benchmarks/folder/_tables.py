@@ -106,9 +106,7 @@ def _class_names_of(feature: Any, path: str) -> dict[str, Sequence[str]]:
 
 
 def _list(values: Any, what: str) -> list[Any]:
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+    items: Any = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):  # or an array without dimensions
         raise UsageError(f"{what} is no list.")
-    items: Any = values.tolist() if hasattr(values, "tolist") else list(values)
-    if not isinstance(items, list):  # an array without dimensions
-        raise UsageError(f"{what} is no list.")
-    return items
+    return list(items)

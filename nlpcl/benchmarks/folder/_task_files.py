@@ -7,11 +7,10 @@ root.csv                                       the same in one file
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from nlpcl.benchmarks.folder._problems import Problems
+from nlpcl.benchmarks.folder._problems import Problems, listed
 from nlpcl.config.files import known_sha256
 from nlpcl.config.orders import check_names
 from nlpcl.errors import UsageError
@@ -57,10 +56,11 @@ def files_of(root: Path, tasks: Sequence[str] | None = None) -> dict[str, str]:
     if tasks is not None and ALL_TASKS not in folders:
         check_names(tasks, list(folders), f"{root}: ")
         folders = {task: folders[task] for task in tasks}
-    if root.is_file():
-        files = {key_of_single(root): root}
-    else:
-        files = {key_of(task, f): f for task, folder in folders.items() for f in parts_in(folder, problems).values()}
+    files = {
+        key_of(task, file, folder): file
+        for task, folder in folders.items()
+        for file in parts_in(folder, problems).values()
+    }
     problems.check(str(root))
     try:
         return {key: known_sha256(file) for key, file in files.items()}
@@ -68,30 +68,16 @@ def files_of(root: Path, tasks: Sequence[str] | None = None) -> dict[str, str]:
         raise UsageError(f"{error.filename} cannot be read ({error.strerror}).") from error
 
 
-def key_of(task: str, file: Path) -> str:
-    """Return the name under which a record keeps the SHA-256 of a task's file: `task/train.csv`."""
-    return f"{task}/{file.name}" if task else file.name
+def key_of(task: str, file: Path, source: Path) -> str:
+    """Return the name under which a record keeps the SHA-256 of a task's file: `task/train.csv`.
 
+    A file that holds all tasks may be renamed, but its suffix says how it is read.
 
-def key_of_single(file: Path) -> str:
-    """Return the same of a file that holds all tasks: it may be renamed, but its suffix says how it is read."""
-    return f"data{suffix_of(file)}"
-
-
-def digest(content: bytes) -> str:
-    """Return the SHA-256 of a file's content."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def read_bytes(file: Path) -> bytes:
-    """Return the bytes of a file.
-
-    :raises UsageError: it cannot be read.
+    :param source: the folder that holds the file, or the file itself where the user named it.
     """
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}).") from error
+    if not task and file == source:
+        return f"data{suffix_of(file)}"
+    return f"{task}/{file.name}" if task else file.name
 
 
 def layout(root: Path, problems: Problems) -> dict[str, Path]:
@@ -112,16 +98,13 @@ def layout(root: Path, problems: Problems) -> dict[str, Path]:
     if not folders and any(part_named(_stem(path)) for path in stray):
         return {ALL_TASKS: root}
     if not folders:
-        beside = f", only {_names(stray)}" if stray else ""
+        beside = f", only {listed(path.name for path in stray)}" if stray else ""
         raise UsageError(f"{root} holds no <task>/train.csv (or {READABLE}){beside}.")
     if stray:
         problems.append(
-            f"{_names(stray)} in {root} would not be read: a task's files lie in a folder of its own, as "
-            f"{folders[0].name}/train.csv, and no task's name begins with an underscore"
+            f"{listed(path.name for path in stray)} in {root} would not be read: a task's files lie in a "
+            f"folder of its own, as {folders[0].name}/train.csv, and no task's name begins with an underscore"
         )
-    for folder in folders:
-        if not folder.name.isprintable():
-            problems.append(f"the folder {folder.name!r} cannot be a task: its name holds characters that do not print")
     return {folder.name: folder for folder in folders}
 
 
@@ -156,11 +139,6 @@ def _stem(path: Path) -> str:
     suffix = suffix_of(path)
     name = path.name[:-3] if suffix and path.name.lower().endswith(".gz") else path.name
     return name[: -len(suffix)] if suffix else path.stem
-
-
-def _names(paths: Sequence[Path], shown: int = 3) -> str:
-    more = f" and {len(paths) - shown} more" if len(paths) > shown else ""
-    return ", ".join(path.name for path in paths[:shown]) + more
 
 
 def _entries(folder: Path) -> list[Path]:

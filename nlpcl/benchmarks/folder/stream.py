@@ -13,7 +13,6 @@ from nlpcl.benchmarks._base import Benchmark
 from nlpcl.benchmarks._files.download import data_root
 from nlpcl.benchmarks._stream import StreamRequest, check_choice
 from nlpcl.benchmarks._text import TextTask, text_benchmark_from_tasks, text_stream
-from nlpcl.benchmarks.folder._formats import TextFormat
 from nlpcl.benchmarks.folder._notes import drawn, label_conflicts, missing_parts, notes_on
 from nlpcl.benchmarks.folder._options import FolderOptions
 from nlpcl.benchmarks.folder._problems import Problems
@@ -21,9 +20,9 @@ from nlpcl.benchmarks.folder._sources import Reader
 from nlpcl.benchmarks.folder._task_files import ALL_TASKS, files_of, layout, suffix_of
 from nlpcl.benchmarks.folder._text_tasks import text_task
 from nlpcl.config.orders import Order, order_tasks
-from nlpcl.errors import UsageError, suggest
+from nlpcl.errors import UsageError
 from nlpcl.options import show_signature, with_options
-from nlpcl.registry import SCENARIOS
+from nlpcl.registry import benchmarks, check_scenario
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +63,7 @@ def text_benchmark(
     :param options: those of `FolderOptions`.
     :raises UsageError: the data cannot be used, or an argument is wrong.
     """
-    if scenario not in SCENARIOS:
-        raise UsageError(f"unknown scenario {scenario!r}. {suggest(str(scenario), SCENARIOS)}")
+    check_scenario(benchmarks.get("folder"), scenario)
     if subset is not None:
         check_choice("subset", subset)
     request = StreamRequest(name, FolderOptions(**options), scenario, order, subset, train_size, seed, root=None)
@@ -91,33 +89,37 @@ def _read_tasks(data: Any, request: StreamRequest[FolderOptions]) -> list[TextTa
     """
     options = request.options
     problems = Problems()
-    form = TextFormat(options.separator, options.encoding)
-    source = Reader(options, form, problems).source(data)
+    reader = Reader(options, problems)
+    known, parts_of = reader.source(data)
     place = str(data) if isinstance(data, (str, os.PathLike)) else "the data"
-    if not source.names:
+    if not known:
         problems.check(place)
         raise UsageError(f"{request.name}: a stream needs at least one task.")
-    names = request.choose([source.names])
+    names = request.choose([known])
     sizes = {"test": options.test_size, "valid": options.valid_size}
-    parts = {task: source.parts(task) for task in names}
+    parts = {task: parts_of(task) for task in names}
     lacking = {split: [task for task in names if split not in parts[task]] for split in ("train", "valid", "test")}
     problems.extend(missing_parts(lacking["train"], lacking["test"] if options.test_size is None else []))
+    problems.extend(
+        f"{task!r} cannot be a task: its name holds characters that do not print"
+        for task in known
+        if not task.isprintable()
+    )
     read = [text_task(task, parts[task], request, problems) for task in names]
     tasks = [task for task in read if task is not None]
-    problems.extend(label_conflicts(tasks, request.scenario))
+    problems.extend(f"{conflict}: write them alike" for conflict in label_conflicts(tasks, request.scenario))
     problems.check(place)
-    form.check_used({suffix_of(Path(file)) for file in source.files})
+    options.check_used({suffix_of(Path(file)) for file in reader.files})
 
-    request.files |= source.files
-    request.notes += source.remarks
+    request.files |= reader.files
+    request.notes += reader.remarks
     for split, size in sizes.items():
         if lacking[split]:
             request.notes.append(drawn(split, lacking[split], size, request.seed, len(names)))
+            if split == "test":
+                _log.warning("%s: %s", request.name, request.notes[-1])
         elif size is not None:
             raise UsageError(f"{split}_size draws a missing part, and every task has a part {split}: leave it out.")
-    if options.test_size is not None:
-        sentence = drawn("test", lacking["test"], options.test_size, request.seed, len(names))
-        _log.warning("%s: %s", request.name, sentence)
     request.notes += notes_on(tasks, request.scenario)
     return tasks
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 
+from nlpcl.benchmarks._images import ImageSet, ImageTask, image_task
+from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.config.orders import Order
 
 N_ORDERS = 20
@@ -22,6 +26,21 @@ def class_order(n: int, order: Order) -> list[int]:
     return shuffled
 
 
-def group_name(classes: Sequence[str]) -> str:
-    """Return the name of a task: its class or two, or the first and how many more."""
-    return "+".join(classes) if len(classes) <= 2 else f"{classes[0]}+{len(classes) - 1}"
+def deal(classes: Sequence[str], size: int, order: Order, first: int = 0) -> dict[str, list[int]]:
+    """Return by name of each task its classes. The name is that of its class or two, or the first and how many more.
+
+    :param size: how many classes a task has.
+    :param first: how many the first task has; 0 means `size`.
+    """
+    dealt = class_order(len(classes), order)
+    groups = {}
+    for start, end in pairwise([0, *range(first or size, len(dealt), size), len(dealt)]):
+        names = [classes[k] for k in dealt[start:end]]
+        groups["+".join(names) if len(names) <= 2 else f"{names[0]}+{len(names) - 1}"] = dealt[start:end]
+    return groups
+
+
+def class_task(request: StreamRequest[Any], data: ImageSet, name: str, group: Sequence[int]) -> ImageTask:
+    """Return the task of some of the classes of a data set."""
+    labels = tuple(data.classes[k] for k in group)
+    return image_task(request, name, labels, data.train.of_classes(group), data.test.of_classes(group))

@@ -8,19 +8,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nlpcl.benchmarks._files.download import data_bytes, own_files, read_file
-from nlpcl.benchmarks._images import GREY, Images, ImageSet
+from nlpcl.benchmarks._files.download import data_bytes, own_files
+from nlpcl.benchmarks._images import GREY, Images, ImageSet, ImageSource
+from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.errors import UsageError
 
-DIGIT_NAMES = tuple("0123456789")
-CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 IDX_FILES = (
     *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -51,46 +50,6 @@ _UNPACKED = (
 )
 
 
-def _own_files(folder: str) -> Any:
-    paths = (f"{folder}/{name}{packed}" for name in IDX_FILES for packed in ("", ".gz"))
-    return own_files(*paths, published=(*_SOURCES[folder][1:], *_UNPACKED))
-
-
-MNIST: dict[str, Any] = {
-    "source": "ossci-datasets.s3.amazonaws.com/mnist",
-    "licence": "CC BY-SA 3.0, as commonly stated",
-    "citation": "LeCun, Bottou, Bengio and Haffner, Proceedings of the IEEE 1998",
-    "labels": DIGIT_NAMES,
-    "own_files": _own_files("mnist"),
-}
-"""Registry facts that the streams of MNIST share."""
-FASHION: dict[str, Any] = {
-    "source": "GitHub zalandoresearch/fashion-mnist",
-    "licence": "MIT",
-    "citation": "Xiao, Rasul and Vollgraf, arXiv:1708.07747",
-    "labels": CLOTHES,
-    "own_files": _own_files("fashion-mnist"),
-}
-SIZES_OF_MNIST = (54_000, 6_000, 10_000)
-"""Training, validation and test examples of either set where classes are dealt out evenly."""
-
-
-def read_mnist(root: Path | None) -> ImageSet:
-    """Return MNIST.
-
-    :raises UsageError: a file is missing, damaged or out of reach.
-    """
-    return _read("mnist", DIGIT_NAMES, root)
-
-
-def read_fashion(root: Path | None) -> ImageSet:
-    """Return FashionMNIST.
-
-    :raises UsageError: a file is missing, damaged or out of reach.
-    """
-    return _read("fashion-mnist", CLOTHES, root)
-
-
 def idx_array(content: bytes, name: str) -> Tensor:
     """Return the array of unsigned bytes in an idx file, uncompressed.
 
@@ -105,19 +64,43 @@ def idx_array(content: bytes, name: str) -> Tensor:
     return torch.from_numpy(values.reshape(shape).copy())
 
 
-def _read(folder: str, classes: tuple[str, ...], root: Path | None) -> ImageSet:
+def _read(folder: str, classes: tuple[str, ...], request: StreamRequest[Any]) -> ImageSet:
     url, *hashes = _SOURCES[folder]
-    arrays, files = [], {}
+    arrays = []
     for name, digest in zip(IDX_FILES, hashes, strict=True):
-        if root is not None:
-            content = read_file(root / folder / name)
+        path = f"{folder}/{name}"
+        if request.folder() is not None:
+            content = request.read(path)
         else:
             content = gzip.decompress(data_bytes(folder, f"{name}.gz", digest, f"{url}/{name}.gz", None))
-        files[f"{folder}/{name}"] = hashlib.sha256(content).hexdigest()
-        arrays.append(idx_array(content, f"{folder}/{name}"))
+            request.files[path] = hashlib.sha256(content).hexdigest()
+        arrays.append(idx_array(content, path))
     parts = []
     for images, labels in (arrays[:2], arrays[2:]):
         if images.dim() != 3 or len(images) != len(labels) or int(labels.max()) >= len(classes):
             raise UsageError(f"{folder}: images and labels do not belong together; replace the files by the originals.")
         parts.append(Images(images.unsqueeze(1), range(len(images)), labels.tolist(), GREY))
-    return ImageSet(classes, parts[0], parts[1], files)
+    return ImageSet(classes, parts[0], parts[1])
+
+
+def _source(folder: str, labels: tuple[str, ...], **facts: Any) -> ImageSource:
+    paths = (f"{folder}/{name}{packed}" for name in IDX_FILES for packed in ("", ".gz"))
+    facts["own_files"] = own_files(*paths, published=(*_SOURCES[folder][1:], *_UNPACKED))
+    facts["sizes"] = (54_000, 6_000, 10_000)  # where classes are dealt out evenly
+    return ImageSource({"labels": labels, **facts}, partial(_read, folder, labels))
+
+
+MNIST = _source(
+    "mnist",
+    tuple("0123456789"),
+    source="ossci-datasets.s3.amazonaws.com/mnist",
+    licence="CC BY-SA 3.0, as commonly stated",
+    citation="LeCun, Bottou, Bengio and Haffner, Proceedings of the IEEE 1998",
+)
+FASHION = _source(
+    "fashion-mnist",
+    ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    source="GitHub zalandoresearch/fashion-mnist",
+    licence="MIT",
+    citation="Xiao, Rasul and Vollgraf, arXiv:1708.07747",
+)

@@ -6,36 +6,27 @@ The lists of images are downloaded; the images, which may not be passed on, must
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from nlpcl.benchmarks._files.download import own_files
 from nlpcl.benchmarks._files.published import numbered_orders_of
-from nlpcl.benchmarks._images import COLOUR, Images, ImageTask, digest_of, image_stream, image_task, read_image
+from nlpcl.benchmarks._images import (
+    COLOUR,
+    Images,
+    ImageTask,
+    digest_of,
+    image_folder,
+    image_stream,
+    image_task,
+    read_image,
+)
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks.images._leaf import CAT_REPOSITORY, read_leaf
-from nlpcl.errors import UsageError
 from nlpcl.options import Options
 
 _LABELS = ("not smiling", "smiling")
 _LARGEST = 100
-_PIXELS = 32
 _PATH = "dat/celeba/small/iid/{split}/all_data_iid_01_05_keep_5_{split}_9.json"
-
-
-def _image_folder(root: Path | None) -> Path:
-    """Return the folder of the images: `img_align_celeba`, under a data root or its `celeba/`.
-
-    :raises UsageError: there is no such folder.
-    """
-    for folder in [] if root is None else [root / "celeba" / "img_align_celeba", root / "img_align_celeba"]:
-        if folder.is_dir():
-            return folder
-    raise UsageError(
-        "celeba needs the images, which may not be passed on: get img_align_celeba.zip from "
-        "mmlab.ie.cuhk.edu.hk/projects/CelebA.html and unpack it as celeba/img_align_celeba under --data-root."
-    )
 
 
 @image_stream(
@@ -57,8 +48,12 @@ def CelebA(request: StreamRequest[Options]) -> list[ImageTask]:
     tasks, or names up to `celeba-19`, mean twenty persons in natural order. A data root holds
     `celeba/img_align_celeba/` and may hold the lists.
     """
+    advice = (
+        "the images, which may not be passed on: get img_align_celeba.zip from "
+        "mmlab.ie.cuhk.edu.hk/projects/CelebA.html and unpack it as celeba/img_align_celeba under --data-root"
+    )
+    folder = image_folder(request, "celeba/img_align_celeba", "img_align_celeba", advice=advice)
     root = request.folder()
-    folder = _image_folder(root)
     download = root is None or not (root / "celeba" / "dat").is_dir()
     contents: dict[str, bytes] = {}
     people = {split: read_leaf(request, _PATH.format(split=split), download=download) for split in ("train", "test")}
@@ -66,7 +61,7 @@ def CelebA(request: StreamRequest[Options]) -> list[ImageTask]:
 
     def images(person: str, split: str) -> Images:
         files, labels = people[split][person]
-        pool = torch.stack([read_image(folder / file, _PIXELS) for file in files])
+        pool = torch.stack([read_image(folder / file, 32) for file in files])
         contents.update({file: (folder / file).read_bytes() for file in files})
         return Images(pool, range(len(labels)), labels, COLOUR)
 

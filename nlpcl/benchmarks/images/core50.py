@@ -11,23 +11,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from nlpcl.benchmarks._files.download import own_files
 from nlpcl.benchmarks._images import (
-    COLOUR,
-    ImageFiles,
     Images,
+    ImageSet,
     ImageTask,
     image_files,
+    image_folder,
     image_stream,
     image_task,
+    listed_images,
 )
 from nlpcl.benchmarks._stream import StreamRequest
-from nlpcl.benchmarks.images._dealing import N_ORDERS, class_order, group_name
+from nlpcl.benchmarks.images._dealing import N_ORDERS, class_order, class_task, deal
 from nlpcl.config.orders import Order, Published
-from nlpcl.errors import UsageError
 from nlpcl.options import Options
 
 _KINDS = (
@@ -37,17 +36,13 @@ _KINDS = (
 _LABELS = tuple(f"{kind} {i}" for kind in _KINDS for i in range(1, 6))
 _TEST_SESSIONS = (3, 7, 10)
 _TRAIN_SESSIONS = tuple(s for s in range(1, 12) if s not in _TEST_SESSIONS)
-_FOLDERS = ("core50_32x32", "core50_128x128")
-_PIXELS = 32
 
 
 def _parts(scenario: str, order: Order) -> dict[str, list[int]]:
     """Return by name of each task its sessions (`dil`), or its objects."""
     if scenario == "dil":
         return {f"session-{s}": [s] for s in (_TRAIN_SESSIONS[i] for i in class_order(len(_TRAIN_SESSIONS), order))}
-    dealt = class_order(len(_LABELS), order)
-    parts = (dealt[:10], *(dealt[i : i + 5] for i in range(10, 50, 5)))
-    return {group_name([_LABELS[k] for k in part]): part for part in parts}
+    return deal(_LABELS, 5, order, first=10)
 
 
 def _published(scenario: str, order: Order, **arguments: Any) -> Published:
@@ -71,37 +66,23 @@ def CORe50(request: StreamRequest[Options]) -> list[ImageTask]:
     Task-incremental there are nine tasks of new objects, domain-incremental eight of new sessions. A data root holds
     `core50_32x32/` or `core50_128x128/`.
     """
-    root = request.folder()
-    folder = next((root / name for name in _FOLDERS if root is not None and (root / name).is_dir()), None)
-    if folder is None:
-        raise UsageError(
-            "CORe50 needs its folder core50_32x32 or core50_128x128 under --data-root: unpack the archive from "
-            "vlomonaco.github.io/core50 there."
-        )
-    files = _files(folder)
-    listing = "\n".join(file.relative_to(folder).as_posix() for pairs in files.values() for file, _ in pairs)
-    request.files[f"{folder.name}, list of names"] = hashlib.sha256(listing.encode()).hexdigest()
-    parts = _parts(request.scenario, request.order)
-    train, test = _images(files, _TRAIN_SESSIONS), _images(files, _TEST_SESSIONS)
-
-    def task(name: str) -> ImageTask:
-        part = parts[name]
-        if request.scenario == "dil":
-            return image_task(request, name, _LABELS, _images(files, part), test)
-        labels = tuple(_LABELS[k] for k in part)
-        return image_task(request, name, labels, train.of_classes(part), test.of_classes(part))
-
-    return [task(name) for name in request.task_names]
-
-
-def _files(folder: Path) -> dict[int, list[tuple[Path, int]]]:
-    """Return by session the files, each with its object."""
-    return {
+    advice = (
+        "its folder core50_32x32 or core50_128x128 under --data-root: unpack the archive from "
+        "vlomonaco.github.io/core50 there"
+    )
+    folder = image_folder(request, "core50_32x32", "core50_128x128", advice=advice)
+    files = {
         session: [(file, k) for k in range(len(_LABELS)) for file in image_files(folder / f"s{session}" / f"o{k + 1}")]
         for session in range(1, 12)
     }
+    listing = "\n".join(file.relative_to(folder).as_posix() for pairs in files.values() for file, _ in pairs)
+    request.files[f"{folder.name}, list of names"] = hashlib.sha256(listing.encode()).hexdigest()
+    parts = _parts(request.scenario, request.order)
 
+    def images(sessions: Sequence[int]) -> Images:
+        return listed_images([pair for session in sessions for pair in files[session]], 32)
 
-def _images(files: dict[int, list[tuple[Path, int]]], sessions: Sequence[int]) -> Images:
-    pairs = [pair for session in sessions for pair in files[session]]
-    return Images(ImageFiles([file for file, _ in pairs], _PIXELS), range(len(pairs)), [k for _, k in pairs], COLOUR)
+    data = ImageSet(_LABELS, images(_TRAIN_SESSIONS), images(_TEST_SESSIONS))
+    if request.scenario == "dil":
+        return [image_task(request, name, _LABELS, images(parts[name]), data.test) for name in request.task_names]
+    return [class_task(request, data, name, parts[name]) for name in request.task_names]

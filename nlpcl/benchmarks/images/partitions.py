@@ -12,7 +12,6 @@ these are drawn with private generators and are the same everywhere. More than t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,10 @@ import torch
 from torch import Tensor
 
 from nlpcl.benchmarks._files.published import numbered_orders, numbered_orders_of
-from nlpcl.benchmarks._images import Images, ImageSet, ImageTask, image_stream, image_task
+from nlpcl.benchmarks._images import Images, ImageSet, ImageSource, ImageTask, image_stream, image_task
 from nlpcl.benchmarks._stream import StreamRequest
-from nlpcl.benchmarks.images._cifar import CIFAR10, CIFAR100, SIZES_OF_CIFAR, read_cifar10, read_cifar100
-from nlpcl.benchmarks.images._mnist import FASHION, MNIST, SIZES_OF_MNIST, read_fashion, read_mnist
+from nlpcl.benchmarks.images._cifar import CIFAR10, CIFAR100
+from nlpcl.benchmarks.images._mnist import FASHION, MNIST
 from nlpcl.errors import UsageError
 from nlpcl.options import Options
 
@@ -40,14 +39,8 @@ def stratified(targets: Sequence[int], parts: int) -> list[list[int]]:
     """
     rng = np.random.default_rng(0)
     labels = np.asarray(targets)
-    dealt: list[list[int]] = [[] for _ in range(parts)]
-    turn = 0
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label)).tolist()
-        for row in rows:
-            dealt[turn % parts].append(row)
-            turn += 1
-    return [sorted(part) for part in dealt]
+    rows = [row for label in np.unique(labels) for row in rng.permutation(np.flatnonzero(labels == label)).tolist()]
+    return [sorted(rows[part::parts]) for part in range(parts)]
 
 
 def dirichlet(targets: Sequence[int], parts: int, concentration: float = _CONCENTRATION) -> list[list[int]]:
@@ -84,7 +77,7 @@ def uneven_parts(data: ImageSet, parts: int) -> _Pairs:
     """Return training and test images of every part, with class proportions of its own."""
     pools = [images.pool for images in (data.train, data.test) if isinstance(images.pool, Tensor)]
     assert len(pools) == 2
-    targets = data.train.targets + data.test.targets
+    targets = [*data.train.targets, *data.test.targets]
     pooled = Images(torch.cat(pools), range(len(targets)), targets, data.train.normalise)
     rng = np.random.default_rng(1)
     pairs = []
@@ -96,17 +89,13 @@ def uneven_parts(data: ImageSet, parts: int) -> _Pairs:
 
 
 def _partition(
-    request: StreamRequest[Options],
-    orders: str,
-    read: Callable[[Path | None], ImageSet],
-    cut: Callable[[ImageSet, int], _Pairs],
+    request: StreamRequest[Options], orders: str, source: ImageSource, cut: Callable[[ImageSet, int], _Pairs]
 ) -> list[ImageTask]:
     """Return the parts of a data set, all classes in each.
 
     :param orders: names the published orders, which say how many parts there are.
     """
-    data = read(request.folder())
-    request.files |= data.files
+    data = source.read(request)
     request.labels = data.classes
     parts = cut(data, len(numbered_orders(orders, request.order, request.tasks)[0]))
     return [
@@ -114,38 +103,39 @@ def _partition(
     ]
 
 
-def _facts(orders: str, data: dict[str, Any]) -> dict[str, Any]:
+def _facts(orders: str, source: ImageSource) -> dict[str, Any]:
     """Return what a stream says in the registry of its data set and of the published orders of its parts."""
-    return {**data, "scenarios": ("dil",), "reason": _REASON, "orders": 20, "published": numbered_orders_of(orders)}
+    more = {"scenarios": ("dil",), "reason": _REASON, "orders": 20, "published": numbered_orders_of(orders)}
+    return {**source.facts, **more}
 
 
-@image_stream("mnist", title="MNIST in even parts", sizes=SIZES_OF_MNIST, **_facts("mnist", MNIST))
+@image_stream("mnist", title="MNIST in even parts", **_facts("mnist", MNIST))
 def PartitionedMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
     """MNIST in ten even parts; more than ten tasks, of twenty."""
-    return _partition(request, "mnist", read_mnist, even_parts)
+    return _partition(request, "mnist", MNIST, even_parts)
+
+
+@image_stream("fashionmnist", title="FashionMNIST in even parts", **_facts("fashionmnist", FASHION))
+def PartitionedFashionMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
+    """FashionMNIST in ten even parts; more than ten tasks, of twenty."""
+    return _partition(request, "fashionmnist", FASHION, even_parts)
+
+
+@image_stream("cifar10", title="CIFAR-10 in even parts", **_facts("cifar10", CIFAR10))
+def PartitionedCIFAR10(request: StreamRequest[Options]) -> list[ImageTask]:
+    """CIFAR-10 in ten even parts; more than ten tasks, of twenty."""
+    return _partition(request, "cifar10", CIFAR10, even_parts)
+
+
+@image_stream("cifar100", title="CIFAR-100 in even parts", **_facts("cifar100", CIFAR100))
+def PartitionedCIFAR100(request: StreamRequest[Options]) -> list[ImageTask]:
+    """CIFAR-100 in ten even parts; more than ten tasks, of twenty."""
+    return _partition(request, "cifar100", CIFAR100, even_parts)
 
 
 @image_stream(
-    "fashionmnist", title="FashionMNIST in even parts", sizes=SIZES_OF_MNIST, **_facts("fashionmnist", FASHION)
+    "cifar10hetero", title="CIFAR-10 in parts of uneven classes", **_facts("cifar10", CIFAR10) | {"sizes": None}
 )
-def PartitionedFashionMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
-    """FashionMNIST in ten even parts; more than ten tasks, of twenty."""
-    return _partition(request, "fashionmnist", read_fashion, even_parts)
-
-
-@image_stream("cifar10", title="CIFAR-10 in even parts", sizes=SIZES_OF_CIFAR, **_facts("cifar10", CIFAR10))
-def PartitionedCIFAR10(request: StreamRequest[Options]) -> list[ImageTask]:
-    """CIFAR-10 in ten even parts; more than ten tasks, of twenty."""
-    return _partition(request, "cifar10", read_cifar10, even_parts)
-
-
-@image_stream("cifar100", title="CIFAR-100 in even parts", sizes=SIZES_OF_CIFAR, **_facts("cifar100", CIFAR100))
-def PartitionedCIFAR100(request: StreamRequest[Options]) -> list[ImageTask]:
-    """CIFAR-100 in ten even parts; more than ten tasks, of twenty."""
-    return _partition(request, "cifar100", read_cifar100, even_parts)
-
-
-@image_stream("cifar10hetero", title="CIFAR-10 in parts of uneven classes", **_facts("cifar10", CIFAR10))
 def HeterogeneousCIFAR10(request: StreamRequest[Options]) -> list[ImageTask]:
     """CIFAR-10 in ten parts with class proportions of their own; more than ten tasks, of twenty."""
-    return _partition(request, "cifar10", read_cifar10, uneven_parts)
+    return _partition(request, "cifar10", CIFAR10, uneven_parts)

@@ -10,30 +10,21 @@ A tenth of the training data of each task is for validation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nlpcl.benchmarks._images import ImageSet, ImageTask, image_stream, image_task
+from nlpcl.benchmarks._images import ImageSource, ImageTask, image_stream, image_task
 from nlpcl.benchmarks._stream import StreamRequest
-from nlpcl.benchmarks.images._cifar import CIFAR10, CIFAR100, SIZES_OF_CIFAR, read_cifar10, read_cifar100
-from nlpcl.benchmarks.images._dealing import N_ORDERS, class_order, group_name
-from nlpcl.benchmarks.images._mnist import (
-    CLOTHES,
-    DIGIT_NAMES,
-    FASHION,
-    MNIST,
-    SIZES_OF_MNIST,
-    read_fashion,
-    read_mnist,
-)
-from nlpcl.benchmarks.images._tiny_imagenet import TINY_IMAGENET, read_tiny_imagenet
-from nlpcl.config.orders import Order, Published
+from nlpcl.benchmarks.images._cifar import CIFAR10, CIFAR100
+from nlpcl.benchmarks.images._dealing import N_ORDERS, class_order, class_task, deal
+from nlpcl.benchmarks.images._mnist import FASHION, MNIST
+from nlpcl.benchmarks.images._tiny_imagenet import TINY_IMAGENET
+from nlpcl.config.orders import Published
 from nlpcl.errors import UsageError
 from nlpcl.options import Options
 
@@ -44,33 +35,19 @@ _SPLIT: dict[str, Any] = {
 }
 
 
-def _classes_of_tasks(classes: Sequence[str], n_tasks: int, order: Order) -> dict[str, list[int]]:
-    """Return by name of each task its classes, dealt out in a published order."""
-    dealt = class_order(len(classes), order)
-    size = len(dealt) // n_tasks
-    parts = (dealt[i : i + size] for i in range(0, len(dealt), size))
-    return {group_name([classes[k] for k in part]): part for part in parts}
+def _orders_of(source: ImageSource) -> Callable[..., Published]:
+    """Return a function for `BenchmarkEntry.published`: names of tasks of two of a set's classes each."""
+    return lambda order, **arguments: ([list(deal(source.facts["labels"], 2, order))] * N_ORDERS, None)
 
 
-def _orders_of(classes: Sequence[str], n_tasks: int) -> Callable[..., Published]:
-    """Return a function for `BenchmarkEntry.published`: the names of the tasks that these classes are dealt out to."""
-    return lambda order, **arguments: ([list(_classes_of_tasks(classes, n_tasks, order))] * N_ORDERS, None)
-
-
-def _split(request: StreamRequest[Options], read: Callable[[Path | None], ImageSet], n_tasks: int) -> list[ImageTask]:
+def _split(request: StreamRequest[Options], source: ImageSource, n_tasks: int) -> list[ImageTask]:
     """Return the tasks of a data set whose classes are dealt out evenly."""
-    data = read(request.folder())
-    request.files |= data.files
-    groups = _classes_of_tasks(data.classes, n_tasks, request.order)
+    data = source.read(request)
     request.labels = data.classes
-
-    def task(name: str) -> ImageTask:
-        part = groups[name]
-        labels = tuple(data.classes[k] for k in part)
-        return image_task(request, name, labels, data.train.of_classes(part), data.test.of_classes(part))
-
+    groups = deal(data.classes, len(data.classes) // n_tasks, request.order)
     # CIFAR's and Tiny ImageNet's classes are not known before the data are read.
-    return [task(name) for name in request.task_names or request.choose([list(groups)] * N_ORDERS)]
+    names = request.task_names or request.choose([list(groups)] * N_ORDERS)
+    return [class_task(request, data, name, groups[name]) for name in names]
 
 
 @image_stream(
@@ -78,16 +55,15 @@ def _split(request: StreamRequest[Options], read: Callable[[Path | None], ImageS
     title="MNIST, two digits a task",
     scenarios=("til", "dil", "cil"),
     orders=N_ORDERS,
-    sizes=(54_002, 5_998, 10_000),
-    published=_orders_of(DIGIT_NAMES, 5),
-    **MNIST,
+    published=_orders_of(MNIST),
+    **MNIST.facts | {"sizes": (54_002, 5_998, 10_000)},
 )
 def SplitMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
     """Five tasks of two digits; domain-incremental, is a digit even or odd?"""
     parity = request.scenario == "dil"
     if parity and request.order in range(1, N_ORDERS):
         raise UsageError("SplitMNIST pairs even with odd digits in its natural order alone: --order 0.")
-    tasks = _split(request, read_mnist, 5)
+    tasks = _split(request, MNIST, 5)
     if parity:
         request.labels = ("even", "odd")
         return [replace(task, labels=request.labels) for task in tasks]
@@ -95,40 +71,29 @@ def SplitMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
 
 
 @image_stream(
-    "SplitFMNIST",
-    title="FashionMNIST, two classes a task",
-    sizes=SIZES_OF_MNIST,
-    published=_orders_of(CLOTHES, 5),
-    **FASHION,
-    **_SPLIT,
+    "SplitFMNIST", title="FashionMNIST, two classes a task", published=_orders_of(FASHION), **FASHION.facts, **_SPLIT
 )
 def SplitFMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
     """Five tasks of two kinds of clothes."""
-    return _split(request, read_fashion, 5)
+    return _split(request, FASHION, 5)
 
 
-@image_stream("SplitCIFAR10", title="CIFAR-10, two classes a task", sizes=SIZES_OF_CIFAR, **CIFAR10, **_SPLIT)
+@image_stream("SplitCIFAR10", title="CIFAR-10, two classes a task", **CIFAR10.facts, **_SPLIT)
 def SplitCIFAR10(request: StreamRequest[Options]) -> list[ImageTask]:
     """Five tasks of two kinds of things."""
-    return _split(request, read_cifar10, 5)
+    return _split(request, CIFAR10, 5)
 
 
-@image_stream("SplitCIFAR100", title="CIFAR-100, ten classes a task", sizes=SIZES_OF_CIFAR, **CIFAR100, **_SPLIT)
+@image_stream("SplitCIFAR100", title="CIFAR-100, ten classes a task", **CIFAR100.facts, **_SPLIT)
 def SplitCIFAR100(request: StreamRequest[Options]) -> list[ImageTask]:
     """Ten tasks of ten kinds of things."""
-    return _split(request, read_cifar100, 10)
+    return _split(request, CIFAR100, 10)
 
 
-@image_stream(
-    "SplitTinyImageNet",
-    title="Tiny ImageNet, twenty classes a task",
-    sizes=(90_000, 10_000, 10_000),
-    **TINY_IMAGENET,
-    **_SPLIT,
-)
+@image_stream("SplitTinyImageNet", title="Tiny ImageNet, twenty classes a task", **TINY_IMAGENET.facts, **_SPLIT)
 def SplitTinyImageNet(request: StreamRequest[Options]) -> list[ImageTask]:
     """Ten tasks of twenty kinds of things."""
-    return _split(request, read_tiny_imagenet, 10)
+    return _split(request, TINY_IMAGENET, 10)
 
 
 Change = Callable[[Tensor], Tensor]
@@ -159,12 +124,12 @@ def rotation(degrees: float) -> Change:
 
 def _changed(request: StreamRequest[Options], change: Callable[[int], Change]) -> list[ImageTask]:
     """Return tasks of the same digits; the number in a task's name says how they are changed."""
-    data = read_mnist(request.folder())
-    request.files |= data.files
+    data = MNIST.read(request)
 
     def task(name: str) -> ImageTask:
         changed = change(int(name.rpartition("-")[2]))
-        return image_task(request, name, DIGIT_NAMES, data.train.changed(changed), data.test.changed(changed))
+        train, test = (replace(images, change=changed) for images in (data.train, data.test))
+        return image_task(request, name, data.classes, train, test)
 
     return [task(name) for name in request.task_names]
 
@@ -173,11 +138,11 @@ def _facts_of_changed(names: list[str], stream: str) -> dict[str, Any]:
     """Return what a stream of MNIST says in the registry whose tasks have all digits: orders shuffle the tasks."""
     orders = [[names[i] for i in class_order(len(names), order)] for order in range(N_ORDERS)]
     return {
-        **MNIST,
-        "citation": f"{MNIST['citation']}; as a stream: {stream}",
+        **MNIST.facts,
+        "citation": f"{MNIST.facts['citation']}; as a stream: {stream}",
         "scenarios": ("dil", "til"),
         "orders": N_ORDERS,
-        "sizes": tuple(len(names) * size for size in SIZES_OF_MNIST),  # every task has all of MNIST
+        "sizes": tuple(len(names) * size for size in MNIST.facts["sizes"]),  # every task has all of MNIST
         "published": lambda **arguments: (orders, None),
     }
 

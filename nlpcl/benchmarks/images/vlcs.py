@@ -20,6 +20,7 @@ from nlpcl.benchmarks._images import (
     ImageTask,
     digest_of,
     image_files,
+    image_folder,
     image_stream,
     image_task,
     read_image,
@@ -29,7 +30,6 @@ from nlpcl.errors import UsageError
 from nlpcl.options import Options
 
 _LABELS = ("bird", "car", "chair", "dog", "person")
-_PIXELS = 32
 
 
 @image_stream(
@@ -45,10 +45,7 @@ _PIXELS = 32
 )
 def VLCS(request: StreamRequest[Options]) -> list[ImageTask]:
     """Five classes in four domains, 32 x 32. The test data do not depend on `seed`. A data root holds `vlcs/`."""
-    root = request.folder()
-    if root is None or not (root / "vlcs").is_dir():
-        raise UsageError("vlcs needs its images as vlcs/<domain>/<class>/<name>.jpg under --data-root.")
-    folder = root / "vlcs"
+    folder = image_folder(request, "vlcs", advice="its images as vlcs/<domain>/<class>/<name>.jpg under --data-root")
 
     def task(domain: str) -> ImageTask:
         train: list[tuple[Path, int]] = []
@@ -68,5 +65,5 @@ def VLCS(request: StreamRequest[Options]) -> list[ImageTask]:
 
 
 def _images(files: list[tuple[Path, int]]) -> Images:
-    pool = torch.stack([read_image(file, _PIXELS) for file, _ in files])
+    pool = torch.stack([read_image(file, 32) for file, _ in files])
     return Images(pool, range(len(files)), [label for _, label in files], COLOUR)

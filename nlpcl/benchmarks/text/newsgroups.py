@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nlpcl.benchmarks._files.download import data_bytes, own_files
+from nlpcl.benchmarks._files.download import data_bytes, own_files, unpacked
 from nlpcl.benchmarks._files.published import orders_of
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks._text import TextTask, shuffle_cut, text_stream
@@ -60,15 +58,9 @@ def _from_archive(request: StreamRequest[Any]) -> _Messages:
     content = data_bytes("20newsgroups", ARCHIVE, _ARCHIVE_SHA256, _URL, request.folder())
     request.files[ARCHIVE] = _ARCHIVE_SHA256
     messages: _Messages = {}
-    # Members are read where they are: nothing of the archive is ever written.
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-        members = [member for member in archive.getmembers() if member.isfile()]
-        for member in sorted(members, key=lambda member: member.name):
-            split, _, rest = member.name.partition("/")
-            part = archive.extractfile(member)
-            assert part is not None
-            message = part.read().decode("latin-1")
-            messages.setdefault((split.removeprefix("20news-bydate-"), rest.partition("/")[0]), []).append(message)
+    for path, message in unpacked(content, ARCHIVE).items():
+        split, _, rest = path.removeprefix("20news-bydate-").partition("/")
+        messages.setdefault((split, rest.partition("/")[0]), []).append(message.decode("latin-1"))
     return messages
 
 
