@@ -20,20 +20,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from nlpcl.registry import register_strategy
+from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.replay import (
     MemoryPlugin,
-    ReplayOptions,
     flatten,
     reference_gradient,
     set_gradients,
     trainable_parameters,
 )
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy
 
 
 def project_agem(gradient: Tensor, reference: Tensor) -> Tensor:
@@ -65,11 +63,7 @@ class AGEMPlugin(MemoryPlugin):
     replay=True,
     ddp=True,
 )
-class AGEM(ContinualStrategy):
+class AGEM(PluginStrategy):
     """Averaged gradient episodic memory."""
 
-    options_type = ReplayOptions
-    options: ReplayOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> AGEMPlugin:
-        return AGEMPlugin(self.options)
+    plugin_type = AGEMPlugin

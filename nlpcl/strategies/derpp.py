@@ -19,18 +19,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from nlpcl.models.heads import ABSENT
 from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
+from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayOptions, replay_logits
 from nlpcl.training.forward import mode
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy
 
 
 def own_mse(logits: Tensor, stored: Tensor) -> Tensor:
@@ -95,11 +94,7 @@ class DERPPPlugin(MemoryPlugin):
     replay=True,
     ddp=True,
 )
-class DERPP(ContinualStrategy):
+class DERPP(PluginStrategy):
     """Dark experience replay."""
 
-    options_type = DERPPOptions
-    options: DERPPOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> DERPPPlugin:
-        return DERPPPlugin(self.options)
+    plugin_type = DERPPPlugin

@@ -26,19 +26,18 @@ from typing import Any
 
 import torch
 from avalanche.models import avalanche_forward
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from nlpcl.models.base import single_task
 from nlpcl.options import option
 from nlpcl.ranges import Count, Weight
 from nlpcl.registry import register_strategy
+from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticOptions, QuadraticPlugin, trainable
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import mode, on_device
 from nlpcl.training.protocols import Strategy, TaskData
-from nlpcl.training.strategy import ContinualStrategy
 
 PARITY_BATCH = 20
 """Batch size of the original toolkit's Fisher estimate."""
@@ -141,11 +140,7 @@ class EWCPlugin(QuadraticPlugin):
     url="https://arxiv.org/abs/1612.00796",
     ddp=True,
 )
-class EWC(ContinualStrategy):
+class EWC(PluginStrategy):
     """Elastic weight consolidation."""
 
-    options_type = EWCOptions
-    options: EWCOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> EWCPlugin:
-        return EWCPlugin(self.options)
+    plugin_type = EWCPlugin

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import quadprog
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from nlpcl.models.device import to_device
 from nlpcl.options import option
 from nlpcl.ranges import Positive, Weight
 from nlpcl.registry import register_strategy
+from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.replay import (
     MemoryPlugin,
     ReplayOptions,
@@ -39,7 +39,6 @@ from nlpcl.strategies._shared.replay import (
     trainable_parameters,
 )
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy
 
 
 def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: float) -> np.ndarray:
@@ -120,11 +119,7 @@ class GEMPlugin(MemoryPlugin):
     replay=True,
     ddp=True,
 )
-class GEM(ContinualStrategy):
+class GEM(PluginStrategy):
     """Gradient episodic memory."""
 
-    options_type = GEMOptions
-    options: GEMOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> GEMPlugin:
-        return GEMPlugin(self.options)
+    plugin_type = GEMPlugin

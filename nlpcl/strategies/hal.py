@@ -38,10 +38,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, TaskLabels, continual_model, single_task
+from nlpcl.models.base import ContinualModel, TaskLabels, single_task
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
@@ -49,10 +48,10 @@ from nlpcl.options import option
 from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.strategies._shared.replay import ReplayOptions, replay_logits
 from nlpcl.training.forward import mode, on_device
 from nlpcl.training.protocols import Strategy, TaskData
-from nlpcl.training.strategy import ContinualStrategy
 
 _Weights = Mapping[str, Tensor]
 
@@ -299,11 +298,7 @@ class HALPlugin(FeaturesPlugin):
     replay=True,
     ddp_reason="it differentiates through a step on the whole mini-batch, whose gradient no process has by itself",
 )
-class HAL(ContinualStrategy):
+class HAL(ShapingStrategy):
     """Hindsight anchor learning."""
 
-    options_type = HALOptions
-    options: HALOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> HALPlugin:
-        return HALPlugin(continual_model(model, type(self).__name__), self.options)
+    plugin_type = HALPlugin

@@ -42,18 +42,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.optim import Optimizer
 
-from nlpcl.models.base import Site
+from nlpcl.models.base import ContinualModel, Site
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.text_gru import last_state
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.recurrent import recurrent_backbone
+from nlpcl.strategies._shared.backbones import recurrent_backbone
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training import distributed
 from nlpcl.training.avalanche_internals import criterion_of
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy, minibatch_rows
+from nlpcl.training.strategy import StrategyOptions, minibatch_rows
 
 CEILING = 0.9
 SLOPE = 0.001
@@ -264,14 +264,15 @@ class SRKPlugin(Plugin):
     :param model: its backbone's net is a `TextGRU`, which is replaced by nets of the same width.
     """
 
+    options_type = StrategyOptions
     task_state = ("_factors",)
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, model: ContinualModel, options: StrategyOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
         self.backbone, gru = recurrent_backbone(model, "srk")
         self.net = SRKNet(gru.channels, gru.width, gru.dropout.p)
         self.backbone.set_net(self.net)
-        self.heads: Any = model.heads
+        self.heads = model.heads
         self._both: Tensor | None = None
         self._factors: dict[nn.Parameter, Tensor] = {}
         self._before: list[Tensor] = []
@@ -324,8 +325,7 @@ class SRKPlugin(Plugin):
     ),
     ddp=True,
 )
-class SRK(ContinualStrategy):
+class SRK(ShapingStrategy):
     """Shared knowledge from a sequence of domains."""
 
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> SRKPlugin:
-        return SRKPlugin(model)
+    plugin_type = SRKPlugin

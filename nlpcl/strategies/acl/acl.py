@@ -28,11 +28,11 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from nlpcl.models.base import Backbone, ContinualModel, continual_model
+from nlpcl.models.base import Backbone, ContinualModel
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import SharedHead, TaskHeads
 from nlpcl.models.sizes import tensor_bytes
@@ -40,6 +40,7 @@ from nlpcl.options import option
 from nlpcl.ranges import Count, Rate, Weight, Width
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.strategies._shared.replay import ReplayOptions
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
 from nlpcl.training.forward import autocast, mode
@@ -219,11 +220,7 @@ def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | Shared
     replay=True,
     ddp_reason="its discriminator takes steps of its own on the features of the whole mini-batch",
 )
-class ACL(ContinualStrategy):
+class ACL(ShapingStrategy):
     """Adversarial continual learning."""
 
-    options_type = ACLOptions
-    options: ACLOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> ACLPlugin:
-        return ACLPlugin(continual_model(model, "ACL"), self.options)
+    plugin_type = ACLPlugin

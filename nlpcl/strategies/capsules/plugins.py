@@ -13,8 +13,8 @@ from nlpcl.models.adapters import BertAdapter
 from nlpcl.models.base import continual_model
 from nlpcl.options import option
 from nlpcl.ranges import Few, Rate
-from nlpcl.strategies._shared.adapters import adapter_backbone
-from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskOptions, MaskPlugin, MaskStrategy
+from nlpcl.strategies._shared.backbones import adapter_backbone
+from nlpcl.strategies._shared.masks import ORIGINAL_GATES, GatePlugin, GateStrategy, MaskOptions, MaskPlugin
 from nlpcl.strategies.capsules.layers import CapsuleAdapter, DynamicRouting, TaskCapsules, TransferRouting
 
 Routing = DynamicRouting | TransferRouting
@@ -60,14 +60,13 @@ class CapsulePlugin(MaskPlugin):
         return [p for adapter in self.adapters for p in adapter.routing.parameters()]
 
 
-class CapsuleStrategy(MaskStrategy):
+class CapsuleStrategy(GateStrategy):
     """A strategy that lives in capsule plug-ins at the adapters' places."""
 
-    options_type = CapsuleOptions
-    options: CapsuleOptions
     plugin_type = CapsulePlugin
+    options: CapsuleOptions
 
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> MaskPlugin:
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> GatePlugin:
         model = continual_model(model, type(self).__name__)
         backbone = adapter_backbone(model, type(self).__name__)
         n_tasks, size, capsules = model.n_tasks, self.options.capsule_size, self.options.capsules

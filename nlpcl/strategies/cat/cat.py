@@ -263,9 +263,8 @@ def copied(model: ContinualModel) -> ContinualModel:
 class CAT(MaskInference):
     """Masks and transfer; its model is a `TransferModel` around the backbone and the heads of the one passed in."""
 
-    options_type = CATOptions
-    options: CATOptions
     plugin_type = CATPlugin
+    options: CATOptions
     masks: CATPlugin
 
     def make_model(self, model: nn.Module) -> TransferModel:

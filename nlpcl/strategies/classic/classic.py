@@ -40,8 +40,8 @@ from nlpcl.models.device import to_device
 from nlpcl.options import option
 from nlpcl.ranges import Temperature, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.adapters import adapter_backbone
-from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskInference, MaskInferenceOptions, MaskPlugin
+from nlpcl.strategies._shared.backbones import adapter_backbone
+from nlpcl.strategies._shared.masks import ORIGINAL_GATES, GatePlugin, MaskInference, MaskInferenceOptions
 from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
@@ -82,7 +82,7 @@ class CLASSIC(MaskInference):
         self.previous: list[int] = []
         self._forget_batch()
 
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> MaskPlugin:
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> GatePlugin:
         model = continual_model(model, type(self).__name__)
         self.backbone = adapter_backbone(model, type(self).__name__)
         self.attentions = TaskAttentions(model.n_tasks)

@@ -32,21 +32,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, Site, continual_model, single_task, sites_of, unprotected
+from nlpcl.models.base import ContinualModel, Site, single_task, sites_of, unprotected
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Positive
 from nlpcl.registry import register_strategy
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.strategies.owm.projection import Projector, batch_inputs, example_means
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import logits_of, mode, on_device
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
+from nlpcl.training.strategy import StrategyOptions
 
 
 def final_alphas(sites: list[Site]) -> list[float]:
@@ -196,11 +196,7 @@ class OWMPlugin(Plugin):
     ),
     ddp=True,
 )
-class OWM(ContinualStrategy):
+class OWM(ShapingStrategy):
     """Orthogonal weights modification."""
 
-    options_type = OWMOptions
-    options: OWMOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> OWMPlugin:
-        return OWMPlugin(continual_model(model, "OWM"), self.options)
+    plugin_type = OWMPlugin

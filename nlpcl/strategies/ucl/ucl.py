@@ -33,18 +33,18 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from nlpcl.models.base import ContinualModel, Site, continual_model, replace_layer, sites_of, unprotected
+from nlpcl.models.base import ContinualModel, Site, replace_layer, sites_of, unprotected
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Between, Rate, Weight
 from nlpcl.registry import register_strategy
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.strategies.ucl.layers import Bayesian, make_bayesian
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
+from nlpcl.training.strategy import StrategyOptions, minibatch_rows
 
 
 @dataclass(frozen=True)
@@ -218,11 +218,7 @@ class UCLPlugin(Plugin):
     url="https://arxiv.org/abs/1905.11614",
     ddp=True,
 )
-class UCL(ContinualStrategy):
+class UCL(ShapingStrategy):
     """Uncertainty-regularised continual learning."""
 
-    options_type = UCLOptions
-    options: UCLOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> UCLPlugin:
-        return UCLPlugin(continual_model(model, "UCL"), self.options)
+    plugin_type = UCLPlugin
