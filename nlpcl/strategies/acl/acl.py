@@ -39,9 +39,8 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Rate, Weight, Width
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
 from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
-from nlpcl.strategies._shared.replay import ReplayOptions
+from nlpcl.strategies._shared.replay import FeaturesPlugin, ReplayOptions, joint_mean
 from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
 from nlpcl.training.forward import autocast, mode
 from nlpcl.training.optimizers import new_optimizer

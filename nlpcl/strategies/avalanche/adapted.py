@@ -25,6 +25,7 @@ from nlpcl.models.base import Backbone, ContinualModel, TaskLabels, continual_mo
 from nlpcl.models.heads import SharedHead
 from nlpcl.options import Options
 from nlpcl.registry import Regime
+from nlpcl.strategies._shared.replay import virtual_step
 from nlpcl.strategies.avalanche.options import (
     AvalancheAGEMOptions,
     AvalancheEWCOptions,
@@ -234,13 +235,8 @@ class _MIRPlugin(MIRPlugin):
         x, y, tasks = (part.to(strategy.device) for part in next(self.replay_loader))
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         gradients = torch.autograd.grad(strategy.loss, list(trainable.values()), retain_graph=True, allow_unused=True)
-        rate = strategy.optimizer.param_groups[0]["lr"]
-        stepped = {
-            name: p.detach() - rate * gradient
-            for (name, p), gradient in zip(trainable.items(), gradients, strict=True)
-            if gradient is not None
-        }
         with torch.no_grad():
+            stepped = virtual_step(trainable, gradients, strategy.optimizer.param_groups[0]["lr"])
             before = nn.functional.cross_entropy(avalanche_forward(model, x, tasks), y, reduction="none")
             after = nn.functional.cross_entropy(functional_call(model, stepped, (x, tasks)), y, reduction="none")
         chosen = torch.argsort(after - before)[-self.batch_size_mem :]
