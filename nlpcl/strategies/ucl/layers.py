@@ -6,7 +6,7 @@ w = mu + sigma_i eps for the weights that lead to unit i, eps ~ N(0, 1) for each
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +43,8 @@ class Bayesian(nn.Module):
         return self.weight + sigma * torch.randn_like(self.weight)
 
     @torch.no_grad()
-    def _adopt(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d, ratio: float, pretrained: bool) -> None:
-        """Take over the parameters and the mode of `layer`, draw mu anew unless `pretrained`, and set sigma to s0."""
-        self.weight, self.bias = layer.weight, layer.bias
+    def begin(self, ratio: float, pretrained: bool) -> None:
+        """Draw mu anew unless `pretrained`, and set sigma to s0."""
         if pretrained:
             total = float(self.weight.var(unbiased=False))
             if total == 0:
@@ -58,54 +57,42 @@ class Bayesian(nn.Module):
         initial_sigma = math.sqrt(ratio * total)
         self.rho = nn.Parameter(self.bias.new_full((len(self.weight),), math.log(math.expm1(initial_sigma))))
         self.register_buffer("initial_sigma", self.weight.new_tensor(initial_sigma))
-        self.train(layer.training)
-
-
-# The parameters of a layer on the device `meta` have no values, so that making it draws no random numbers.
 
 
 class BayesianLinear(Bayesian, nn.Linear):
     """A Bayesian `nn.Linear`; made by `make_bayesian`."""
 
-    def __init__(self, layer: nn.Linear, ratio: float, pretrained: bool) -> None:
-        nn.Linear.__init__(self, layer.in_features, layer.out_features, device="meta")
-        self._adopt(layer, ratio, pretrained)
-
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.sample(), self.bias)
 
 
-class BayesianConv1d(Bayesian, nn.Conv1d):
+class BayesianConvolution(Bayesian):
+    """What the Bayesian convolutions share."""
+
+    _conv_forward: Any
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self._conv_forward(input, self.sample(), self.bias)
+        return output
+
+
+class BayesianConv1d(BayesianConvolution, nn.Conv1d):
     """A Bayesian `nn.Conv1d`; made by `make_bayesian`."""
 
-    def __init__(self, layer: nn.Conv1d, ratio: float, pretrained: bool) -> None:
-        nn.Conv1d.__init__(self, **_settings(layer), device="meta")
-        self._adopt(layer, ratio, pretrained)
 
-    def forward(self, input: Tensor) -> Tensor:
-        output: Tensor = self._conv_forward(input, self.sample(), self.bias)
-        return output
-
-
-class BayesianConv2d(Bayesian, nn.Conv2d):
+class BayesianConv2d(BayesianConvolution, nn.Conv2d):
     """A Bayesian `nn.Conv2d`; made by `make_bayesian`."""
 
-    def __init__(self, layer: nn.Conv2d, ratio: float, pretrained: bool) -> None:
-        nn.Conv2d.__init__(self, **_settings(layer), device="meta")
-        self._adopt(layer, ratio, pretrained)
 
-    def forward(self, input: Tensor) -> Tensor:
-        output: Tensor = self._conv_forward(input, self.sample(), self.bias)
-        return output
-
-
-def _settings(layer: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    return {name: getattr(layer, name) for name in names}
+KINDS: dict[type[nn.Module], type[Bayesian]] = {
+    nn.Linear: BayesianLinear,
+    nn.Conv1d: BayesianConv1d,
+    nn.Conv2d: BayesianConv2d,
+}
 
 
 def make_bayesian(layer: nn.Module, ratio: float, pretrained: bool) -> Bayesian:
-    """Make a Bayesian layer of the same shape and class, which takes over the parameters of `layer`.
+    """Make a layer Bayesian, in place: it becomes a subclass of its class, with one parameter more.
 
     As in the code of Ahn et al. 2019 the total variance 2 / fan of a weight is shared out: `ratio` of it to the noise,
     s0^2 = ratio * 2 / fan, the rest to mu, which is drawn uniformly; the bias starts at 0.
@@ -124,11 +111,10 @@ def make_bayesian(layer: nn.Module, ratio: float, pretrained: bool) -> Bayesian:
     """
     if not 0 < ratio < 1:
         raise UsageError(f"ratio must lie between 0 and 1, not {ratio}.")
-    if getattr(layer, "bias", None) is not None:
-        if isinstance(layer, nn.Linear):
-            return BayesianLinear(layer, ratio, pretrained)
-        if isinstance(layer, nn.Conv1d):
-            return BayesianConv1d(layer, ratio, pretrained)
-        if isinstance(layer, nn.Conv2d):
-            return BayesianConv2d(layer, ratio, pretrained)
+    for plain, kind in KINDS.items():
+        if isinstance(layer, plain) and layer.bias is not None:
+            bayesian: Any = layer
+            bayesian.__class__ = kind
+            bayesian.begin(ratio, pretrained)
+            return cast(Bayesian, layer)
     raise TypeError(f"only a Linear, Conv1d or Conv2d with a bias can be made Bayesian, not {layer}")

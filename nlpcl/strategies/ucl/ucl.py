@@ -35,7 +35,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from nlpcl.models.base import ContinualModel, Site, replace_layer, sites_of, unprotected
+from nlpcl.models.base import ContinualModel, Site, sites_of, unprotected
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Between, Rate, Weight
@@ -157,7 +157,7 @@ class UCLPlugin(Plugin):
 
     Under a strategy of Avalanche's own rho has the learning rate and weight decay of the others.
 
-    :param model: the layers at its backbone's sites are replaced.
+    :param model: the layers at its backbone's sites become Bayesian.
     :raises TypeError: a site's layer is no `nn.Linear`, `nn.Conv1d` or `nn.Conv2d`.
     """
 
@@ -169,10 +169,9 @@ class UCLPlugin(Plugin):
     def __init__(self, model: ContinualModel, options: UCLOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
         self.backbone = model.backbone
-        for site in sites_of(model, "ucl"):
-            layer = make_bayesian(site.module, self.options.ratio, self.backbone.pretrained)
-            replace_layer(self.backbone, site, layer)
-        self.sites = self.backbone.sites()
+        self.sites = sites_of(model, "ucl")
+        for site in self.sites:
+            make_bayesian(site.module, self.options.ratio, self.backbone.pretrained)
         self.starts: dict[str, Start] = {}
         self.first = True
         """Whether no task has been trained yet."""
