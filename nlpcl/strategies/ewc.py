@@ -22,6 +22,7 @@ The original differentiates the penalty there, too, but after it has moved theta
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticOptions, QuadraticPlugin, trainable
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.protocols import Strategy, TaskData
+from nlpcl.training.protocols import Strategy
 
 PARITY_BATCH = 20
 """Batch size of the original toolkit's Fisher estimate."""
@@ -90,47 +91,42 @@ class EWCPlugin(QuadraticPlugin):
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         parameters = trainable(strategy.model)
-        if not self.options.parity:
-            self.quadratic.add(self.fisher(strategy), parameters)
-            return
-        tasks = strategy.clock.train_exp_counter  # those before this one: the clock ticks last
-        new, old = self.batch_fisher(strategy), self.quadratic.importance
-        merged = {n: (new.get(n, 0.0) + tasks * old.get(n, 0.0)) / (tasks + 1) for n in parameters if n in new | old}
-        self.quadratic = MergedQuadratic()
-        self.quadratic.add(merged, parameters)
+        fisher: Mapping[str, Tensor | float] = self.fisher(strategy)
+        if self.options.parity:
+            tasks = strategy.clock.train_exp_counter  # those before this one: the clock ticks last
+            old = self.quadratic.importance
+            known = [name for name in parameters if name in fisher or name in old]
+            fisher = {n: (fisher.get(n, 0.0) + tasks * old.get(n, 0.0)) / (tasks + 1) for n in known}
+            self.quadratic = MergedQuadratic()
+        self.quadratic.add(fisher, parameters)
 
     def fisher(self, strategy: Strategy) -> dict[str, Tensor]:
-        """Diagonal of the Fisher information of the experience just trained, by parameter name; dropout is off."""
-        data = strategy.experience.dataset
-        drawn = torch.randperm(len(data), generator=self.generator)[: self.options.fisher_samples].tolist()
-        losses = (
-            (self._surprise(logits), 1 / len(drawn))
-            for logits, _ in self._outputs(strategy, data, [[i] for i in drawn])
-        )
+        """Return the diagonal of the Fisher information of the experience just trained, by parameter name.
+
+        Dropout is off. With `parity` it is the original toolkit's F_new.
+        """
+        count, parity = len(strategy.experience.dataset), self.options.parity
+        if parity:
+            batches = torch.arange(count).split(PARITY_BATCH)
+        else:
+            batches = torch.randperm(count, generator=self.generator)[: self.options.fisher_samples].split(1)
         # cuDNN has no backward pass for recurrent layers in evaluation mode.
-        with mode(strategy.model, training=False), torch.backends.cudnn.flags(enabled=False):
+        cudnn = nullcontext() if parity else torch.backends.cudnn.flags(enabled=False)
+        with mode(strategy.model, training=parity), cudnn:
+            losses = self._losses(strategy, [rows.tolist() for rows in batches])
             return squared_gradients(losses, trainable(strategy.model))
 
-    def batch_fisher(self, strategy: Strategy) -> dict[str, Tensor]:
-        """The original toolkit's F_new, by parameter name."""
-        data = strategy.experience.dataset
-        in_order = [rows.tolist() for rows in torch.arange(len(data)).split(PARITY_BATCH)]
-        losses = (
-            (F.cross_entropy(logits, y), len(y) / len(data)) for logits, y in self._outputs(strategy, data, in_order)
-        )
-        with mode(strategy.model, training=True):
-            return squared_gradients(losses, trainable(strategy.model))
+    def _losses(self, strategy: Strategy, batches: list[list[int]]) -> Iterator[tuple[Tensor, float]]:
+        """Yield the cross-entropy of each mini-batch and its share of all examples.
 
-    def _surprise(self, logits: Tensor) -> Tensor:
-        """-log p(y) for a label y drawn from the model's own p; `logits` are (1, C)."""
-        # Drawn on the CPU, so that the seed means the same on every device.
-        y = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=self.generator)
-        return F.cross_entropy(logits, y[:, 0].to(logits.device))
-
-    def _outputs(self, strategy: Strategy, data: TaskData, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and labels of mini-batches of the data."""
-        for x, y, *_, tasks in loader_of(data, batches):
-            yield avalanche_forward(strategy.model, on_device(strategy, x), single_task(tasks)), y.to(strategy.device)
+        The labels are drawn from the model's own p, except with `parity`.
+        """
+        for x, y, *_, tasks in loader_of(strategy.experience.dataset, batches):
+            logits = avalanche_forward(strategy.model, on_device(strategy, x), single_task(tasks))
+            if not self.options.parity:
+                # Drawn on the CPU, so that the seed means the same on every device.
+                y = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=self.generator)[:, 0]
+            yield F.cross_entropy(logits, y.to(logits.device)), len(y) / sum(map(len, batches))
 
 
 @register_strategy(

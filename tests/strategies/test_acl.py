@@ -15,8 +15,16 @@ from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
 from nlpcl.models import build_model
-from nlpcl.strategies.acl.acl import ACL, ACLPlugin, Repeated
-from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, fresh_copy, overlap, reverse_gradient
+from nlpcl.strategies.acl import (
+    ACL,
+    ACLPlugin,
+    Repeated,
+    SharedPrivate,
+    discriminator,
+    fresh_copy,
+    overlap,
+    reverse_gradient,
+)
 from tests.helpers.images import tiny_images
 from tests.helpers.plugins import plugin_of
 from tests.helpers.training import accuracy, train
@@ -120,7 +128,7 @@ def test_discriminator_learns_tasks_and_noise_once_in_five_steps() -> None:
     train(strategy, benchmark, 2)
     assert steps == [5, 10, 15, 20, 25, 30] * 2  # 48 images in batches of 8
 
-    plugin.discriminator = net = Discriminator(24, 3)
+    plugin.discriminator = net = discriminator(24, 3)
     plugin._optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     shared, tasks = torch.randn(4, 24), torch.tensor([1, 2, 2, 1])
     plugin._real = shared, tasks

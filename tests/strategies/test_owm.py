@@ -15,8 +15,7 @@ from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_fr
 from nlpcl.models import ContinualModel, build_model
 from nlpcl.models.base import unprotected
 from nlpcl.strategies.ncl import NCL
-from nlpcl.strategies.owm.owm import OWM, OWMPlugin, final_alphas
-from nlpcl.strategies.owm.projection import joined
+from nlpcl.strategies.owm import OWM, OWMPlugin, final_alphas, joined
 from tests.helpers.messages import refused
 from tests.helpers.plugins import plugin_of
 
