@@ -48,6 +48,7 @@ from nlpcl.options import option
 from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
+from nlpcl.strategies._shared.quadratic import trainable
 from nlpcl.strategies._shared.replay import FeaturesPlugin, ReplayOptions, joint_mean, loss_scale, virtual_step
 from nlpcl.training.forward import logits_of, mode, on_device
 from nlpcl.training.protocols import Strategy, TaskData
@@ -177,7 +178,7 @@ class HALPlugin(FeaturesPlugin):
         self.means = self.seen = torch.empty(0)
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        self.weights = {name: p for name, p in strategy.model.named_parameters() if p.requires_grad}
+        self.weights = trainable(strategy.model)
         classes = max(int(y) for y in strategy.experience.dataset.targets) + 1
         self.means = torch.zeros(classes, self.net.model.backbone.width, device=strategy.device)
         self.seen = torch.zeros(classes, dtype=torch.bool, device=strategy.device)

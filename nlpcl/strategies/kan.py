@@ -137,7 +137,6 @@ class KANPlugin(GatePlugin):
     """
 
     options_type = KANOptions
-    options: KANOptions
 
     def __init__(self, model: ContinualModel, options: KANOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)

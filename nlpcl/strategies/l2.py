@@ -33,7 +33,6 @@ class L2Plugin(QuadraticPlugin):
     """Adds lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2 to the loss of any Avalanche strategy."""
 
     options_type = L2Options
-    options: L2Options
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         parameters = self.held(strategy)

@@ -26,6 +26,7 @@ alpha falls with the share lam of the task that is done, 1e-5^lam for convolutio
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -89,14 +90,17 @@ def real_positions(module: nn.Module, n: int, mask: Tensor | None) -> Tensor | N
     return mask if isinstance(module, nn.Linear) and n == mask.shape[1] else None
 
 
-def example_means(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return each example's mean input over its real positions, (B, d), in float32."""
+def example_means(module: nn.Module, x: Tensor, mask: Tensor | None, dim: int = 1) -> Tensor:
+    """Return each example's mean input over its real positions, (B, d), in float32.
+
+    With `dim` 0 it is each position's, (n, d), over the examples that have it; one that none has is 0.
+    """
     rows = layer_inputs(module, x.detach().float())
     real = real_positions(module, rows.shape[1], mask)
     if real is None:
-        return rows.mean(dim=1)
+        return rows.mean(dim)
     weight = real.unsqueeze(2).to(rows.dtype)  # no matrix product: autocast would round it
-    return (rows * weight).sum(dim=1) / weight.sum(dim=1)
+    return (rows * weight).sum(dim) / weight.sum(dim).clamp(min=1)
 
 
 def batch_inputs(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -107,12 +111,7 @@ def batch_inputs(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
     """
     if isinstance(module, nn.Linear):
         return example_means(module, x, mask).mean(dim=0, keepdim=True)
-    rows = layer_inputs(module, x.detach().float())
-    real = real_positions(module, rows.shape[1], mask)
-    if real is None:
-        return rows.mean(dim=0)
-    weight = real.unsqueeze(2).to(rows.dtype)
-    return (rows * weight).sum(dim=0) / weight.sum(dim=0).clamp(min=1)
+    return example_means(module, x, mask, dim=0)
 
 
 def joined(weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -185,16 +184,14 @@ class Projector:
             bias.copy_(rows[:, -1])
 
 
-def final_alphas(sites: list[Site]) -> list[float]:
-    """Return the value to which each site's alpha falls within a task in the original code, from 1."""
+def final_alphas(sites: list[Site]) -> dict[str, float]:
+    """Return by site the value to which its alpha falls within a task in the original code, from 1."""
     linear = {site.name for site in sites if isinstance(site.module, nn.Linear)}
-
-    def final(site: Site) -> float:
-        if site.name not in linear:
-            return 1e-5
-        return 1e-2 if any(name in linear for name, _ in site.inputs) else 1e-4
-
-    return [final(site) for site in sites]
+    finals = dict.fromkeys((site.name for site in sites), 1e-5)
+    for site in sites:
+        if site.name in linear:
+            finals[site.name] = 1e-2 if any(name in linear for name, _ in site.inputs) else 1e-4
+    return finals
 
 
 class OWMOptions(StrategyOptions):
@@ -230,11 +227,11 @@ class OWMPlugin(Plugin):
             raise UsageError("owm with parity=True feeds P from each mini-batch as a whole, so it runs in one process.")
         self.backbone = model.backbone
         sites = sites_of(model, "owm")
-        self.finals = {site.name: final for site, final in zip(sites, final_alphas(sites), strict=True)}
+        self.finals = final_alphas(sites)
         self.sites = [site for site in sites if site.module.weight.requires_grad]
         self.projectors: list[Projector] = []
         self.protecting = False
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = ExitStack()
         self._inputs: list[Tensor] = []
         self._before: list[Tensor] = []
 
@@ -268,7 +265,7 @@ class OWMPlugin(Plugin):
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.options.parity:
-            self._unwatch()
+            self._hooks.close()
             self._inputs = []
         else:
             for projector, means in zip(self.projectors, self.task_means(strategy), strict=True):
@@ -291,7 +288,7 @@ class OWMPlugin(Plugin):
                 members = F.one_hot(group_of[indices], groups).to(strategy.device)
                 self._watch(partial(self._add_means, sums, members))
                 logits_of(strategy, on_device(strategy, x), single_task(tasks))
-                self._unwatch()
+                self._hooks.close()
         sizes = group_of.bincount().to(strategy.device)
         return [distributed.all_reduce(found) / sizes.unsqueeze(1) for found in sums]
 
@@ -310,14 +307,9 @@ class OWMPlugin(Plugin):
             projector.project_gradient()
 
     def _watch(self, note: Any) -> None:
-        """Call `note(index of the site, module, arguments)` before each site's module, until `_unwatch`."""
+        """Call `note(index of the site, module, arguments)` before each site's module, until `_hooks` is closed."""
         for i, site in enumerate(self.sites):
-            self._hooks.append(site.module.register_forward_pre_hook(partial(note, i)))
-
-    def _unwatch(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+            self._hooks.enter_context(site.module.register_forward_pre_hook(partial(note, i)))
 
 
 @register_strategy(

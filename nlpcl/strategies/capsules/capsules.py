@@ -295,7 +295,6 @@ class CapsulePlugin(MaskPlugin):
     """Puts HAT's masks on the plug-ins; routing goes on training, and maps of tasks to come do not move."""
 
     options_type = CapsuleOptions
-    options: CapsuleOptions
 
     @property
     def adapters(self) -> list[CapsuleAdapter]:
