@@ -277,4 +277,4 @@ def test_discriminator_is_new_for_each_task_and_has_an_optimizer_of_its_own() ->
     assert {id(p) for group in train_groups for p in group["params"]} == {id(p) for p in first.parameters()}
     assert not {id(p) for p in strategy.model.parameters()} & {id(p) for p in first.parameters()}
     strategy.train(benchmark.train_stream[1], eval_streams=[])
-    assert plugin.discriminator is not first and plugin.discriminator.layers[-1].out_features == 3
+    assert plugin.discriminator is not first and plugin.discriminator[-1].out_features == 3
