@@ -21,7 +21,7 @@ The original differentiates the penalty there, too, but after it has moved theta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -42,21 +42,6 @@ from nlpcl.training.protocols import Strategy
 
 PARITY_BATCH = 20
 """Batch size of the original toolkit's Fisher estimate."""
-
-
-def squared_gradients(losses: Iterable[tuple[Tensor, float]], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """sum_b w_b (d loss_b / d theta)^2 by name; a parameter that no loss reaches is missing.
-
-    :param losses: pairs (loss_b, a scalar; w_b), taken one at a time.
-    :param parameters: theta by name; their `.grad` is left alone.
-    """
-    found: dict[str, Tensor] = {}
-    for loss, weight in losses:
-        grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for name, grad in zip(parameters, grads, strict=True):
-            if grad is not None:
-                found.setdefault(name, torch.zeros_like(grad)).addcmul_(grad, grad, value=weight)
-    return found
 
 
 class EWCOptions(QuadraticOptions):
@@ -101,32 +86,30 @@ class EWCPlugin(QuadraticPlugin):
         self.quadratic.add(fisher, parameters)
 
     def fisher(self, strategy: Strategy) -> dict[str, Tensor]:
-        """Return the diagonal of the Fisher information of the experience just trained, by parameter name.
+        """Return the diagonal of the Fisher information of the experience just trained.
 
-        Dropout is off. With `parity` it is the original toolkit's F_new.
+        It is by parameter name; one that no loss reaches is missing. Dropout is off and labels are drawn from the
+        model's own p. With `parity` it is the original toolkit's F_new.
         """
-        count, parity = len(strategy.experience.dataset), self.options.parity
+        data, parity, parameters = strategy.experience.dataset, self.options.parity, trainable(strategy.model)
         if parity:
-            batches = torch.arange(count).split(PARITY_BATCH)
+            rows, size = torch.arange(len(data)), PARITY_BATCH
         else:
-            batches = torch.randperm(count, generator=self.generator)[: self.options.fisher_samples].split(1)
+            rows, size = torch.randperm(len(data), generator=self.generator)[: self.options.fisher_samples], 1
+        found: dict[str, Tensor] = {}
         # cuDNN has no backward pass for recurrent layers in evaluation mode.
         cudnn = nullcontext() if parity else torch.backends.cudnn.flags(enabled=False)
         with mode(strategy.model, training=parity), cudnn:
-            losses = self._losses(strategy, [rows.tolist() for rows in batches])
-            return squared_gradients(losses, trainable(strategy.model))
-
-    def _losses(self, strategy: Strategy, batches: list[list[int]]) -> Iterator[tuple[Tensor, float]]:
-        """Yield the cross-entropy of each mini-batch and its share of all examples.
-
-        The labels are drawn from the model's own p, except with `parity`.
-        """
-        for x, y, *_, tasks in loader_of(strategy.experience.dataset, batches):
-            logits = avalanche_forward(strategy.model, on_device(strategy, x), single_task(tasks))
-            if not self.options.parity:
-                # Drawn on the CPU, so that the seed means the same on every device.
-                y = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=self.generator)[:, 0]
-            yield F.cross_entropy(logits, y.to(logits.device)), len(y) / sum(map(len, batches))
+            for x, y, *_, tasks in loader_of(data, [batch.tolist() for batch in rows.split(size)]):
+                logits = avalanche_forward(strategy.model, on_device(strategy, x), single_task(tasks))
+                if not parity:  # drawn on the CPU, so that the seed means the same on every device
+                    y = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=self.generator)[:, 0]
+                loss = F.cross_entropy(logits, y.to(logits.device))
+                grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+                for name, grad in zip(parameters, grads, strict=True):
+                    if grad is not None:
+                        found.setdefault(name, torch.zeros_like(grad)).addcmul_(grad, grad, value=len(y) / len(rows))
+        return found
 
 
 @register_strategy(

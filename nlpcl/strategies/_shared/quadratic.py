@@ -83,13 +83,6 @@ class MergedQuadratic:
         penalty: Tensor = _Penalty.apply(importance, anchors, *[parameters[n] for n in names])
         return penalty
 
-    def kept_bytes(self) -> dict[str, int]:
-        """Bytes of F (none where it is one number) and of mu."""
-        return {
-            "importance": tensor_bytes(f for f in self.importance.values() if isinstance(f, Tensor)),
-            "anchors": tensor_bytes(self.anchors.values()),
-        }
-
 
 class QuadraticOptions(StrategyOptions):
     """The options of a method with a quadratic penalty."""
@@ -127,4 +120,6 @@ class QuadraticPlugin(Plugin):
         return {name: p for name, p in trainable(model).items() if id(p) not in others}
 
     def kept_bytes(self) -> dict[str, int]:
-        return self.quadratic.kept_bytes()
+        """Return the bytes of F (none where it is one number) and of mu."""
+        importance = [f for f in self.quadratic.importance.values() if isinstance(f, Tensor)]
+        return {"importance": tensor_bytes(importance), "anchors": tensor_bytes(self.quadratic.anchors.values())}

@@ -318,6 +318,7 @@ class CapsuleStrategy(GateStrategy):
 
     plugin_type = CapsulePlugin
     options: CapsuleOptions
+    masks: CapsulePlugin
 
     def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> GatePlugin:
         model = continual_model(model, type(self).__name__)
@@ -331,13 +332,13 @@ class CapsuleStrategy(GateStrategy):
             )
 
         backbone.set_adapters(plug_in)
+        plugin = super().make_plugin(model, optimizer)
         if self.options.routing_learning_rate is not None:
             at_sites = {id(p) for site in backbone.sites() for p in site.module.parameters()}
-            adapters = cast(list[CapsuleAdapter], backbone.adapters())
-            of_capsules = [p for a in adapters for p in [*a.tasks.parameters(), *a.routing.parameters()]]
+            of_capsules = [p for a in self.masks.adapters for p in [*a.tasks.parameters(), *a.routing.parameters()]]
             slow = [p for p in of_capsules if id(p) not in at_sites]
             optimizer.add_param_group({"params": slow, "lr": self.options.routing_learning_rate})
-        return super().make_plugin(model, optimizer)
+        return plugin
 
     @abstractmethod
     def make_routing(self, hidden: int) -> Routing:
