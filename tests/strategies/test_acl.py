@@ -271,7 +271,7 @@ def test_discriminator_is_new_for_each_task_and_has_an_optimizer_of_its_own() ->
     benchmark = tiny_images("til", (2, 2))
     strategy = train(build(benchmark, discriminator_learning_rate=0.02), benchmark, 1)
     plugin, first = plugin_of(strategy, ACLPlugin), plugin_of(strategy, ACLPlugin).discriminator
-    assert first.layers[-1].out_features == 2  # noise and one task
+    assert first[-1].out_features == 2  # noise and one task
     train_groups = plugin._optimizer.param_groups
     assert type(plugin._optimizer) is torch.optim.AdamW and {group["lr"] for group in train_groups} == {0.02}
     assert {id(p) for group in train_groups for p in group["params"]} == {id(p) for p in first.parameters()}
