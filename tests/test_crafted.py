@@ -225,7 +225,7 @@ CRAFTED: list[Node] = [
     ),
     *(["constant"], ["generator"], ["array"], ["device", "cuda"], ["tensor", "cpu", True], ["dataset", ["plain", []]]),
     *(["optimizer", ["items", "list", []]], ["state", ["dict", "dict", []]], ["items", "type", []], ["_made", 1]),
-    *(["object", "builtins:object", {}], ["object", "nlpcl.strategies.owm.projection:Projector", {}], []),
+    *(["object", "builtins:object", {}], ["object", "nlpcl.strategies.owm:Projector", {}], []),
     *(["module", "torch.nn.modules.linear:Linear", [True, None, {}, {}]], ["dict", "defaultdict", [[1, 2]]]),
 ]
 

@@ -216,12 +216,6 @@ class Backbone(nn.Module, ABC):
         """Return the layers that a method can gate, project or make Bayesian, from input to output."""
 
 
-def replace_layer(backbone: Backbone, site: Site, layer: nn.Module) -> None:
-    """Put `layer` in the place of a site's module; `sites()` then lists it."""
-    name = next(name for name, module in backbone.named_modules() if module is site.module)
-    backbone.set_submodule(name, layer)
-
-
 def unprotected(backbone: Backbone) -> list[nn.Parameter]:
     """Return the trainable parameters that are at no site and that all tasks share, such as LayerNorms."""
     protected = [site.module for site in backbone.sites()] + [m for m in backbone.modules() if isinstance(m, PerTask)]

@@ -17,23 +17,12 @@ task. `parity=True` restores a memory filled in file order that is replayed whol
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.replay import (
-    MemoryPlugin,
-    ReplayOptions,
-    flatten,
-    reference_gradient,
-    set_gradients,
-    trainable_parameters,
-)
-from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy
+from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
+from nlpcl.strategies._shared.replay import ProjectionPlugin
 
 
 def project_agem(gradient: Tensor, reference: Tensor) -> Tensor:
@@ -45,16 +34,14 @@ def project_agem(gradient: Tensor, reference: Tensor) -> Tensor:
     return gradient - torch.where(product < 0, product / (reference @ reference), 0.0) * reference
 
 
-class AGEMPlugin(MemoryPlugin):
+class AGEMPlugin(ProjectionPlugin):
     """Projects the gradient of every mini-batch, under any Avalanche strategy."""
 
-    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        if not len(self.memory):
-            return
-        parameters = trainable_parameters(strategy.model)
-        reference, known = reference_gradient(strategy, parameters, self.memory.draw(self.options.replay_batch_size))
-        current = flatten(parameters, [p.grad for p in parameters])
-        set_gradients(parameters, project_agem(current, reference), known)
+    def draws(self, size: int) -> list[Tensor]:
+        return [self.memory.indices(size)]
+
+    def project(self, current: Tensor, references: Tensor) -> Tensor:
+        return project_agem(current, references[0])
 
 
 @register_strategy(
@@ -65,11 +52,7 @@ class AGEMPlugin(MemoryPlugin):
     replay=True,
     ddp=True,
 )
-class AGEM(ContinualStrategy):
+class AGEM(PluginStrategy):
     """Averaged gradient episodic memory."""
 
-    options_type = ReplayOptions
-    options: ReplayOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> AGEMPlugin:
-        return AGEMPlugin(self.options)
+    plugin_type = AGEMPlugin

@@ -19,18 +19,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from nlpcl.models.heads import ABSENT
 from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayOptions, replay_logits
-from nlpcl.training.forward import mode
+from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
+from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayOptions
+from nlpcl.training.forward import logits_of, mode
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy
 
 
 def own_mse(logits: Tensor, stored: Tensor) -> Tensor:
@@ -72,7 +71,7 @@ class DERPPPlugin(MemoryPlugin):
             slots = torch.cat([first, self.memory.indices(size)])
         replayed = self.memory.at(slots).on_device(strategy)
         assert replayed.logits is not None
-        logits, n = replay_logits(strategy, replayed), len(first)
+        logits, n = logits_of(strategy, replayed.x, replayed.task_labels), len(first)
         distance = own_mse(logits[:n], replayed.logits[:n])
         return self.options.alpha * distance + self.options.beta * F.cross_entropy(logits[-n:], replayed.y[-n:])
 
@@ -81,8 +80,8 @@ class DERPPPlugin(MemoryPlugin):
         if not len(slots):
             return
         with mode(strategy.model, training=False), torch.no_grad():
-            parts = slots.split(strategy.train_mb_size)
-            logits = torch.cat([replay_logits(strategy, self.memory.at(part).on_device(strategy)) for part in parts])
+            parts = [self.memory.at(part).on_device(strategy) for part in slots.split(strategy.train_mb_size)]
+            logits = torch.cat([logits_of(strategy, part.x, part.task_labels) for part in parts])
         self.memory.add_logits(slots, logits)
 
 
@@ -95,11 +94,7 @@ class DERPPPlugin(MemoryPlugin):
     replay=True,
     ddp=True,
 )
-class DERPP(ContinualStrategy):
+class DERPP(PluginStrategy):
     """Dark experience replay."""
 
-    options_type = DERPPOptions
-    options: DERPPOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> DERPPPlugin:
-        return DERPPPlugin(self.options)
+    plugin_type = DERPPPlugin

@@ -21,42 +21,27 @@ The original differentiates the penalty there, too, but after it has moved theta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from avalanche.models import avalanche_forward
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from nlpcl.models.base import single_task
 from nlpcl.options import option
 from nlpcl.ranges import Count, Weight
 from nlpcl.registry import register_strategy
+from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticOptions, QuadraticPlugin, trainable
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.protocols import Strategy, TaskData
-from nlpcl.training.strategy import ContinualStrategy
+from nlpcl.training.protocols import Strategy
 
 PARITY_BATCH = 20
 """Batch size of the original toolkit's Fisher estimate."""
-
-
-def squared_gradients(losses: Iterable[tuple[Tensor, float]], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """sum_b w_b (d loss_b / d theta)^2 by name; a parameter that no loss reaches is missing.
-
-    :param losses: pairs (loss_b, a scalar; w_b), taken one at a time.
-    :param parameters: theta by name; their `.grad` is left alone.
-    """
-    found: dict[str, Tensor] = {}
-    for loss, weight in losses:
-        grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for name, grad in zip(parameters, grads, strict=True):
-            if grad is not None:
-                found.setdefault(name, torch.zeros_like(grad)).addcmul_(grad, grad, value=weight)
-    return found
 
 
 class EWCOptions(QuadraticOptions):
@@ -91,47 +76,40 @@ class EWCPlugin(QuadraticPlugin):
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         parameters = trainable(strategy.model)
-        if not self.options.parity:
-            self.quadratic.add(self.fisher(strategy), parameters)
-            return
-        tasks = strategy.clock.train_exp_counter  # those before this one: the clock ticks last
-        new, old = self.batch_fisher(strategy), self.quadratic.importance
-        merged = {n: (new.get(n, 0.0) + tasks * old.get(n, 0.0)) / (tasks + 1) for n in parameters if n in new | old}
-        self.quadratic = MergedQuadratic()
-        self.quadratic.add(merged, parameters)
+        fisher: Mapping[str, Tensor | float] = self.fisher(strategy)
+        if self.options.parity:
+            tasks = strategy.clock.train_exp_counter  # those before this one: the clock ticks last
+            old = self.quadratic.importance
+            known = [name for name in parameters if name in fisher or name in old]
+            fisher = {n: (fisher.get(n, 0.0) + tasks * old.get(n, 0.0)) / (tasks + 1) for n in known}
+            self.quadratic = MergedQuadratic()
+        self.quadratic.add(fisher, parameters)
 
     def fisher(self, strategy: Strategy) -> dict[str, Tensor]:
-        """Diagonal of the Fisher information of the experience just trained, by parameter name; dropout is off."""
-        data = strategy.experience.dataset
-        drawn = torch.randperm(len(data), generator=self.generator)[: self.options.fisher_samples].tolist()
-        losses = (
-            (self._surprise(logits), 1 / len(drawn))
-            for logits, _ in self._outputs(strategy, data, [[i] for i in drawn])
-        )
+        """Return the diagonal of the Fisher information of the experience just trained.
+
+        It is by parameter name; one that no loss reaches is missing. Dropout is off and labels are drawn from the
+        model's own p. With `parity` it is the original toolkit's F_new.
+        """
+        data, parity, parameters = strategy.experience.dataset, self.options.parity, trainable(strategy.model)
+        if parity:
+            rows, size = torch.arange(len(data)), PARITY_BATCH
+        else:
+            rows, size = torch.randperm(len(data), generator=self.generator)[: self.options.fisher_samples], 1
+        found: dict[str, Tensor] = {}
         # cuDNN has no backward pass for recurrent layers in evaluation mode.
-        with mode(strategy.model, training=False), torch.backends.cudnn.flags(enabled=False):
-            return squared_gradients(losses, trainable(strategy.model))
-
-    def batch_fisher(self, strategy: Strategy) -> dict[str, Tensor]:
-        """The original toolkit's F_new, by parameter name."""
-        data = strategy.experience.dataset
-        in_order = [rows.tolist() for rows in torch.arange(len(data)).split(PARITY_BATCH)]
-        losses = (
-            (F.cross_entropy(logits, y), len(y) / len(data)) for logits, y in self._outputs(strategy, data, in_order)
-        )
-        with mode(strategy.model, training=True):
-            return squared_gradients(losses, trainable(strategy.model))
-
-    def _surprise(self, logits: Tensor) -> Tensor:
-        """-log p(y) for a label y drawn from the model's own p; `logits` are (1, C)."""
-        # Drawn on the CPU, so that the seed means the same on every device.
-        y = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=self.generator)
-        return F.cross_entropy(logits, y[:, 0].to(logits.device))
-
-    def _outputs(self, strategy: Strategy, data: TaskData, batches: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits and labels of mini-batches of the data."""
-        for x, y, *_, tasks in loader_of(data, batches):
-            yield avalanche_forward(strategy.model, on_device(strategy, x), single_task(tasks)), y.to(strategy.device)
+        cudnn = nullcontext() if parity else torch.backends.cudnn.flags(enabled=False)
+        with mode(strategy.model, training=parity), cudnn:
+            for x, y, *_, tasks in loader_of(data, [batch.tolist() for batch in rows.split(size)]):
+                logits = avalanche_forward(strategy.model, on_device(strategy, x), single_task(tasks))
+                if not parity:  # drawn on the CPU, so that the seed means the same on every device
+                    y = torch.multinomial(logits.detach().softmax(dim=1).cpu(), 1, generator=self.generator)[:, 0]
+                loss = F.cross_entropy(logits, y.to(logits.device))
+                grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+                for name, grad in zip(parameters, grads, strict=True):
+                    if grad is not None:
+                        found.setdefault(name, torch.zeros_like(grad)).addcmul_(grad, grad, value=len(y) / len(rows))
+        return found
 
 
 @register_strategy(
@@ -141,11 +119,7 @@ class EWCPlugin(QuadraticPlugin):
     url="https://arxiv.org/abs/1612.00796",
     ddp=True,
 )
-class EWC(ContinualStrategy):
+class EWC(PluginStrategy):
     """Elastic weight consolidation."""
 
-    options_type = EWCOptions
-    options: EWCOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> EWCPlugin:
-        return EWCPlugin(self.options)
+    plugin_type = EWCPlugin

@@ -18,28 +18,17 @@ relative to the size of the gradients; a mini-batch is drawn at every step; the 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import quadprog
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from nlpcl.models.device import to_device
 from nlpcl.options import option
 from nlpcl.ranges import Positive, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.replay import (
-    MemoryPlugin,
-    ReplayOptions,
-    flatten,
-    reference_gradient,
-    set_gradients,
-    trainable_parameters,
-)
-from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy
+from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
+from nlpcl.strategies._shared.replay import ProjectionPlugin, ReplayOptions
 
 
 def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: float) -> np.ndarray:
@@ -74,13 +63,13 @@ class GEMOptions(ReplayOptions):
     )
 
 
-class GEMPlugin(MemoryPlugin):
+class GEMPlugin(ProjectionPlugin):
     """Corrects the gradient of every mini-batch, under any Avalanche strategy."""
 
     options_type = GEMOptions
     options: GEMOptions
 
-    def indices_by_task(self, size: int) -> list[Tensor]:
+    def draws(self, size: int) -> list[Tensor]:
         """Draw for each past task the slots of its even share of `size` examples, at least one, or all of `parity`."""
         mixed = self.memory.indices(len(self.memory))
         tasks = self.memory.tasks[mixed]
@@ -88,28 +77,15 @@ class GEMPlugin(MemoryPlugin):
         quota = len(mixed) if self.options.parity else max(1, size // max(1, len(present)))
         return [mixed[tasks == task][:quota] for task in present]
 
-    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        if not len(self.memory):
-            return
-        parameters = trainable_parameters(strategy.model)
-        current = flatten(parameters, [p.grad for p in parameters])
-        draws = self.indices_by_task(self.options.replay_batch_size)
-        references = current.new_empty(len(draws), len(current))
-        known = [False] * len(parameters)
-        for row, slots in zip(references, draws, strict=True):
-            reference, own = reference_gradient(strategy, parameters, self.memory.at(slots))
-            row.copy_(reference)
-            known = [a or b for a, b in zip(known, own, strict=True)]
+    def project(self, current: Tensor, references: Tensor) -> Tensor | None:
         # A step's one wait for the device: the programme is solved on the host, which needs these t (t + 1) numbers.
         numbers = torch.cat([references @ references.T, (references @ current)[:, None]], dim=1).double().cpu().numpy()
         gram, products = numbers[:, :-1], numbers[:, -1]
         # In fp16 the gradient may have overflowed; the scaler then skips the step.
-        if np.isfinite(numbers).all() and (products < 0).any():
-            v = torch.from_numpy(project_gem(gram, products, self.options.margin, self.options.eps)).to(
-                references.dtype
-            )
-            v = to_device(v, references.device)
-            set_gradients(parameters, current + v @ references, known)
+        if not np.isfinite(numbers).all() or not (products < 0).any():
+            return None
+        v = torch.from_numpy(project_gem(gram, products, self.options.margin, self.options.eps))
+        return current + to_device(v.to(references.dtype), references.device) @ references
 
 
 @register_strategy(
@@ -120,11 +96,7 @@ class GEMPlugin(MemoryPlugin):
     replay=True,
     ddp=True,
 )
-class GEM(ContinualStrategy):
+class GEM(PluginStrategy):
     """Gradient episodic memory."""
 
-    options_type = GEMOptions
-    options: GEMOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> GEMPlugin:
-        return GEMPlugin(self.options)
+    plugin_type = GEMPlugin

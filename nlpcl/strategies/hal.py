@@ -30,7 +30,7 @@ difference. `parity=True` restores a memory filled in file order and replayed wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,29 +38,22 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, TaskLabels, continual_model, single_task
+from nlpcl.models.base import ContinualModel, TaskLabels, single_task
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
-from nlpcl.strategies._shared.replay import ReplayOptions, replay_logits
-from nlpcl.training.forward import mode, on_device
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
+from nlpcl.strategies._shared.quadratic import trainable
+from nlpcl.strategies._shared.replay import FeaturesPlugin, ReplayOptions, joint_mean, loss_scale, virtual_step
+from nlpcl.training.forward import logits_of, mode, on_device
 from nlpcl.training.protocols import Strategy, TaskData
-from nlpcl.training.strategy import ContinualStrategy
 
 _Weights = Mapping[str, Tensor]
-
-
-def virtual_step(weights: _Weights, gradients: Sequence[Tensor | None], rate: Tensor | float) -> dict[str, Tensor]:
-    """Return theta - a g, part by part; a part without a gradient stays."""
-    parts = zip(weights.items(), gradients, strict=True)
-    return {name: p if g is None else p - rate * g for (name, p), g in parts}
 
 
 def running_means(means: Tensor, seen: Tensor, features: Tensor, y: Tensor, beta: float) -> tuple[Tensor, Tensor]:
@@ -185,7 +178,7 @@ class HALPlugin(FeaturesPlugin):
         self.means = self.seen = torch.empty(0)
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        self.weights = {name: p for name, p in strategy.model.named_parameters() if p.requires_grad}
+        self.weights = trainable(strategy.model)
         classes = max(int(y) for y in strategy.experience.dataset.targets) + 1
         self.means = torch.zeros(classes, self.net.model.backbone.width, device=strategy.device)
         self.seen = torch.zeros(classes, dtype=torch.bool, device=strategy.device)
@@ -200,16 +193,14 @@ class HALPlugin(FeaturesPlugin):
         if self.anchors is None:
             return
         replayed = self.memory.draw(self.options.replay_batch_size).on_device(strategy)
-        loss = F.cross_entropy(replay_logits(strategy, replayed), replayed.y)
+        loss = F.cross_entropy(logits_of(strategy, replayed.x, replayed.task_labels), replayed.y)
         strategy.loss = joint_mean(strategy.loss, loss, len(strategy.mb_y), len(replayed.y))
         strategy.loss = strategy.loss + self.options.lamb * self.anchor_loss(strategy)
 
     def anchor_loss(self, strategy: Strategy) -> Tensor:
         """Return the mean square of what one step on the strategy's loss would change at the anchors."""
         assert self.anchors is not None
-        scaler: Any = getattr(strategy, "scaler", None)
-        scaled = scaler is not None and scaler.is_enabled()
-        scale: Tensor | float = scaler.scale(torch.ones_like(strategy.loss)) if scaled else 1.0
+        scale = loss_scale(strategy)
         gradients = torch.autograd.grad(
             strategy.loss * scale,
             list(self.weights.values()),
@@ -224,7 +215,7 @@ class HALPlugin(FeaturesPlugin):
         # Columns that an anchor's head has not are equal in both.
         change = (then - now).square().sum() / (now > ABSENT).sum()
         # Where the scaled gradient overflows, that of the whole loss does, too, and the scaler leaves the step out.
-        return torch.where(change.isfinite(), change, 0.0) if scaled else change
+        return torch.where(change.isfinite(), change, 0.0) if isinstance(scale, Tensor) else change
 
     def outputs(self, weights: _Weights, anchors: Tensor, task_labels: TaskLabels) -> tuple[Tensor, Tensor]:
         """Return logits and features of anchors under `weights`.
@@ -299,11 +290,7 @@ class HALPlugin(FeaturesPlugin):
     replay=True,
     ddp_reason="it differentiates through a step on the whole mini-batch, whose gradient no process has by itself",
 )
-class HAL(ContinualStrategy):
+class HAL(ShapingStrategy):
     """Hindsight anchor learning."""
 
-    options_type = HALOptions
-    options: HALOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> HALPlugin:
-        return HALPlugin(continual_model(model, type(self).__name__), self.options)
+    plugin_type = HALPlugin

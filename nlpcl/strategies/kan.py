@@ -29,22 +29,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from nlpcl.models.base import Context, ContinualModel, Site, continual_model
+from nlpcl.models.base import Context, ContinualModel, Site
 from nlpcl.models.gates import Gates
 from nlpcl.models.tokens import TextGRU, last_state
 from nlpcl.options import option
 from nlpcl.ranges import Spread
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.masks import CLAMP, GATE_INIT, GatePlugin, InferenceOptions, least_entropy
-from nlpcl.strategies._shared.recurrent import recurrent_backbone
+from nlpcl.strategies._shared.backbones import recurrent_backbone
+from nlpcl.strategies._shared.masks import CLAMP, GATE_INIT, GatePlugin, InferenceOptions, MaskInference
+from nlpcl.training.forward import logits_of
 from nlpcl.training.protocols import Experience, Strategy
-from nlpcl.training.strategy import ContinualStrategy
+
+Path = Literal["test", "training", "every mask"]
 
 
 class KANNet(nn.Module):
@@ -69,43 +70,33 @@ class KANNet(nn.Module):
         nn.init.constant_(self.gates.embeddings[0], CLAMP)  # the first task has access to every unit
         self.accessing = False
         """Whether the accessibility phase is on; tests take the main path all the same."""
-        self._every_mask = False
-        self._as_trained = False
+        self.path: Path = "test"
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Features (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
         states = self.main.states(vectors)
-        if self._every_mask:
+        if self.path == "every mask":
             masks = torch.stack([self.gates.mask(task) for task in self.gates.trained])
             return (last_state(states, mask).relu() * masks.unsqueeze(1)).flatten(0, 1)
-        features: Tensor
-        if self.accessing and (self.training or self._as_trained):
-            reached = last_state(self.access.states(self.units(states)), mask)
-            features = self.main.dropout(reached.relu())
+        if self.accessing and (self.training or self.path == "training"):
+            reached = last_state(self.access.states(self.units(states)), mask).relu()
         else:
-            features = self.main.dropout(self.units(last_state(states, mask)))
+            reached = self.units(last_state(states, mask))
+        features: Tensor = self.main.dropout(reached)
         return features
 
     @contextmanager
-    def along_trained_path(self) -> Iterator[None]:
-        """Within it, take the path of the phase that is on, in evaluation, too."""
-        self._as_trained = True
-        try:
-            yield
-        finally:
-            self._as_trained = False
+    def along(self, path: Path) -> Iterator[None]:
+        """Take another path in evaluation: that of the phase that is on (`training`), or under `every mask`.
 
-    @contextmanager
-    def under_every_mask(self) -> Iterator[None]:
-        """Within it, return features (K B, width) under the stored masks of K tasks, one after the other.
-
-        The states do not depend on the mask, so one pass does for all.
+        Under every mask features are (K B, width), for the stored masks of K tasks one after the other; the states do
+        not depend on the mask, so one pass does for all.
         """
-        self._every_mask = True
+        self.path = path
         try:
             yield
         finally:
-            self._every_mask = False
+            self.path = "test"
 
     def sites(self) -> list[Site]:
         """Return no sites: the gates are the method's own."""
@@ -146,7 +137,6 @@ class KANPlugin(GatePlugin):
     """
 
     options_type = KANOptions
-    options: KANOptions
 
     def __init__(self, model: ContinualModel, options: KANOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
@@ -202,19 +192,14 @@ class KANPlugin(GatePlugin):
     ),
     ddp=True,
 )
-class KAN(ContinualStrategy):
+class KAN(MaskInference):
     """Knowledge accessibility network.
 
     Every task but the first is trained for twice the epochs: first its mask, then the main net.
     """
 
-    options_type = KANOptions
-    options: KANOptions
+    plugin_type = KANPlugin
     masks: KANPlugin
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> KANPlugin:
-        self.masks = KANPlugin(continual_model(model, "KAN"), self.options)
-        return self.masks
 
     def _train_exp(self, experience: Experience, eval_streams: Any = None, **kwargs: Any) -> None:
         if self.masks.net.accessing:
@@ -226,14 +211,11 @@ class KAN(ContinualStrategy):
 
     def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:
         """Return the loss along the path of the phase that is on, under the mask as it would be stored now."""
-        with self.masks.net.along_trained_path():
+        with self.masks.net.along("training"):
             return super().validation_criterion(x, y, task_labels)
 
-    def forward(self) -> Tensor:
-        """Return the logits of the mini-batch; at test under the mask that `inference` chooses."""
-        trained = self.masks.gates.trained
-        if self.is_training or self.masks.task_incremental or self.options.inference == "last" or not trained:
-            return super().forward()
-        with self.masks.net.under_every_mask():
-            logits = super().forward()
-        return least_entropy(logits.unflatten(0, (len(trained), -1)))
+    def logits_by_mask(self) -> Tensor:
+        with self.masks.net.along("every mask"):
+            logits = logits_of(self, self.mb_x, self.tasks)
+        by_mask: Tensor = logits.unflatten(0, (len(self.masks.gates.trained), -1))
+        return by_mask

@@ -15,15 +15,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-from torch.optim import Optimizer
-
 from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
+from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.quadratic import QuadraticOptions, QuadraticPlugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy
 
 
 class L2Options(QuadraticOptions):
@@ -36,7 +33,6 @@ class L2Plugin(QuadraticPlugin):
     """Adds lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2 to the loss of any Avalanche strategy."""
 
     options_type = L2Options
-    options: L2Options
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         parameters = self.held(strategy)
@@ -55,11 +51,7 @@ class L2Plugin(QuadraticPlugin):
     ),
     ddp=True,
 )
-class L2(ContinualStrategy):
+class L2(PluginStrategy):
     """L2 penalty towards the weights of earlier tasks."""
 
-    options_type = L2Options
-    options: L2Options
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> L2Plugin:
-        return L2Plugin(self.options)
+    plugin_type = L2Plugin

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nlpcl.models.base import ContinualModel
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.registry import Regime, register_strategy
+from nlpcl.strategies._shared.quadratic import trainable
 from nlpcl.training.strategy import ContinualStrategy
 
 
@@ -26,9 +26,7 @@ class ONE(ContinualStrategy):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._initial: dict[str, Tensor] = {
-            name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad
-        }
+        self._initial = {name: p.detach().clone() for name, p in trainable(self.model).items()}
 
     def kept_bytes(self, tasks: int) -> dict[str, int]:
         """Return the bytes by kind, with the trained parameters once for every task: each has a model of its own."""
@@ -40,7 +38,6 @@ class ONE(ContinualStrategy):
     @torch.no_grad()
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         """Put the initial weights back, then take the experience's data."""
-        for name, p in self.model.named_parameters():
-            if name in self._initial:
-                p.copy_(self._initial[name])
+        for name, initial in self._initial.items():
+            self.model.get_parameter(name).copy_(initial)
         super().train_dataset_adaptation(**kwargs)

@@ -37,23 +37,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.optim import Optimizer
 
-from nlpcl.models.base import Site
+from nlpcl.models.base import ContinualModel, Site
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.tokens import last_state
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.recurrent import recurrent_backbone
+from nlpcl.strategies._shared.backbones import recurrent_backbone
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training import distributed
 from nlpcl.training.avalanche_internals import criterion_of
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy, minibatch_rows
+from nlpcl.training.strategy import StrategyOptions, minibatch_rows
 
 CEILING = 0.9
 SLOPE = 0.001
@@ -162,17 +162,9 @@ def squeezed_states(nets: Sequence[SqueezedGRU], x: Tensor) -> tuple[Tensor, Ten
     return states.permute(1, 2, 0, 3), candidates.permute(1, 2, 0, 3)
 
 
-class Controls(NamedTuple):
-    """Values for the inputs of a net (C,), for its units (H,) and for its candidates (H,)."""
-
-    inputs: Tensor
-    units: Tensor
-    candidates: Tensor
-
-
 @torch.no_grad()
-def control_sums(x: Tensor, states: Tensor, candidates: Tensor, mask: Tensor) -> Controls:
-    """Sum inputs x, the states h before each token, and r h_n over the real tokens of a mini-batch.
+def control_sums(x: Tensor, states: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:
+    """Sum inputs x, the states h before each token, and r h_n over the real tokens of a mini-batch, (C + H + H,).
 
     :param x: (B, L, C); states and candidates: (B, L, H), as `squeezed_states` gives them; mask: (B, L).
     """
@@ -182,7 +174,7 @@ def control_sums(x: Tensor, states: Tensor, candidates: Tensor, mask: Tensor) ->
         return torch.einsum("bln,bl->n", values.to(weight.dtype), weight)
 
     # Before the first token the state is 0, before any other it is that after the one before.
-    return Controls(total(x, real), total(states[:, :-1], real[:, 1:]), total(candidates, real))
+    return torch.cat([total(x, real), total(states[:, :-1], real[:, 1:]), total(candidates, real)])
 
 
 class SRKNet(nn.Module):
@@ -193,9 +185,8 @@ class SRKNet(nn.Module):
     :param dropout: probability of dropping a unit of any of the three features.
     """
 
-    input_sums: Tensor
-    unit_sums: Tensor
-    candidate_sums: Tensor
+    sums: Tensor
+    """Control sums (C + H + H,) of all training steps so far."""
 
     def __init__(self, channels: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -205,10 +196,8 @@ class SRKNet(nn.Module):
         self.from_learner = nn.Linear(hidden, hidden, bias=False)
         self.from_keeper = nn.Linear(hidden, hidden, bias=False)
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("input_sums", torch.zeros(channels))
-        self.register_buffer("unit_sums", torch.zeros(hidden))
-        self.register_buffer("candidate_sums", torch.zeros(hidden))
-        self._parts: tuple[list[Tensor], Controls] | None = None
+        self.register_buffer("sums", torch.zeros(channels + 2 * hidden))
+        self._parts: tuple[list[Tensor], Tensor] | None = None
 
     def forward(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Features h (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
@@ -221,13 +210,8 @@ class SRKNet(nn.Module):
         features: Tensor = self.dropout(learnt + g * (kept - learnt))
         return features
 
-    @property
-    def sums(self) -> Controls:
-        """Return the control sums of all training steps so far."""
-        return Controls(self.input_sums, self.unit_sums, self.candidate_sums)
-
-    def take_parts(self) -> tuple[list[Tensor], Controls]:
-        """Return [h_F, h_K], (B, width) each, and net K's sums of the last training mini-batch, once."""
+    def take_parts(self) -> tuple[list[Tensor], Tensor]:
+        """Return [h_F, h_K], (B, width) each, and net K's `control_sums` of the last training mini-batch, once."""
         parts, self._parts = self._parts, None
         assert parts is not None
         return parts
@@ -241,13 +225,14 @@ class SRKNet(nn.Module):
         return {**self.__dict__, "_parts": None}
 
 
-def keeper_factors(keeper: SqueezedGRU, sums: Sequence[Tensor], share: float) -> dict[nn.Parameter, Tensor]:
+def keeper_factors(keeper: SqueezedGRU, sums: Tensor, share: float) -> dict[nn.Parameter, Tensor]:
     """Return the factors on the steps of net K's parameters, broadcastable to them.
 
-    :param sums: of inputs, units and candidates, added up over earlier tasks.
+    :param sums: of inputs, units and candidates, (C + H + H,), added up over earlier tasks.
     :param share: s_t.
     """
-    inputs, units, candidates = (update_factors(total, share) for total in sums)
+    sizes = [keeper.x2h.in_features, keeper.h2h.in_features, keeper.h2h.in_features]
+    inputs, units, candidates = (update_factors(total, share) for total in sums.split(sizes))
     biases = torch.cat([units, units, candidates])
     factors = {
         "x2h.weight": inputs.unsqueeze(0),
@@ -264,14 +249,15 @@ class SRKPlugin(Plugin):
     :param model: its backbone's net is a `TextGRU`, which is replaced by nets of the same width.
     """
 
+    options_type = StrategyOptions
     task_state = ("_factors",)
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, model: ContinualModel, options: StrategyOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
         self.backbone, gru = recurrent_backbone(model, "srk")
         self.net = SRKNet(gru.channels, gru.width, gru.dropout.p)
         self.backbone.net = self.net
-        self.heads: Any = model.heads
+        self.heads = model.heads
         self._both: Tensor | None = None
         self._factors: dict[nn.Parameter, Tensor] = {}
         self._before: list[Tensor] = []
@@ -288,8 +274,7 @@ class SRKPlugin(Plugin):
         criterion = criterion_of(strategy)
         losses = [criterion(self.heads(h, task), strategy.mb_y) for h in features]
         self._both = losses[0] + losses[1]
-        for total, new in zip(self.net.sums, sums, strict=True):
-            total += distributed.all_reduce_rows(new, minibatch_rows(strategy)).abs()
+        self.net.sums += distributed.all_reduce_rows(sums, minibatch_rows(strategy)).abs()
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         assert self._both is not None
@@ -307,7 +292,7 @@ class SRKPlugin(Plugin):
 
     def kept_bytes(self) -> dict[str, int]:
         """Return the bytes of the control sums."""
-        return {"control_sums": tensor_bytes(self.net.sums)}
+        return {"control_sums": tensor_bytes([self.net.sums])}
 
 
 @register_strategy(
@@ -324,8 +309,7 @@ class SRKPlugin(Plugin):
     ),
     ddp=True,
 )
-class SRK(ContinualStrategy):
+class SRK(ShapingStrategy):
     """Shared knowledge from a sequence of domains."""
 
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> SRKPlugin:
-        return SRKPlugin(model)
+    plugin_type = SRKPlugin

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nlpcl.models.tokens import WINDOWS, TextCNN
-from nlpcl.strategies.classic.contrast import TaskAttention
+from nlpcl.strategies.classic import TaskAttention
 
 
 def dot(a: Tensor, b: Tensor) -> float:

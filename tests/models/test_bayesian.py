@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nlpcl.errors import UsageError
-from nlpcl.strategies.ucl.layers import make_bayesian
+from nlpcl.strategies.ucl import make_bayesian
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(30, 40), (30,)),

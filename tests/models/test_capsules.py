@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nlpcl.models.base import Context
-from nlpcl.strategies.capsules.layers import (
+from nlpcl.strategies.capsules.capsules import (
     KERNELS,
     CapsuleAdapter,
     DynamicRouting,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nlpcl.strategies.classic.contrast import TaskAttention, TaskAttentions, contrastive_loss
+from nlpcl.strategies.classic import TaskAttention, TaskAttentions, contrastive_loss
 from tests.helpers.loops import loop_attention, loop_contrast
 
 B, DIM, TAU = 7, 5, 0.7

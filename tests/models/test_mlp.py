@@ -11,8 +11,8 @@ from torch import nn
 from nlpcl.models import MLP, ImageCNN, build_model, weight_factor
 from nlpcl.models.gates import Gates
 from nlpcl.strategies.hat import HAT
-from nlpcl.strategies.owm.owm import OWM
-from nlpcl.strategies.ucl.ucl import UCL
+from nlpcl.strategies.owm import OWM
+from nlpcl.strategies.ucl import UCL
 from tests.helpers.images import logits, tiny_images
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nlpcl.strategies.owm.projection import BLOCK, Projector, batch_inputs, example_means, joined, layer_inputs
+from nlpcl.strategies.owm import BLOCK, Projector, batch_inputs, example_means, joined, layer_inputs
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(12, 5), (12,)),

@@ -10,8 +10,8 @@ import torch
 from nlpcl.models import BertFrozen, build_model
 from nlpcl.models.tokens import TextGRU
 from nlpcl.strategies.hat import HAT
-from nlpcl.strategies.owm.owm import OWM
-from nlpcl.strategies.ucl.ucl import UCL
+from nlpcl.strategies.owm import OWM
+from nlpcl.strategies.ucl import UCL
 from tests.helpers.encoders import packed
 from tests.helpers.loops import gru_states
 from tests.helpers.messages import refused

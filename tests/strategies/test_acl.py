@@ -15,8 +15,16 @@ from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
 from nlpcl.models import build_model
-from nlpcl.strategies.acl.acl import ACL, ACLPlugin, Repeated
-from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, fresh_copy, overlap, reverse_gradient
+from nlpcl.strategies.acl import (
+    ACL,
+    ACLPlugin,
+    Repeated,
+    SharedPrivate,
+    discriminator,
+    fresh_copy,
+    overlap,
+    reverse_gradient,
+)
 from tests.helpers.images import tiny_images
 from tests.helpers.plugins import plugin_of
 from tests.helpers.training import accuracy, train
@@ -120,7 +128,7 @@ def test_discriminator_learns_tasks_and_noise_once_in_five_steps() -> None:
     train(strategy, benchmark, 2)
     assert steps == [5, 10, 15, 20, 25, 30] * 2  # 48 images in batches of 8
 
-    plugin.discriminator = net = Discriminator(24, 3)
+    plugin.discriminator = net = discriminator(24, 3)
     plugin._optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     shared, tasks = torch.randn(4, 24), torch.tensor([1, 2, 2, 1])
     plugin._real = shared, tasks
@@ -263,10 +271,10 @@ def test_discriminator_is_new_for_each_task_and_has_an_optimizer_of_its_own() ->
     benchmark = tiny_images("til", (2, 2))
     strategy = train(build(benchmark, discriminator_learning_rate=0.02), benchmark, 1)
     plugin, first = plugin_of(strategy, ACLPlugin), plugin_of(strategy, ACLPlugin).discriminator
-    assert first.layers[-1].out_features == 2  # noise and one task
+    assert first[-1].out_features == 2  # noise and one task
     train_groups = plugin._optimizer.param_groups
     assert type(plugin._optimizer) is torch.optim.AdamW and {group["lr"] for group in train_groups} == {0.02}
     assert {id(p) for group in train_groups for p in group["params"]} == {id(p) for p in first.parameters()}
     assert not {id(p) for p in strategy.model.parameters()} & {id(p) for p in first.parameters()}
     strategy.train(benchmark.train_stream[1], eval_streams=[])
-    assert plugin.discriminator is not first and plugin.discriminator.layers[-1].out_features == 3
+    assert plugin.discriminator is not first and plugin.discriminator[-1].out_features == 3

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from nlpcl.models import build_model
 from nlpcl.models.sizes import model_bytes
-from nlpcl.strategies.classic import classic
-from nlpcl.strategies.classic.classic import CLASSIC
+from nlpcl.strategies import classic
+from nlpcl.strategies.classic import CLASSIC
 from tests.helpers.loops import loop_attention, loop_contrast
 from tests.helpers.training import Spy
 

@@ -21,7 +21,7 @@ from nlpcl.strategies._shared.masks import annealed_scale, least_entropy, site_f
 from nlpcl.strategies.capsules.bcl import BCL
 from nlpcl.strategies.capsules.ctr import CTR
 from nlpcl.strategies.cat.cat import CAT
-from nlpcl.strategies.classic.classic import CLASSIC
+from nlpcl.strategies.classic import CLASSIC
 from nlpcl.strategies.hat import HAT, HATPlugin
 from nlpcl.strategies.kan import KAN
 

@@ -15,8 +15,7 @@ from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_benchmark_fr
 from nlpcl.models import ContinualModel, build_model
 from nlpcl.models.base import unprotected
 from nlpcl.strategies.ncl import NCL
-from nlpcl.strategies.owm.owm import OWM, OWMPlugin, final_alphas
-from nlpcl.strategies.owm.projection import joined
+from nlpcl.strategies.owm import OWM, OWMPlugin, final_alphas, joined
 from tests.helpers.messages import refused
 from tests.helpers.plugins import plugin_of
 
@@ -253,7 +252,7 @@ def test_parity_equals_a_loop(
     assert replica.steps == 8
     assert all(not site.module._forward_pre_hooks for site in plugin_of(strategy, OWMPlugin).sites)
     assert all(p.requires_grad for p in unprotected(strategy.model.backbone))
-    assert final_alphas(model.backbone.sites()) == finals
+    assert list(final_alphas(model.backbone.sites()).values()) == finals
 
 
 @pytest.mark.parametrize("parity", [False, True])

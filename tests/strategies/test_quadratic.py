@@ -289,7 +289,7 @@ def test_parity_estimates_in_training_mode(benchmark_of: Any, tiny: str) -> None
     strategy.model.eval()
     modes: list[bool] = []
     strategy.model.heads.register_forward_hook(lambda module, *_: modes.append(module.training))
-    strategy.plugins[0].batch_fisher(strategy)
+    strategy.plugins[0].fisher(strategy)
     assert modes == [True] and not strategy.model.training
 
 

@@ -15,19 +15,19 @@ from torch.nn import functional as F
 from nlpcl.errors import UsageError
 from nlpcl.models import build_model
 from nlpcl.models.heads import ABSENT
+from nlpcl.strategies._shared.quadratic import trainable
 from nlpcl.strategies._shared.replay import (
     ReplayMemory,
     flatten,
     reference_gradient,
-    replay_logits,
     reservoir_slots,
     set_gradients,
-    trainable_parameters,
 )
 from nlpcl.strategies.agem import AGEM, AGEMPlugin, project_agem
 from nlpcl.strategies.derpp import DERPP, DERPPPlugin, own_mse
 from nlpcl.strategies.gem import GEM, GEMPlugin, project_gem
 from nlpcl.strategies.ncl import NCL
+from nlpcl.training.forward import logits_of
 
 METHODS = [AGEM, GEM, DERPP]
 PLUGINS = [AGEMPlugin, GEMPlugin, DERPPPlugin]
@@ -119,10 +119,10 @@ def test_a_draw_by_task_has_every_past_task() -> None:
     plugin, original = GEMPlugin(), GEMPlugin(parity=True)
     plugin.memory, original.memory = filled(), filled(whole=True)
     for size, quotas in ((15, [5, 5, 5]), (30, [5, 10, 10]), (2, [1, 1, 1])):
-        draws = plugin.indices_by_task(size)
+        draws = plugin.draws(size)
         assert [len(slots) for slots in draws] == quotas
         assert [set(plugin.memory.tasks[slots].tolist()) for slots in draws] == [{0}, {1}, {2}]
-    assert [len(slots) for slots in original.indices_by_task(3)] == [5, 10, 15]
+    assert [len(slots) for slots in original.draws(3)] == [5, 10, 15]
 
 
 def test_texts_and_logits_of_different_length_join() -> None:
@@ -268,7 +268,7 @@ def test_reference_gradient_is_that_of_own_heads_and_leaves_grad_alone(benchmark
     benchmark = benchmark_of("til", (2, 3, 2))
     strategy = train(build(AGEM, benchmark, tiny, memory_share=0.1), benchmark, 2)
     strategy.model.eval()  # no dropout
-    parameters, replayed = trainable_parameters(strategy.model), strategy.plugins[0].memory.draw(12)
+    parameters, replayed = list(trainable(strategy.model).values()), strategy.plugins[0].memory.draw(12)
     before = [p.grad for p in parameters]
     flat, known = reference_gradient(strategy, parameters, replayed)
     assert all(a is b for a, b in zip(before, [p.grad for p in parameters], strict=True))
@@ -291,12 +291,12 @@ def test_gradient_of_a_step_meets_its_constraints(cls: Any, parity: bool, benchm
     benchmark = benchmark_of("til", (2, 3, 2))
     strategy = train(build(cls, benchmark, tiny, memory_share=0.1, parity=parity), benchmark, 2)
     strategy.model.eval()
-    replay, parameters = strategy.plugins[0], trainable_parameters(strategy.model)
+    replay, parameters = strategy.plugins[0], list(trainable(strategy.model).values())
     if cls is AGEM:
         wanted = [torch.arange(12)]
     else:
-        wanted = replay.indices_by_task(12)
-        replay.indices_by_task = lambda size: wanted
+        wanted = replay.draws(12)
+        replay.draws = lambda size: wanted
     G = torch.stack([reference_gradient(strategy, parameters, replay.memory.at(slots))[0] for slots in wanted])
     for p in parameters:
         p.grad = None
@@ -322,7 +322,7 @@ def test_a_gradient_that_harms_no_task_stays(cls: Any, benchmark_of: Any, tiny: 
     benchmark = benchmark_of("dil", (2, 2))
     strategy = train(build(cls, benchmark, tiny, memory_share=0.1), benchmark, 1)
     strategy.model.eval()
-    parameters = trainable_parameters(strategy.model)
+    parameters = list(trainable(strategy.model).values())
     agreeing, known = reference_gradient(strategy, parameters, strategy.plugins[0].memory.draw().on_device(strategy))
     set_gradients(parameters, agreeing, known)
     strategy.plugins[0].after_backward(strategy)
@@ -412,7 +412,7 @@ def test_scaled_reference_gradient_equals_the_plain_one(benchmark_of: Any, tiny:
     benchmark = benchmark_of("til", (2, 3))
     strategy = train(build(AGEM, benchmark, tiny, memory_share=0.1), benchmark, 2)
     strategy.model.eval()
-    parameters, replayed = trainable_parameters(strategy.model), strategy.plugins[0].memory.draw()
+    parameters, replayed = list(trainable(strategy.model).values()), strategy.plugins[0].memory.draw()
     plain = reference_gradient(strategy, parameters, replayed)[0]
     strategy.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     torch.testing.assert_close(reference_gradient(strategy, parameters, replayed)[0], plain)
@@ -447,6 +447,7 @@ def test_plugins_work_under_avalanches_own_naive(plugin: Any, benchmark_of: Any,
 def test_unused_heads_are_out_of_the_graph(benchmark_of: Any, tiny: str) -> None:
     benchmark = benchmark_of("til", (2, 3, 2))
     strategy = train(build(DERPP, benchmark, tiny, memory_share=0.1), benchmark, 2)
-    logits = replay_logits(strategy, strategy.plugins[0].memory.draw().on_device(strategy))
+    replayed = strategy.plugins[0].memory.draw().on_device(strategy)
+    logits = logits_of(strategy, replayed.x, replayed.task_labels)
     found = torch.autograd.grad(logits.sum(), list(strategy.model.heads.parameters()), allow_unused=True)
     assert [g is not None for g in found] == [True] * 4 + [False] * 2

@@ -101,8 +101,8 @@ def test_fusion_parts_and_control_sums_against_plain_loops() -> None:
             inputs += text.sum(dim=0)
             units += torch.cat([torch.zeros(1, 4), states[:-1]]).sum(dim=0)
             candidates += r_h.sum(dim=0)
-    torch.testing.assert_close(list(sums), [inputs, units, candidates])
-    assert not any(total.any() for total in net.sums)  # only steps of training count
+    torch.testing.assert_close(sums, torch.cat([inputs, units, candidates]))
+    assert not net.sums.any()  # only steps of training count
 
 
 def test_nothing_depends_on_padding() -> None:
@@ -113,7 +113,7 @@ def test_nothing_depends_on_padding() -> None:
     other = torch.where(MASK[..., None], x, 100 * torch.randn_like(x))
     longer = torch.cat([other, torch.randn(3, 4, 5)], dim=1)
     torch.testing.assert_close(net(longer, torch.cat([MASK, torch.zeros(3, 4, dtype=torch.bool)], dim=1)), h)
-    torch.testing.assert_close(list(net.take_parts()[1]), list(sums))
+    torch.testing.assert_close(net.take_parts()[1], sums)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.55, 1.0])
@@ -140,7 +140,7 @@ def test_factors_of_the_parameters_entry_by_entry() -> None:
     torch.manual_seed(0)
     cell, sums = SqueezedGRU(5, 4), [torch.rand(5), torch.rand(4), torch.rand(4)]
     inputs, units, candidates = (update_factors(total, 0.8) for total in sums)
-    factors = {p: factor.expand_as(p) for p, factor in keeper_factors(cell, sums, 0.8).items()}
+    factors = {p: factor.expand_as(p) for p, factor in keeper_factors(cell, torch.cat(sums), 0.8).items()}
     assert set(factors) == set(cell.parameters())
     for row in range(12):
         assert torch.equal(factors[cell.x2h.weight][row], inputs)
@@ -174,7 +174,7 @@ def test_steps_of_two_tasks(benchmark_of: Any, tiny: str) -> None:
     """Loss, sums and factors: each step is that of the equations, the second task's under what the first one used."""
     benchmark = benchmark_of("til", (2, 3), 24)
     strategy = build(benchmark, tiny, "SGD")
-    net, sums = plugin_of(strategy, SRKPlugin).net, [torch.zeros(32) for _ in range(3)]
+    net, sums = plugin_of(strategy, SRKPlugin).net, torch.zeros(3 * 32)
     expected: list[dict[str, torch.Tensor]] = []
     factors: dict[nn.Parameter, torch.Tensor] = {}
 
@@ -182,8 +182,7 @@ def test_steps_of_two_tasks(benchmark_of: Any, tiny: str) -> None:
         assert strategy.mbatch is not None
         vectors, mask = strategy.model.backbone.tokens(strategy.mb_x, 0)
         states, candidates = squeezed_states([net.keeper], vectors)
-        for total, new in zip(sums, control_sums(vectors, states[0], candidates[0], mask), strict=True):
-            total += new.abs()
+        sums.add_(control_sums(vectors, states[0], candidates[0], mask).abs())
         expected.append(expected_step(strategy, strategy.mbatch, factors))
 
     def after(strategy: Any) -> None:
@@ -194,9 +193,9 @@ def test_steps_of_two_tasks(benchmark_of: Any, tiny: str) -> None:
     strategy.plugins.append(Spy("after_update", after))
     for task, experience in enumerate(benchmark.train_stream):
         if task > 0:
-            factors.update(keeper_factors(net.keeper, [total.clone() for total in sums], free_share(task)))
+            factors.update(keeper_factors(net.keeper, sums.clone(), free_share(task)))
         strategy.train(experience, eval_streams=[])
-        torch.testing.assert_close(list(net.sums), sums)
+        torch.testing.assert_close(net.sums, sums)
     assert len(expected) == 6
 
 
@@ -207,7 +206,7 @@ def test_what_is_not_free_stays_bit_for_bit_with_adam_and_decay(benchmark_of: An
     keeper = net.keeper
     strategy.train(benchmark.train_stream[0], eval_streams=[])
     before = [p.detach().clone() for p in keeper.parameters()]
-    factors = keeper_factors(keeper, [total.clone() for total in net.sums], free_share(1))
+    factors = keeper_factors(keeper, net.sums.clone(), free_share(1))
     strategy.train(benchmark.train_stream[1], eval_streams=[])
     for p, old in zip(keeper.parameters(), before, strict=True):
         free = (factors[p] > 0).expand_as(p)
@@ -226,7 +225,7 @@ def test_steps_are_held_back_whatever_the_optimizer(benchmark_of: Any, tiny: str
     keeper = net.keeper
     strategy.train(benchmark.train_stream[0], eval_streams=[])
     before = [p.detach().clone() for p in keeper.parameters()]
-    factors = keeper_factors(keeper, [total.clone() for total in net.sums], free_share(1))
+    factors = keeper_factors(keeper, net.sums.clone(), free_share(1))
     strategy.train(benchmark.train_stream[1], eval_streams=[])
     for p, old in zip(keeper.parameters(), before, strict=True):
         step = (p.detach() - old).abs()

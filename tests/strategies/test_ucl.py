@@ -14,8 +14,7 @@ from torch import nn
 
 from nlpcl.models import Backbone, ContinualModel, ImageCNN, TaskHeads, build_model
 from nlpcl.models.base import unprotected
-from nlpcl.strategies.ucl.layers import Bayesian
-from nlpcl.strategies.ucl.ucl import UCL, UCLPlugin, start_of_task, strengths, ucl_penalty
+from nlpcl.strategies.ucl import UCL, Bayesian, UCLPlugin, start_of_task, strengths, ucl_penalty
 from tests.helpers.plugins import plugin_of
 
 FILTERS = 4

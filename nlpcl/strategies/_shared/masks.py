@@ -14,7 +14,6 @@ from nlpcl.models.base import (
     Backbone,
     ContinualModel,
     Site,
-    continual_model,
     row_factor,
     sites_of,
     unprotected,
@@ -24,9 +23,11 @@ from nlpcl.models.gates import Gates, sparsity
 from nlpcl.options import option
 from nlpcl.ranges import Mean, Rate, Scale, Spread, Weight
 from nlpcl.registry import PresetTable
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
+from nlpcl.training.forward import logits_of
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
+from nlpcl.training.strategy import StrategyOptions
 
 CLAMP = 6.0
 """Embeddings stay within [-6, 6], where sigma' is not yet lost (HAT's reference code)."""
@@ -148,6 +149,7 @@ class GatePlugin(Plugin):
     state = ("undecided",)
     task_state = ("blocked",)
     gates: Gates
+    task_incremental: bool
 
     def __init__(self, options: GateOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
@@ -277,16 +279,13 @@ MASK_PRESETS: PresetTable = (
 """Settings of the gates by backbone, for HAT and CAT."""
 
 
-class MaskStrategy(ContinualStrategy):
-    """A strategy whose `masks` are hard attention to the task."""
+class GateStrategy(ShapingStrategy):
+    """A strategy whose `masks` are gates."""
 
-    options_type = MaskOptions
-    options: MaskOptions
-    plugin_type: ClassVar[type[MaskPlugin]] = MaskPlugin
-    masks: MaskPlugin
+    masks: GatePlugin
 
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> MaskPlugin:
-        self.masks = self.plugin_type(continual_model(model, type(self).__name__), self.options)
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> GatePlugin:
+        self.masks = super().make_plugin(model, optimizer)
         return self.masks
 
 
@@ -294,21 +293,26 @@ class MaskInferenceOptions(MaskOptions, InferenceOptions):
     """The options of a method with HAT's masks that chooses one at test."""
 
 
-class MaskInference(MaskStrategy):
+class MaskInference(GateStrategy):
     """A mask strategy for domain-incremental learning, too, where no task label chooses the mask at test."""
 
+    plugin_type: ClassVar[type[GatePlugin]] = MaskPlugin
     options_type = MaskInferenceOptions
-    options: MaskInferenceOptions
+    options: InferenceOptions
 
     def forward(self) -> Tensor:
         """Return the logits of the mini-batch; at test under the mask that `inference` chooses."""
-        if self.is_training or self.masks.task_incremental or self.options.inference == "last":
+        masks = self.masks
+        if self.is_training or masks.task_incremental or self.options.inference == "last" or not masks.gates.trained:
             return super().forward()
-        gates = self.masks.gates
+        return least_entropy(self.logits_by_mask())
+
+    def logits_by_mask(self) -> Tensor:
+        """Return the logits (K, B, C) of the mini-batch under the masks of the K trained tasks."""
+        gates, logits = self.masks.gates, []
         last = gates.override
-        logits = []
-        for task in gates.trained or [0]:
+        for task in gates.trained:
             gates.override = task
-            logits.append(super().forward())
+            logits.append(logits_of(self, self.mb_x, self.tasks))
         gates.override = last
-        return least_entropy(torch.stack(logits))
+        return torch.stack(logits)

@@ -25,15 +25,6 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def without_other_heads(model: nn.Module, tasks: set[int]) -> dict[str, nn.Parameter]:
-    """The trainable parameters by name but for the heads of other tasks than `tasks`."""
-    own = trainable(model)
-    if isinstance(model, ContinualModel) and isinstance(model.heads, TaskHeads):
-        others = {id(p) for k, head in enumerate(model.heads.linears) if k not in tasks for p in head.parameters()}
-        own = {name: p for name, p in own.items() if id(p) not in others}
-    return own
-
-
 class _Penalty(torch.autograd.Function):
     """sum F (theta - mu)^2 over lists of tensors; its gradient, 2 F (theta - mu), is half computed on the way."""
 
@@ -92,13 +83,6 @@ class MergedQuadratic:
         penalty: Tensor = _Penalty.apply(importance, anchors, *[parameters[n] for n in names])
         return penalty
 
-    def kept_bytes(self) -> dict[str, int]:
-        """Bytes of F (none where it is one number) and of mu."""
-        return {
-            "importance": tensor_bytes(f for f in self.importance.values() if isinstance(f, Tensor)),
-            "anchors": tensor_bytes(self.anchors.values()),
-        }
-
 
 class QuadraticOptions(StrategyOptions):
     """The options of a method with a quadratic penalty."""
@@ -129,9 +113,13 @@ class QuadraticPlugin(Plugin):
 
     def held(self, strategy: Strategy) -> dict[str, nn.Parameter]:
         """Return the parameters in the sum while an experience trains, by name."""
-        if self.options.parity:
-            return trainable(strategy.model)
-        return without_other_heads(strategy.model, set(strategy.experience.task_labels))
+        model, tasks = strategy.model, strategy.experience.task_labels
+        others: set[int] = set()
+        if isinstance(model, ContinualModel) and isinstance(model.heads, TaskHeads) and not self.options.parity:
+            others = {id(p) for k, head in enumerate(model.heads.linears) if k not in tasks for p in head.parameters()}
+        return {name: p for name, p in trainable(model).items() if id(p) not in others}
 
     def kept_bytes(self) -> dict[str, int]:
-        return self.quadratic.kept_bytes()
+        """Return the bytes of F (none where it is one number) and of mu."""
+        importance = [f for f in self.quadratic.importance.values() if isinstance(f, Tensor)]
+        return {"importance": tensor_bytes(importance), "anchors": tensor_bytes(self.quadratic.anchors.values())}

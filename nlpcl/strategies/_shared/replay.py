@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
-from nlpcl.models.base import TaskLabels, single_task
+from nlpcl.models.base import ContinualModel, TaskLabels, single_task
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
@@ -151,17 +153,26 @@ class ReplayMemory:
         self.columns[kind] = kept
 
 
-def replay_logits(strategy: Strategy, replayed: Replayed) -> Tensor:
-    """Return the float32 logits (B, C) of drawn examples under their own heads, `ABSENT` where one has no such class.
-
-    :param replayed: on the device.
-    """
-    return logits_of(strategy, replayed.x, replayed.task_labels)
+def joint_mean(current: Tensor, replayed: Tensor, n: int, m: int) -> Tensor:
+    """Return the mean over n current and m replayed examples, from the mean over each."""
+    return (n * current + m * replayed) / (n + m)
 
 
-def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters whose gradients make up g."""
-    return [p for p in model.parameters() if p.requires_grad]
+def virtual_step(
+    weights: Mapping[str, Tensor], gradients: Sequence[Tensor | None], rate: Tensor | float
+) -> dict[str, Tensor]:
+    """Return theta - a g, part by part; a part without a gradient stays."""
+    parts = zip(weights.items(), gradients, strict=True)
+    return {name: p if g is None else p - rate * g for (name, p), g in parts}
+
+
+def loss_scale(strategy: Strategy) -> Tensor | float:
+    """Return the factor by which a strategy in fp16 scales its loss, a tensor, or 1.0 in another precision."""
+    scaler = getattr(strategy, "scaler", None)
+    if scaler is None or not scaler.is_enabled():
+        return 1.0
+    factor: Tensor = scaler.scale(torch.ones((), device=strategy.device))  # `get_scale` would wait for the device
+    return factor
 
 
 def flatten(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> Tensor:
@@ -179,15 +190,13 @@ def reference_gradient(
     the same counts as 0, since the step it would spoil has already passed the scaler's check.
     """
     replayed = replayed.on_device(strategy)
-    loss = F.cross_entropy(replay_logits(strategy, replayed), replayed.y)
-    scaler = getattr(strategy, "scaler", None)
-    if scaler is None or not scaler.is_enabled():
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        return flatten(parameters, gradients), [g is not None for g in gradients]
-    scale = scaler.scale(torch.ones_like(loss))  # `get_scale` would wait for the device
+    loss = F.cross_entropy(logits_of(strategy, replayed.x, replayed.task_labels), replayed.y)
+    scale = loss_scale(strategy)
     gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
     flat = flatten(parameters, gradients) / scale
-    return torch.where(flat.isfinite().all(), flat, 0.0), [g is not None for g in gradients]
+    if isinstance(scale, Tensor):
+        flat = torch.where(flat.isfinite().all(), flat, 0.0)
+    return flat, [g is not None for g in gradients]
 
 
 def set_gradients(parameters: Sequence[nn.Parameter], flat: Tensor, in_reference: Sequence[bool]) -> None:
@@ -241,3 +250,51 @@ class MemoryPlugin(Plugin):
 
     def kept_bytes(self) -> dict[str, int]:
         return self.memory.kept_bytes()
+
+
+class ProjectionPlugin(MemoryPlugin):
+    """Corrects the gradient of every mini-batch by gradients of replayed examples, under any Avalanche strategy."""
+
+    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
+        if not len(self.memory):
+            return
+        parameters = [p for p in strategy.model.parameters() if p.requires_grad]
+        current = flatten(parameters, [p.grad for p in parameters])
+        draws = self.draws(self.options.replay_batch_size)
+        references = current.new_empty(len(draws), len(current))
+        known = [False] * len(parameters)
+        for row, slots in zip(references, draws, strict=True):
+            reference, own = reference_gradient(strategy, parameters, self.memory.at(slots))
+            row.copy_(reference)
+            known = [a or b for a, b in zip(known, own, strict=True)]
+        corrected = self.project(current, references)
+        if corrected is not None:
+            set_gradients(parameters, corrected, known)
+
+    @abstractmethod
+    def draws(self, size: int) -> list[Tensor]:
+        """Draw the slots of the examples that each reference gradient is of."""
+
+    @abstractmethod
+    def project(self, current: Tensor, references: Tensor) -> Tensor | None:
+        """Return g (P,) as the references (t, P) allow it, or None if it stays."""
+
+
+class FeaturesPlugin(MemoryPlugin):
+    """Catches what the strategy's own forward pass hands to the heads of a `ContinualModel`."""
+
+    features: Tensor | None = None
+    """Features (B, F) of the current mini-batch, from `after_forward` to the backward pass."""
+    _handle: RemovableHandle
+
+    def before_forward(self, strategy: Strategy, **kwargs: Any) -> None:
+        self._handle = cast(ContinualModel, strategy.model).heads.register_forward_pre_hook(self._catch)
+
+    def after_forward(self, strategy: Strategy, **kwargs: Any) -> None:
+        self._handle.remove()
+
+    def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
+        self.features = None  # or its graph would live on
+
+    def _catch(self, heads: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.features = inputs[0]

@@ -25,18 +25,8 @@ from nlpcl.models.base import Backbone, ContinualModel, TaskLabels, continual_mo
 from nlpcl.models.heads import SharedHead
 from nlpcl.options import Options
 from nlpcl.registry import Regime
-from nlpcl.strategies.avalanche.options import (
-    AvalancheAGEMOptions,
-    AvalancheEWCOptions,
-    CoPEOptions,
-    CWROptions,
-    GSSOptions,
-    ICaRLOptions,
-    LFLOptions,
-    LwFOptions,
-    MIROptions,
-    RWalkOptions,
-)
+from nlpcl.strategies._shared.replay import virtual_step
+from nlpcl.strategies.avalanche import options as declared
 from nlpcl.training.avalanche_internals import criterion_of, set_criterion
 from nlpcl.training.evaluators import accuracy_evaluator
 from nlpcl.training.protocols import Loader, Strategy
@@ -74,7 +64,7 @@ class AvalancheEWC(training.EWC):
     """Elastic weight consolidation (Kirkpatrick et al. 2017)."""
 
     def __init__(self, **arguments: Any) -> None:
-        options = take_options(AvalancheEWCOptions, arguments)
+        options = take_options(declared.AvalancheEWCOptions, arguments)
         if (options.mode == "online") != (options.decay_factor is not None):
             raise UsageError("EWC takes a decay_factor with mode=online, and only there.")
         super().__init__(**dict(options), **arguments)
@@ -84,7 +74,7 @@ class AvalancheAGEM(training.AGEM):
     """Averaged gradient episodic memory (Chaudhry et al. 2019)."""
 
     def __init__(self, *, model: nn.Module, **arguments: Any) -> None:
-        options, tasks = take_options(AvalancheAGEMOptions, arguments), getattr(model, "n_tasks", 1)
+        options, tasks = take_options(declared.AvalancheAGEMOptions, arguments), getattr(model, "n_tasks", 1)
         if options.sample_size < tasks:
             raise UsageError(f"AGEM draws from each task's memory: sample_size={tasks} or more.")
         super().__init__(model=model, **dict(options), **arguments)
@@ -94,7 +84,7 @@ class LwF(training.LwF):
     """Learning without forgetting (Li and Hoiem 2017)."""
 
     def __init__(self, *, model: nn.Module, **arguments: Any) -> None:
-        options, tasks = take_options(LwFOptions, arguments), getattr(model, "n_tasks", 1)
+        options, tasks = take_options(declared.LwFOptions, arguments), getattr(model, "n_tasks", 1)
         if isinstance(options.alpha, list) and len(options.alpha) < tasks:
             raise UsageError(f"LwF takes one alpha, or one for each of the {tasks} tasks, not {len(options.alpha)}.")
         super().__init__(model=model, **dict(options), **arguments)
@@ -137,9 +127,9 @@ show_options(PluginStrategy, _TEMPLATE)
 class RWalk(PluginStrategy):
     """Riemannian walk (Chaudhry et al. 2018), Avalanche's plugin on its plain strategy."""
 
-    options_type = RWalkOptions
+    options_type = declared.RWalkOptions
 
-    def adapt(self, model: nn.Module, options: RWalkOptions) -> tuple[nn.Module, Any]:
+    def adapt(self, model: nn.Module, options: declared.RWalkOptions) -> tuple[nn.Module, Any]:
         self._least = options.delta_t
         return model, RWalkPlugin(options.ewc_lambda, options.ewc_alpha, options.delta_t)
 
@@ -162,7 +152,7 @@ class LFL(training.LFL):
     """Less-forgetful learning (Jung et al. 2016): features stay near those of the last model, the head as it was."""
 
     def __init__(self, *, model: nn.Module, **arguments: Any) -> None:
-        options, model = take_options(LFLOptions, arguments), shared_head(model, "LFL")
+        options, model = take_options(declared.LFLOptions, arguments), shared_head(model, "LFL")
         super().__init__(model=FeatureModel(model.backbone, model.heads), **dict(options), **arguments)
 
     def _before_training_exp(self, **kwargs: Any) -> None:
@@ -182,7 +172,7 @@ class CWRStar(training.CWRStar):
     """CWR* (Lomonaco et al. 2020)."""
 
     def __init__(self, *, model: nn.Module, **arguments: Any) -> None:
-        options, model = take_options(CWROptions, arguments), continual_model(model, "CWRStar")
+        options, model = take_options(declared.CWROptions, arguments), continual_model(model, "CWRStar")
         super().__init__(model=_CWRModel(model.backbone, model.heads), **dict(options), **arguments)
 
 
@@ -210,13 +200,13 @@ class _GSSPlugin(GSS_greedyPlugin):
 class GSS_greedy(PluginStrategy):
     """Gradient-based sample selection, the greedy variant (Aljundi et al. 2019)."""
 
-    options_type = GSSOptions
+    options_type = declared.GSSOptions
 
     def __init__(self, *, train_mb_size: int = 1, **arguments: Any) -> None:
         self._least = train_mb_size + 32
         super().__init__(train_mb_size=train_mb_size, **arguments)
 
-    def adapt(self, model: nn.Module, options: GSSOptions) -> tuple[nn.Module, Any]:
+    def adapt(self, model: nn.Module, options: declared.GSSOptions) -> tuple[nn.Module, Any]:
         if options.mem_size < self._least:
             raise UsageError(
                 f"GSS draws a place of its memory for each example of a step: mem_size={self._least} or more."
@@ -234,13 +224,8 @@ class _MIRPlugin(MIRPlugin):
         x, y, tasks = (part.to(strategy.device) for part in next(self.replay_loader))
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         gradients = torch.autograd.grad(strategy.loss, list(trainable.values()), retain_graph=True, allow_unused=True)
-        rate = strategy.optimizer.param_groups[0]["lr"]
-        stepped = {
-            name: p.detach() - rate * gradient
-            for (name, p), gradient in zip(trainable.items(), gradients, strict=True)
-            if gradient is not None
-        }
         with torch.no_grad():
+            stepped = virtual_step(trainable, gradients, strategy.optimizer.param_groups[0]["lr"])
             before = nn.functional.cross_entropy(avalanche_forward(model, x, tasks), y, reduction="none")
             after = nn.functional.cross_entropy(functional_call(model, stepped, (x, tasks)), y, reduction="none")
         chosen = torch.argsort(after - before)[-self.batch_size_mem :]
@@ -255,9 +240,9 @@ class _MIRPlugin(MIRPlugin):
 class MIR(PluginStrategy):
     """Maximally interfered retrieval (Aljundi et al. 2019): replay what a step on the new data would harm most."""
 
-    options_type = MIROptions
+    options_type = declared.MIROptions
 
-    def adapt(self, model: nn.Module, options: MIROptions) -> tuple[nn.Module, Any]:
+    def adapt(self, model: nn.Module, options: declared.MIROptions) -> tuple[nn.Module, Any]:
         return model, _MIRPlugin(options.batch_size_mem, options.mem_size, options.subsample)
 
 
@@ -286,9 +271,9 @@ class _CoPEPlugin(CoPEPlugin):
 class CoPE(PluginStrategy):
     """Continual prototype evolution (De Lange and Tuytelaars 2021): a prototype per class in place of a head."""
 
-    options_type = CoPEOptions
+    options_type = declared.CoPEOptions
 
-    def adapt(self, model: nn.Module, options: CoPEOptions) -> tuple[nn.Module, Any]:
+    def adapt(self, model: nn.Module, options: declared.CoPEOptions) -> tuple[nn.Module, Any]:
         shared = shared_head(model, "CoPE")
         head = EmbeddingHead(shared.backbone.width, options.p_size, shared.n_tasks)
         classes = cast(SharedHead, shared.heads).linear.out_features
@@ -320,7 +305,7 @@ class ICaRL(training.ICaRL):
 
         :param criterion: not used; iCaRL has a loss of its own.
         """
-        options, shared = take_options(ICaRLOptions, arguments), shared_head(model, "ICaRL")
+        options, shared = take_options(declared.ICaRLOptions, arguments), shared_head(model, "ICaRL")
         super().__init__(
             feature_extractor=FeatureExtractor(shared.backbone),
             classifier=cast(SharedHead, shared.heads).linear,

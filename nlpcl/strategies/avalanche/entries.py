@@ -25,7 +25,7 @@ def register(
     reason: str = "",
     aliases: tuple[str, ...] = (),
 ) -> None:
-    """Register a strategy of Avalanche's under its name, with the options that are declared for it."""
+    """Register a strategy of Avalanche's under its name, with the options that are declared here or by its class."""
     register_strategy(
         f"avalanche/{name}",
         title=f"Avalanche's {name}",
@@ -49,7 +49,7 @@ register("EWC", adapted.AvalancheEWC, options.AvalancheEWCOptions)
 register("LwF", adapted.LwF, options.LwFOptions)
 register("SynapticIntelligence", training.SynapticIntelligence, options.SIOptions, aliases=("avalanche/SI",))
 register("MAS", adapted.MAS, options.MASOptions)
-register("RWalk", adapted.RWalk, options.RWalkOptions)
+register("RWalk", adapted.RWalk)
 register(
     "LFL",
     adapted.LFL,
@@ -72,7 +72,7 @@ register("GEM", training.GEM, options.AvalancheGEMOptions, replay=True)
 register("AGEM", adapted.AvalancheAGEM, options.AvalancheAGEMOptions, replay=True)
 register("ER_ACE", training.ER_ACE, options.BatchMemoryOptions, replay=True)
 register("MER", training.MER, options.MEROptions, replay=True)
-register("MIR", adapted.MIR, options.MIROptions, replay=True)
+register("MIR", adapted.MIR, replay=True)
 register(
     "DER",
     training.DER,
@@ -85,7 +85,6 @@ register(
 register(
     "GSS_greedy",
     adapted.GSS_greedy,
-    options.GSSOptions,
     replay=True,
     scenarios=("dil",),
     reason="Avalanche's GSS computes the gradients of its memory without task labels",
@@ -94,7 +93,6 @@ register(
 register(
     "CoPE",
     adapted.CoPE,
-    options.CoPEOptions,
     replay=True,
     scenarios=("dil",),
     reason="CoPE has one prototype per class in place of heads",

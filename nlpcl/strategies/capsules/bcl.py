@@ -23,8 +23,7 @@ they move. The 9 -> H map has a gate of its own, so its rows that earlier tasks 
 from __future__ import annotations
 
 from nlpcl.registry import register_strategy
-from nlpcl.strategies.capsules.layers import DynamicRouting
-from nlpcl.strategies.capsules.plugins import ORIGINAL_CAPSULES, CapsuleStrategy
+from nlpcl.strategies.capsules.capsules import ORIGINAL_CAPSULES, CapsuleStrategy, DynamicRouting
 
 
 @register_strategy(

@@ -23,8 +23,7 @@ a figure to measure, not a guarantee. `routing_learning_rate` says how fast they
 from __future__ import annotations
 
 from nlpcl.registry import register_strategy
-from nlpcl.strategies.capsules.layers import TransferRouting
-from nlpcl.strategies.capsules.plugins import ORIGINAL_CAPSULES, CapsuleStrategy
+from nlpcl.strategies.capsules.capsules import ORIGINAL_CAPSULES, CapsuleStrategy, TransferRouting
 
 
 @register_strategy(

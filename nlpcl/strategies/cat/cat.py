@@ -65,7 +65,7 @@ from nlpcl.training import distributed
 from nlpcl.training.avalanche_internals import criterion_of
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.early_stopping import validation_of
-from nlpcl.training.forward import autocast, logits_of, on_device
+from nlpcl.training.forward import autocast, logits_of, mode, on_device
 from nlpcl.training.optimizers import template_for
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Experience, Strategy, TaskData
@@ -222,12 +222,10 @@ class CATPlugin(MaskPlugin):
         """Return features (N, n, F) under the stored masks of n tasks, without dropout, and targets (N,)."""
         features = torch.empty(len(data), len(tasks), self.backbone.width, device=strategy.device)
         targets = torch.empty(len(data), dtype=torch.long, device=strategy.device)
-        self.model.eval()
-        for rows, x, y in batches(data, strategy):
-            with autocast(strategy):
+        with mode(self.model, training=False), autocast(strategy):
+            for rows, x, y in batches(data, strategy):
                 features[rows] = self.model.views(x, tasks).transpose(0, 1)
-            targets[rows] = y
-        self.model.train()
+                targets[rows] = y
         return features, targets
 
     @torch.no_grad()
@@ -235,10 +233,9 @@ class CATPlugin(MaskPlugin):
         """Return the validation accuracies of a trained task's own head, and of its transfer."""
         valid = self.data[1]
         right = torch.zeros(2, device=strategy.device)
-        self.model.eval()
-        for _, x, y in batches(valid, strategy):
-            right += (torch.stack(self.both(strategy, x, task)).argmax(-1) == y).sum(dim=1)
-        self.model.train()
+        with mode(self.model, training=False):
+            for _, x, y in batches(valid, strategy):
+                right += (torch.stack(self.both(strategy, x, task)).argmax(-1) == y).sum(dim=1)
         return [n / len(valid) for n in distributed.broadcast(right.long().tolist())]
 
     def both(self, strategy: Strategy, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
@@ -263,9 +260,8 @@ def copied(model: ContinualModel) -> ContinualModel:
 class CAT(MaskInference):
     """Masks and transfer; its model is a `TransferModel` around the backbone and the heads of the one passed in."""
 
-    options_type = CATOptions
-    options: CATOptions
     plugin_type = CATPlugin
+    options: CATOptions
     masks: CATPlugin
 
     def make_model(self, model: nn.Module) -> TransferModel:

@@ -12,7 +12,7 @@ that at test the last mask serves all domains.
 z and z' are the normalised feature h of the current mask after two draws of the dropout before the head: one pass of
 the encoder serves both. h_k are features under the masks of the previous tasks k, without gradient or dropout.
 m = dropout(sum over the tasks of attention([h_0 .. h_{t-1} h])), with an attention along the axis of the tasks that
-each task but the first has for itself. SupCon and the attention: `models/contrast.py`.
+each task but the first has for itself.
 
 Where it differs from the original code: distillation is on, and from all previous tasks, where the original leaves it
 off or takes the last one; it is the mean over them, so its weight does not grow with t; CSC contrasts two draws of the
@@ -37,16 +37,86 @@ from torch.optim import Optimizer
 
 from nlpcl.models.base import ContinualModel, continual_model
 from nlpcl.models.device import to_device
+from nlpcl.models.sizes import PerTask, tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Temperature, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.adapters import adapter_backbone
-from nlpcl.strategies._shared.masks import ORIGINAL_GATES, MaskInference, MaskInferenceOptions, MaskPlugin
-from nlpcl.strategies.classic.contrast import TaskAttentions, contrastive_loss
+from nlpcl.strategies._shared.backbones import adapter_backbone
+from nlpcl.strategies._shared.masks import ORIGINAL_GATES, GatePlugin, MaskInference, MaskInferenceOptions
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import autocast, mode, on_device
 from nlpcl.training.protocols import TaskData
+
+
+def contrastive_loss(views: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Return the supervised contrastive loss (Khosla et al. 2020, eq. 2), averaged over all anchors, a scalar.
+
+    For anchor i: -1/|P(i)| sum_{p in P(i)} log( exp(z_i.z_p / tau) / sum_{a != i} exp(z_i.z_a / tau) ), where P(i) are
+    the vectors of i's label in all views, without i. Labels that all differ make it the unsupervised loss: the only
+    positives of i are its own other views.
+
+    :param views: normalised vectors z, (..., V, B, F) with V >= 2 views of B examples; what leads is averaged over.
+    :param labels: (B,), equal where two examples belong together.
+    :param temperature: tau > 0.
+    """
+    z = views.flatten(-3, -2)
+    labels = labels.repeat(views.shape[-3])
+    itself = torch.eye(len(labels), dtype=torch.bool, device=z.device)
+    positive = (labels[:, None] == labels) & ~itself
+    similarity = z @ z.transpose(-1, -2) / temperature
+    log_p = similarity.masked_fill(itself, float("-inf")).log_softmax(dim=-1)
+    return -(log_p.masked_fill(~positive, 0.0).sum(dim=-1) / positive.sum(dim=-1)).mean()
+
+
+class TaskAttention(nn.Module):
+    """Self-attention between the features that n tasks' masks give: x + gamma V softmax(Q'K)'.
+
+    Q, K and V are linear maps of x along the axis of the tasks; Q'K, (n, n) for each sample, sums over features, and
+    the softmax is over its second axis. gamma starts at 0 (Zhang et al. 2019, SAGAN, whose layer CLASSIC takes).
+
+    :param tasks: n.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(tasks, tasks)
+        self.key = nn.Linear(tasks, tasks)
+        self.value = nn.Linear(tasks, tasks)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map features (B, F, n) to (B, F, n)."""
+        energy = self.query(x).transpose(1, 2) @ self.key(x)
+        attended: Tensor = self.value(x) @ energy.softmax(dim=-1).transpose(1, 2)
+        return x + self.gamma * attended
+
+
+class TaskAttentions(PerTask):
+    """One `TaskAttention` for every task but the first: over the tasks before it and itself.
+
+    :param n_tasks: number of tasks T.
+    """
+
+    kind = "attention"
+
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__()
+        self.attentions = nn.ModuleList(TaskAttention(tasks) for tasks in range(2, n_tasks + 1))
+
+    def begin(self, previous: int) -> None:
+        """Train only the attention over `previous` tasks and the current one from now on; with 0, none."""
+        for i, attention in enumerate(self.attentions, start=1):
+            attention.requires_grad_(i == previous)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pass features (B, F, n), n >= 2, through the attention over n tasks, (B, F, n)."""
+        attended: Tensor = self.attentions[x.shape[-1] - 2](x)
+        return attended
+
+    def bytes_for(self, tasks: int) -> int:
+        """Return the bytes of the attentions of the first `tasks` tasks."""
+        return tensor_bytes(p for attention in self.attentions[: max(tasks - 1, 0)] for p in attention.parameters())
 
 
 class CLASSICOptions(MaskInferenceOptions):
@@ -82,7 +152,7 @@ class CLASSIC(MaskInference):
         self.previous: list[int] = []
         self._forget_batch()
 
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> MaskPlugin:
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> GatePlugin:
         model = continual_model(model, type(self).__name__)
         self.backbone = adapter_backbone(model, type(self).__name__)
         self.attentions = TaskAttentions(model.n_tasks)

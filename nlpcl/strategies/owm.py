@@ -26,39 +26,172 @@ alpha falls with the share lam of the task that is done, 1e-5^lam for convolutio
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, Site, continual_model, single_task, sites_of, unprotected
+from nlpcl.models.base import ContinualModel, Site, single_task, sites_of, unprotected
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Positive
 from nlpcl.registry import register_strategy
-from nlpcl.strategies.owm.projection import Projector, batch_inputs, example_means
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import logits_of, mode, on_device
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
+from nlpcl.training.state import restorable
+from nlpcl.training.strategy import StrategyOptions
+
+BLOCK = 32
+"""Inputs that enter P at once: a system of this size is solved, never one of P's own."""
 
 
-def final_alphas(sites: list[Site]) -> list[float]:
-    """Return the value to which each site's alpha falls within a task in the original code, from 1."""
+def layer_inputs(module: nn.Module, x: Tensor) -> Tensor:
+    """Return the vectors from which a layer computes its outputs, (B, n, d): these are `layer_inputs @ joined.T`.
+
+    n is the number of positions: 1 for a linear layer on (B, f), L on (B, L, f), that of the outputs for a
+    convolution, whose inputs are its patches. d is the number of columns of the weight, and 1 for the bias if there
+    is one: its input is always 1.
+
+    :param module: `nn.Linear`, or `nn.Conv1d` or `nn.Conv2d` with one group and zeros as padding.
+    :param x: the layer's input, with a batch dimension.
+    """
+    layer: Any = module
+    if isinstance(module, nn.Linear):
+        rows = x if x.dim() == 3 else x.unsqueeze(1)
+    elif isinstance(module, nn.Conv1d):
+        kernel, stride, padding, dilation = module.kernel_size, module.stride, module.padding, module.dilation
+        x = x.unsqueeze(2)
+        rows = F.unfold(x, (1, *kernel), (1, *dilation), (0, *padding), (1, *stride)).mT
+    else:
+        rows = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT
+    return rows if layer.bias is None else torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
+
+
+def real_positions(module: nn.Module, n: int, mask: Tensor | None) -> Tensor | None:
+    """Tell which of a layer's n positions belong to the text, (B, n); None means all of them.
+
+    For a convolution over tokens they are the windows within the text, as in `TextCNN`: at least one.
+
+    :param mask: (B, L), True on the leading real tokens.
+    """
+    if mask is None:
+        return None
+    if isinstance(module, nn.Conv1d):
+        windows = (mask.sum(dim=1, keepdim=True) - module.kernel_size[0] + 1).clamp(min=1)
+        return torch.arange(n, device=mask.device) < windows
+    return mask if isinstance(module, nn.Linear) and n == mask.shape[1] else None
+
+
+def example_means(module: nn.Module, x: Tensor, mask: Tensor | None, dim: int = 1) -> Tensor:
+    """Return each example's mean input over its real positions, (B, d), in float32.
+
+    With `dim` 0 it is each position's, (n, d), over the examples that have it; one that none has is 0.
+    """
+    rows = layer_inputs(module, x.detach().float())
+    real = real_positions(module, rows.shape[1], mask)
+    if real is None:
+        return rows.mean(dim)
+    weight = real.unsqueeze(2).to(rows.dtype)  # no matrix product: autocast would round it
+    return (rows * weight).sum(dim) / weight.sum(dim).clamp(min=1)
+
+
+def batch_inputs(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the inputs that the original OWM takes from a mini-batch, in float32.
+
+    The mean input (1, d) of a linear layer; of a convolution the patches of the mean input (n, d), each patch averaged
+    over the examples that have it. A patch that none has is 0, bias included, which leaves P as it is.
+    """
+    if isinstance(module, nn.Linear):
+        return example_means(module, x, mask).mean(dim=0, keepdim=True)
+    return example_means(module, x, mask, dim=0)
+
+
+def joined(weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return a copy of [W b], (out, d)."""
+    return torch.cat([weight.flatten(1), *([] if bias is None else [bias.unsqueeze(1)])], dim=1)
+
+
+@restorable
+class Projector:
+    """P of one layer, (d, d), which starts at the identity.
+
+    It is alpha (alpha I + A'A)^-1, where the rows of A are the inputs seen. What the layer answers to those changes by
+    a factor of about alpha if each change of [W b] is multiplied by P.
+    P is float64, since the recursion is ill-conditioned for a small alpha; `applied` is P in the weight's dtype.
+
+    :param module: as in `layer_inputs`; P lies on its device.
+    """
+
+    state = ("module", "p", "applied")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module: Any = module
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        columns = weight[0].numel() + (self.module.bias is not None)
+        self.p = torch.eye(columns, dtype=torch.float64, device=weight.device)
+        self.applied = self.p.to(weight.dtype)
+
+    @torch.no_grad()
+    def update(self, x: Tensor, alpha: float) -> None:
+        """Take the inputs `x` in: P <- P - P X' (alpha I + X P X')^-1 X P.
+
+        This is Zeng et al. 2019, eq. 2 (recursive least squares), k = P x; P <- P - k k' / (alpha + x' k), for the
+        rows of X one after another.
+
+        :param x: (n, d).
+        :param alpha: above 0; the smaller, the less of the inputs remains.
+        """
+        for block in x.to(self.p).split(BLOCK):
+            k = block @ self.p
+            system = k @ block.T
+            system.diagonal().add_(alpha)
+            root = torch.linalg.cholesky_ex(system).L  # cholesky() would wait for the device to report errors
+            half = torch.linalg.solve_triangular(root, k, upper=False)
+            self.p.addmm_(half.T, half, alpha=-1)
+        self.p.copy_((self.p + self.p.T) / 2)
+        self.applied.copy_(self.p)
+
+    def values(self) -> Tensor:
+        """Return a copy of the layer's [W b], (out, d)."""
+        return joined(self.module.weight.detach(), None if self.module.bias is None else self.module.bias.detach())
+
+    @torch.no_grad()
+    def project_change(self, before: Tensor) -> None:
+        """[W b] <- [W b]_before + ([W b] - [W b]_before) P, for `before` from `values`."""
+        change = self.values() - before
+        self._split(torch.addmm(before, change, self.applied), self.module.weight, self.module.bias)
+
+    @torch.no_grad()
+    def project_gradient(self) -> None:
+        """grad [W b] <- grad [W b] P; nothing if the layer has no gradient."""
+        weight, bias = self.module.weight.grad, None if self.module.bias is None else self.module.bias.grad
+        if weight is not None:
+            self._split(joined(weight, bias) @ self.applied, weight, bias)
+
+    @staticmethod
+    def _split(rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        weight.copy_(rows[:, : weight[0].numel()].view_as(weight))
+        if bias is not None:
+            bias.copy_(rows[:, -1])
+
+
+def final_alphas(sites: list[Site]) -> dict[str, float]:
+    """Return by site the value to which its alpha falls within a task in the original code, from 1."""
     linear = {site.name for site in sites if isinstance(site.module, nn.Linear)}
-
-    def final(site: Site) -> float:
-        if site.name not in linear:
-            return 1e-5
-        return 1e-2 if any(name in linear for name, _ in site.inputs) else 1e-4
-
-    return [final(site) for site in sites]
+    finals = dict.fromkeys((site.name for site in sites), 1e-5)
+    for site in sites:
+        if site.name in linear:
+            finals[site.name] = 1e-2 if any(name in linear for name, _ in site.inputs) else 1e-4
+    return finals
 
 
 class OWMOptions(StrategyOptions):
@@ -94,11 +227,11 @@ class OWMPlugin(Plugin):
             raise UsageError("owm with parity=True feeds P from each mini-batch as a whole, so it runs in one process.")
         self.backbone = model.backbone
         sites = sites_of(model, "owm")
-        self.finals = {site.name: final for site, final in zip(sites, final_alphas(sites), strict=True)}
+        self.finals = final_alphas(sites)
         self.sites = [site for site in sites if site.module.weight.requires_grad]
         self.projectors: list[Projector] = []
         self.protecting = False
-        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooks = ExitStack()
         self._inputs: list[Tensor] = []
         self._before: list[Tensor] = []
 
@@ -132,7 +265,7 @@ class OWMPlugin(Plugin):
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.options.parity:
-            self._unwatch()
+            self._hooks.close()
             self._inputs = []
         else:
             for projector, means in zip(self.projectors, self.task_means(strategy), strict=True):
@@ -155,7 +288,7 @@ class OWMPlugin(Plugin):
                 members = F.one_hot(group_of[indices], groups).to(strategy.device)
                 self._watch(partial(self._add_means, sums, members))
                 logits_of(strategy, on_device(strategy, x), single_task(tasks))
-                self._unwatch()
+                self._hooks.close()
         sizes = group_of.bincount().to(strategy.device)
         return [distributed.all_reduce(found) / sizes.unsqueeze(1) for found in sums]
 
@@ -174,14 +307,9 @@ class OWMPlugin(Plugin):
             projector.project_gradient()
 
     def _watch(self, note: Any) -> None:
-        """Call `note(index of the site, module, arguments)` before each site's module, until `_unwatch`."""
+        """Call `note(index of the site, module, arguments)` before each site's module, until `_hooks` is closed."""
         for i, site in enumerate(self.sites):
-            self._hooks.append(site.module.register_forward_pre_hook(partial(note, i)))
-
-    def _unwatch(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+            self._hooks.enter_context(site.module.register_forward_pre_hook(partial(note, i)))
 
 
 @register_strategy(
@@ -196,11 +324,7 @@ class OWMPlugin(Plugin):
     ),
     ddp=True,
 )
-class OWM(ContinualStrategy):
+class OWM(ShapingStrategy):
     """Orthogonal weights modification."""
 
-    options_type = OWMOptions
-    options: OWMOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> OWMPlugin:
-        return OWMPlugin(continual_model(model, "OWM"), self.options)
+    plugin_type = OWMPlugin

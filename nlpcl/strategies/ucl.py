@@ -28,23 +28,130 @@ freely. In task-incremental learning each task has its own head; in domain-incre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.nn import functional as F
 
-from nlpcl.models.base import ContinualModel, Site, continual_model, replace_layer, sites_of, unprotected
+from nlpcl.errors import UsageError
+from nlpcl.models.base import ContinualModel, Site, sites_of, unprotected
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Between, Rate, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies.ucl.layers import Bayesian, make_bayesian
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
+from nlpcl.training.strategy import StrategyOptions, minibatch_rows
+
+
+def initial_variance(weight: Tensor) -> float:
+    """Return 2 / fan: fan_in for a linear weight (out, in), out * kernel area for a convolution's (out, in, ...)."""
+    return 2 / (weight.shape[1] if weight.dim() == 2 else weight.numel() / weight.shape[1])
+
+
+class Bayesian(nn.Module):
+    """The base of the Bayesian layers; `weight` is mu, `bias` is deterministic.
+
+    `rho` (out,) trains, sigma = softplus(rho); `initial_sigma` () is s0, the sigma of all units at the start.
+    """
+
+    weight: Tensor
+    bias: Any  # a Tensor, which the layers' classes declare differently
+    rho: nn.Parameter
+    initial_sigma: Tensor
+
+    def sigma(self) -> Tensor:
+        """Return the standard deviation of the weights of each unit, (out,), above 0."""
+        return F.softplus(self.rho)
+
+    def sample(self) -> Tensor:
+        """Draw a weight, mu + sigma eps, in training mode; return mu in evaluation mode."""
+        if not self.training:
+            return self.weight
+        sigma = self.sigma().reshape(-1, *[1] * (self.weight.dim() - 1))
+        return self.weight + sigma * torch.randn_like(self.weight)
+
+    @torch.no_grad()
+    def begin(self, ratio: float, pretrained: bool) -> None:
+        """Draw mu anew unless `pretrained`, and set sigma to s0."""
+        if pretrained:
+            total = float(self.weight.var(unbiased=False))
+            if total == 0:
+                raise ValueError("a constant weight has no variance to set the noise by")
+        else:
+            total = initial_variance(self.weight)
+            bound = math.sqrt(3 * (1 - ratio) * total)  # a uniform on [-b, b] has variance b^2 / 3
+            self.weight.uniform_(-bound, bound)
+            self.bias.zero_()
+        initial_sigma = math.sqrt(ratio * total)
+        self.rho = nn.Parameter(self.bias.new_full((len(self.weight),), math.log(math.expm1(initial_sigma))))
+        self.register_buffer("initial_sigma", self.weight.new_tensor(initial_sigma))
+
+
+class BayesianLinear(Bayesian, nn.Linear):
+    """A Bayesian `nn.Linear`; made by `make_bayesian`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.sample(), self.bias)
+
+
+class BayesianConvolution(Bayesian):
+    """What the Bayesian convolutions share."""
+
+    _conv_forward: Any
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self._conv_forward(input, self.sample(), self.bias)
+        return output
+
+
+class BayesianConv1d(BayesianConvolution, nn.Conv1d):
+    """A Bayesian `nn.Conv1d`; made by `make_bayesian`."""
+
+
+class BayesianConv2d(BayesianConvolution, nn.Conv2d):
+    """A Bayesian `nn.Conv2d`; made by `make_bayesian`."""
+
+
+KINDS: dict[type[nn.Module], type[Bayesian]] = {
+    nn.Linear: BayesianLinear,
+    nn.Conv1d: BayesianConv1d,
+    nn.Conv2d: BayesianConv2d,
+}
+
+
+def make_bayesian(layer: nn.Module, ratio: float, pretrained: bool) -> Bayesian:
+    """Make a layer Bayesian, in place: it becomes a subclass of its class, with one parameter more.
+
+    As in the code of Ahn et al. 2019 the total variance 2 / fan of a weight is shared out: `ratio` of it to the noise,
+    s0^2 = ratio * 2 / fan, the rest to mu, which is drawn uniformly; the bias starts at 0.
+
+    Drawn like that, a layer of a pretrained encoder, or one that stands among its layers, would wreck what the encoder
+    computes: 2 / fan is meant for stacks of ReLU layers that start at random, and is many times the variance of such a
+    layer's weights. So with `pretrained` mu and the bias keep their values, and the weight's own variance stands for
+    2 / fan, which makes the noise small next to the weights in the same proportion.
+
+    :param layer: an `nn.Linear`, `nn.Conv1d` or `nn.Conv2d` with a bias.
+    :param ratio: share of the noise in the variance, in (0, 1).
+    :param pretrained: keep the layer's weight and bias.
+    :raises UsageError: `ratio` is outside (0, 1).
+    :raises TypeError: another kind of layer, or one without a bias.
+    :raises ValueError: `pretrained`, and the weight is constant, so that no variance can be read off it.
+    """
+    if not 0 < ratio < 1:
+        raise UsageError(f"ratio must lie between 0 and 1, not {ratio}.")
+    for plain, kind in KINDS.items():
+        if isinstance(layer, plain) and layer.bias is not None:
+            bayesian: Any = layer
+            bayesian.__class__ = kind
+            bayesian.begin(ratio, pretrained)
+            return cast(Bayesian, layer)
+    raise TypeError(f"only a Linear, Conv1d or Conv2d with a bias can be made Bayesian, not {layer}")
 
 
 @dataclass(frozen=True)
@@ -157,7 +264,7 @@ class UCLPlugin(Plugin):
 
     Under a strategy of Avalanche's own rho has the learning rate and weight decay of the others.
 
-    :param model: the layers at its backbone's sites are replaced.
+    :param model: the layers at its backbone's sites become Bayesian.
     :raises TypeError: a site's layer is no `nn.Linear`, `nn.Conv1d` or `nn.Conv2d`.
     """
 
@@ -169,10 +276,9 @@ class UCLPlugin(Plugin):
     def __init__(self, model: ContinualModel, options: UCLOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
         self.backbone = model.backbone
-        for site in sites_of(model, "ucl"):
-            layer = make_bayesian(site.module, self.options.ratio, self.backbone.pretrained)
-            replace_layer(self.backbone, site, layer)
-        self.sites = self.backbone.sites()
+        self.sites = sites_of(model, "ucl")
+        for site in self.sites:
+            make_bayesian(site.module, self.options.ratio, self.backbone.pretrained)
         self.starts: dict[str, Start] = {}
         self.first = True
         """Whether no task has been trained yet."""
@@ -218,11 +324,7 @@ class UCLPlugin(Plugin):
     url="https://arxiv.org/abs/1905.11614",
     ddp=True,
 )
-class UCL(ContinualStrategy):
+class UCL(ShapingStrategy):
     """Uncertainty-regularised continual learning."""
 
-    options_type = UCLOptions
-    options: UCLOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> UCLPlugin:
-        return UCLPlugin(continual_model(model, "UCL"), self.options)
+    plugin_type = UCLPlugin

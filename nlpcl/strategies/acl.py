@@ -24,7 +24,8 @@ and replayed whole, and what `ContinualStrategy` lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -32,20 +33,122 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from nlpcl.models.base import Backbone, ContinualModel, continual_model
+from nlpcl.models.base import Backbone, ContinualModel, Site, TaskLabels
 from nlpcl.models.device import to_device
 from nlpcl.models.heads import SharedHead, TaskHeads
-from nlpcl.models.sizes import tensor_bytes
+from nlpcl.models.sizes import PerTask, tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Rate, Weight, Width
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.features import FeaturesPlugin, joint_mean
-from nlpcl.strategies._shared.replay import ReplayOptions
-from nlpcl.strategies.acl.layers import Discriminator, SharedPrivate, overlap, reverse_gradient
+from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
+from nlpcl.strategies._shared.replay import FeaturesPlugin, ReplayOptions, joint_mean
 from nlpcl.training.forward import autocast, mode
 from nlpcl.training.optimizers import new_optimizer
 from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import ContinualStrategy
+
+
+def reverse_gradient(x: Tensor) -> Tensor:
+    """x, whose gradient is turned round (Ganin and Lempitsky 2015)."""
+    return 2 * x.detach() - x
+
+
+def unit(x: Tensor) -> Tensor:
+    """Rows of x (B, F) at length 1; one of zeros, all of whose units are off, stays and has a finite gradient."""
+    norm: Tensor = x.norm(dim=1, keepdim=True)
+    return x / norm.where(norm > 0, 1.0)
+
+
+def overlap(shared: Tensor, private: Tensor) -> Tensor:
+    """mean_{b,c} (<S_b, P_c> / (|S_b| |P_c|))^2 over all pairs of rows of S and P, both (B, F); in [0, 1]."""
+    return (unit(shared) @ unit(private).T).square().mean()
+
+
+def draw_anew(module: nn.Module) -> None:
+    """Give every layer inside fresh random weights."""
+    for layer in module.modules():
+        if callable(reset := getattr(layer, "reset_parameters", None)):
+            reset()
+
+
+def fresh_copy(backbone: Backbone, inner: int | None = None) -> Backbone:
+    """A net of the same shape with weights of its own.
+
+    :param inner: width of the first of the backbone's two fully connected layers; None: the backbone's.
+    """
+    copy = deepcopy(backbone)
+    if inner is not None:
+        first, second = cast(Iterable[nn.Linear], copy.linears)
+        narrow = [nn.Linear(first.in_features, inner), nn.Linear(inner, second.out_features)]
+        copy.linears = nn.ModuleList(narrow)
+    draw_anew(copy)
+    return copy
+
+
+def discriminator(width: int, outputs: int) -> nn.Sequential:
+    """Make a net that tells which task a shared feature comes from: logits (B, outputs) of features (B, width).
+
+    One hidden layer with a LeakyReLU and a second without, as in the paper's code.
+    """
+    return nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), nn.Linear(width, width), nn.Linear(width, outputs))
+
+
+class PrivateEncoders(PerTask):
+    """The private encoders: one for each task if task labels choose them, else one that each task starts afresh."""
+
+    kind = "private"
+
+    def __init__(self, shared: Backbone, tasks: int, inner: int | None) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(fresh_copy(shared, inner) for _ in range(tasks))
+
+    def begin(self, task: int) -> None:
+        """From now on only the encoder of `task` trains."""
+        if len(self.nets) == 1 and task > 0:
+            draw_anew(self.nets[0])
+        for i, net in enumerate(self.nets):
+            net.requires_grad_(i == min(task, len(self.nets) - 1))
+
+    def of(self, task: int) -> Backbone:
+        """The encoder that serves `task`."""
+        net = self.nets[task if len(self.nets) > 1 else 0]
+        assert isinstance(net, Backbone)
+        return net
+
+    def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
+        """Private features (B, F); samples of several tasks pass the encoders of those tasks only."""
+        if isinstance(task_labels, int) or len(self.nets) == 1:
+            return self.of(task_labels if isinstance(task_labels, int) else 0).features(x, 0)
+        tasks: list[int] = task_labels.unique().tolist()
+        rows = [(task_labels == task).nonzero().squeeze(1) for task in tasks]
+        found = [self.of(task).features(x[at], task) for task, at in zip(tasks, rows, strict=True)]
+        return torch.cat(found)[torch.cat(rows).argsort()]
+
+    def bytes_for(self, tasks: int) -> int:
+        """Bytes of the encoders of the first `tasks` tasks."""
+        return tensor_bytes(p for net in self.nets[:tasks] for p in net.parameters())
+
+
+class SharedPrivate(Backbone):
+    """Features [P(x), S(x)] of a private and a shared encoder, (B, 2F).
+
+    :param shared: S, with features of width F.
+    :param tasks: number of private encoders: that of tasks, or 1 if no task label chooses.
+    :param inner: as in `fresh_copy`.
+    """
+
+    def __init__(self, shared: Backbone, tasks: int, inner: int | None = None) -> None:
+        super().__init__()
+        self.shared = shared
+        self.private = PrivateEncoders(shared, tasks, inner)
+        self.width = 2 * shared.width
+        self.context = shared.context
+
+    def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
+        return torch.cat([self.private.features(x, task_labels), self.shared.features(x, task_labels)], dim=1)
+
+    def sites(self) -> list[Site]:
+        return self.shared.sites()
 
 
 class Repeated:
@@ -108,7 +211,7 @@ class ACLPlugin(FeaturesPlugin):
         self.backbone = SharedPrivate(model.backbone, private, self.options.private_width)
         model.backbone = self.backbone
         model.heads = wider_heads(model.heads, self.backbone.width)
-        self.discriminator: Discriminator
+        self.discriminator: nn.Sequential
         self._optimizer: Optimizer
         self._real: tuple[Tensor, Tensor]
         self._steps = 0
@@ -127,7 +230,7 @@ class ACLPlugin(FeaturesPlugin):
         strategy.dataloader = Repeated(strategy.dataloader, self.options.shared_steps)
         self._steps = 0
         tasks = strategy.experience.current_experience + 1
-        self.discriminator = Discriminator(self.half, tasks + 1).to(strategy.device)
+        self.discriminator = discriminator(self.half, tasks + 1).to(strategy.device)
         self._optimizer = new_optimizer(strategy.optimizer, self.discriminator, [])
         for group in self._optimizer.param_groups:
             group["lr"] = self.options.discriminator_learning_rate
@@ -219,11 +322,7 @@ def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | Shared
     replay=True,
     ddp_reason="its discriminator takes steps of its own on the features of the whole mini-batch",
 )
-class ACL(ContinualStrategy):
+class ACL(ShapingStrategy):
     """Adversarial continual learning."""
 
-    options_type = ACLOptions
-    options: ACLOptions
-
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> ACLPlugin:
-        return ACLPlugin(continual_model(model, "ACL"), self.options)
+    plugin_type = ACLPlugin

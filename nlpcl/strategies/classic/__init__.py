@@ -1,1 +1,0 @@
-"""CLASSIC: continual and contrastive learning."""

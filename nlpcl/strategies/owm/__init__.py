@@ -1,1 +1,0 @@
-"""OWM: orthogonal weights modification."""

@@ -1,1 +1,0 @@
-"""UCL: uncertainty-regularised continual learning."""
