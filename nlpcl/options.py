@@ -14,13 +14,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from nlpcl.config.spec import FIELDS
 from nlpcl.errors import UsageError, suggest
-from nlpcl.ranges import Since, in_words, since
+from nlpcl.ranges import Since, in_words
 
 # Fields of the spec, and constructor arguments that nlpcl fills in. They are not offered as options, and no option may
 # have their name.
@@ -44,7 +44,7 @@ class Option:
     @property
     def since(self) -> Since | None:
         """When the option came, if that was after the first records."""
-        return since(typing.get_args(self.annotation)) if typing.get_origin(self.annotation) is Annotated else None
+        return next((mark for mark in typing.get_args(self.annotation) if isinstance(mark, Since)), None)
 
     @property
     def type_name(self) -> str:
@@ -158,12 +158,6 @@ def show_signature(target: Any, signature: inspect.Signature) -> None:
     target.__signature__ = signature
 
 
-def entry_options(entry: Any) -> dict[str, Option]:
-    """Return the options of a strategy, backbone or benchmark by name."""
-    options: type[Options] = entry.options
-    return options.declared()
-
-
 def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
     """Every option's value: the given one, checked, or the default.
 
@@ -190,7 +184,7 @@ def stored_options(options: Mapping[str, Option], values: Mapping[str, Any], ver
 
 def complete_options(entry: Any, stored: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return stored options with the defaults of those that came later and are not stored."""
-    later = {name: option.default for name, option in entry_options(entry).items() if option.since is not None}
+    later = {name: option.default for name, option in entry.options.declared().items() if option.since is not None}
     return {**later, **(stored or {})}
 
 

@@ -81,11 +81,6 @@ _NAMES: dict[Any, str] = {
 _LIMITS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
-def since(metadata: Iterable[Any]) -> Since | None:
-    """Return the mark among a type's metadata, or None."""
-    return next((mark for mark in metadata if isinstance(mark, Since)), None)
-
-
 def in_words(annotation: Any) -> str:
     """Return a type as a reader would say it: `a number from 0 to 1`, `one of cnn, gru`."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)

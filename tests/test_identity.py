@@ -15,10 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from nlpcl.benchmarks._files.download import own_files
 from nlpcl.cli import main
-from nlpcl.config import spec
 from nlpcl.config.arguments import Request
 from nlpcl.config.resolve import check_repeatable, resolve
-from nlpcl.config.spec import RunSpec, spec_id
+from nlpcl.config.spec import RunSpec
 from nlpcl.errors import UsageError
 from nlpcl.options import complete_options, option
 from nlpcl.ranges import Since
@@ -317,18 +316,6 @@ def test_an_option_that_came_later_is_stored_only_where_it_says_something() -> N
         chosen = resolve(RunSpec.parse({"strategy": "l2", "options": {"strength": 0.5}}))
         assert chosen.spec_version == 2 and chosen.options["strength"] == 0.5
         check_repeatable(chosen)
-
-
-def test_what_was_renamed_keeps_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    today = resolve(RunSpec.parse({"strategy": "l2"}))
-    stored = today.model_dump(mode="json", exclude_unset=True)
-    (option, value), *_ = stored["options"].items()
-    stored["first_name"] = stored.pop("weight_decay")
-    stored["options"] = {"old_name": value, **{n: v for n, v in stored["options"].items() if n != option}}
-    monkeypatch.setattr(spec, "RENAMED", {"first_name": "weight_decay", "l2.old_name": f"l2.{option}"})
-    read = RunSpec.parse(stored)
-    assert read == today
-    assert read.id == spec_id(stored) == spec_id(read.model_dump(mode="json", exclude_unset=True))
 
 
 def test_a_file_of_word_vectors_is_known_by_its_contents(models: dict[str, str], own: Path, tmp_path: Path) -> None:

@@ -91,12 +91,12 @@ def _stream(
     assign: list[str] | None,
     scenario: str | None = None,
 ) -> Any:
-    from nlpcl.options import check_options, entry_options, parse_options
+    from nlpcl.options import check_options, parse_options
     from nlpcl.registry import benchmarks
 
     quiet()
     entry = benchmarks.get(name)
-    options = entry_options(entry)
+    options = entry.options.declared()
     chosen = check_options(entry.name, options, parse_options(assign or [], {entry.name: options})[entry.name])
     text = {"tokenizer": model, "max_length": max_length} if entry.modality == "text" else {}
     return entry.target(scenario or entry.scenarios[0], 0, root=data_root, **text, **chosen)

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from nlpcl.config.arguments import Request
-from nlpcl.config.spec import FIELDS, field_help
+from nlpcl.config.resolve import FIELD_OPTIONS
+from nlpcl.config.spec import FIELDS
 from nlpcl.options import show_signature
 
 _Assign = Annotated[
@@ -45,7 +46,7 @@ def asks_for_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     """Replace a command's parameter `asked: Request` by the options that say what is to be run."""
     flagged = {name: field.flags for name, field in FIELDS.items() if field.flags}
     named = [
-        _option(name, Annotated[str | None, typer.Option(*flags, help=field_help(name))])
+        _option(name, Annotated[str | None, typer.Option(*flags, help=FIELD_OPTIONS[name].help)])
         for name, flags in flagged.items()
     ]
     first = [*named, _option("assign", _Assign), _option("presets", _Presets)]

@@ -64,7 +64,7 @@ def _show_matrix(as_json: bool) -> None:
 @app.command(context_settings=NAMES)
 def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or backbone.")]) -> None:
     """Describe a strategy, benchmark or backbone and its options."""
-    from nlpcl.options import MISSING, entry_options
+    from nlpcl.options import MISSING
     from nlpcl.registry import backbones, benchmarks, strategies
 
     known: list[str] = []
@@ -88,7 +88,7 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
     for field, value in _facts(entry).items():
         table.add_row(field, _cell(value))
     console.print(table)
-    options = entry_options(entry)
+    options = entry.options.declared()
     if options:
         table = Table(title="options (--set name=value)", title_justify="left")
         for column in ("name", "type", "default", "meaning"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -15,13 +14,12 @@ from nlpcl.errors import UsageError, suggest
 from nlpcl.ranges import Count, Digest, Examples, LearningRate, Positive, Rate, Seed, Share, Since, in_words
 
 SPEC_VERSION = 2
-# Today's name by first name: of a field, or `owner.option` of an option. Ids are hashed of first names, so they stay.
-RENAMED: Mapping[str, str] = MappingProxyType({})
 
 _Schedule = Literal["linear", "constant", "plateau"]
 _Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 _Tokens = Annotated[int, Field(ge=8, le=512)]
 _Tested = Literal["seen", "full", "final"]
+_Spec = TypeVar("_Spec", bound="RunSpec")
 
 
 class RunSpec(BaseModel):
@@ -124,13 +122,37 @@ class RunSpec(BaseModel):
         return value
 
     @classmethod
-    def parse(cls, content: Mapping[str, Any]) -> RunSpec:
+    def parse(cls: type[_Spec], content: Mapping[str, Any]) -> _Spec:
         """Return the spec that a mapping describes: a `CompleteSpec` if it has a `spec_version`.
+
+        A complete spec has all fields of text or none, but for `model`: a backbone of word vectors can train its own.
 
         :raises UsageError: an unknown field, a value out of range, a complete spec that lacks a field, or a spec of a
             newer version.
         """
-        return CompleteSpec.parse(content) if "spec_version" in content else _checked(cls, content)
+        made: Any = CompleteSpec if "spec_version" in content else cls
+        version = content.get("spec_version")
+        if isinstance(version, int) and version > SPEC_VERSION:
+            raise UsageError(f"this spec has version {version}, newer than {SPEC_VERSION}: update nlpcl.")
+        for name in content:
+            if name not in made.model_fields:
+                raise UsageError(f"a spec has no field {name!r}. {suggest(name, made.model_fields)}")
+        needed = [name for name, field in made.model_fields.items() if field.is_required()]
+        of_text = [name for name, field in FIELDS.items() if field.text]
+        if needed and any(content.get(name) is not None for name in of_text):
+            needed += [name for name in of_text if name != "model"]
+        if missing := [name for name in needed if content.get(name) is None]:
+            raise UsageError(f"a complete spec needs {' and '.join(missing)}.")
+        try:
+            spec: _Spec = made(**content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            is_ours = first["type"] == "value_error"
+            types = get_type_hints(made, include_extras=True)
+            why = first["ctx"]["error"] if is_ours else f"it takes {in_words(types[name])}"
+            raise UsageError(f"{name} cannot be {content.get(name)!r}: {why}.") from error
+        return spec
 
 
 class CompleteSpec(RunSpec):
@@ -151,14 +173,6 @@ class CompleteSpec(RunSpec):
     precision: _Precision
     eval: _Tested
     spec_version: Count
-
-    @classmethod
-    def parse(cls, content: Mapping[str, Any]) -> CompleteSpec:
-        """Return the complete spec that a mapping describes.
-
-        :raises UsageError: as `RunSpec.parse`.
-        """
-        return _checked(cls, content)
 
     @property
     def id(self) -> str:
@@ -193,64 +207,12 @@ OWNERS: Mapping[str, str] = {name: field.options_of for name, field in FIELDS.it
 """By field that holds options the field that names whose they are."""
 
 
-def field_help(name: str) -> str:
-    """Return what `--help` says of a field."""
-    return " ".join((RunSpec.model_fields[name].description or "").split())
-
-
 def spec_id(stored: Mapping[str, Any]) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of a complete spec's canonical JSON.
 
     A stored spec is hashed as stored, so a field added to `RunSpec` later changes no old id. If there is a digest of a
     local encoder, it is hashed and the path is not: the encoder may lie elsewhere, or its path be spelled otherwise.
     """
-    first = _with_names(stored, {today: name for name, today in RENAMED.items()})
-    hashed = {name: value for name, value in first.items() if name != "model" or first.get("model_sha256") is None}
+    hashed = {name: value for name, value in stored.items() if name != "model" or stored.get("model_sha256") is None}
     text = json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-_Spec = TypeVar("_Spec", bound=RunSpec)
-
-
-def _checked(cls: type[_Spec], content: Mapping[str, Any]) -> _Spec:
-    content = _with_names(content, RENAMED)
-    version = content.get("spec_version")
-    if isinstance(version, int) and version > SPEC_VERSION:
-        raise UsageError(f"this spec has version {version}, newer than {SPEC_VERSION}: update nlpcl.")
-    for name in content:
-        if name not in cls.model_fields:
-            raise UsageError(f"a spec has no field {name!r}. {suggest(name, cls.model_fields)}")
-    if missing := [name for name in _needed(cls, content) if content.get(name) is None]:
-        raise UsageError(f"a complete spec needs {' and '.join(missing)}.")
-    try:
-        return cls(**content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        is_ours = first["type"] == "value_error"
-        types = get_type_hints(cls, include_extras=True)
-        why = first["ctx"]["error"] if is_ours else f"it takes {in_words(types[name])}"
-        raise UsageError(f"{name} cannot be {content.get(name)!r}: {why}.") from error
-
-
-def _needed(cls: type[RunSpec], content: Mapping[str, Any]) -> list[str]:
-    """Return the fields without which a spec of this class says too little.
-
-    A complete spec has all fields of text or none, but for `model`: a backbone of word vectors can train its own.
-    """
-    needed = [name for name, field in cls.model_fields.items() if field.is_required()]
-    of_text = [name for name, field in FIELDS.items() if field.text]
-    is_text = needed and any(content.get(name) is not None for name in of_text)
-    return [*needed, *(name for name in of_text if name != "model")] if is_text else needed
-
-
-def _with_names(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return the content of a spec with other names of its fields, and of the options in them."""
-    renamed = {}
-    for field, value in content.items():
-        if field in OWNERS and isinstance(value, Mapping):
-            owner = f"{content.get(OWNERS[field])}."
-            value = {names.get(f"{owner}{n}", f"{owner}{n}").removeprefix(owner): v for n, v in value.items()}
-        renamed[names.get(field, field)] = value
-    return renamed
