@@ -119,15 +119,3 @@ def encoder_digest(folder: Path) -> str:
 def digest_of_hashes(hashes: Mapping[str, str]) -> str:
     """Return one SHA-256 for many files, from the SHA-256 of each by name."""
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-
-
-def encoder_facts(model: str | None, vectors: Any) -> dict[str, Any] | None:
-    """What stood between text and the trained layers: an encoder's weights, or word vectors; None for images.
-
-    :param model: name of the encoder; None: there is none.
-    :param vectors: the benchmark's word vectors, if it has any.
-    """
-    if vectors is not None:
-        found: dict[str, Any] = vectors.source
-        return found
-    return None if model is None else encoder_fingerprint(model)

@@ -13,18 +13,18 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from nlpcl.config.files import sha256
 from nlpcl.errors import UsageError
-from nlpcl.runs.results import ResultsState
+from nlpcl.records.record import Record
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 
-_FORMAT = 3
+_FORMAT = 4
 KEPT = 2
 UNREADABLE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of a file that may be whole."""
@@ -32,7 +32,7 @@ START, NOW, HEAD, SUMS = "start", "now", "head.json", "sums.json"
 FILES = {HEAD, *(f"{part}.{kind}" for part in (START, NOW) for kind in ("json", "safetensors"))}
 _DIGITS = 18
 """Most digits of a checkpoint's number."""
-_Number = Annotated[int, Field(ge=0, le=10**9)]
+_Number = Annotated[int, Field(ge=0, le=10**15)]
 
 
 class Position(BaseModel):
@@ -50,19 +50,21 @@ class Head(BaseModel):
 
     :ivar rows: number of tasks that are done.
     :ivar position: None means between two tasks.
+    :ivar record: what the run has measured so far.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[3] = 3
-    spec: str
+    format: Literal[4] = 4
     rows: _Number
     position: Position | None
-    results: ResultsState
+    record: Record
 
     @model_validator(mode="after")
     def _of_as_many_tasks(self) -> Head:
-        if not self.results.tasks == self.rows <= len(self.results.matrices.accuracy):
+        kept = TypeAdapter(list[dict[str, _Number]]).validate_python(self.record.sizes.get("kept_bytes"), strict=True)
+        record = self.record
+        if not len(kept) == len(record.measured.seconds.train) == self.rows <= len(record.matrices.accuracy):
             raise ValueError("not all is of the same number of tasks")
         return self
 
@@ -139,7 +141,7 @@ class CheckpointFolder:
                 raise UsageError(f"{path} was written by a newer version of nlpcl: update it, or start over: --fresh.")
             elif isinstance(head, int):
                 self.faults.append(f"checkpoint {number} was written by an older version of nlpcl")
-            elif head.spec != self.spec_id:
+            elif head.record.id != self.spec_id:
                 self.faults.append(f"checkpoint {number} is of another spec")
             else:
                 self._chosen = path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -12,23 +13,10 @@ from pathlib import Path
 
 import torch
 
-from nlpcl.errors import UsageError
-
 PACKAGES = (
     *("nlpcl", "torch", "torchvision", "avalanche-lib", "transformers", "tokenizers", "torchmetrics"),
     *("numpy", "pillow"),
 )
-
-
-def check_system() -> None:
-    """Refuse a system on which a run could not be interrupted and resumed.
-
-    Checkpoints sync folders and are saved on SIGTERM; Windows has neither.
-
-    :raises UsageError: it is Windows.
-    """
-    if platform.system() == "Windows":
-        raise UsageError("nlpcl runs on Linux and macOS: on Windows start it in WSL, the Windows Subsystem for Linux.")
 
 
 def versions() -> dict[str, str]:
@@ -42,6 +30,7 @@ def versions() -> dict[str, str]:
     return installed
 
 
+@functools.cache  # each checkpoint asks; what runs is what was imported
 def git_state() -> dict[str, str | bool] | None:
     """Return commit and dirty flag of the source tree the package runs from, or None if it is installed."""
     root = Path(__file__).resolve().parents[2]
@@ -55,12 +44,10 @@ def git_state() -> dict[str, str | bool] | None:
     return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())}
 
 
-def peak_memory_mb() -> float | None:
-    """Return the largest resident memory of this process so far, in MiB; None on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return None
+def peak_memory_mb() -> float:
+    """Return the largest resident memory of this process so far, in MiB."""
+    import resource  # which Windows lacks, where `run` refuses to start
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes
 

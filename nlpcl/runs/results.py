@@ -5,45 +5,27 @@ from __future__ import annotations
 import time
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from avalanche.training.templates import SupervisedTemplate
-from pydantic import BaseModel, ConfigDict, Field
 
 from nlpcl.benchmarks import Benchmark
-from nlpcl.config.encoders import encoder_facts
+from nlpcl.config.encoders import encoder_fingerprint
 from nlpcl.config.spec import CompleteSpec
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models.sizes import model_bytes, sizes_of
-from nlpcl.records.record import Matrices, Measured, Record, Seconds, Span
+from nlpcl.records.record import Matrices, Measured, Record, Seconds
 from nlpcl.runs import environment
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 
-
-class ResultsState(BaseModel):
-    """What a checkpoint keeps of the results of a run."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    matrices: Matrices
-    kept_bytes: list[dict[str, Annotated[int, Field(ge=0)]]]
-    seconds: Seconds
-    spent: Span
-    resumed: Annotated[int, Field(ge=0)]
-    environment: dict[str, str]
-    data: dict[str, Any]
-
-    @property
-    def tasks(self) -> int:
-        """The number of tasks that are done; -1 if the results are of different numbers of tasks."""
-        tasks = len(self.kept_bytes)
-        return tasks if len(self.seconds.train) == tasks else -1
+UNFINISHED = "unfinished"
+"""The error in the record of a run that goes on."""
 
 
 class Results:
-    """What a run has measured so far. A checkpoint holds its `state`, so that a resumed run adds to it.
+    """What a run has measured so far. A checkpoint holds its `record`, so that a resumed run adds to it.
 
     :param spec: a complete spec.
     :param benchmark: what it trains on.
@@ -67,7 +49,11 @@ class Results:
         self.strategy = strategy
         self.device = device
         self.compiled = compiled
-        encoder = encoder_facts(spec.model, benchmark.vectors)
+        encoder: dict[str, Any] | None = None  # what stands between text and the trained layers
+        if benchmark.vectors is not None:
+            encoder = benchmark.vectors.source
+        elif spec.model is not None:
+            encoder = encoder_fingerprint(spec.model)
         self.data: dict[str, Any] = {"files": benchmark.files, "tasks": benchmark.sizes, "encoder": encoder}
         self.epochs = [spec.epochs_for(name) for name in benchmark.task_names]
         self.matrix = MatrixMetric(len(self.epochs))
@@ -87,37 +73,30 @@ class Results:
         """Note the time."""
         self.seconds.evaluate.append(self._elapsed())
 
-    def environment(self) -> dict[str, str]:
-        """Return what may change the last bits of a result."""
-        computed = {"device": str(self.device), "processes": str(distributed.world_size())}
-        return {**environment.versions(), **computed, "compiled": str(self.compiled)}
-
-    def state(self) -> ResultsState:
-        """Return what a checkpoint keeps of it."""
-        return ResultsState(
-            matrices=Matrices(**self.matrix.state()),
-            kept_bytes=self.kept_bytes,
-            seconds=self.seconds,
-            spent=self._spent(),
-            resumed=self.resumed,
-            environment=self.environment(),
-            data=self.data,
-        )
-
-    def load(self, state: ResultsState) -> None:
-        """Go on from the `state` of a checkpoint.
+    def load(self, record: Record) -> list[str]:
+        """Go on from the record so far of an earlier process; return in words what may change the last bits.
 
         :raises NotSerializable: it is of another number of tasks.
         """
-        if len(state.matrices.accuracy) != len(self.epochs):
-            raise NotSerializable(f"its matrices are of {len(state.matrices.accuracy)} tasks")
-        self.matrix.load(state.matrices.model_dump())
-        self.kept_bytes, self.seconds = state.kept_bytes, state.seconds
-        self._earlier, self.resumed = state.spent, state.resumed + 1
+        measured = record.measured
+        if len(record.matrices.accuracy) != len(self.epochs):
+            raise NotSerializable(f"its matrices are of {len(record.matrices.accuracy)} tasks")
+        then, now = (
+            {**r.versions, **{name: getattr(r.measured, name) for name in ("device", "processes", "compiled")}}
+            for r in (record, self.record(UNFINISHED))
+        )
+        self.matrix.load(record.matrices.model_dump())
+        self.kept_bytes, self.seconds = record.sizes["kept_bytes"], measured.seconds
+        self._earlier, self.resumed = measured.seconds.total or 0.0, measured.resumed + 1
+        return [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
 
     def record(self, error: str | None = None) -> Record:
-        """Return the record of a run that is done or, with an `error`, of one that failed."""
-        seconds = self.seconds.model_copy(update={"total": self._spent()})
+        """Return the record of a run that is done or, with an `error`, of one that failed.
+
+        With `UNFINISHED`, a checkpoint keeps it.
+        """
+        total = round(time.monotonic() - self._begun + self._earlier, 3)
+        seconds = self.seconds.model_copy(update={"total": total})
         tasks = zip(self.data["tasks"], self.epochs, seconds.train, strict=False)
         examples = sum(size["train"] * epochs for size, epochs, _ in tasks)
         started = datetime.now(timezone.utc) - timedelta(seconds=time.monotonic() - self._begun)
@@ -144,9 +123,6 @@ class Results:
                 git=environment.git_state(),
             ),
         )
-
-    def _spent(self) -> float:
-        return round(time.monotonic() - self._begun + self._earlier, 3)
 
     def _elapsed(self) -> float:
         before, self._last = self._last, time.monotonic()
