@@ -46,11 +46,6 @@ class Option:
         """When the option came, if that was after the first records."""
         return next((mark for mark in typing.get_args(self.annotation) if isinstance(mark, Since)), None)
 
-    @property
-    def type_name(self) -> str:
-        """The type in words, with its range."""
-        return in_words(self.annotation)
-
     def check(self, value: Any) -> Any:
         """`value` as the option's type.
 
@@ -59,7 +54,7 @@ class Option:
         try:
             return TypeAdapter(self.annotation).validate_python(value)
         except ValidationError as error:
-            raise UsageError(f"option {self.name} takes {self.type_name}, not {value!r}.") from error
+            raise UsageError(f"option {self.name} takes {in_words(self.annotation)}, not {value!r}.") from error
 
     def parse(self, text: str) -> Any:
         """The value that `text`, as typed on a command line, stands for."""

@@ -21,8 +21,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
-from nlpcl.config.fields import SCENARIOS, Scenario
 from nlpcl.config.orders import Published
+from nlpcl.config.spec import SCENARIOS, Scenario
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
 from nlpcl.options import Options, check_constructor, show_signature
 
@@ -329,23 +329,14 @@ def check_combination(
     """
     check_scenario(strategy, scenario)
     check_scenario(benchmark, scenario)
-    if backbone.modality != benchmark.modality:
+    named = strategy.backbones
+    if backbone.modality != benchmark.modality or (named is not None and backbone.name not in named):
         fitting = [entry.name for entry in backbones.entries() if entry.modality == benchmark.modality]
-        usable = [name for name in fitting if strategy.backbones is None or name in strategy.backbones]
-        offer = f"use --backbone {' or '.join(usable)}" if usable else f"{strategy.name} has no backbone for it"
+        usable = [name for name in fitting if named is None or name in named]
+        offer = f"use --backbone {' or '.join(usable)}" if usable else f"it needs backbone {' or '.join(named or ())}"
         raise Impossible(
-            f"{benchmark.name} holds {benchmark.modality}s and backbone {backbone.name} takes {backbone.modality}s: "
-            f"{offer}."
-        )
-    if strategy.backbones is not None and backbone.name not in strategy.backbones:
-        fitting = [name for name in strategy.backbones if backbones.get(name).modality == benchmark.modality]
-        if not fitting:
-            raise Impossible(
-                f"{strategy.name} does not run on {benchmark.modality}s: it needs backbone "
-                f"{' or '.join(strategy.backbones)}."
-            )
-        raise Impossible(
-            f"{strategy.name} does not run on backbone {backbone.name}: it needs {' or '.join(fitting)} (--backbone)."
+            f"{strategy.name} with backbone {backbone.name} does not run on {benchmark.name}, which holds "
+            f"{benchmark.modality}s: {offer}."
         )
 
 

@@ -65,6 +65,7 @@ def _show_matrix(as_json: bool) -> None:
 def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or backbone.")]) -> None:
     """Describe a strategy, benchmark or backbone and its options."""
     from nlpcl.options import MISSING
+    from nlpcl.ranges import in_words
     from nlpcl.registry import backbones, benchmarks, strategies
 
     known: list[str] = []
@@ -95,7 +96,7 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
             table.add_column(column, overflow="fold")
         for option in options.values():
             default = "required" if option.default is MISSING else str(option.default)
-            table.add_row(option.name, option.type_name, default, option.help)
+            table.add_row(option.name, in_words(option.annotation), default, option.help)
         console.print(table)
 
 

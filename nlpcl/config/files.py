@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -11,6 +10,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from pydantic import ValidationError
+
+from nlpcl.errors import UsageError
+
+_KNOWN: dict[tuple[int, ...], str] = {}
 
 
 @contextmanager
@@ -41,10 +44,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either what it held before or all of it.
 
-    :raises OSError: it cannot be written.
+    :raises UsageError: it cannot be written.
     """
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"could not write {path} ({error.strerror or error}): choose another place.") from error
 
 
 def sha256(path: Path) -> str:
@@ -63,12 +69,9 @@ def known_sha256(path: Path) -> str:
     """
     facts = path.stat()
     stamp = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-    return _sha256_of(path.resolve(), stamp)
-
-
-@functools.cache
-def _sha256_of(path: Path, stamp: tuple[int, ...]) -> str:
-    return sha256(path)
+    if stamp not in _KNOWN:
+        _KNOWN[stamp] = sha256(path)
+    return _KNOWN[stamp]
 
 
 def fault(error: ValidationError) -> str:

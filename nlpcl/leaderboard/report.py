@@ -190,7 +190,4 @@ def plot_ranks(comparison: Comparison, path: Path) -> None:
     axes.set_title(title, fontsize="medium")
     content = io.BytesIO()
     figure.savefig(content, format=path.suffix[1:].lower(), dpi=150)
-    try:
-        write_atomically(path, content.getvalue())
-    except OSError as error:
-        raise UsageError(f"could not write {path} ({error.strerror or error}).") from error
+    write_atomically(path, content.getvalue())

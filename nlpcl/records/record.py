@@ -171,11 +171,7 @@ class Record(BaseModel):
 
         :raises UsageError: the file cannot be written.
         """
-        path = Path(path)
-        try:
-            write_atomically(path, self.content())
-        except OSError as error:
-            raise UsageError(f"could not write {path} ({error.strerror or error}); choose another --out.") from error
+        write_atomically(Path(path), self.content())
 
     @classmethod
     def load(cls, path: str | Path) -> Record:

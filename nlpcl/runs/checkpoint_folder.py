@@ -110,7 +110,10 @@ class CheckpointFolder:
             (temporary / f"{part}.json").write_text(json.dumps(tree))
             if part == NOW and older is not None:
                 for file in older.glob(f"{START}.*"):
-                    _share(file, temporary / file.name)
+                    try:
+                        os.link(file, temporary / file.name)
+                    except OSError:  # a file system without hard links
+                        shutil.copyfile(file, temporary / file.name)
             (temporary / HEAD).write_text(head.model_dump_json())
             sums = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
             (temporary / SUMS).write_text(json.dumps(sums, indent=1))
@@ -153,15 +156,13 @@ class CheckpointFolder:
 
         :raises UsageError: it is not there.
         """
-        path = self.path / str(number)
-        head = self._head(path)
-        if not isinstance(head, Head):
+        self._chosen = self.path / str(number)
+        if not isinstance(head := self._head(self._chosen), Head):
             raise UsageError(
                 f"process {distributed.rank()} finds no checkpoint {number} in {self.path}: --out must be a folder "
                 "that all machines of a run share."
             )
-        self._chosen = path
-        return path, head
+        return self._chosen, head
 
     def _head(self, path: Path) -> Head | int | None:
         """Return a checkpoint's head, its format if that is another one, or None if it is cut short or changed.
@@ -205,13 +206,6 @@ class CheckpointFolder:
         """Remove all of them."""
         if distributed.is_rank_zero():
             shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _share(file: Path, there: Path) -> None:
-    try:
-        os.link(file, there)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(file, there)
 
 
 def _sync(path: Path) -> None:

@@ -30,6 +30,11 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def peak_gpu_memory_mb(device: torch.device) -> float | None:
+    """Return the largest memory allocated on a GPU so far, in MiB; None on another device."""
+    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None
+
+
 @functools.cache  # each checkpoint asks; what runs is what was imported
 def git_state() -> dict[str, str | bool] | None:
     """Return commit and dirty flag of the source tree the package runs from, or None if it is installed."""
@@ -52,22 +57,12 @@ def peak_memory_mb() -> float:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes
 
 
-def peak_gpu_memory_mb(device: torch.device) -> float | None:
-    """Return the largest memory allocated on a GPU so far, in MiB; None on another device."""
-    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None
-
-
 def host() -> dict[str, str | int | None]:
     """Describe the machine in words that name no person or path."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    machine = {"system": platform.system(), "machine": platform.machine(), "cpu": _processor(), "gpu": gpu}
+    cpu = platform.processor() or None
+    with suppress(OSError):  # Linux alone tells the model in words
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    machine = {"system": platform.system(), "machine": platform.machine(), "cpu": cpu, "gpu": gpu}
     return {**machine, "cores": os.cpu_count()}
-
-
-def _processor() -> str | None:
-    """Return the processor's model, which Linux alone tells in words."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or None

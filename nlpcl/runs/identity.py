@@ -30,8 +30,16 @@ def identified(spec: CompleteSpec, data_root: str | Path | None) -> CompleteSpec
     :param data_root: folder with the data; None means the one that NLPCL_DATA names.
     :raises UsageError: the spec has the digest of other or missing data, or of another or missing encoder.
     """
+    from nlpcl.benchmarks._files.download import data_root as folder_of
+
+    own_files = benchmarks.get(spec.benchmark).own_files
+    root = None if own_files is None else folder_of(data_root, file=True)
+    hashes = {} if own_files is None or root is None else own_files(root, spec)
     words = bool(backbones.get(spec.backbone).words)
-    digests = {"data_sha256": _data_digest(spec, data_root), "model_sha256": model_digest(spec.model, words)}
+    digests = {
+        "data_sha256": digest_of_hashes(hashes) if hashes else None,
+        "model_sha256": model_digest(spec.model, words),
+    }
     advice = {
         "data_sha256": "name the folder that holds the same data with --data-root",
         "model_sha256": "name the folder that holds the same encoder with --model",
@@ -46,16 +54,6 @@ def identified(spec: CompleteSpec, data_root: str | Path | None) -> CompleteSpec
     if not new:
         return spec
     return spec.model_copy(update={**new, "spec_version": SPEC_VERSION})
-
-
-def _data_digest(spec: CompleteSpec, data_root: str | Path | None) -> str | None:
-    from nlpcl.benchmarks._files.download import data_root as folder_of
-
-    own_files = benchmarks.get(spec.benchmark).own_files
-    if own_files is None or (root := folder_of(data_root, file=True)) is None:
-        return None
-    hashes = own_files(root, spec)
-    return digest_of_hashes(hashes) if hashes else None
 
 
 def check_same(known: Mapping[str, Any], now: Mapping[str, Any], place: str) -> None:

@@ -198,8 +198,11 @@ class Restore:
         if not isinstance(training, bool):
             raise NotSerializable(f"{path}: its mode is {training!r}")
         old.training = training
-        if extra is not None:
-            self._extra(extra, old, path)
+        if extra is not None:  # the module makes layers that it had, as with torch's `load_state_dict`
+            now = old.get_extra_state()
+            state = self.value(extra, now, f"{path}.extra")
+            if not (isinstance(state, Tensor) and torch.equal(now, state)):
+                old.set_extra_state(state)
         present = parts_of(old)
         # What is empty is filled while a task trains.
         check_held(path, set(parts) - empty_buffers(old), set(present))
@@ -215,29 +218,17 @@ class Restore:
         self._hold(held, old, path)
         return old
 
-    def _extra(self, node: Node, module: nn.Module, path: str) -> None:
-        """Let a module make layers that it had when it was stored, as torch's `load_state_dict` does."""
-        now = module.get_extra_state()
-        state = self.value(node, now, f"{path}.extra")
-        if not (isinstance(state, Tensor) and torch.equal(now, state)):
-            module.set_extra_state(state)
-
     def node_object(self, content: Node, old: Any, path: str) -> Any:
         name, held = content
         if old is _MISSING or old is None:
-            return self._hold(held, self._made(name, path), path, made=True)
+            cls: Any = WALKED.get(name) or restorable_class(name)
+            if cls is None:
+                raise NotSerializable(f"{path}: a {name} is made while a task trains")
+            # Without attributes, if its class declares what it needs.
+            return self._hold(held, cls() if name in WALKED else cls.__new__(cls), path, made=True)
         if class_name(type(old)) != name or not (walked(old) or declared_state(type(old)) is not None):
             raise NotSerializable(f"{path}: a {name} in the place of a {class_name(type(old))}")
         return self._hold(held, old, path)
-
-    def _made(self, name: str, path: str) -> Any:
-        """A new object, without attributes if its class declares what it needs."""
-        if name in WALKED:
-            return WALKED[name]()
-        cls: Any = restorable_class(name)
-        if cls is None:
-            raise NotSerializable(f"{path}: a {name} is made while a task trains")
-        return cls.__new__(cls)
 
     def _hold(self, held: dict[str, Node], owner: Any, path: str, made: bool = False) -> Any:
         """Set the attributes of an object, all that it declares or, if it is walked, all that it has."""

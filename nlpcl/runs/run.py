@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,6 @@ from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
 from nlpcl.runs.checkpoint import CheckpointManager, interruptible
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
-from nlpcl.runs.failures import explaining
 from nlpcl.runs.fit import fit
 from nlpcl.runs.identity import check_same, identified
 from nlpcl.runs.lock import run_lock
@@ -33,6 +32,7 @@ from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 from nlpcl.training.device import seed_everything, tf32
 from nlpcl.training.evaluators import silent_evaluator
+from nlpcl.training.torch_internals import COMPILER_ERRORS
 
 
 def setup(
@@ -233,6 +233,37 @@ def run(
                 (folder / "failed.json").unlink(missing_ok=True)
             saved.clear()
         return record
+
+
+@contextmanager
+def explaining(strategy: SupervisedTemplate[Any, Any, Any] | None, spec: CompleteSpec) -> Iterator[None]:
+    """Turn an error that is no fault of the program into a sentence on what to do.
+
+    :param strategy: the one that trains; None means that it is being made.
+    :raises UsageError: memory ran out, or torch cannot compile the encoder.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # CPU and cuBLAS raise a plain RuntimeError, known by its text.
+        texts = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in texts):
+            if strategy is None:
+                why = "before the training: what --model, --backbone or --set ask for is too large"
+            elif not strategy.is_training:
+                why = f"at test: try an --eval-batch-size below {strategy.eval_mb_size}, or --precision bf16"
+            else:
+                recomputes = getattr(getattr(strategy.model, "backbone", None), "recomputes", None)
+                less = ", --gradient-checkpointing" if recomputes is False else ""
+                why = f"with --train-batch-size {spec.train_batch_size}: try a smaller one{less} or --precision bf16"
+            failure = UsageError(f"out of memory {why}.")
+        elif type(error).__module__ in COMPILER_ERRORS:
+            why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            failure = UsageError(f"torch cannot compile the encoder here ({why}): leave --compile out.")
+        else:
+            raise
+        failure.of_one_process = True
+        raise failure from error
 
 
 def _read_record(path: Path) -> Record | None:
