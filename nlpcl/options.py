@@ -58,16 +58,9 @@ class Option:
 
     def parse(self, text: str) -> Any:
         """The value that `text`, as typed on a command line, stands for."""
-        try:
-            value = json.loads(text)
-        except ValueError:  # no JSON, or a number with thousands of digits
-            return self.check(text)
-        try:
-            return self.check(value)
-        except UsageError as error:
-            with suppress(UsageError):  # a text may look like a number
-                return self.check(text)
-            raise error
+        with suppress(ValueError):  # no JSON, a number with thousands of digits, or a text that looks like a number
+            return self.check(json.loads(text))
+        return self.check(text)
 
 
 def option(default: Any = ..., help: str = "") -> Any:

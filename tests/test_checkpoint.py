@@ -24,11 +24,11 @@ from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
 from nlpcl.leaderboard.files import read_runs
 from nlpcl.records.record import Record
-from nlpcl.runs import environment
+from nlpcl.runs import results
 from nlpcl.runs import run as experiment
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
+from nlpcl.runs.fit import Silent
 from nlpcl.runs.identity import identified
-from nlpcl.runs.progress import Silent
 from nlpcl.runs.state import Capture, Streams
 from nlpcl.training.strategy import ContinualStrategy
 from nlpcl.training.torch_internals import version_of
@@ -231,8 +231,8 @@ def test_going_on_elsewhere_is_told(
     interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    versions = environment.versions()
-    monkeypatch.setattr(environment, "versions", lambda: {**versions, "threads": "64"})
+    versions = results.versions()
+    monkeypatch.setattr(results, "versions", lambda: {**versions, "threads": "64"})
     monkeypatch.setattr(Silent, "say", lambda silent, sentence: said.append(sentence))
     goes_on(interrupted[0], interrupted[1], three_tasks, tmp_path, lambda checkpoints: None)
     assert any(mentions(line, f"threads {versions['threads']} 64") for line in said)

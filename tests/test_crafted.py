@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nlpcl.runs.checkpoint import CheckpointManager
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
-from nlpcl.runs.progress import ProgressPlugin, Silent
+from nlpcl.runs.fit import ProgressPlugin, Silent
 from nlpcl.runs.restore import Restore
 from nlpcl.runs.results import Results
 from nlpcl.runs.run import setup

@@ -26,9 +26,8 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
 from nlpcl.runs.checkpoint_folder import NOW, START, CheckpointFolder, Head, Position
-from nlpcl.runs.fit import Observer
+from nlpcl.runs.fit import Observer, Progress
 from nlpcl.runs.identity import check_same
-from nlpcl.runs.progress import Progress
 from nlpcl.runs.restore import UNEXPECTED, Restore, check_held
 from nlpcl.runs.results import UNFINISHED, Results
 from nlpcl.runs.state import Capture, NotSerializable, Streams, Untouched

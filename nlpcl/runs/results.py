@@ -1,10 +1,17 @@
-"""What a run has measured so far, of which its record is made."""
+"""What a run has measured so far, on which machine and with which software: of this its record is made."""
 
 from __future__ import annotations
 
+import functools
+import os
+import platform
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +23,64 @@ from nlpcl.config.spec import CompleteSpec
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models.sizes import model_bytes, sizes_of
 from nlpcl.records.record import Matrices, Measured, Record, Seconds
-from nlpcl.runs import environment
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 
+PACKAGES = (
+    *("nlpcl", "torch", "torchvision", "avalanche-lib", "transformers", "tokenizers", "torchmetrics"),
+    *("numpy", "pillow"),
+)
 UNFINISHED = "unfinished"
 """The error in the record of a run that goes on."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that can change a result, and the number of threads."""
+    installed = {"python": platform.python_version(), "threads": str(torch.get_num_threads())}
+    for package in PACKAGES:
+        try:
+            installed[package] = version(package)
+        except PackageNotFoundError:
+            installed[package] = "not installed"
+    return installed
+
+
+def peak_gpu_memory_mb(device: torch.device) -> float | None:
+    """Return the largest memory allocated on a GPU so far, in MiB; None on another device."""
+    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if device.type == "cuda" else None
+
+
+@functools.cache  # each checkpoint asks; what runs is what was imported
+def git_state() -> dict[str, str | bool] | None:
+    """Return commit and dirty flag of the source tree the package runs from, or None if it is installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())}
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident memory of this process so far, in MiB."""
+    import resource  # which Windows lacks, where `run` refuses to start
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)  # macOS counts bytes
+
+
+def host() -> dict[str, str | int | None]:
+    """Describe the machine in words that name no person or path."""
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    cpu = platform.processor() or None
+    with suppress(OSError):  # Linux alone tells the model in words
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    machine = {"system": platform.system(), "machine": platform.machine(), "cpu": cpu, "gpu": gpu}
+    return {**machine, "cores": os.cpu_count()}
 
 
 class Results:
@@ -66,7 +125,7 @@ class Results:
     def on_task_end(self, tasks: int) -> None:
         """Note the time and the bytes to keep; `tasks` are trained."""
         self.seconds.train.append(self._elapsed())
-        kept_bytes = getattr(self.strategy, "kept_bytes", partial(model_bytes, self.strategy.model))
+        kept_bytes = getattr(self.strategy, "kept_bytes", functools.partial(model_bytes, self.strategy.model))
         self.kept_bytes.append(kept_bytes(tasks))
 
     def on_evaluation_end(self) -> None:
@@ -107,20 +166,20 @@ class Results:
             data=self.data,
             sizes={**sizes_of(self.strategy), "kept_bytes": self.kept_bytes},
             seeds={"train": self.spec.seed, "data": self.spec.data_seed},
-            versions=environment.versions(),
+            versions=versions(),
             matrices=Matrices(**self.matrix.state()),
             measured=Measured(
                 started=started.isoformat(timespec="seconds"),
                 seconds=seconds,
                 samples_per_second=round(examples / max(sum(seconds.train), 1e-3), 2),
-                peak_memory_mb=environment.peak_memory_mb(),
-                peak_gpu_memory_mb=environment.peak_gpu_memory_mb(self.device),
+                peak_memory_mb=peak_memory_mb(),
+                peak_gpu_memory_mb=peak_gpu_memory_mb(self.device),
                 device=str(self.device),
                 processes=distributed.world_size(),
                 resumed=self.resumed,
                 compiled=self.compiled,
-                host=environment.host(),
-                git=environment.git_state(),
+                host=host(),
+                git=git_state(),
             ),
         )
 

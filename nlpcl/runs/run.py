@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +23,9 @@ from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
 from nlpcl.runs.checkpoint import CheckpointManager, interruptible
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
-from nlpcl.runs.fit import fit
+from nlpcl.runs.fit import Progress, ProgressPlugin, Silent, fit
 from nlpcl.runs.identity import check_same, identified
 from nlpcl.runs.lock import run_lock
-from nlpcl.runs.progress import Progress, ProgressPlugin, Silent
 from nlpcl.runs.results import Results
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
@@ -169,8 +168,9 @@ def run(
         stack.enter_context(tf32(spec.precision == "tf32"))
         check_processes(strategies.get(spec.strategy), distributed.world_size())
         must_match = {} if repeated is None else {"the record to repeat": repeated.data}
-        if folder is not None and not fresh and (before := _read_record(folder / "record.json")) is not None:
-            must_match[str(folder / "record.json")] = before.data
+        if folder is not None and not fresh:
+            with suppress(UsageError):  # there is none, or the file is not a record
+                must_match[str(folder / "record.json")] = Record.load(folder / "record.json").data
         saved = None if folder is None else CheckpointFolder(folder / "checkpoints", spec.id)
         if saved is not None and fresh:
             saved.clear()
@@ -264,11 +264,3 @@ def explaining(strategy: SupervisedTemplate[Any, Any, Any] | None, spec: Complet
             raise
         failure.of_one_process = True
         raise failure from error
-
-
-def _read_record(path: Path) -> Record | None:
-    """Return the record in a file; None if there is none, or the file is not a record."""
-    try:
-        return Record.load(path) if path.exists() else None
-    except UsageError:
-        return None
