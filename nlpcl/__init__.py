@@ -22,24 +22,16 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from nlpcl.config.spec import RunSpec
-    from nlpcl.errors import UsageError
-    from nlpcl.models import BertAdapter, ContinualModel, build_model
-    from nlpcl.records.record import Record
-    from nlpcl.runs.fit import fit
-    from nlpcl.runs.run import run
+    from nlpcl.config.spec import RunSpec as RunSpec
+    from nlpcl.errors import UsageError as UsageError
+    from nlpcl.models import BertAdapter as BertAdapter
+    from nlpcl.models import ContinualModel as ContinualModel
+    from nlpcl.models import build_model as build_model
+    from nlpcl.records.record import Record as Record
+    from nlpcl.runs.fit import fit as fit
+    from nlpcl.runs.run import run as run
 
-__all__ = [
-    "BertAdapter",
-    "ContinualModel",
-    "Record",
-    "RunSpec",
-    "UsageError",
-    "__version__",
-    "build_model",
-    "fit",
-    "run",
-]
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
