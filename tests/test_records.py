@@ -132,7 +132,7 @@ def test_numbers_that_no_record_can_hold_are_damage(tmp_path: Path, part: str, n
 
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make().save(tmp_path / "record.json")
-    monkeypatch.setattr("nlpcl.records.record.MOST_BYTES", 100)
+    monkeypatch.setattr("nlpcl.config.files.MOST_BYTES", 100)
     with refused("record.json MiB"):
         Record.load(tmp_path / "record.json")
 

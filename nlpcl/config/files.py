@@ -1,4 +1,4 @@
-"""Files that are written as a whole or not at all, their SHA-256, and what is wrong in one."""
+"""Files that are written as a whole or not at all, their SHA-256, and how one of JSON is read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from nlpcl.errors import UsageError
 
+MOST_BYTES = 32 * 2**20
+_Model = TypeVar("_Model", bound=BaseModel)
 _KNOWN: dict[tuple[int, ...], str] = {}
 
 
@@ -74,8 +77,21 @@ def known_sha256(path: Path) -> str:
     return _KNOWN[stamp]
 
 
-def fault(error: ValidationError) -> str:
-    """Return what is wrong first in a file, and where in it."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
-    return f"{where}: {first['msg']}"
+def read_model(kind: type[_Model], path: Path, name: str) -> _Model:
+    """Return the content of a JSON file.
+
+    :param name: what a file of this kind is called, for the messages.
+    :raises UsageError: there is no such file, or it is not of this kind.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UsageError(f"{path} is not a {name}: it is larger than {MOST_BYTES // 2**20} MiB.")
+        return kind.model_validate_json(content)
+    except OSError as error:
+        raise UsageError(f"cannot read {path} ({error.strerror}).") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(f"{path} is not a {name}: {where}: {first['msg']}.") from error

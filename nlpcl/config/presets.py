@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from nlpcl.config.files import fault, write_atomically
+from nlpcl.config.files import read_model, write_atomically
 from nlpcl.config.spec import FIELDS, OWNERS, CompleteSpec
 from nlpcl.errors import UsageError, suggest
 from nlpcl.registry import benchmarks
@@ -110,12 +110,7 @@ class PresetFile(BaseModel):
 
         :raises UsageError: there is no such file, or it is not a preset.
         """
-        try:
-            preset = cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise UsageError(f"cannot read {path} ({error.strerror}).") from error
-        except ValidationError as error:
-            raise UsageError(f"{path} is not a preset: {fault(error)}.") from error
+        preset = read_model(cls, path, "preset")
         for names, allowed in ((preset.when, {*FIELDS, "modality"}), (preset.values, set(FIELDS))):
             for name in names:
                 if name not in allowed:

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from nlpcl.config.files import fault, write_atomically
+from nlpcl.config.files import read_model, write_atomically
 from nlpcl.config.spec import CompleteSpec, spec_id
 from nlpcl.errors import UsageError
 from nlpcl.records.metrics import derive
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _DIGITS = 6
 MOST_TASKS = 1000
-MOST_BYTES = 32 * 2**20
 TASK_NAME_WIDTH = 22
 _AtLeastZero = Annotated[float, Field(ge=0)]
 Span = Annotated[float, Field(ge=0, le=1e9)]  # seconds: their sum is finite, too
@@ -179,16 +178,7 @@ class Record(BaseModel):
 
         :raises UsageError: there is no such file, or it is not a record.
         """
-        try:
-            with Path(path).open("rb") as file:
-                content = file.read(MOST_BYTES + 1)
-            if len(content) > MOST_BYTES:
-                raise UsageError(f"{path} is not a record: it is larger than {MOST_BYTES // 2**20} MiB.")
-            return cls.model_validate_json(content)
-        except OSError as error:
-            raise UsageError(f"cannot read {path} ({error.strerror}).") from error
-        except ValidationError as error:
-            raise UsageError(f"{path} is not a record: {fault(error)}.") from error
+        return read_model(cls, Path(path), "record")
 
 
 def short_task_name(name: str) -> str:

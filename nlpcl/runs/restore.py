@@ -85,11 +85,10 @@ class Restore:
     def node_same(self, content: Node, old: Any, path: str) -> Any:
         return self._built[content[0]]
 
-    def node_kept(self, content: Node, old: Any, path: str) -> Tensor:
+    def node_kept(self, content: Node, old: Any, path: str) -> Any:
         if old not in self.untouched or self.untouched[old] != version_of(old):
             raise NotSerializable(f"{path}: is not stored")
-        tensor: Tensor = old
-        return tensor
+        return old
 
     def node_constant(self, content: Node, old: Any, path: str) -> Any:
         if not constant(old):
