@@ -14,13 +14,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from nlpcl.config.spec import FIELDS
 from nlpcl.errors import UsageError, suggest
-from nlpcl.ranges import Since, in_words, since
+from nlpcl.ranges import Since, in_words
 
 # Fields of the spec, and constructor arguments that nlpcl fills in. They are not offered as options, and no option may
 # have their name.
@@ -44,12 +44,7 @@ class Option:
     @property
     def since(self) -> Since | None:
         """When the option came, if that was after the first records."""
-        return since(typing.get_args(self.annotation)) if typing.get_origin(self.annotation) is Annotated else None
-
-    @property
-    def type_name(self) -> str:
-        """The type in words, with its range."""
-        return in_words(self.annotation)
+        return next((mark for mark in typing.get_args(self.annotation) if isinstance(mark, Since)), None)
 
     def check(self, value: Any) -> Any:
         """`value` as the option's type.
@@ -59,20 +54,13 @@ class Option:
         try:
             return TypeAdapter(self.annotation).validate_python(value)
         except ValidationError as error:
-            raise UsageError(f"option {self.name} takes {self.type_name}, not {value!r}.") from error
+            raise UsageError(f"option {self.name} takes {in_words(self.annotation)}, not {value!r}.") from error
 
     def parse(self, text: str) -> Any:
         """The value that `text`, as typed on a command line, stands for."""
-        try:
-            value = json.loads(text)
-        except ValueError:  # no JSON, or a number with thousands of digits
-            return self.check(text)
-        try:
-            return self.check(value)
-        except UsageError as error:
-            with suppress(UsageError):  # a text may look like a number
-                return self.check(text)
-            raise error
+        with suppress(ValueError):  # no JSON, a number with thousands of digits, or a text that looks like a number
+            return self.check(json.loads(text))
+        return self.check(text)
 
 
 def option(default: Any = ..., help: str = "") -> Any:
@@ -158,12 +146,6 @@ def show_signature(target: Any, signature: inspect.Signature) -> None:
     target.__signature__ = signature
 
 
-def entry_options(entry: Any) -> dict[str, Option]:
-    """Return the options of a strategy, backbone or benchmark by name."""
-    options: type[Options] = entry.options
-    return options.declared()
-
-
 def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
     """Every option's value: the given one, checked, or the default.
 
@@ -190,7 +172,7 @@ def stored_options(options: Mapping[str, Option], values: Mapping[str, Any], ver
 
 def complete_options(entry: Any, stored: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return stored options with the defaults of those that came later and are not stored."""
-    later = {name: option.default for name, option in entry_options(entry).items() if option.since is not None}
+    later = {name: option.default for name, option in entry.options.declared().items() if option.since is not None}
     return {**later, **(stored or {})}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -81,16 +80,17 @@ _NAMES: dict[Any, str] = {
 _LIMITS = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
-def since(metadata: Iterable[Any]) -> Since | None:
-    """Return the mark among a type's metadata, or None."""
-    return next((mark for mark in metadata if isinstance(mark, Since)), None)
-
-
 def in_words(annotation: Any) -> str:
     """Return a type as a reader would say it: `a number from 0 to 1`, `one of cnn, gru`."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return " ".join([in_words(parts[0]), *_range(parts[1:])])
+        marks = [mark for field in parts[1:] for mark in getattr(field, "metadata", ())]
+        bounds = {name: getattr(mark, name) for mark in marks for name in _LIMITS if hasattr(mark, name)}
+        if "ge" in bounds and "le" in bounds:
+            limits = f"from {_shown(bounds['ge'])} to {_shown(bounds['le'])}"
+        else:
+            limits = " and ".join(f"{word} {_shown(bounds[name])}" for name, word in _LIMITS.items() if name in bounds)
+        return f"{in_words(parts[0])} {limits}".rstrip()
     if origin is Literal:
         return f"one of {', '.join(map(str, parts))}"
     if origin in (typing.Union, types.UnionType):
@@ -101,15 +101,6 @@ def in_words(annotation: Any) -> str:
     if origin is not None and parts:
         return f"a list (each {in_words(parts[0])})"
     return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
-
-
-def _range(metadata: Iterable[Any]) -> list[str]:
-    marks = [mark for field in metadata for mark in getattr(field, "metadata", ())]
-    bounds = {name: getattr(mark, name) for mark in marks for name in _LIMITS if hasattr(mark, name)}
-    if "ge" in bounds and "le" in bounds:
-        return [f"from {_shown(bounds['ge'])} to {_shown(bounds['le'])}"]
-    limits = [f"{word} {_shown(bounds[name])}" for name, word in _LIMITS.items() if name in bounds]
-    return [" and ".join(limits)] if limits else []
 
 
 def _shown(bound: float) -> str:

@@ -19,10 +19,10 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
-from nlpcl.config.fields import SCENARIOS, Scenario
 from nlpcl.config.orders import Published
+from nlpcl.config.spec import SCENARIOS, Scenario
 from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
 from nlpcl.options import Options, check_constructor, show_signature
 
@@ -37,20 +37,37 @@ LONGEST = 400
 
 
 @dataclass(frozen=True)
-class StrategyEntry:
-    """The facts of a strategy, known before it is built.
+class Entry:
+    """A name, what it stands for, and a line on it.
 
-    `protocol`, an attribute of the target, says how it is driven: `continual` trains on one experience after another
-    and is tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains once on the
-    whole stream and fills the last row. `ddp` says whether it trains in several processes what it trains in one,
-    `ddp_reason` why not. `options` is the class of its options, by default the target's; `presets` are `(condition,
-    values)` pairs, see `nlpcl.config.presets`; `aliases` find it, too.
+    `options` is the class of its options, by default that which the target names; `aliases` find the entry, too.
+
+    :raises ValueError: the target's constructor names options, too.
     """
 
     name: str
     target: Any
     _: KW_ONLY
     title: str
+    aliases: tuple[str, ...] = ()
+    options: type[Options] = Options
+
+    def __post_init__(self) -> None:
+        if self.options is Options:
+            object.__setattr__(self, "options", getattr(self.target, "options_type", Options))
+            check_constructor(self.target, self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyEntry(Entry):
+    """The facts of a strategy, known before it is built.
+
+    `protocol`, an attribute of the target, says how it is driven: `continual` trains on one experience after another
+    and is tested on those seen; `isolated` starts afresh for each and fills the diagonal; `joint` trains once on the
+    whole stream and fills the last row. `ddp` says whether it trains in several processes what it trains in one,
+    `ddp_reason` why not. `presets` are `(condition, values)` pairs, see `nlpcl.config.presets`.
+    """
+
     paper: str = ""
     url: str = ""
     scenarios: tuple[Scenario, ...] = ("til", "dil")
@@ -62,16 +79,14 @@ class StrategyEntry:
     engine: bool = True
     reason: str = ""
     presets: PresetTable = ()
-    aliases: tuple[str, ...] = ()
-    options: type[Options] = Options
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "protocol", getattr(self.target, "protocol", "continual"))
-        _declare(self)
 
 
-@dataclass(frozen=True)
-class BenchmarkEntry:
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkEntry(Entry):
     """The facts of a benchmark: where its data come from and what its labels mean.
 
     The first of `scenarios` is the default, and `reason` says why one is missing. `modality` is what its examples are.
@@ -82,10 +97,6 @@ class BenchmarkEntry:
     a run reads and that are no published ones; None means that every file is checked against what was published.
     """
 
-    name: str
-    target: Any
-    _: KW_ONLY
-    title: str
     source: str
     licence: str
     citation: str
@@ -96,51 +107,24 @@ class BenchmarkEntry:
     orders: int = 1
     sizes: tuple[int, int, int] | None = None
     modality: Modality = "text"
-    options: type[Options] = Options
     published: Callable[..., Published] | None = None
     own_files: Callable[[Path, Any], Mapping[str, str]] | None = None
 
 
-@dataclass(frozen=True)
-class BackboneEntry:
+@dataclass(frozen=True, kw_only=True)
+class BackboneEntry(Entry):
     """The facts of a backbone; `modality` is what it takes.
 
     `words` is empty where a spec's `model` names an encoder. Where it names a file of word vectors, `words` says what
     is read of a pair of texts: the `second` alone, or `both` as one. Of a `frozen` encoder states are computed once.
     """
 
-    name: str
-    target: Any
-    _: KW_ONLY
-    title: str
     modality: Modality = "text"
     words: Literal["", "second", "both"] = ""
     frozen: bool = False
-    options: type[Options] = Options
-
-    def __post_init__(self) -> None:
-        _declare(self)
 
 
-def _declare(entry: StrategyEntry | BackboneEntry) -> None:
-    """Let an entry without a class of options have the one that its target names.
-
-    :raises ValueError: the target's constructor names options, too.
-    """
-    if entry.options is Options:
-        object.__setattr__(entry, "options", getattr(entry.target, "options_type", Options))
-        check_constructor(entry.target, entry.options)
-
-
-class HasName(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def target(self) -> Any: ...
-
-
-E = TypeVar("E", bound=HasName)
+E = TypeVar("E", bound=Entry)
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -180,7 +164,7 @@ class Registry(Generic[E]):
 
     def add(self, entry: E) -> None:
         """Register `entry`; a second one of the same name is a programming error."""
-        names = (entry.name, *getattr(entry, "aliases", ()))
+        names = (entry.name, *entry.aliases)
         for name in names:
             known = self._entries.get(fold(name))
             if known is not None and _definition(known.target) != _definition(entry.target):
@@ -205,21 +189,18 @@ class Registry(Generic[E]):
         :raises UsageError: no such name, with the nearest ones and what could not be loaded; or its own source is that.
         """
         key, stem = fold(name), fold(name.partition("/")[0])
-        if key not in self._entries:  # a look at what is installed takes milliseconds, which a sweep multiplies
-            self._load(source for source in self._files() if fold(source.name) == stem)
-        if key not in self._entries:
-            # All of nlpcl's own before any plugin: where both register a name, the plugin is at fault.
-            self._load(self._files())
-        if key not in self._entries:
-            self._load(source for source in self._points() if fold(source.name) == stem)
-        if key not in self._entries:
-            self._load(self._points())
+        # All of nlpcl's own before any plugin: where both register a name, the plugin is at fault. And one step at a
+        # time: a look at what is installed takes milliseconds, which a sweep multiplies.
+        for find in (self._files, self._points):
+            for stems in ({stem}, None):
+                if key not in self._entries:
+                    self._load(source for source in find() if stems is None or fold(source.name) in stems)
         if key not in self._entries:
             self._unsaid.clear()
             for source, error in self._faults.items():
                 if fold(source.name) == stem:
                     raise UsageError(f"unknown {self.kind} {name!r}: {_why(source, error)}") from error
-            known = {n for entry in self._entries.values() for n in (entry.name, *getattr(entry, "aliases", ()))}
+            known = {name for entry in self._entries.values() for name in (entry.name, *entry.aliases)}
             raise UsageError(" ".join([f"unknown {self.kind} {name!r}. {suggest(name, known)}", *self.faults]))
         return self._entries[key]
 
@@ -348,23 +329,14 @@ def check_combination(
     """
     check_scenario(strategy, scenario)
     check_scenario(benchmark, scenario)
-    if backbone.modality != benchmark.modality:
+    named = strategy.backbones
+    if backbone.modality != benchmark.modality or (named is not None and backbone.name not in named):
         fitting = [entry.name for entry in backbones.entries() if entry.modality == benchmark.modality]
-        usable = [name for name in fitting if strategy.backbones is None or name in strategy.backbones]
-        offer = f"use --backbone {' or '.join(usable)}" if usable else f"{strategy.name} has no backbone for it"
+        usable = [name for name in fitting if named is None or name in named]
+        offer = f"use --backbone {' or '.join(usable)}" if usable else f"it needs backbone {' or '.join(named or ())}"
         raise Impossible(
-            f"{benchmark.name} holds {benchmark.modality}s and backbone {backbone.name} takes {backbone.modality}s: "
-            f"{offer}."
-        )
-    if strategy.backbones is not None and backbone.name not in strategy.backbones:
-        fitting = [name for name in strategy.backbones if backbones.get(name).modality == benchmark.modality]
-        if not fitting:
-            raise Impossible(
-                f"{strategy.name} does not run on {benchmark.modality}s: it needs backbone "
-                f"{' or '.join(strategy.backbones)}."
-            )
-        raise Impossible(
-            f"{strategy.name} does not run on backbone {backbone.name}: it needs {' or '.join(fitting)} (--backbone)."
+            f"{strategy.name} with backbone {backbone.name} does not run on {benchmark.name}, which holds "
+            f"{benchmark.modality}s: {offer}."
         )
 
 
@@ -376,11 +348,3 @@ def check_processes(strategy: StrategyEntry, processes: int) -> None:
     if processes > 1 and not strategy.ddp:
         reason = strategy.ddp_reason or "it does not say that it trains there what it trains in one"
         raise UsageError(f"{strategy.name} does not run in {processes} processes: {reason}. Start it without torchrun.")
-
-
-def default_backbone(benchmark: str) -> str:
-    """Name of the backbone that a benchmark gets when none is named.
-
-    :raises UsageError: no such benchmark.
-    """
-    return DEFAULT_BACKBONES[benchmarks.get(benchmark).modality]

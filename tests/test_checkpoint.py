@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,14 @@ from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
 from nlpcl.leaderboard.files import read_runs
 from nlpcl.records.record import Record
-from nlpcl.runs import environment
+from nlpcl.runs import results
 from nlpcl.runs import run as experiment
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
+from nlpcl.runs.fit import Silent
 from nlpcl.runs.identity import identified
-from nlpcl.runs.progress import Silent
 from nlpcl.runs.state import Capture, Streams
 from nlpcl.training.strategy import ContinualStrategy
+from nlpcl.training.torch_internals import version_of
 from tests.helpers.checkpoints import rewrite
 from tests.helpers.messages import mentions, refused
 from tests.helpers.runs import Started, content, interrupted_run, run, spec_of
@@ -150,7 +150,8 @@ def test_foreign_and_newer_checkpoints(interrupted: Started, three_tasks: dict[s
 
         return apply
 
-    for other in ({"spec": "0" * 16}, {"format": 1}):
+    of_another = {**json.loads((place / "checkpoints/11/head.json").read_text())["record"], "spec": {}}
+    for other in ({"record": of_another}, {"format": 1}):
         again = goes_on(spec, place, three_tasks, tmp_path, with_head(**other))
         assert content(again) == content(whole) and again.measured.resumed == 0
     with refused("11 version --fresh"):
@@ -230,19 +231,21 @@ def test_going_on_elsewhere_is_told(
     interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    versions = environment.versions()
-    monkeypatch.setattr(environment, "versions", lambda: {**versions, "threads": "64"})
+    versions = results.versions()
+    monkeypatch.setattr(results, "versions", lambda: {**versions, "threads": "64"})
     monkeypatch.setattr(Silent, "say", lambda silent, sentence: said.append(sentence))
     goes_on(interrupted[0], interrupted[1], three_tasks, tmp_path, lambda checkpoints: None)
     assert any(mentions(line, f"threads {versions['threads']} 64") for line in said)
 
 
 def test_a_tensor_in_the_place_of_a_frozen_one_is_stored(benchmark_of: Any) -> None:
-    """What an `id` belonged to may be gone, and another have it."""
-    value, gone = torch.ones(2), torch.ones(2)
-    streams = Streams(benchmark_of())
-    assert Capture(False, {id(value): (weakref.ref(gone), 0)}, streams).node(value, "x")[0] == "tensor"
-    assert Capture(False, {id(value): (weakref.ref(value), 0)}, streams).node(value, "x")[0] == "kept"
+    """And so is one that was written to."""
+    frozen, other = torch.ones(2), torch.ones(2)
+    capture = Capture(False, {frozen: version_of(frozen)}, Streams(benchmark_of()))
+    assert capture.node(other, "other")[0] == "tensor"
+    assert capture.node(frozen, "frozen")[0] == "kept"
+    frozen.mul_(2)
+    assert Capture(False, capture.untouched, capture.streams).node(frozen, "frozen")[0] == "tensor"
 
 
 class Process:

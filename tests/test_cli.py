@@ -74,7 +74,7 @@ def test_the_original_toolkits_command_line(capsys: Any) -> None:
         ("run --set lamb", "--set lamb"),
         ("run --set lamda=1", "lamda lamb"),
         ("run --set lamb=much", "lamb 0 1e+12 much"),
-        ("run --set lamb=NaN", "lamb 0 1e+12 nan"),
+        ("run --set lamb=NaN", "lamb 0 1e+12 NaN"),
         ("run --set lamb=-1", "lamb 0 1e+12 -1"),
         ("run --set dropout=2", "dropout 0 1 2"),
         ("run --set pooling=max", "pooling mean cls pooler max"),

@@ -10,7 +10,6 @@ import torch
 
 from nlpcl.errors import UsageError
 from nlpcl.models import build_model
-from nlpcl.options import entry_options
 from nlpcl.registry import backbones, benchmarks, strategies
 from nlpcl.runs.fit import fit
 from nlpcl.strategies.ncl import NCL
@@ -70,8 +69,8 @@ def test_constructor(entry: Any, benchmark_of: Any, tiny: str) -> None:
 
 @pytest.mark.parametrize("entry", [e for e in strategies.entries() if e.engine], ids=lambda entry: entry.name)
 def test_every_option_is_typed_described_and_no_backbone_option(entry: Any) -> None:
-    others = {name for backbone in backbones.entries() for name in entry_options(backbone)}
-    for option in entry_options(entry).values():
+    others = {name for backbone in backbones.entries() for name in backbone.options.declared()}
+    for option in entry.options.declared().values():
         assert option.help, option.name
         assert option.annotation is not Any, option.name
         assert option.name not in others
@@ -90,7 +89,7 @@ def test_every_number_has_a_range_and_what_is_outside_is_refused(registry: Any) 
     found = [
         (f"{entry.name} {option.name}", option, numbers_in(option.annotation))
         for entry in registry.entries()
-        for option in entry_options(entry).values()
+        for option in entry.options.declared().values()
     ]
     assert [name for name, option, _ in found if option.annotation is Any] == []
     for name, option, numbers in found:

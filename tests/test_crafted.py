@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from nlpcl.runs.checkpoint import CheckpointManager
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
-from nlpcl.runs.progress import ProgressPlugin, Silent
+from nlpcl.runs.fit import ProgressPlugin, Silent
 from nlpcl.runs.restore import Restore
+from nlpcl.runs.results import Results
 from nlpcl.runs.run import setup
 from nlpcl.runs.state import Capture, NotSerializable, Streams
 from tests.helpers.checkpoints import at, edit_json, edit_tensors, rewrite
@@ -164,14 +165,14 @@ HEADS: dict[str, Callable[[Any], Any]] = {
     "huge": lambda content: content["position"].update(epoch=10**400),
     "a broken step": lambda content: content["position"].update(step=1.5),
     "format": lambda content: content.update(format="3"),
-    "no results": lambda content: content.pop("results"),
+    "no record": lambda content: content.pop("record"),
     "more": lambda content: content.update(more=1),
-    "a flat matrix": lambda content: content["results"]["matrices"].update(accuracy=[1.0]),
-    "a score of 2": lambda content: content["results"]["matrices"]["accuracy"][0].__setitem__(0, 2.0),
-    "seconds": lambda content: content["results"]["seconds"].update(train=["1"]),
-    "bytes": lambda content: content["results"].update(kept_bytes=[{"parameters": "many"}]),
-    "resumed": lambda content: content["results"].update(resumed=None),
-    "data": lambda content: content["results"].update(data=[]),
+    "a flat matrix": lambda content: content["record"]["matrices"].update(accuracy=[1.0]),
+    "a score of 2": lambda content: content["record"]["matrices"]["accuracy"][0].__setitem__(0, 2.0),
+    "seconds": lambda content: content["record"]["measured"]["seconds"].update(train=["1"]),
+    "bytes": lambda content: content["record"]["sizes"].update(kept_bytes=[{"parameters": "many"}]),
+    "resumed": lambda content: content["record"]["measured"].update(resumed=None),
+    "data": lambda content: content["record"].update(data=[]),
 }
 
 
@@ -270,7 +271,9 @@ def test_any_tree_is_taken_up_or_refused(
     edit_json(tmp_path / "copy" / "11", "start.json", change)
     folder = CheckpointFolder(tmp_path / "copy", spec.id)
     called.clear()
-    manager = CheckpointManager(folder, copy.deepcopy(strategy), benchmark, 0, lambda: None, lambda sentence: None)  # type: ignore[arg-type,return-value]
+    strategy = copy.deepcopy(strategy)
+    results = Results(spec, benchmark, strategy, device=torch.device("cpu"), compiled=False, begun=0.0)
+    manager = CheckpointManager(folder, strategy, benchmark, 0, results, Silent())
     try:
         manager.resume()
     except NotSerializable as error:

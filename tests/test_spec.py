@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from nlpcl.config.presets import preset_for
-from nlpcl.config.resolve import check_repeatable, resolve
+from nlpcl.config.resolve import FIELD_OPTIONS, check_repeatable, resolve
 from nlpcl.config.spec import FIELDS, CompleteSpec, RunSpec, spec_id
-from nlpcl.options import entry_options
-from nlpcl.ranges import since
 from nlpcl.registry import BenchmarkEntry, benchmarks
 from tests.helpers.messages import refused
 
@@ -24,7 +22,7 @@ def filled(**given: Any) -> CompleteSpec:
 def test_filling_writes_everything_out_and_is_done_once() -> None:
     spec = filled(benchmark="ASC", strategy="CTR")
     assert (spec.benchmark, spec.strategy) == ("asc", "ctr")
-    later = {name for name in FIELDS if since(RunSpec.model_fields[name].metadata)}
+    later = {name for name in FIELDS if FIELD_OPTIONS[name].since}
     assert set(spec.model_dump(exclude_unset=True)) == {*FIELDS, "spec_version"} - later
     assert spec.options["lamb"] == 0.75
     assert resolve(spec) is spec
@@ -127,7 +125,7 @@ def test_names_known_before_the_data_are_those_of_every_published_order(entry: B
     if entry.published is None:
         assert entry.name in ("folder", "SplitCIFAR10", "SplitCIFAR100", "SplitTinyImageNet")
         return
-    options = {option.name: option.default for option in entry_options(entry).values()}
+    options = {option.name: option.default for option in entry.options.declared().values()}
     for scenario in entry.scenarios:
         for order in (0, entry.orders - 1):
             orders, known = entry.published(scenario=scenario, order=order, tasks=None, **options)

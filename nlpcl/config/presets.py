@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from nlpcl.config.files import fault, file_errors, write_atomically
+from nlpcl.config.files import read_model, write_atomically
 from nlpcl.config.spec import FIELDS, OWNERS, CompleteSpec
 from nlpcl.errors import UsageError, suggest
 from nlpcl.registry import benchmarks
@@ -80,18 +80,14 @@ PRESETS: tuple[Preset, ...] = (
 
 def preset_for(request: Mapping[str, Any], more: Iterable[Preset] = ()) -> dict[str, Any]:
     """Return the merged values of all presets whose condition `request` fulfils; dictionaries of options merge too."""
+    options = {f"{field}.{name}": value for field in OWNERS for name, value in (request.get(field) or {}).items()}
+    facts = {**request, **options}
     merged: dict[str, Any] = {}
     for condition, values in (*PRESETS, *more):
-        if all(fnmatchcase(str(_requested(request, field)), pattern) for field, pattern in condition.items()):
+        if all(fnmatchcase(str(facts.get(field)), pattern) for field, pattern in condition.items()):
             for name, value in values.items():
                 merged[name] = {**merged.get(name, {}), **value} if name in OWNERS else value
     return merged
-
-
-def _requested(request: Mapping[str, Any], field: str) -> Any:
-    """Return what a request says of a field, or of an option `field.name`."""
-    field, dot, name = field.partition(".")
-    return (request.get(field) or {}).get(name) if dot else request.get(field)
 
 
 class PresetFile(BaseModel):
@@ -114,12 +110,7 @@ class PresetFile(BaseModel):
 
         :raises UsageError: there is no such file, or it is not a preset.
         """
-        try:
-            preset = cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise UsageError(f"cannot read {path} ({error.strerror}).") from error
-        except ValidationError as error:
-            raise UsageError(f"{path} is not a preset: {fault(error)}.") from error
+        preset = read_model(cls, path, "preset")
         for names, allowed in ((preset.when, {*FIELDS, "modality"}), (preset.values, set(FIELDS))):
             for name in names:
                 if name not in allowed:
@@ -132,8 +123,7 @@ class PresetFile(BaseModel):
         :raises UsageError: the file cannot be written.
         """
         text = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        with file_errors(f"could not write {path}"):
-            write_atomically(path, text.encode())
+        write_atomically(path, text.encode())
 
     def misfit(self, spec: CompleteSpec) -> str | None:
         """Return in words the first condition that a complete spec does not fulfil, or None if the preset fits."""

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 from nlpcl.config.encoders import MINILM, model_digest
 from nlpcl.config.orders import canonical_order, check_names, check_order, order_tasks
 from nlpcl.config.presets import Preset, preset_for
-from nlpcl.config.spec import FIELDS, OWNERS, SPEC_VERSION, CompleteSpec, RunSpec, field_help
+from nlpcl.config.spec import FIELDS, OWNERS, SPEC_VERSION, CompleteSpec, RunSpec
 from nlpcl.errors import UsageError
-from nlpcl.options import Option, check_options, entry_options, stored_options
+from nlpcl.options import Option, check_options, stored_options
 from nlpcl.registry import (
+    DEFAULT_BACKBONES,
     BackboneEntry,
     BenchmarkEntry,
     StrategyEntry,
     backbones,
     benchmarks,
     check_combination,
-    default_backbone,
     strategies,
 )
 
 MOST_LOWERED = 100
 """A plateau schedule divides the learning rate by at most this much, unless the spec says where it ends."""
+_TYPES = get_type_hints(RunSpec, include_extras=True)
+FIELD_OPTIONS: Mapping[str, Option] = {
+    name: Option(name, _TYPES[name], field.default, " ".join((field.description or "").split()))
+    for name, field in RunSpec.model_fields.items()
+}
+"""All fields of a spec as options: type, default and help."""
 
 
 class Entries(NamedTuple):
@@ -41,16 +46,7 @@ def entries_of(spec: RunSpec) -> Entries:
     :raises UsageError: a name is unknown.
     """
     strategy, benchmark = strategies.get(spec.strategy), benchmarks.get(spec.benchmark)
-    return Entries(strategy, backbones.get(spec.backbone or default_backbone(benchmark.name)), benchmark)
-
-
-@cache
-def field_options() -> Mapping[str, Option]:
-    """Return all fields of a spec as options: type, default and help."""
-    types = get_type_hints(RunSpec, include_extras=True)
-    return {
-        name: Option(name, types[name], field.default, field_help(name)) for name, field in RunSpec.model_fields.items()
-    }
+    return Entries(strategy, backbones.get(spec.backbone or DEFAULT_BACKBONES[benchmark.modality]), benchmark)
 
 
 def resolve(spec: RunSpec, presets: Iterable[Preset] = (), version: int = SPEC_VERSION) -> CompleteSpec:
@@ -68,32 +64,33 @@ def resolve(spec: RunSpec, presets: Iterable[Preset] = (), version: int = SPEC_V
             raise UsageError(f"a complete spec of backbone {backbone.name} needs model.")
         return spec
     check_combination(strategy, benchmark, backbone, spec.scenario)
-    names = {kind: getattr(entries, kind).name for kind in OWNERS.values()}
+    names = {kind: entry.name for kind, entry in entries._asdict().items()}
     chosen = spec.model_dump(exclude_unset=True) | names | {"model": _model(spec, benchmark, backbone)}
     if "model_sha256" not in chosen and (digest := model_digest(chosen["model"], bool(backbone.words))) is not None:
         chosen["model_sha256"] = digest
-    fields = field_options()
-    defaults = {name: option.default for name, option in fields.items()}
+    defaults = {name: option.default for name, option in FIELD_OPTIONS.items()}
     preset = preset_for({**defaults, **chosen, "modality": benchmark.modality}, (*strategy.presets, *presets))
     values = {**defaults, **preset, **chosen}
     marks = []
     for field, kind in OWNERS.items():
         entry = getattr(entries, kind)
-        options = entry_options(entry)
+        options = entry.options.declared()
         requested = {**preset.get(field, {}), **(chosen.get(field) or {})}
         values[field] = stored_options(options, check_options(entry.name, options, requested), version)
         marks += [options[name].since for name in values[field]]
     values["order"] = canonical_order(values["order"])
     _check_tasks(benchmark, values)
-    if not strategy.engine:
-        _check_plain(strategy.name, values)
+    for field, facts in FIELDS.items():
+        if not strategy.engine and facts.plain and values[field] not in facts.plain:
+            setting = f"{field.replace('_', ' ')}: leave it at {facts.plain[0]}"
+            raise UsageError(f"{strategy.name} is Avalanche's own class, which knows no {setting}.")
     rate = values["learning_rate"]
     if values["schedule"] == "plateau" and rate is not None and "min_learning_rate" not in preset | chosen:
         values["min_learning_rate"] = min(values["min_learning_rate"], rate / MOST_LOWERED)
     if values["train_size"] is not None and "data_seed" not in preset | chosen:
         values["data_seed"] = values["seed"]
-    values = stored_options(fields, values, version)
-    marks += [fields[name].since for name in values]
+    values = stored_options(FIELD_OPTIONS, values, version)
+    marks += [FIELD_OPTIONS[name].since for name in values]
     values["spec_version"] = max([1, *(mark.version for mark in marks if mark is not None)])
     return CompleteSpec.parse(values)
 
@@ -154,13 +151,3 @@ def _check_tasks(benchmark: BenchmarkEntry, values: Mapping[str, Any]) -> None:
     order_tasks(orders, order, tasks, known)
     if isinstance(epochs, dict):
         check_epochs(epochs, known or orders[0])
-
-
-def _check_plain(name: str, values: Mapping[str, Any]) -> None:
-    """Refuse settings that Avalanche's own strategies do not know."""
-    for field, facts in FIELDS.items():
-        if facts.plain and values[field] not in facts.plain:
-            setting = field.replace("_", " ")
-            raise UsageError(
-                f"{name} is Avalanche's own class, which knows no {setting}: leave it at {facts.plain[0]}."
-            )

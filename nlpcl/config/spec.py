@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from nlpcl.config.fields import Scenario, SpecField, read_epochs, read_number_or_names, read_scenario
 from nlpcl.errors import UsageError, suggest
 from nlpcl.ranges import Count, Digest, Examples, LearningRate, Positive, Rate, Seed, Share, Since, in_words
 
@@ -18,10 +18,76 @@ SPEC_VERSION = 2
 # Today's name by first name: of a field, or `owner.option` of an option. Ids are hashed of first names, so they stay.
 RENAMED: Mapping[str, str] = MappingProxyType({})
 
+Scenario = Literal["til", "dil", "cil"]
+SCENARIOS: dict[str, str] = {"til": "task-incremental", "dil": "domain-incremental", "cil": "class-incremental"}
 _Schedule = Literal["linear", "constant", "plateau"]
 _Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 _Tokens = Annotated[int, Field(ge=8, le=512)]
 _Tested = Literal["seen", "full", "final"]
+_Spec = TypeVar("_Spec", bound="RunSpec")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecField:
+    """The facts of a field of `RunSpec` beside its type, range, default and help.
+
+    Every list of fields in the package is made from these, so a new field is declared in one place.
+
+    :param flags: its options of `nlpcl run`, `sweep` and `tune`, the one in messages first; empty if it has none.
+    :param read: makes a value of an option's text.
+    :param settable: whether `--set` reaches the field, as a setting of training.
+    :param engine: whether `ContinualStrategy` takes it as an argument.
+    :param plain: the values that Avalanche's own strategies, which are no `ContinualStrategy`, accept; empty means all.
+    :param cost: whether a run's seconds say nothing of a run with another value.
+    :param compared: whether runs that are compared must agree in the field (`protocol`), each method has its own value
+        (`method`), or runs are paired by it (`block`).
+    :param text: whether runs on text have it and others do not.
+    :param options_of: the field that names the strategy, backbone or benchmark whose options this one holds.
+    """
+
+    flags: tuple[str, ...] = ()
+    read: Callable[[str], Any] = str
+    settable: bool = False
+    engine: bool = False
+    plain: tuple[Any, ...] = ()
+    cost: bool = False
+    compared: Literal["protocol", "method", "block"] = "protocol"
+    text: bool = False
+    options_of: Literal["strategy", "backbone", "benchmark"] | None = None
+
+
+def read_scenario(text: str) -> str:
+    """Return `til` for `til`, `TIL`, `til_classification` and `task-incremental`; the other scenarios likewise.
+
+    :raises UsageError: there is no such scenario.
+    """
+    word = text.lower().replace("_", "-").removesuffix("-classification")
+    names = {name: name for name in SCENARIOS} | {words: name for name, words in SCENARIOS.items()}
+    if word not in names:
+        raise UsageError(f"unknown scenario {text!r}. {suggest(word, names)}")
+    return names[word]
+
+
+def read_number_or_names(text: str) -> int | str | list[str]:
+    """Return a number for `3`, the text for `seed:7`, and otherwise the names between the commas."""
+    try:
+        return int(text)
+    except ValueError:
+        return text if text.startswith("seed:") else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def read_epochs(text: str) -> int | dict[str, int]:
+    """Return a number for `5`, and numbers by task for `laptop=10,*=30`.
+
+    :raises UsageError: the text is neither.
+    """
+    try:
+        if "=" not in text:
+            return int(text)
+        pairs = [pair.rpartition("=") for pair in text.split(",")]
+        return {name.strip(): int(number) for name, _, number in pairs}
+    except ValueError as error:
+        raise UsageError(f"--epochs takes a number, or task=number,*=number, not {text!r}.") from error
 
 
 class RunSpec(BaseModel):
@@ -124,13 +190,38 @@ class RunSpec(BaseModel):
         return value
 
     @classmethod
-    def parse(cls, content: Mapping[str, Any]) -> RunSpec:
+    def parse(cls: type[_Spec], content: Mapping[str, Any]) -> _Spec:
         """Return the spec that a mapping describes: a `CompleteSpec` if it has a `spec_version`.
+
+        A complete spec has all fields of text or none, but for `model`: a backbone of word vectors can train its own.
 
         :raises UsageError: an unknown field, a value out of range, a complete spec that lacks a field, or a spec of a
             newer version.
         """
-        return CompleteSpec.parse(content) if "spec_version" in content else _checked(cls, content)
+        made: Any = CompleteSpec if "spec_version" in content else cls
+        content = _with_names(content, RENAMED)
+        version = content.get("spec_version")
+        if isinstance(version, int) and version > SPEC_VERSION:
+            raise UsageError(f"this spec has version {version}, newer than {SPEC_VERSION}: update nlpcl.")
+        for name in content:
+            if name not in made.model_fields:
+                raise UsageError(f"a spec has no field {name!r}. {suggest(name, made.model_fields)}")
+        needed = [name for name, field in made.model_fields.items() if field.is_required()]
+        of_text = [name for name, field in FIELDS.items() if field.text]
+        if needed and any(content.get(name) is not None for name in of_text):
+            needed += [name for name in of_text if name != "model"]
+        if missing := [name for name in needed if content.get(name) is None]:
+            raise UsageError(f"a complete spec needs {' and '.join(missing)}.")
+        try:
+            spec: _Spec = made(**content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            is_ours = first["type"] == "value_error"
+            types = get_type_hints(made, include_extras=True)
+            why = first["ctx"]["error"] if is_ours else f"it takes {in_words(types[name])}"
+            raise UsageError(f"{name} cannot be {content.get(name)!r}: {why}.") from error
+        return spec
 
 
 class CompleteSpec(RunSpec):
@@ -151,14 +242,6 @@ class CompleteSpec(RunSpec):
     precision: _Precision
     eval: _Tested
     spec_version: Count
-
-    @classmethod
-    def parse(cls, content: Mapping[str, Any]) -> CompleteSpec:
-        """Return the complete spec that a mapping describes.
-
-        :raises UsageError: as `RunSpec.parse`.
-        """
-        return _checked(cls, content)
 
     @property
     def id(self) -> str:
@@ -193,11 +276,6 @@ OWNERS: Mapping[str, str] = {name: field.options_of for name, field in FIELDS.it
 """By field that holds options the field that names whose they are."""
 
 
-def field_help(name: str) -> str:
-    """Return what `--help` says of a field."""
-    return " ".join((RunSpec.model_fields[name].description or "").split())
-
-
 def spec_id(stored: Mapping[str, Any]) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of a complete spec's canonical JSON.
 
@@ -208,41 +286,6 @@ def spec_id(stored: Mapping[str, Any]) -> str:
     hashed = {name: value for name, value in first.items() if name != "model" or first.get("model_sha256") is None}
     text = json.dumps(hashed, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-_Spec = TypeVar("_Spec", bound=RunSpec)
-
-
-def _checked(cls: type[_Spec], content: Mapping[str, Any]) -> _Spec:
-    content = _with_names(content, RENAMED)
-    version = content.get("spec_version")
-    if isinstance(version, int) and version > SPEC_VERSION:
-        raise UsageError(f"this spec has version {version}, newer than {SPEC_VERSION}: update nlpcl.")
-    for name in content:
-        if name not in cls.model_fields:
-            raise UsageError(f"a spec has no field {name!r}. {suggest(name, cls.model_fields)}")
-    if missing := [name for name in _needed(cls, content) if content.get(name) is None]:
-        raise UsageError(f"a complete spec needs {' and '.join(missing)}.")
-    try:
-        return cls(**content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        is_ours = first["type"] == "value_error"
-        types = get_type_hints(cls, include_extras=True)
-        why = first["ctx"]["error"] if is_ours else f"it takes {in_words(types[name])}"
-        raise UsageError(f"{name} cannot be {content.get(name)!r}: {why}.") from error
-
-
-def _needed(cls: type[RunSpec], content: Mapping[str, Any]) -> list[str]:
-    """Return the fields without which a spec of this class says too little.
-
-    A complete spec has all fields of text or none, but for `model`: a backbone of word vectors can train its own.
-    """
-    needed = [name for name, field in cls.model_fields.items() if field.is_required()]
-    of_text = [name for name, field in FIELDS.items() if field.text]
-    is_text = needed and any(content.get(name) is not None for name in of_text)
-    return [*needed, *(name for name in of_text if name != "model")] if is_text else needed
 
 
 def _with_names(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

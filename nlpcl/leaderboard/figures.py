@@ -108,7 +108,12 @@ def cost(rows: Sequence[Row]) -> Figure | None:
             machines[machine(next(iter(row.runs.values())))].append(row)
     data = []
     for name, points in sorted(machines.items()):
-        trace = {"type": "scatter", "mode": "markers+text", "name": text(name), "textposition": "top center"}
+        trace: dict[str, object] = {
+            "type": "scatter",
+            "mode": "markers+text",
+            "name": text(name),
+            "textposition": "top center",
+        }
         trace["x"] = [round(row.seconds.mean, 3) for row in points if row.seconds]
         trace["y"] = [rounded_percent(score.mean) for row in points if (score := row.scores[RANKED])]
         trace["text"] = [text(row.strategy) for row in points]

@@ -7,18 +7,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from nlpcl.config.files import fault, file_errors, write_atomically
+from nlpcl.config.files import MOST_BYTES, file_errors, read_model, write_atomically
 from nlpcl.config.spec import CompleteSpec, spec_id
-from nlpcl.errors import UsageError
 from nlpcl.records.metrics import derive
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST_TASKS = 1000
-MOST_BYTES = 32 * 2**20
 TASK_NAME_WIDTH = 22
 _AtLeastZero = Annotated[float, Field(ge=0)]
 Span = Annotated[float, Field(ge=0, le=1e9)]  # seconds: their sum is finite, too
@@ -165,8 +163,7 @@ class Record(BaseModel):
 
         :raises UsageError: the file cannot be written.
         """
-        with file_errors(f"could not write {path}: choose another --out"):
-            write_atomically(Path(path), self.content())
+        write_atomically(Path(path), self.content())
 
     @classmethod
     def load(cls, path: str | Path, most_bytes: int = MOST_BYTES) -> Record:
@@ -174,14 +171,7 @@ class Record(BaseModel):
 
         :raises UsageError: there is no such file, or it is not a record, or it is larger than `most_bytes`.
         """
-        with file_errors(f"cannot read {path}"), Path(path).open("rb") as file:
-            content = file.read(most_bytes + 1)
-        if len(content) > most_bytes:
-            raise UsageError(f"{path} is larger than {most_bytes // 2**20} MiB, the most that is read here.")
-        try:
-            return cls.model_validate_json(content)
-        except ValidationError as error:
-            raise UsageError(f"{path} is not a record: {fault(error)}.") from error
+        return read_model(cls, Path(path), "record", most_bytes)
 
 
 def short_task_name(name: str) -> str:

@@ -14,11 +14,10 @@ import random
 import signal
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,8 +26,10 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
 from nlpcl.runs.checkpoint_folder import NOW, START, CheckpointFolder, Head, Position
+from nlpcl.runs.fit import Observer, Progress
+from nlpcl.runs.identity import check_same
 from nlpcl.runs.restore import UNEXPECTED, Restore, check_held
-from nlpcl.runs.results import ResultsState
+from nlpcl.runs.results import UNFINISHED, Results
 from nlpcl.runs.state import Capture, NotSerializable, Streams, Untouched
 from nlpcl.training import distributed
 from nlpcl.training.batches import RemainingBatches
@@ -41,82 +42,76 @@ ORDER = "order"  # torch's random state at the start of the epoch
 
 def random_states(device: torch.device) -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's global generators, of GPUs that of the run's."""
-    version, words, gauss = random.getstate()
-    name, keys, *rest = np.random.get_state()
-    return {
-        "python": [version, list(words), gauss],
-        "numpy": [name, keys, *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state(), "cuda": cuda}
 
 
 def set_random_states(states: dict[str, Any], device: torch.device) -> None:
     """Take them back."""
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, position, *rest = states["numpy"]
+    random.setstate(states["python"])
+    _, keys, position, *_ = states["numpy"]
     if not 0 <= position <= len(keys):  # NumPy would read beyond its end
         raise ValueError("the position in NumPy's random state is out of range")
-    np.random.set_state((name, keys, position, *rest))
+    np.random.set_state(states["numpy"])
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
-class CheckpointManager:
+class CheckpointManager(Observer):
     """Saves a run's checkpoints while it trains, and takes it up again: the `Checkpointer` of a strategy.
 
     Of several processes the first one saves, and all take up what it chooses; when, they decide together.
 
-    :param folder: where they are.
+    :param folder: where they are; None means that nothing is saved.
     :param strategy: as it was built, before any training.
     :param benchmark: the run's benchmark.
     :param minutes: within a task one is saved every so many minutes; 0: only between tasks.
-    :param results: gives what the run has measured so far.
-    :param tell: shows a sentence to the user.
+    :param results: what the run measures.
+    :param progress: shows sentences and scores to the user.
     """
 
     def __init__(
         self,
-        folder: CheckpointFolder,
+        folder: CheckpointFolder | None,
         strategy: SupervisedTemplate[Any, Any, Any],
         benchmark: CLScenario[Any],
         minutes: float,
-        results: Callable[[], ResultsState],
-        tell: Callable[[str], None],
+        results: Results,
+        progress: Progress,
     ) -> None:
         self.folder = folder
         self.strategy = strategy
         self.minutes = minutes
-        self.tell = tell
+        self.progress = progress
         self.results = results
         self.stop = False
         """Set to end the run with a KeyboardInterrupt once it has saved a checkpoint."""
         self.joining = False
         self._streams = Streams(benchmark)
-        frozen = [p for p in strategy.model.parameters() if not p.requires_grad]
-        self._untouched: Untouched = {id(p): (weakref.ref(p), version_of(p)) for p in frozen}
+        self._untouched: Untouched = {p: version_of(p) for p in strategy.model.parameters() if not p.requires_grad}
         self.latest: Path | None = None
         """The last good checkpoint."""
         self._saved = time.monotonic()
-        self._able = True
+        self._able = folder is not None
         self._rows = 0
         self._passes = self._epoch = self._step = 0
         self._order = torch.get_rng_state()
         self._now: tuple[Position, Any, dict[str, Tensor]] | None = None
         self._start = 0
         """Number of tasks that were done when the state between two tasks was last saved."""
-        self.joins_within = isinstance(strategy, ContinualStrategy)
-        if isinstance(strategy, ContinualStrategy):
-            strategy.checkpointer = self
+        self.joins_within = folder is not None and isinstance(strategy, ContinualStrategy)
+        if self.joins_within:
+            cast(ContinualStrategy, strategy).checkpointer = self
 
-    def resume(self) -> Head | None:
-        """Take up the newest good checkpoint; its head, or None if there is none.
+    def resume(self) -> int:
+        """Take up the newest good checkpoint, if there is one; return the number of tasks that are done.
 
         :raises NotSerializable: it does not fit.
-        :raises UsageError: a newer version of nlpcl wrote it.
+        :raises UsageError: a newer version of nlpcl wrote it, or it was made from other files.
         """
+        if self.folder is None:
+            return 0
         with distributed.raise_on_all_ranks():
             found = self.folder.newest() if distributed.is_rank_zero() else None
         (number,) = distributed.broadcast([int(found[0].name) if found else 0])
@@ -124,9 +119,9 @@ class CheckpointManager:
             if number and found is None:
                 found = self.folder.numbered(number)
         for fault in self.folder.faults:
-            self.tell(f"{fault}: stepped past")
+            self.progress.say(f"{fault}: stepped past")
         if found is None:
-            return None
+            return 0
         self.latest, head = found
         if head.rows:
             self._put(*self.folder.read(self.latest, START))
@@ -134,23 +129,31 @@ class CheckpointManager:
             self._now = (head.position, *self.folder.read(self.latest, NOW))
         self._rows = self._start = head.rows
         where = "" if head.position is None else f", epoch {head.position.epoch + 1}, step {head.position.step}"
-        self.tell(f"going on from a checkpoint: {self._rows} task(s) done{where}")
-        return head
+        self.progress.say(f"going on from a checkpoint: {self._rows} task(s) done{where}")
+        check_same(head.record.data, self.results.data, f"checkpoint {self.latest}")
+        if changed := self.results.load(head.record):
+            self.progress.say(f"begun with {'; '.join(changed)}: the record may differ from one made in one go")
+        return head.rows
 
     def begin_task(self) -> None:
-        """Before a task is trained."""
         self._passes = 0
 
-    def end_task(self) -> None:
-        """After a task was trained.
+    def end_task(self, rows: int) -> None:
+        """Note what the task has taken.
 
         :raises NotSerializable: the place at which to join it has not come.
         """
         if self._now is not None:
             raise NotSerializable(f"the task has {self._passes} passes")
+        self.results.on_task_end(rows)
+
+    def tested(self, row: int) -> None:
+        self.results.on_evaluation_end()
+        if row >= 0:
+            self.progress.evaluated(row, self.results.matrix.accuracy[row])
 
     def between(self, rows: int) -> None:
-        """After a task was trained and tested; `rows` are done.
+        """Save a checkpoint.
 
         :raises KeyboardInterrupt: the run is to stop.
         """
@@ -211,7 +214,7 @@ class CheckpointManager:
 
     def _end(self) -> None:
         if self._able:
-            self.tell("stopped: the same command goes on from here")
+            self.progress.say("stopped: the same command goes on from here")
         distributed.barrier()  # not before the first process has saved
         raise KeyboardInterrupt
 
@@ -220,12 +223,14 @@ class CheckpointManager:
 
     def _save(self, part: str, position: Position | None) -> None:
         self._saved = time.monotonic()
-        if not distributed.is_rank_zero() or not self._able or not all_finite(self.strategy.model):
+        if self.folder is None or not self._able or not distributed.is_rank_zero():
+            return
+        if not all_finite(self.strategy.model):
             return
         if part == NOW and self._start != self._rows:  # the state of the task's start could not be written
             return
         capture = Capture(part == NOW, self._untouched, self._streams)
-        head = Head(spec=self.folder.spec_id, rows=self._rows, position=position, results=self.results())
+        head = Head(rows=self._rows, position=position, record=self.results.record(UNFINISHED))
         try:
             tree = capture.node(self._roots(), "run")
             if part == NOW:
@@ -234,9 +239,9 @@ class CheckpointManager:
             self._start = self._rows
         except NotSerializable as error:
             self._able = False
-            self.tell(f"no checkpoints of this strategy: if the run is interrupted, it starts over ({error})")
+            self.progress.say(f"no checkpoints of this strategy: if the run is interrupted, it starts over ({error})")
         except OSError as error:
-            self.tell(f"a checkpoint could not be written ({error.strerror}); the last good one is kept")
+            self.progress.say(f"a checkpoint could not be written ({error.strerror}); the last good one is kept")
 
     def _put(self, tree: Any, tensors: dict[str, Tensor]) -> None:
         roots = self._roots()
@@ -250,7 +255,7 @@ class CheckpointManager:
 
 
 @contextmanager
-def interruptible(keeper: CheckpointManager | None) -> Iterator[None]:
+def interruptible(keeper: CheckpointManager | None = None) -> Iterator[None]:
     """SIGINT and SIGTERM let the step in hand end, save a checkpoint and end the run; a second ends it at once.
 
     A strategy that cannot be joined within a task is stopped at once, too. Several processes may get a signal twice,

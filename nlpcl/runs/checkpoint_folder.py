@@ -13,26 +13,28 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from nlpcl.config.files import sha256
 from nlpcl.errors import UsageError
-from nlpcl.runs.results import ResultsState
+from nlpcl.records.record import Record
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 
-_FORMAT = 3
+_FORMAT = 4
 KEPT = 2
 UNREADABLE = (errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors of a file that may be whole."""
 START, NOW, HEAD, SUMS = "start", "now", "head.json", "sums.json"
-FILES = {HEAD, *(f"{part}.{kind}" for part in (START, NOW) for kind in ("json", "safetensors"))}
+KINDS = ("json", "safetensors")
+FILES = {HEAD, *(f"{part}.{kind}" for part in (START, NOW) for kind in KINDS)}
+DAMAGED = "is damaged"
 _DIGITS = 18
 """Most digits of a checkpoint's number."""
-_Number = Annotated[int, Field(ge=0, le=10**9)]
+_Number = Annotated[int, Field(ge=0, le=10**15)]
 
 
 class Position(BaseModel):
@@ -50,26 +52,23 @@ class Head(BaseModel):
 
     :ivar rows: number of tasks that are done.
     :ivar position: None means between two tasks.
+    :ivar record: what the run has measured so far.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[3] = 3
-    spec: str
+    format: Literal[4] = 4
     rows: _Number
     position: Position | None
-    results: ResultsState
+    record: Record
 
     @model_validator(mode="after")
     def _of_as_many_tasks(self) -> Head:
-        if not self.results.tasks == self.rows <= len(self.results.matrices.accuracy):
+        kept = TypeAdapter(list[dict[str, _Number]]).validate_python(self.record.sizes.get("kept_bytes"), strict=True)
+        record = self.record
+        if not len(kept) == len(record.measured.seconds.train) == self.rows <= len(record.matrices.accuracy):
             raise ValueError("not all is of the same number of tasks")
         return self
-
-    def files(self) -> set[str]:
-        """Return the files that must be there."""
-        parts = [*([START] if self.rows else []), *([NOW] if self.position else [])]
-        return {HEAD, *(f"{part}.{kind}" for part in parts for kind in ("json", "safetensors"))}
 
 
 class CheckpointFolder:
@@ -108,7 +107,10 @@ class CheckpointFolder:
             (temporary / f"{part}.json").write_text(json.dumps(tree))
             if part == NOW and older is not None:
                 for file in older.glob(f"{START}.*"):
-                    _share(file, temporary / file.name)
+                    try:
+                        os.link(file, temporary / file.name)
+                    except OSError:  # a file system without hard links
+                        shutil.copyfile(file, temporary / file.name)
             (temporary / HEAD).write_text(head.model_dump_json())
             sums = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
             (temporary / SUMS).write_text(json.dumps(sums, indent=1))
@@ -132,18 +134,12 @@ class CheckpointFolder:
         for number in reversed(self.numbers()):
             path = self.path / str(number)
             head = self._head(path)
-            if head is None:
-                self.faults.append(f"checkpoint {number} is damaged")
-                shutil.rmtree(path, ignore_errors=True)  # it would take the place of a good one
-            elif isinstance(head, int) and head > _FORMAT:
-                raise UsageError(f"{path} was written by a newer version of nlpcl: update it, or start over: --fresh.")
-            elif isinstance(head, int):
-                self.faults.append(f"checkpoint {number} was written by an older version of nlpcl")
-            elif head.spec != self.spec_id:
-                self.faults.append(f"checkpoint {number} is of another spec")
-            else:
+            if isinstance(head, Head):
                 self._chosen = path
                 return path, head
+            self.faults.append(f"checkpoint {number} {head}")
+            if head == DAMAGED:
+                shutil.rmtree(path, ignore_errors=True)  # it would take the place of a good one
         return None
 
     def numbered(self, number: int) -> tuple[Path, Head]:
@@ -151,36 +147,40 @@ class CheckpointFolder:
 
         :raises UsageError: it is not there.
         """
-        path = self.path / str(number)
-        head = self._head(path)
-        if not isinstance(head, Head):
+        self._chosen = self.path / str(number)
+        if not isinstance(head := self._head(self._chosen), Head):
             raise UsageError(
                 f"process {distributed.rank()} finds no checkpoint {number} in {self.path}: --out must be a folder "
                 "that all machines of a run share."
             )
-        self._chosen = path
-        return path, head
+        return self._chosen, head
 
-    def _head(self, path: Path) -> Head | int | None:
-        """Return a checkpoint's head, its format if that is another one, or None if it is cut short or changed.
+    def _head(self, path: Path) -> Head | str:
+        """Return a checkpoint's head, or what is wrong with it.
 
-        :raises UsageError: it may be whole, but cannot be read now.
+        :raises UsageError: a newer version of nlpcl wrote it, or it may be whole, but cannot be read now.
         """
         try:
             sums = json.loads((path / SUMS).read_text())
             if not set(sums) <= FILES or any(sha256(path / name) != digest for name, digest in sums.items()):
-                return None
+                return DAMAGED
             content = json.loads((path / HEAD).read_text())
-            if isinstance(content["format"], int) and content["format"] != _FORMAT:
-                return content["format"]
-            head = Head.model_validate(content, strict=True)
-            return head if head.files() <= set(sums) else None
+            version = content["format"]
+            head = Head.model_validate(content, strict=True) if version == _FORMAT else None
         except OSError as error:  # a file that is missing, if the disk can be read
             if error.errno in UNREADABLE:
                 raise UsageError(f"{path} cannot be read ({error.strerror}): it is left as it is.") from error
-            return None
+            return DAMAGED
         except (ValueError, AttributeError, TypeError, KeyError, RecursionError):  # cut short, or of another shape
-            return None
+            return DAMAGED
+        if head is None:
+            if isinstance(version, int) and version > _FORMAT:
+                raise UsageError(f"{path} was written by a newer version of nlpcl: update it, or start over: --fresh.")
+            return "was written by an older version of nlpcl" if isinstance(version, int) else DAMAGED
+        parts = [part for part, there in ((START, head.rows), (NOW, head.position)) if there]
+        if not {HEAD, *(f"{part}.{kind}" for part in parts for kind in KINDS)} <= set(sums):
+            return DAMAGED
+        return head if head.record.id == self.spec_id else "is of another spec"
 
     def read(self, path: Path, part: str) -> tuple[Any, dict[str, Tensor]]:
         """Return tree and tensors of a part of a checkpoint.
@@ -203,13 +203,6 @@ class CheckpointFolder:
         """Remove all of them."""
         if distributed.is_rank_zero():
             shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _share(file: Path, there: Path) -> None:
-    try:
-        os.link(file, there)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(file, there)
 
 
 def _sync(path: Path) -> None:

@@ -1,18 +1,82 @@
-"""`fit`: the loop over the experiences of a benchmark."""
+"""`fit`: the loop over the experiences of a benchmark; and who is told how it goes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+import math
+import time
+from typing import Any, Literal, Protocol
 
 from avalanche.benchmarks import CLScenario
+from avalanche.core import SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 
 from nlpcl.evaluation import MatrixMetric
-from nlpcl.runs.checkpoint import CheckpointManager
+from nlpcl.training.finite import not_finite
+from nlpcl.training.protocols import Strategy
 from nlpcl.training.strategy import protocol_of
 
 Eval = Literal["seen", "full", "final"]
+
+
+class Progress(Protocol):
+    """What `run` tells while it runs; `nlpcl.cli.display.ProgressReporter` shows it."""
+
+    def encoded(self, done: int, examples: int) -> None: ...
+    def start(self, tasks: list[str], epochs: list[int]) -> None: ...
+    def epoch(self, task: int, epoch: int, loss: float, step: int, steps: int) -> None: ...
+    def evaluated(self, row: int, accuracies: list[float | None]) -> None: ...
+    def say(self, sentence: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def encoded(self, done: int, examples: int) -> None: ...
+    def start(self, tasks: list[str], epochs: list[int]) -> None: ...
+    def epoch(self, task: int, epoch: int, loss: float, step: int, steps: int) -> None: ...
+    def evaluated(self, row: int, accuracies: list[float | None]) -> None: ...
+    def say(self, sentence: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+class ProgressPlugin(SupervisedPlugin[Strategy], supports_distributed=True):
+    """Passes task, epoch, step and loss on, at most a few times a second: reading a loss waits for the device."""
+
+    state = ()
+
+    def __init__(self, progress: Progress, every: float = 0.5) -> None:
+        super().__init__()
+        self.progress = progress
+        self.every = every
+        self._last = 0.0
+
+    def after_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
+        clock, steps = strategy.clock, len(strategy.dataloader)
+        step = clock.train_epoch_iterations + 1
+        now = time.monotonic()
+        if step == steps or now - self._last >= self.every:
+            self._last = now
+            loss = float(strategy.loss.detach())
+            if not math.isfinite(loss) and not hasattr(strategy, "check_losses"):  # Avalanche's own check no loss
+                raise not_finite(strategy, "loss", f"in step {clock.train_exp_iterations + 1}")
+            self.progress.epoch(strategy.experience.current_experience, clock.train_exp_epochs, loss, step, steps)
+
+
+class Observer:
+    """Is told how a training goes; by itself it does nothing."""
+
+    def begin_task(self) -> None:
+        """Before a task is trained."""
+
+    def end_task(self, rows: int) -> None:
+        """After the task was trained with which `rows` are trained."""
+
+    def tested(self, row: int) -> None:
+        """After a test, with its row of the matrix; -1 is before the first task."""
+
+    def between(self, rows: int) -> None:
+        """After a task was trained and tested; `rows` are done."""
 
 
 def fit(
@@ -24,9 +88,7 @@ def fit(
     epochs: list[int] | None = None,
     matrix: MatrixMetric | None = None,
     start: int = 0,
-    checkpoints: CheckpointManager | None = None,
-    on_task_end: Callable[[int], None] | None = None,
-    on_evaluation_end: Callable[[int], None] | None = None,
+    observer: Observer | None = None,
 ) -> MatrixMetric:
     """Train a strategy on a benchmark, the way the strategy is meant to be driven, and test it.
 
@@ -41,31 +103,25 @@ def fit(
     :param epochs: epochs of each experience; None means the strategy's own.
     :param matrix: takes the scores; None means a new one.
     :param start: number of tasks that are done.
-    :param checkpoints: saves them.
-    :param on_task_end: called with the number of tasks trained so far, each time it has grown.
-    :param on_evaluation_end: called after each evaluation with its row of the matrix; -1 is before the first task.
+    :param observer: is told how it goes; None means that nobody is.
     :return: the T x T matrices.
     """
     streams: Any = benchmark  # Avalanche sets them as attributes of its object
     train, test = streams.train_stream, getattr(streams, f"{stream}_stream")
     n_tasks = len(train)
     matrix = matrix or MatrixMetric(n_tasks)
+    observer = observer or Observer()
     protocol = protocol_of(strategy)
 
     def train_on(experiences: Any, row: int) -> None:
-        if checkpoints is not None:
-            checkpoints.begin_task()
+        observer.begin_task()
         strategy.train(experiences, eval_streams=[])
-        if checkpoints is not None:
-            checkpoints.end_task()
-        if on_task_end is not None:
-            on_task_end(row + 1)
+        observer.end_task(row + 1)
 
     def test_on(row: int, columns: list[int]) -> None:
         matrix.row = None if row < 0 else row
         strategy.eval([test[column] for column in columns])
-        if on_evaluation_end is not None:
-            on_evaluation_end(row)
+        observer.tested(row)
 
     strategy.evaluator.metrics.append(matrix)
     try:
@@ -83,8 +139,7 @@ def fit(
                 test_on(row, [row])
             elif eval != "final" or row == n_tasks - 1:
                 test_on(row, list(range(row + 1 if eval == "seen" else n_tasks)))
-            if checkpoints is not None:
-                checkpoints.between(row + 1)
+            observer.between(row + 1)
         return matrix
     finally:
         strategy.evaluator.metrics.remove(matrix)  # or a later evaluation would change this result

@@ -30,32 +30,26 @@ def identified(spec: CompleteSpec, data_root: str | Path | None) -> CompleteSpec
     :param data_root: folder with the data; None means the one that NLPCL_DATA names.
     :raises UsageError: the spec has the digest of other or missing data, or of another or missing encoder.
     """
-    words = bool(backbones.get(spec.backbone).words)
-    digests = {"data_sha256": _data_digest(spec, data_root), "model_sha256": model_digest(spec.model, words)}
-    advice = {
-        "data_sha256": "name the folder that holds the same data with --data-root",
-        "model_sha256": "name the folder that holds the same encoder with --model",
-    }
-    for name, digest in digests.items():
-        stored = getattr(spec, name)
-        if stored is not None and stored != digest:
-            what = "data" if name == "data_sha256" else f"model {spec.model!r}"
-            now = "there is none now" if digest is None else f"now it is {digest[:12]}..."
-            raise UsageError(f"the {what} of this spec had {name} {stored[:12]}..., and {now}: {advice[name]}.")
-    new = {name: digest for name, digest in digests.items() if digest is not None and getattr(spec, name) is None}
-    if not new:
-        return spec
-    return spec.model_copy(update={**new, "spec_version": SPEC_VERSION})
-
-
-def _data_digest(spec: CompleteSpec, data_root: str | Path | None) -> str | None:
     from nlpcl.benchmarks._files.download import data_root as folder_of
 
     own_files = benchmarks.get(spec.benchmark).own_files
-    if own_files is None or (root := folder_of(data_root, file=True)) is None:
-        return None
-    hashes = own_files(root, spec)
-    return digest_of_hashes(hashes) if hashes else None
+    root = None if own_files is None else folder_of(data_root, file=True)
+    hashes = {} if own_files is None or root is None else own_files(root, spec)
+    words = bool(backbones.get(spec.backbone).words)
+    facts = (
+        ("data_sha256", "data", digest_of_hashes(hashes) if hashes else None, "--data-root"),
+        ("model_sha256", f"model {spec.model!r}", model_digest(spec.model, words), "--model"),
+    )
+    new: dict[str, Any] = {}
+    for name, what, digest, flag in facts:
+        stored = getattr(spec, name)
+        if stored is not None and stored != digest:
+            now = "there is none now" if digest is None else f"now it is {digest[:12]}..."
+            advice = f"say with {flag} where the same lies"
+            raise UsageError(f"the {what} of this spec had {name} {stored[:12]}..., and {now}: {advice}.")
+        if stored != digest:
+            new |= {name: digest, "spec_version": SPEC_VERSION}
+    return spec.model_copy(update=new) if new else spec
 
 
 def check_same(known: Mapping[str, Any], now: Mapping[str, Any], place: str) -> None:

@@ -30,20 +30,14 @@ from nlpcl.runs.state import (
     Untouched,
     attributes,
     constant,
-    untouched,
     walked,
 )
 from nlpcl.training.state import class_name, declared_state, restorable_class
-from nlpcl.training.torch_internals import empty_buffers, parts_of
+from nlpcl.training.torch_internals import empty_buffers, parts_of, version_of
 
 CONTAINERS: dict[str, Any] = {
     kind.__name__: kind for kind in (list, tuple, set, frozenset, deque, torch.Size, dict, OrderedDict)
 }
-_KINDS = {
-    *("plain", "same", "tensor", "kept", "constant", "array", "generator", "state", "optimizer", "dataset"),
-    *("dict", "items", "device", "module", "object"),
-}
-"""Kinds of nodes: for each `Restore` has a method."""
 _MISSING: Any = object()
 WALKED: dict[str, Callable[[], Any]] = {
     class_name(ParamData): functools.partial(ParamData, "", (0,)),
@@ -55,7 +49,7 @@ UNEXPECTED = (TypeError, ValueError, KeyError, IndexError, AttributeError, Runti
 
 
 class Restore:
-    """Writes nodes into objects that were built the same way as the captured ones.
+    """Writes nodes into objects that were built the same way as the captured ones: `node_KIND` a node of each kind.
 
     :param tensors: of `Capture`.
     :param device: where tensors go that were not on the host.
@@ -76,38 +70,32 @@ class Restore:
     def value(self, node: Node, old: Any, path: str) -> Any:
         """Return what belongs at `path`, where `old` stands now; `old` itself, changed in place, wherever it can be."""
         kind, *content = node
-        if kind not in _KINDS:
-            raise NotSerializable(f"{path}: a node of the kind {kind!r}")
-        new = getattr(self, f"_{kind}")(content, old, path)
+        new = getattr(self, f"node_{kind}")(content, old, path)
         if not fits(old, new):
             raise NotSerializable(f"{path}: {type(new).__name__} in the place of {type(old).__name__}")
         self._built[path] = new
         return new
 
-    def _plain(self, content: Node, old: Any, path: str) -> Any:
+    def node_plain(self, content: Node, old: Any, path: str) -> Any:
         (value,) = content
         if value is not None and type(value) not in PLAIN:
             raise NotSerializable(f"{path}: a {type(value).__name__} is no plain value")
         return value
 
-    def _same(self, content: Node, old: Any, path: str) -> Any:
+    def node_same(self, content: Node, old: Any, path: str) -> Any:
         return self._built[content[0]]
 
-    def _kept(self, content: Node, old: Any, path: str) -> Tensor:
-        if not untouched(old, self.untouched):
+    def node_kept(self, content: Node, old: Any, path: str) -> Any:
+        if old not in self.untouched or self.untouched[old] != version_of(old):
             raise NotSerializable(f"{path}: is not stored")
-        tensor: Tensor = old
-        return tensor
+        return old
 
-    def _constant(self, content: Node, old: Any, path: str) -> Any:
+    def node_constant(self, content: Node, old: Any, path: str) -> Any:
         if not constant(old):
             raise NotSerializable(f"{path}: is made while a task trains and cannot be stored")
         return old
 
-    def _device(self, content: Node, old: Any, path: str) -> torch.device:
-        return torch.device("cpu") if content[0] == "cpu" else self.device
-
-    def _tensor(self, content: Node, old: Any, path: str) -> Tensor:
+    def node_tensor(self, content: Node, old: Any, path: str) -> Tensor:
         device, requires_grad = content
         saved = self.tensors[path]
         if isinstance(old, nn.Parameter):
@@ -119,14 +107,14 @@ class Restore:
         with torch.no_grad():
             return old.copy_(self.tensors[path])
 
-    def _array(self, content: Node, old: Any, path: str) -> Any:
+    def node_array(self, content: Node, old: Any, path: str) -> Any:
         return self.tensors[path].clone().numpy()
 
-    def _generator(self, content: Node, old: Any, path: str) -> torch.Generator:
+    def node_generator(self, content: Node, old: Any, path: str) -> torch.Generator:
         generator = old if isinstance(old, torch.Generator) else torch.Generator()
         return generator.set_state(self.tensors[path])
 
-    def _state(self, content: Node, old: Any, path: str) -> Any:
+    def node_state(self, content: Node, old: Any, path: str) -> Any:
         if not isinstance(old, WITH_STATE_DICT):
             raise NotSerializable(f"{path}: is made while a task trains")
         state = old.state_dict()
@@ -136,7 +124,7 @@ class Restore:
         old.load_state_dict(state)
         return old
 
-    def _optimizer(self, content: Node, old: Any, path: str) -> Optimizer:
+    def node_optimizer(self, content: Node, old: Any, path: str) -> Optimizer:
         if not isinstance(old, Optimizer):
             raise NotSerializable(f"{path}: is made while a task trains")
         names = [set(group) for group in old.param_groups]
@@ -155,14 +143,14 @@ class Restore:
         old.state.update(state)
         return old
 
-    def _dataset(self, content: Node, old: Any, path: str) -> Any:
+    def node_dataset(self, content: Node, old: Any, path: str) -> Any:
         part_of, row_of = self.tensors[f"{path}.part"], self.tensors[f"{path}.row"]
         places = self.value(content[0], _MISSING, f"{path}.places")
         joined, order = None, torch.empty_like(part_of)
         start = 0
         for i, place in enumerate(places):
             positions = (part_of == i).nonzero()[:, 0]
-            data, rows = self.streams.dataset(place), row_of[positions].tolist()
+            data, rows = self.streams.datasets[place], row_of[positions].tolist()
             if rows and not 0 <= min(rows) <= max(rows) < len(data):
                 raise NotSerializable(f"{path}: an experience has no such example")
             part = data.subset(rows)
@@ -173,7 +161,7 @@ class Restore:
             raise NotSerializable(f"{path}: holds examples of no experience")
         return old if joined is None else joined.subset(order.tolist())
 
-    def _dict(self, content: Node, old: Any, path: str) -> Any:
+    def node_dict(self, content: Node, old: Any, path: str) -> Any:
         name, items = content
         before = dict(old) if isinstance(old, dict) else {}
         new = self._built[path] = old if type(old).__name__ == name else CONTAINERS[name]()
@@ -183,7 +171,7 @@ class Restore:
             new[k] = self.value(value, before.get(k, _MISSING), f"{path}.{i}")
         return new
 
-    def _items(self, content: Node, old: Any, path: str) -> Any:
+    def node_items(self, content: Node, old: Any, path: str) -> Any:
         name, nodes = content
         same = type(old).__name__ == name
         before = list(old) if same and not isinstance(old, (set, frozenset)) else []
@@ -199,7 +187,7 @@ class Restore:
             return type(old)(*items)
         return CONTAINERS[name](items)
 
-    def _module(self, content: Node, old: Any, path: str) -> nn.Module:
+    def node_module(self, content: Node, old: Any, path: str) -> nn.Module:
         name, (training, extra, parts, held) = content
         if old is _MISSING or old is None:  # a copy of the model, say
             old = copy.deepcopy(self._modules[name])
@@ -209,8 +197,11 @@ class Restore:
         if not isinstance(training, bool):
             raise NotSerializable(f"{path}: its mode is {training!r}")
         old.training = training
-        if extra is not None:
-            self._extra(extra, old, path)
+        if extra is not None:  # the module makes layers that it had, as with torch's `load_state_dict`
+            now = old.get_extra_state()
+            state = self.value(extra, now, f"{path}.extra")
+            if not (isinstance(state, Tensor) and torch.equal(now, state)):
+                old.set_extra_state(state)
         present = parts_of(old)
         # What is empty is filled while a task trains.
         check_held(path, set(parts) - empty_buffers(old), set(present))
@@ -226,29 +217,17 @@ class Restore:
         self._hold(held, old, path)
         return old
 
-    def _extra(self, node: Node, module: nn.Module, path: str) -> None:
-        """Let a module make layers that it had when it was stored, as torch's `load_state_dict` does."""
-        now = module.get_extra_state()
-        state = self.value(node, now, f"{path}.extra")
-        if not (isinstance(state, Tensor) and torch.equal(now, state)):
-            module.set_extra_state(state)
-
-    def _object(self, content: Node, old: Any, path: str) -> Any:
+    def node_object(self, content: Node, old: Any, path: str) -> Any:
         name, held = content
         if old is _MISSING or old is None:
-            return self._hold(held, self._made(name, path), path, made=True)
+            cls: Any = WALKED.get(name) or restorable_class(name)
+            if cls is None:
+                raise NotSerializable(f"{path}: a {name} is made while a task trains")
+            # Without attributes, if its class declares what it needs.
+            return self._hold(held, cls() if name in WALKED else cls.__new__(cls), path, made=True)
         if class_name(type(old)) != name or not (walked(old) or declared_state(type(old)) is not None):
             raise NotSerializable(f"{path}: a {name} in the place of a {class_name(type(old))}")
         return self._hold(held, old, path)
-
-    def _made(self, name: str, path: str) -> Any:
-        """A new object, without attributes if its class declares what it needs."""
-        if name in WALKED:
-            return WALKED[name]()
-        cls: Any = restorable_class(name)
-        if cls is None:
-            raise NotSerializable(f"{path}: a {name} is made while a task trains")
-        return cls.__new__(cls)
 
     def _hold(self, held: dict[str, Node], owner: Any, path: str, made: bool = False) -> Any:
         """Set the attributes of an object, all that it declares or, if it is walked, all that it has."""
@@ -297,4 +276,4 @@ def fits(old: Any, new: Any) -> bool:
             return isinstance(new, kind)
     if isinstance(old, PLAIN) and new is None:
         return True
-    return type(new) is type(old) and isinstance(old, (*PLAIN, torch.device, np.ndarray, *CONTAINERS.values()))
+    return type(new) is type(old) and isinstance(old, (*PLAIN, np.ndarray, *CONTAINERS.values()))

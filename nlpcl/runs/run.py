@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from avalanche.training.templates import SupervisedTemplate
@@ -23,24 +23,15 @@ from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
 from nlpcl.runs.checkpoint import CheckpointManager, interruptible
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
-from nlpcl.runs.environment import check_system
-from nlpcl.runs.failures import explaining
-from nlpcl.runs.fit import fit
+from nlpcl.runs.fit import Progress, ProgressPlugin, Silent, fit
 from nlpcl.runs.identity import check_same, identified
 from nlpcl.runs.lock import run_lock
-from nlpcl.runs.progress import Progress, ProgressPlugin, Silent
 from nlpcl.runs.results import Results
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 from nlpcl.training.device import seed_everything, tf32
 from nlpcl.training.evaluators import silent_evaluator
-
-
-class Setup(NamedTuple):
-    """What is trained, and on what."""
-
-    benchmark: Benchmark
-    strategy: SupervisedTemplate[Any, Any, Any]
+from nlpcl.training.torch_internals import COMPILER_ERRORS
 
 
 def setup(
@@ -53,7 +44,7 @@ def setup(
     encoded_splits: Sequence[str] = ("train", "valid", "test"),
     encoded_tasks: int | None = None,
     on_encoded: Callable[[int, int], None] | None = None,
-) -> Setup:
+) -> tuple[Benchmark, SupervisedTemplate[Any, Any, Any]]:
     """Seed everything and build the benchmark and the strategy of a complete spec.
 
     :param data_root: folder with the data; None means that the package downloads what it needs.
@@ -93,7 +84,7 @@ def setup(
     options = complete_options(backbone, spec.backbone_options)
     model = build_model(benchmark, spec.backbone, spec.model, **padding, **options)
     strategy = build_strategy(spec, model, device, eval_batch_size=eval_batch_size, plugins=plugins)
-    return Setup(benchmark, strategy)
+    return benchmark, strategy
 
 
 def build_strategy(
@@ -164,7 +155,8 @@ def run(
         the same id was made from other files.
     :raises KeyboardInterrupt: SIGINT or SIGTERM came; what was done is saved.
     """
-    check_system()
+    if platform.system() == "Windows":  # which cannot sync the folder of a checkpoint, and has no SIGTERM
+        raise UsageError("nlpcl runs on Linux and macOS: on Windows start it in WSL, the Windows Subsystem for Linux.")
     progress = progress or Silent()
     with distributed.process_group(device) as local_device, ExitStack() as stack:
         stack.callback(progress.stop)
@@ -176,8 +168,9 @@ def run(
         stack.enter_context(tf32(spec.precision == "tf32"))
         check_processes(strategies.get(spec.strategy), distributed.world_size())
         must_match = {} if repeated is None else {"the record to repeat": repeated.data}
-        if folder is not None and not fresh and (before := _read_record(folder / "record.json")) is not None:
-            must_match[str(folder / "record.json")] = before.data
+        if folder is not None and not fresh:
+            with suppress(UsageError):  # there is none, or the file is not a record
+                must_match[str(folder / "record.json")] = Record.load(folder / "record.json").data
         saved = None if folder is None else CheckpointFolder(folder / "checkpoints", spec.id)
         if saved is not None and fresh:
             saved.clear()
@@ -185,7 +178,7 @@ def run(
         while True:
             begun = time.monotonic()
             with (
-                interruptible(None),
+                interruptible(),
                 distributed.raise_on_all_ranks(),
                 distributed.local_rank_zero_first(),
                 explaining(None, spec),
@@ -208,13 +201,9 @@ def run(
                 model.backbone.recompute_activations()
             if compiled:
                 model.backbone.compile_encoder()
-            checkpoints, start = None, 0
+            checkpoints = CheckpointManager(saved, strategy, benchmark, checkpoint_minutes, results, progress)
             try:
-                if saved is not None:
-                    checkpoints = CheckpointManager(
-                        saved, strategy, benchmark, checkpoint_minutes, results.state, progress.say
-                    )
-                    start = _resume(checkpoints, results, progress)
+                start = checkpoints.resume()
                 progress.start(benchmark.task_names, results.epochs)
                 try:
                     with interruptible(checkpoints), explaining(strategy, spec):
@@ -225,14 +214,12 @@ def run(
                             epochs=results.epochs,
                             matrix=results.matrix,
                             start=start,
-                            checkpoints=checkpoints,
-                            on_task_end=results.on_task_end,
-                            on_evaluation_end=partial(_on_evaluation_end, results, progress),
+                            observer=checkpoints,
                         )
                 except UsageError as error:
                     if folder is not None and distributed.is_rank_zero():
                         results.record(str(error)).save(folder / "failed.json")
-                    if checkpoints is not None and checkpoints.latest is not None:
+                    if checkpoints.latest is not None:
                         error.args = (f"{error} The last good checkpoint is {checkpoints.latest}.",)
                     raise
                 break
@@ -248,29 +235,32 @@ def run(
         return record
 
 
-def _on_evaluation_end(results: Results, progress: Progress, row: int) -> None:
-    results.on_evaluation_end()
-    if row >= 0:
-        progress.evaluated(row, results.matrix.accuracy[row])
+@contextmanager
+def explaining(strategy: SupervisedTemplate[Any, Any, Any] | None, spec: CompleteSpec) -> Iterator[None]:
+    """Turn an error that is no fault of the program into a sentence on what to do.
 
-
-def _resume(checkpoints: CheckpointManager, results: Results, progress: Progress) -> int:
-    """Go on from the newest checkpoint, if there is one; return the number of tasks that are done."""
-    head = checkpoints.resume()
-    if head is None:
-        return 0
-    check_same(head.results.data, results.data, f"checkpoint {checkpoints.latest}")
-    results.load(head.results)
-    then, now = head.results.environment, results.environment()
-    changed = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
-    if changed:
-        progress.say(f"begun with {'; '.join(changed)}: the record may differ from one made in one go")
-    return head.rows
-
-
-def _read_record(path: Path) -> Record | None:
-    """Return the record in a file; None if there is none, or the file is not a record."""
+    :param strategy: the one that trains; None means that it is being made.
+    :raises UsageError: memory ran out, or torch cannot compile the encoder.
+    """
     try:
-        return Record.load(path) if path.exists() else None
-    except UsageError:
-        return None
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # CPU and cuBLAS raise a plain RuntimeError, known by its text.
+        texts = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in texts):
+            if strategy is None:
+                why = "before the training: what --model, --backbone or --set ask for is too large"
+            elif not strategy.is_training:
+                why = f"at test: try an --eval-batch-size below {strategy.eval_mb_size}, or --precision bf16"
+            else:
+                recomputes = getattr(getattr(strategy.model, "backbone", None), "recomputes", None)
+                less = ", --gradient-checkpointing" if recomputes is False else ""
+                why = f"with --train-batch-size {spec.train_batch_size}: try a smaller one{less} or --precision bf16"
+            failure = UsageError(f"out of memory {why}.")
+        elif type(error).__module__ in COMPILER_ERRORS:
+            why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            failure = UsageError(f"torch cannot compile the encoder here ({why}): leave --compile out.")
+        else:
+            raise
+        failure.of_one_process = True
+        raise failure from error

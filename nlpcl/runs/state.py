@@ -13,7 +13,6 @@ import functools
 import inspect
 import logging
 import types
-import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -40,7 +39,8 @@ from nlpcl.training.torch_internals import parts_of, version_of
 Node = list[Any]
 # Code and constants: what stands in the object that is restored into is the same.
 CONSTANT = (
-    *(type, types.ModuleType, functools.partial, torch.dtype, logging.Logger, RemovableHandle, EvaluationPlugin),
+    *(type, types.ModuleType, functools.partial, logging.Logger, RemovableHandle, EvaluationPlugin),
+    *(torch.dtype, torch.device),
     *(CLExperience, CLScenario, CLStream, Dataset),
 )
 # Of Avalanche's templates: set anew by each call of `train` and `eval`.
@@ -77,15 +77,8 @@ def attributes(owner: Any, within_task: bool) -> Iterator[tuple[str, Any]]:
             yield name, vars(owner)[name]
 
 
-Untouched = Mapping[int, tuple[weakref.ref[Tensor], int]]
-"""By `id`, tensors with their version counters: while they have this version they are not stored."""
-
-
-def untouched(value: Tensor, versions: Untouched) -> bool:
-    """Return whether a tensor has not changed since its version was noted."""
-    known, version = versions.get(id(value), (None, 0))
-    # An `id` may have passed to another tensor.
-    return known is not None and known() is value and version_of(value) == version
+Untouched = Mapping[Tensor, int]
+"""Tensors with their version counters: while they have this version they are not stored."""
 
 
 def constant(value: Any) -> bool:
@@ -100,21 +93,14 @@ class Streams:
     """
 
     def __init__(self, benchmark: CLScenario[Any]) -> None:
-        self._datasets: dict[tuple[str, int], Any] = {}
-        self._places: dict[int, tuple[str, int]] = {}
+        self.datasets: dict[tuple[str, int], Any] = {}
+        self.places: dict[int, tuple[str, int]] = {}
+        """By the `id` of each part of their data."""
         for name, stream in benchmark.streams.items():
             for i, experience in enumerate(stream):
-                self._datasets[name, i] = data = experience.dataset
+                self.datasets[name, i] = data = experience.dataset
                 with suppress(TypeError):  # made example by example: nothing of it can be named
-                    self._places |= {id(part): (name, i) for part in WholeBatches(data, []).parts}
-
-    def place(self, part: Any) -> tuple[str, int] | None:
-        """Return stream and number of the experience whose data `part` is, or None."""
-        return self._places.get(id(part))
-
-    def dataset(self, place: tuple[str, int]) -> Any:
-        """Return the data of an experience."""
-        return self._datasets[place]
+                    self.places |= {id(part): (name, i) for part in WholeBatches(data, []).parts}
 
 
 class Capture:
@@ -168,14 +154,12 @@ class Capture:
             return ["items", type(value).__name__, [self.node(item, f"{path}.{i}") for i, item in enumerate(value)]]
         if constant(value):
             return ["constant"]
-        if isinstance(value, torch.device):
-            return ["device", value.type]
         if isinstance(value, nn.Module):
             return self._module(value, path)
         return ["object", class_name(type(value)), self._held(value, path)]
 
     def _tensor(self, value: Tensor, path: str) -> Node:
-        if untouched(value, self.untouched):
+        if value in self.untouched and self.untouched[value] == version_of(value):
             return ["kept"]
         self.tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return ["tensor", value.device.type, value.is_leaf and value.requires_grad]
@@ -187,7 +171,7 @@ class Capture:
         except TypeError as error:
             raise NotSerializable(f"{path}: {error}") from error
         self.tensors[f"{path}.part"], self.tensors[f"{path}.row"] = whole.part_of, whole.row_of
-        places = [self.streams.place(part) for part in whole.parts]
+        places = [self.streams.places.get(id(part)) for part in whole.parts]
         if None in places or not set(attributes_of(data)) <= OF_STREAMS:
             raise NotSerializable(f"{path}: holds more than examples of the stream")
         return self.node(places, f"{path}.places")

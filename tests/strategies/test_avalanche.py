@@ -23,7 +23,7 @@ from nlpcl.benchmarks.words import Words
 from nlpcl.errors import UsageError
 from nlpcl.evaluation import macro_f1, macro_f1_metrics
 from nlpcl.models import Backbone, build_model
-from nlpcl.options import MISSING, entry_options
+from nlpcl.options import MISSING
 from nlpcl.registry import strategies
 from nlpcl.runs.fit import fit
 from nlpcl.strategies.avalanche.adapted import _MIRPlugin
@@ -199,7 +199,7 @@ def test_a_bare_name_is_offered_in_full(typed: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_name_alone_works_and_what_does_not_run_has_a_reason(name: str) -> None:
     entry = strategies.get(f"avalanche/{name}")
-    assert all(option.default is not MISSING and option.help for option in entry_options(entry).values())
+    assert all(option.default is not MISSING and option.help for option in entry.options.declared().values())
     assert bool(entry.reason) == (entry.scenarios != ("til", "dil"))
 
 
