@@ -40,7 +40,6 @@ from nlpcl.models.sizes import PerTask, tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Rate, Weight, Width
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.strategies._shared.replay import FeaturesPlugin, ReplayOptions, joint_mean
 from nlpcl.training.forward import autocast, mode
 from nlpcl.training.optimizers import new_optimizer
@@ -322,7 +321,7 @@ def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | Shared
     replay=True,
     ddp_reason="its discriminator takes steps of its own on the features of the whole mini-batch",
 )
-class ACL(ShapingStrategy):
+class ACL(ContinualStrategy):
     """Adversarial continual learning."""
 
     plugin_type = ACLPlugin

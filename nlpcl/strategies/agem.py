@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.replay import ProjectionPlugin
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def project_agem(gradient: Tensor, reference: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class AGEMPlugin(ProjectionPlugin):
     replay=True,
     ddp=True,
 )
-class AGEM(PluginStrategy):
+class AGEM(ContinualStrategy):
     """Averaged gradient episodic memory."""
 
     plugin_type = AGEMPlugin

@@ -26,10 +26,10 @@ from nlpcl.models.heads import ABSENT
 from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayOptions
 from nlpcl.training.forward import logits_of, mode
 from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def own_mse(logits: Tensor, stored: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class DERPPPlugin(MemoryPlugin):
     replay=True,
     ddp=True,
 )
-class DERPP(PluginStrategy):
+class DERPP(ContinualStrategy):
     """Dark experience replay."""
 
     plugin_type = DERPPPlugin

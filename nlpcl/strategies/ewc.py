@@ -34,11 +34,11 @@ from nlpcl.models.base import single_task
 from nlpcl.options import option
 from nlpcl.ranges import Count, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticOptions, QuadraticPlugin, trainable
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import mode, on_device
 from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 PARITY_BATCH = 20
 """Batch size of the original toolkit's Fisher estimate."""
@@ -119,7 +119,7 @@ class EWCPlugin(QuadraticPlugin):
     url="https://arxiv.org/abs/1612.00796",
     ddp=True,
 )
-class EWC(PluginStrategy):
+class EWC(ContinualStrategy):
     """Elastic weight consolidation."""
 
     plugin_type = EWCPlugin

@@ -27,8 +27,8 @@ from nlpcl.models.device import to_device
 from nlpcl.options import option
 from nlpcl.ranges import Positive, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.replay import ProjectionPlugin, ReplayOptions
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: float) -> np.ndarray:
@@ -96,7 +96,7 @@ class GEMPlugin(ProjectionPlugin):
     replay=True,
     ddp=True,
 )
-class GEM(PluginStrategy):
+class GEM(ContinualStrategy):
     """Gradient episodic memory."""
 
     plugin_type = GEMPlugin

@@ -18,9 +18,9 @@ from typing import Any
 from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.quadratic import QuadraticOptions, QuadraticPlugin
 from nlpcl.training.protocols import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 class L2Options(QuadraticOptions):
@@ -51,7 +51,7 @@ class L2Plugin(QuadraticPlugin):
     ),
     ddp=True,
 )
-class L2(PluginStrategy):
+class L2(ContinualStrategy):
     """L2 penalty towards the weights of earlier tasks."""
 
     plugin_type = L2Plugin

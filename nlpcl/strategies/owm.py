@@ -40,14 +40,13 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Positive
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import logits_of, mode, on_device
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
 from nlpcl.training.state import restorable
-from nlpcl.training.strategy import StrategyOptions
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
 
 BLOCK = 32
 """Inputs that enter P at once: a system of this size is solved, never one of P's own."""
@@ -324,7 +323,7 @@ class OWMPlugin(Plugin):
     ),
     ddp=True,
 )
-class OWM(ShapingStrategy):
+class OWM(ContinualStrategy):
     """Orthogonal weights modification."""
 
     plugin_type = OWMPlugin

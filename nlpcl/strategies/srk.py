@@ -48,12 +48,11 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.tokens import last_state
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.backbones import recurrent_backbone
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training import distributed
 from nlpcl.training.avalanche_internals import criterion_of
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import StrategyOptions, minibatch_rows
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
 
 CEILING = 0.9
 SLOPE = 0.001
@@ -309,7 +308,7 @@ class SRKPlugin(Plugin):
     ),
     ddp=True,
 )
-class SRK(ShapingStrategy):
+class SRK(ContinualStrategy):
     """Shared knowledge from a sequence of domains."""
 
     plugin_type = SRKPlugin

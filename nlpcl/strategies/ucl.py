@@ -43,10 +43,9 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Between, Rate, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import StrategyOptions, minibatch_rows
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
 
 
 def initial_variance(weight: Tensor) -> float:
@@ -324,7 +323,7 @@ class UCLPlugin(Plugin):
     url="https://arxiv.org/abs/1905.11614",
     ddp=True,
 )
-class UCL(ShapingStrategy):
+class UCL(ContinualStrategy):
     """Uncertainty-regularised continual learning."""
 
     plugin_type = UCLPlugin

@@ -23,11 +23,10 @@ from nlpcl.models.gates import Gates, sparsity
 from nlpcl.options import option
 from nlpcl.ranges import Mean, Rate, Scale, Spread, Weight
 from nlpcl.registry import PresetTable
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training.forward import logits_of
 from nlpcl.training.plugin import Plugin
 from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import StrategyOptions
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
 
 CLAMP = 6.0
 """Embeddings stay within [-6, 6], where sigma' is not yet lost (HAT's reference code)."""
@@ -279,7 +278,7 @@ MASK_PRESETS: PresetTable = (
 """Settings of the gates by backbone, for HAT and CAT."""
 
 
-class GateStrategy(ShapingStrategy):
+class GateStrategy(ContinualStrategy):
     """A strategy whose `masks` are gates."""
 
     masks: GatePlugin
