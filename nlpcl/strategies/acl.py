@@ -43,7 +43,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.replay import FeaturesPlugin, ReplayOptions, joint_mean
 from nlpcl.training.forward import autocast, mode
 from nlpcl.training.optimizers import new_optimizer
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
 from nlpcl.training.strategy import ContinualStrategy
 
 

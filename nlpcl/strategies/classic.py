@@ -46,7 +46,7 @@ from nlpcl.strategies._shared.masks import ORIGINAL_GATES, GatePlugin, MaskInfer
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import autocast, mode, on_device
-from nlpcl.training.protocols import TaskData
+from nlpcl.training.plugin import TaskData
 
 
 def contrastive_loss(views: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -28,7 +28,7 @@ from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayOptions
 from nlpcl.training.forward import logits_of, mode
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
 from nlpcl.training.strategy import ContinualStrategy
 
 

@@ -37,7 +37,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticOptions, QuadraticPlugin, trainable
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
 from nlpcl.training.strategy import ContinualStrategy
 
 PARITY_BATCH = 20

@@ -50,7 +50,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.quadratic import trainable
 from nlpcl.strategies._shared.replay import FeaturesPlugin, ReplayOptions, joint_mean, loss_scale, virtual_step
 from nlpcl.training.forward import logits_of, mode, on_device
-from nlpcl.training.protocols import Strategy, TaskData
+from nlpcl.training.plugin import Strategy, TaskData
 from nlpcl.training.strategy import ContinualStrategy
 
 _Weights = Mapping[str, Tensor]

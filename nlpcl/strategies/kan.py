@@ -43,7 +43,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.backbones import recurrent_backbone
 from nlpcl.strategies._shared.masks import CLAMP, GATE_INIT, GatePlugin, InferenceOptions, MaskInference
 from nlpcl.training.forward import logits_of
-from nlpcl.training.protocols import Experience, Strategy
+from nlpcl.training.plugin import Experience, Strategy
 
 Path = Literal["test", "training", "every mask"]
 

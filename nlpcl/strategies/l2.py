@@ -19,7 +19,7 @@ from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.quadratic import QuadraticOptions, QuadraticPlugin
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
 from nlpcl.training.strategy import ContinualStrategy
 
 

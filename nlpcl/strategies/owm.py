@@ -43,8 +43,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import logits_of, mode, on_device
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Plugin, Strategy
 from nlpcl.training.state import restorable
 from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
 

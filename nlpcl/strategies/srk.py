@@ -50,8 +50,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.backbones import recurrent_backbone
 from nlpcl.training import distributed
 from nlpcl.training.avalanche_internals import criterion_of
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Plugin, Strategy
 from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
 
 CEILING = 0.9

@@ -43,8 +43,7 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Between, Rate, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Plugin, Strategy
 from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
 
 

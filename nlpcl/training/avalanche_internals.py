@@ -7,15 +7,12 @@ and attributes in `INHERITED`, and nothing else that is private there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, EmptyTransformGroups, FlatData
 from torch import Tensor
 
-from nlpcl.training.protocols import Experience, Strategy
-
-if TYPE_CHECKING:
-    from avalanche.training.templates import SupervisedTemplate
+from nlpcl.training.plugin import Experience, Strategy
 
 INHERITED = {
     "avalanche.training.templates.SupervisedTemplate": (
@@ -33,12 +30,12 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 def criterion_of(strategy: Strategy) -> Criterion:
     """Return the loss of logits (B, C) and labels (B,) that a strategy was made with."""
-    return cast("SupervisedTemplate[Any, Any, Any]", strategy)._criterion
+    return strategy._criterion
 
 
 def set_criterion(strategy: Strategy, criterion: Criterion) -> None:
     """Give a strategy another loss of logits and labels."""
-    cast("SupervisedTemplate[Any, Any, Any]", strategy)._criterion = criterion
+    strategy._criterion = criterion
 
 
 def experiences_of(strategy: Strategy) -> list[Experience]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nlpcl.training.avalanche_internals import attributes_of, concatenation, flat_data
-from nlpcl.training.protocols import TaskData
+from nlpcl.training.plugin import TaskData
 
 LARGEST_POOL = 50
 

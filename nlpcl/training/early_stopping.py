@@ -14,7 +14,7 @@ from nlpcl.training import distributed
 from nlpcl.training.avalanche_internals import experiences_of
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.protocols import Experience, Strategy, TaskData
+from nlpcl.training.plugin import Experience, Strategy, TaskData
 
 if TYPE_CHECKING:
     from nlpcl.training.strategy import ContinualStrategy

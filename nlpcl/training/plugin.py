@@ -1,13 +1,59 @@
-"""The base of this package's plugins."""
+"""The base of this package's plugins, and what they may use of a strategy and of an experience."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
+from avalanche.benchmarks import CLStream
+from avalanche.benchmarks.utils import TaskAwareSupervisedClassificationDataset
 from avalanche.core import SupervisedPlugin
 
 from nlpcl.options import Options
-from nlpcl.training.protocols import Strategy
+
+if TYPE_CHECKING:
+    from avalanche.training.templates import SupervisedTemplate
+    from torch import Tensor
+
+    from nlpcl.training.strategy import ContinualStrategy
+
+TaskData: TypeAlias = TaskAwareSupervisedClassificationDataset[Any]
+"""Examples with targets and task labels, as Avalanche holds them."""
+Strategy: TypeAlias = "SupervisedTemplate[Experience, Any, Tensor]"
+"""A strategy, one of ours or of Avalanche's own, while it trains or is tested: only then there is all of it."""
+
+
+class Experience(Protocol):
+    """A task of a stream that this package made."""
+
+    classes_in_this_experience: list[int]
+    task_labels: list[int]
+    task_name: str
+
+    @property
+    def current_experience(self) -> int:
+        """Index of the task in its stream, from 0."""
+        ...
+
+    @property
+    def origin_stream(self) -> CLStream[Any]: ...
+    @property
+    def dataset(self) -> TaskData: ...
+
+
+class Checkpointer(Protocol):
+    """Is called at the points where a training can be interrupted, and says where it goes on."""
+
+    joining: bool
+    """Whether the next epoch goes on from its middle, so that its first hooks are not called again."""
+
+    def enter(self, strategy: ContinualStrategy) -> int | None:
+        """Return the epoch with which to begin a pass over an experience; None if the pass is over."""
+
+    def begin_epoch(self, strategy: ContinualStrategy, epoch: int) -> None:
+        """Note that the batches of an epoch are about to be drawn."""
+
+    def stepped(self, strategy: ContinualStrategy) -> None:
+        """Save a checkpoint if one is due, after a complete step."""
 
 
 class Plugin(SupervisedPlugin[Strategy], supports_distributed=True):

@@ -27,7 +27,7 @@ from nlpcl.training.evaluators import accuracy_evaluator
 from nlpcl.training.finite import not_finite
 from nlpcl.training.forward import logits_of, on_device
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
-from nlpcl.training.protocols import Checkpointer, Experience, Loader, Strategy, TaskData
+from nlpcl.training.plugin import Checkpointer, Experience, Strategy
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "plateau"]
@@ -90,11 +90,6 @@ class ContinualStrategy(SupervisedTemplate):
     protocol: Regime = "continual"
     """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
     experience: Experience
-    adapted_dataset: TaskData
-    dataloader: Loader
-    mbatch: Any
-    mb_output: Tensor
-    loss: Tensor
     _tasks: Tensor | int
     _unpacked: Tensor | None
     state: ClassVar[tuple[str, ...]] = ("plugins", "early_stopping", "scaler")
@@ -272,7 +267,6 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _unpack_minibatch(self) -> None:
         # Looked at before the copy to the device, where it would have to wait for it.
-        assert self.mbatch is not None
         self._tasks = single_task(self.mbatch[-1])
         if self.is_training:
             self.mb_rows, self._alike = len(self.mbatch[1]), isinstance(self._tasks, int)
@@ -311,7 +305,6 @@ class ContinualStrategy(SupervisedTemplate):
     @property
     def tasks(self) -> Tensor | int:
         """Task labels of the mini-batch on the host, or one int; its own if a plugin has put another in its place."""
-        assert self.mbatch is not None
         return self._tasks if self.mbatch[-1] is self._unpacked else self.mb_task_id
 
     def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:

@@ -24,8 +24,7 @@ from nlpcl.options import option
 from nlpcl.ranges import Mean, Rate, Scale, Spread, Weight
 from nlpcl.registry import PresetTable
 from nlpcl.training.forward import logits_of
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Plugin, Strategy
 from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
 
 CLAMP = 6.0

@@ -14,8 +14,7 @@ from nlpcl.models.heads import TaskHeads
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Weight
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Plugin, Strategy
 from nlpcl.training.strategy import StrategyOptions
 from nlpcl.training.torch_internals import differences, products
 

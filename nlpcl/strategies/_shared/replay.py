@@ -20,8 +20,7 @@ from nlpcl.options import option
 from nlpcl.ranges import Count, SomeShare
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import logits_of, on_device
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy, TaskData
+from nlpcl.training.plugin import Plugin, Strategy, TaskData
 from nlpcl.training.strategy import StrategyOptions
 
 

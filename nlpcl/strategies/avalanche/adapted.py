@@ -29,7 +29,7 @@ from nlpcl.strategies._shared.replay import virtual_step
 from nlpcl.strategies.avalanche import options as declared
 from nlpcl.training.avalanche_internals import criterion_of, set_criterion
 from nlpcl.training.evaluators import accuracy_evaluator
-from nlpcl.training.protocols import Loader, Strategy
+from nlpcl.training.plugin import Strategy
 from nlpcl.training.strategy import show_options
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -56,7 +56,6 @@ def shared_head(model: nn.Module, method: str) -> ContinualModel:
 
 def classes_of(strategy: SupervisedTemplate[Any, Any, Any]) -> list[list[int]]:
     """Return the classes of each experience of the stream in training, by experience."""
-    assert strategy.experience is not None
     return [sorted(experience.classes_in_this_experience) for experience in strategy.experience.origin_stream]
 
 
@@ -105,7 +104,6 @@ class PluginStrategy(SupervisedTemplate):
     """Avalanche's plain strategy with one of its plugins, whose options a subclass declares."""
 
     options_type: ClassVar[type[Options]] = Options
-    dataloader: Loader
 
     def __init__(self, *, model: nn.Module, plugins: list[Any] | None = None, **arguments: Any) -> None:
         model, plugin = self.adapt(model, take_options(self.options_type, arguments))

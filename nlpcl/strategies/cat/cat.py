@@ -67,8 +67,7 @@ from nlpcl.training.batches import numbered_batches
 from nlpcl.training.early_stopping import validation_of
 from nlpcl.training.forward import autocast, logits_of, mode, on_device
 from nlpcl.training.optimizers import template_for
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Experience, Strategy, TaskData
+from nlpcl.training.plugin import Experience, Plugin, Strategy, TaskData
 from nlpcl.training.strategy import ContinualStrategy
 
 HELD_OUT = 0.1
