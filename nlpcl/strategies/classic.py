@@ -180,14 +180,8 @@ class CLASSIC(MaskInference):
     @torch.no_grad()
     def previous_features(self, x: Tensor) -> Tensor:
         """Return features (B, t, F) of inputs `x` under the stored masks of the t previous tasks, without dropout."""
-        gates, features = self.masks.gates, []
-        chosen = gates.override
         with mode(self.model, training=False):
-            for task in self.previous:
-                gates.override = task
-                features.append(self._represent(x, task))
-        gates.override = chosen
-        return torch.stack(features, dim=1)
+            return torch.stack([self._represent(x, task) for task in self.masks.gates.each(self.previous)], dim=1)
 
     def _represent(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
         with autocast(self):

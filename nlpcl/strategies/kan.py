@@ -98,10 +98,6 @@ class KANNet(nn.Module):
         finally:
             self.path = "test"
 
-    def sites(self) -> list[Site]:
-        """Return no sites: the gates are the method's own."""
-        return []
-
 
 def accessible_factors(gru: nn.GRU, access: Tensor) -> dict[nn.Parameter, Tensor]:
     """Return the factors on the gradients of a GRU's weights in the main phase (see the module's docstring).

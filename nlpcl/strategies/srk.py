@@ -43,7 +43,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nlpcl.models.base import ContinualModel, Site
+from nlpcl.models.base import ContinualModel
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.tokens import last_state
 from nlpcl.registry import register_strategy
@@ -213,10 +213,6 @@ class SRKNet(nn.Module):
         parts, self._parts = self._parts, None
         assert parts is not None
         return parts
-
-    def sites(self) -> list[Site]:
-        """Return no sites: a recurrent net's weights serve three layers at once."""
-        return []
 
     def __getstate__(self) -> dict[str, Any]:
         # The last mini-batch's parts hold a graph, which cannot be copied and means nothing in a copy.

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, Site, sites_of, unprotected
+from nlpcl.models.base import ContinualModel, Site, by_entry, sites_of, unprotected
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Between, Rate, Weight
@@ -181,15 +181,7 @@ def strengths(sites: Sequence[Site]) -> dict[str, tuple[Tensor, Tensor]]:
     """
     layers = {site.name: cast(Bayesian, site.module) for site in sites}
     certain = {name: layer.initial_sigma / layer.sigma() for name, layer in layers.items()}
-    found = {}
-    for site in sites:
-        rows = certain[site.name]
-        columns = torch.cat(
-            [rows.new_zeros(n) if name is None else certain[name].repeat_interleave(n) for name, n in site.inputs]
-        )
-        both = torch.maximum(rows[:, None], columns[None, :])
-        found[site.name] = (both.reshape(*both.shape, *[1] * (layers[site.name].weight.dim() - 2)), rows)
-    return found
+    return {site.name: (by_entry(site, certain, 0.0, torch.maximum), certain[site.name]) for site in sites}
 
 
 @torch.no_grad()

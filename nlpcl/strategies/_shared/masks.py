@@ -10,15 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nlpcl.models.base import (
-    Backbone,
-    ContinualModel,
-    Site,
-    row_factor,
-    sites_of,
-    unprotected,
-    weight_factor,
-)
+from nlpcl.models.base import Backbone, ContinualModel, Site, row_factor, sites_of, unprotected, weight_factor
 from nlpcl.models.gates import Gates, sparsity
 from nlpcl.options import option
 from nlpcl.ranges import Mean, Rate, Scale, Spread, Weight
@@ -97,10 +89,8 @@ def site_factors(sites: list[Site], used: Mapping[str, Tensor]) -> dict[nn.Param
     """Return 1 - min(A_l, A_{l-1}) for each site's weight and 1 - A_l for its bias."""
     factors: dict[nn.Parameter, Tensor] = {}
     for site in sites:
-        weight, bias = site.module.weight, site.module.bias
-        assert isinstance(weight, nn.Parameter) and isinstance(bias, nn.Parameter)
-        factors[weight] = weight_factor(site, used)
-        factors[bias] = row_factor(site, used)
+        weight, bias = site.module.parameters()
+        factors |= {weight: weight_factor(site, used), bias: row_factor(site, used)}
     return factors
 
 
@@ -220,7 +210,7 @@ class MaskPlugin(GatePlugin):
 
     def factors(self, task: int) -> dict[nn.Parameter, Tensor]:
         """Return the factors of the weights that are blocked while `task` trains; methods add theirs."""
-        return site_factors(self.sites, self.gates.used_by_site())
+        return site_factors(self.sites, self.gates.by_site(self.gates.used))
 
     def shared(self) -> list[nn.Parameter]:
         """Return the parameters that no mask protects and that train in every task nevertheless; by default none."""
@@ -307,10 +297,5 @@ class MaskInference(GateStrategy):
 
     def logits_by_mask(self) -> Tensor:
         """Return the logits (K, B, C) of the mini-batch under the masks of the K trained tasks."""
-        gates, logits = self.masks.gates, []
-        last = gates.override
-        for task in gates.trained:
-            gates.override = task
-            logits.append(logits_of(self, self.mb_x, self.tasks))
-        gates.override = last
-        return torch.stack(logits)
+        gates = self.masks.gates
+        return torch.stack([logits_of(self, self.mb_x, self.tasks) for _ in gates.each(gates.trained)])
