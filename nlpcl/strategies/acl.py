@@ -198,7 +198,6 @@ class ACLPlugin(FeaturesPlugin):
 
     options_type = ACLOptions
     options: ACLOptions
-    state = ("kept_private",)
     task_state = ("discriminator", "_optimizer", "_real", "_steps")
 
     def __init__(self, model: ContinualModel, options: ACLOptions | None = None, **values: Any) -> None:
@@ -214,8 +213,6 @@ class ACLPlugin(FeaturesPlugin):
         self._optimizer: Optimizer
         self._real: tuple[Tensor, Tensor]
         self._steps = 0
-        self.kept_private: Tensor | None = None
-        """Private features (capacity, F) of the memory's examples, on the host; None in domain-incremental learning."""
 
     def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
@@ -255,10 +252,11 @@ class ACLPlugin(FeaturesPlugin):
         replayed = self.memory.at(slots).on_device(strategy)
         labels = replayed.task_labels
         there = labels if isinstance(labels, int) else to_device(labels, strategy.device)
-        if self.kept_private is None:
+        kept = self.memory.columns.get("private")
+        if kept is None:
             private, shared = encode(strategy, self.backbone, replayed.x, there).split(self.half, dim=1)
         else:
-            private = to_device(self.kept_private[slots], strategy.device)
+            private = to_device(kept[slots], strategy.device)
             shared = encode(strategy, self.backbone.shared, replayed.x, there)
         logits = self.model.heads(torch.cat([private, shared], dim=1), labels)
         tasks = to_device(self.memory.tasks[slots], strategy.device)
@@ -289,19 +287,16 @@ class ACLPlugin(FeaturesPlugin):
         slots = self.fill(strategy)
         if not self.task_incremental or not len(slots):
             return
-        if self.kept_private is None:
-            self.kept_private = torch.zeros(self.memory.capacity, self.half)
         task = strategy.experience.current_experience
         encoder = self.backbone.private.of(task)
         with mode(encoder, training=False), torch.no_grad():
             for part in slots.split(strategy.train_mb_size):
                 x = self.memory.at(part).on_device(strategy).x
-                self.kept_private[part] = encode(strategy, encoder, x, task).cpu()
+                self.memory.keep("private", part, encode(strategy, encoder, x, task))
 
     def kept_bytes(self) -> dict[str, int]:
-        """Return the bytes of the memory's filled slots and of their private features."""
-        kept = [] if self.kept_private is None else [self.kept_private[: len(self.memory)]]
-        return super().kept_bytes() | {"memory_private": tensor_bytes(kept)}
+        """Return the bytes of the memory's filled slots, and of private features, which may be none."""
+        return {"memory_private": 0, **super().kept_bytes()}
 
 
 def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | SharedHead:

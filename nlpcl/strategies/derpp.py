@@ -82,7 +82,7 @@ class DERPPPlugin(MemoryPlugin):
         with mode(strategy.model, training=False), torch.no_grad():
             parts = [self.memory.at(part).on_device(strategy) for part in slots.split(strategy.train_mb_size)]
             logits = torch.cat([logits_of(strategy, part.x, part.task_labels) for part in parts])
-        self.memory.add_logits(slots, logits)
+        self.memory.keep("logits", slots, logits, fill=ABSENT)
 
 
 @register_strategy(

@@ -112,9 +112,9 @@ def batch_inputs(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
     return example_means(module, x, mask, dim=0)
 
 
-def joined(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return a copy of [W b], (out, d)."""
-    return torch.cat([weight.flatten(1), *([] if bias is None else [bias.unsqueeze(1)])], dim=1)
+def joined(*parts: Tensor) -> Tensor:
+    """Return a copy of [W b], (out, d), of a weight and, if there is one, a bias."""
+    return torch.cat([part.detach().reshape(len(part), -1) for part in parts], dim=1)
 
 
 @restorable
@@ -131,12 +131,10 @@ class Projector:
     state = ("module", "p", "applied")
 
     def __init__(self, module: nn.Module) -> None:
-        self.module: Any = module
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        columns = weight[0].numel() + (self.module.bias is not None)
-        self.p = torch.eye(columns, dtype=torch.float64, device=weight.device)
-        self.applied = self.p.to(weight.dtype)
+        self.module = module
+        values = self.values()
+        self.p = torch.eye(values.shape[1], dtype=torch.float64, device=values.device)
+        self.applied = self.p.to(values.dtype)
 
     @torch.no_grad()
     def update(self, x: Tensor, alpha: float) -> None:
@@ -160,26 +158,25 @@ class Projector:
 
     def values(self) -> Tensor:
         """Return a copy of the layer's [W b], (out, d)."""
-        return joined(self.module.weight.detach(), None if self.module.bias is None else self.module.bias.detach())
+        return joined(*self.module.parameters())
 
     @torch.no_grad()
     def project_change(self, before: Tensor) -> None:
         """[W b] <- [W b]_before + ([W b] - [W b]_before) P, for `before` from `values`."""
         change = self.values() - before
-        self._split(torch.addmm(before, change, self.applied), self.module.weight, self.module.bias)
+        self._split(torch.addmm(before, change, self.applied), list(self.module.parameters()))
 
     @torch.no_grad()
     def project_gradient(self) -> None:
         """grad [W b] <- grad [W b] P; nothing if the layer has no gradient."""
-        weight, bias = self.module.weight.grad, None if self.module.bias is None else self.module.bias.grad
-        if weight is not None:
-            self._split(joined(weight, bias) @ self.applied, weight, bias)
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        if gradients:
+            self._split(joined(*gradients) @ self.applied, gradients)
 
     @staticmethod
-    def _split(rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        weight.copy_(rows[:, : weight[0].numel()].view_as(weight))
-        if bias is not None:
-            bias.copy_(rows[:, -1])
+    def _split(rows: Tensor, parts: list[Tensor]) -> None:
+        for part, columns in zip(parts, rows.split([part[0].numel() for part in parts], dim=1), strict=True):
+            part.copy_(columns.reshape(part.shape))
 
 
 def final_alphas(sites: list[Site]) -> dict[str, float]:

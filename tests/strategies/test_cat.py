@@ -40,7 +40,7 @@ def build(benchmark: Any, similar: dict[int, list[int]] | None = None, **options
 
 def finds(strategy: CAT, similar: dict[int, list[int]] | None) -> CAT:
     if similar is not None:
-        strategy.model.transfers.similar_tasks = lambda s, task, previous: similar.get(task, [])  # type: ignore[method-assign]
+        strategy.masks.similar_tasks = lambda s, task, previous: similar.get(task, [])  # type: ignore[method-assign]
     return strategy
 
 
@@ -168,7 +168,7 @@ def test_a_tie_with_the_reference_is_not_similarity() -> None:
     strategy = build(benchmark)
     strategy.masks.reference_right = lambda s, task: 3  # type: ignore[method-assign]
     strategy.masks.readouts_right = lambda s, task, previous: torch.tensor([2, 3, 4])  # type: ignore[method-assign]
-    assert strategy.model.transfers.similar_tasks(strategy, 3, [0, 1, 2]) == [2]
+    assert strategy.masks.similar_tasks(strategy, 3, [0, 1, 2]) == [2]
 
 
 def test_reference_and_readouts_are_those_of_plain_loops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +469,7 @@ def test_three_tasks_and_the_state_of_the_model(scenario: str, backbone: str, be
     strategy = on_text(benchmark, tiny, backbone, plugins=[spy], train_epochs=6)
     train(strategy, benchmark, 0, 1)  # what it finds itself
     assert strategy.model.transfers.similar[0] == [] and strategy.model.transfers.similar[1] in ([], [0])
-    strategy.model.transfers.similar_tasks = lambda s, task, previous: previous  # type: ignore[method-assign]
+    strategy.masks.similar_tasks = lambda s, task, previous: previous  # type: ignore[method-assign]
     train(strategy, benchmark, 2)
     assert strategy.model.transfers.similar[2] == [0, 1]
     steps = len(losses) // 3

@@ -14,7 +14,6 @@ from torch.utils.hooks import RemovableHandle
 
 from nlpcl.models.base import ContinualModel, TaskLabels, single_task
 from nlpcl.models.device import to_device
-from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, SomeShare
@@ -87,7 +86,7 @@ class ReplayMemory:
         self.tasks = torch.full((capacity,), -1)
         self.heads = torch.full((capacity,), -1)
         self.columns: dict[str, Tensor] = {}
-        """Inputs `x`, labels `y` and, where there are any, `logits` of the examples in all slots."""
+        """By kind what is kept of the examples in all slots: inputs `x`, labels `y`, and what a method adds."""
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -111,13 +110,9 @@ class ReplayMemory:
             ((x, y, *_, heads),) = loader_of(data, [list(last.values())])
             self.tasks[written] = task
             self.heads[written] = heads
-            self._write("y", written, y)
-            self._write("x", written, x)
+            self.keep("y", written, y)
+            self.keep("x", written, x)
         return written
-
-    def add_logits(self, slots: Tensor, logits: Tensor) -> None:
-        """Keep logits (n, C) of the examples in n slots."""
-        self._write("logits", slots, logits.cpu(), fill=ABSENT)
 
     def indices(self, size: int) -> Tensor:
         """Draw the slots of up to `size` examples without replacement, or all in order if draws are `whole`."""
@@ -135,13 +130,16 @@ class ReplayMemory:
         return self.at(self.indices(size))
 
     def kept_bytes(self) -> dict[str, int]:
-        """Return the bytes of the filled slots: of examples with their labels, and of logits where there are any."""
-        filled = {kind: values[: len(self)] for kind, values in self.columns.items()}
-        logits = filled.pop("logits", None)
-        examples = {"memory": tensor_bytes([*filled.values(), self.heads[: len(self)]])}
-        return examples if logits is None else examples | {"memory_logits": tensor_bytes([logits])}
+        """Return the bytes of the filled slots: of examples with their labels, and by kind of what else is kept."""
+        kept = {"memory": tensor_bytes([self.heads[: len(self)]])}
+        for kind, values in self.columns.items():
+            name = "memory" if kind in ("x", "y") else f"memory_{kind}"
+            kept[name] = kept.get(name, 0) + tensor_bytes([values[: len(self)]])
+        return kept
 
-    def _write(self, kind: str, slots: Tensor, values: Tensor, fill: float = 0) -> None:
+    def keep(self, kind: str, slots: Tensor, values: Tensor, fill: float = 0) -> None:
+        """Keep values (n, ...) of the examples in n slots; `fill` stands where others are longer."""
+        values = values.cpu()
         kept = self.columns.get(kind)
         if kept is None:
             kept = values.new_full((self.capacity, *values.shape[1:]), fill)

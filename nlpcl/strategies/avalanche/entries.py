@@ -11,21 +11,15 @@ from typing import Any
 from avalanche import training
 
 from nlpcl.options import Options
-from nlpcl.registry import Scenario, register_strategy
+from nlpcl.registry import register_strategy
 from nlpcl.strategies.avalanche import adapted, options
 
 
-def register(
-    name: str,
-    target: Any,
-    declared: type[Options] = Options,
-    *,
-    replay: bool = False,
-    scenarios: tuple[Scenario, ...] = ("til", "dil"),
-    reason: str = "",
-    aliases: tuple[str, ...] = (),
-) -> None:
-    """Register a strategy of Avalanche's under its name, with the options that are declared here or by its class."""
+def register(name: str, target: Any, declared: type[Options] = Options, **facts: Any) -> None:
+    """Register a strategy of Avalanche's under its name, with the options that are declared here or by its class.
+
+    :param facts: further fields of its `StrategyEntry`.
+    """
     register_strategy(
         f"avalanche/{name}",
         title=f"Avalanche's {name}",
@@ -33,10 +27,7 @@ def register(
         engine=False,
         ddp_reason="Avalanche's own classes neither share out every mini-batch nor sum what each process finds",
         options=declared,
-        replay=replay,
-        scenarios=scenarios,
-        reason=reason,
-        aliases=aliases,
+        **facts,
     )(target)
 
 
