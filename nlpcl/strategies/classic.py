@@ -150,7 +150,6 @@ class CLASSIC(MaskInference):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.previous: list[int] = []
-        self._forget_batch()
 
     def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> GatePlugin:
         model = continual_model(model, type(self).__name__)
@@ -233,10 +232,7 @@ class CLASSIC(MaskInference):
         labels = distributed.all_gather(self.mb_y, self.mb_rows) if by_class else torch.arange(len(z), device=z.device)
         return contrastive_loss(torch.stack([z.expand_as(others), others], dim=-3), labels, self.options.temperature)
 
-    def _train_cleanup(self) -> None:
-        super()._train_cleanup()
-        self._forget_batch()
-
-    def _forget_batch(self) -> None:
+    def _drop_batch(self) -> None:
+        super()._drop_batch()
         # They hold a graph, which cannot be copied and means nothing later.
         self.mb_previous = self.mb_pooled = self.mb_features = torch.empty(0)

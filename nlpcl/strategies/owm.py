@@ -214,7 +214,7 @@ class OWMPlugin(Plugin):
 
     options_type = OWMOptions
     options: OWMOptions
-    state = ("projectors", "protecting")
+    state = ("projectors",)
 
     def __init__(self, model: ContinualModel, options: OWMOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
@@ -225,7 +225,6 @@ class OWMPlugin(Plugin):
         self.finals = final_alphas(sites)
         self.sites = [site for site in sites if site.module.weight.requires_grad]
         self.projectors: list[Projector] = []
-        self.protecting = False
         self._hooks = ExitStack()
         self._inputs: list[Tensor] = []
         self._before: list[Tensor] = []
@@ -236,7 +235,7 @@ class OWMPlugin(Plugin):
 
     def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
-        if self.protecting and not self.options.parity:
+        if strategy.clock.train_exp_counter and not self.options.parity:
             for p in unprotected(self.backbone):
                 p.requires_grad_(False)
 
@@ -250,7 +249,7 @@ class OWMPlugin(Plugin):
     def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.options.parity:
             self._project_gradients(strategy)
-        elif self.protecting:
+        elif strategy.clock.train_exp_counter:
             self._before = [projector.values() for projector in self.projectors]
 
     def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
@@ -265,7 +264,6 @@ class OWMPlugin(Plugin):
         else:
             for projector, means in zip(self.projectors, self.task_means(strategy), strict=True):
                 projector.update(means, self.options.alpha)
-        self.protecting = True
 
     @torch.no_grad()
     def task_means(self, strategy: Strategy) -> list[Tensor]:

@@ -252,7 +252,6 @@ class SRKPlugin(Plugin):
         self.net = SRKNet(gru.channels, gru.width, gru.dropout.p)
         self.backbone.net = self.net
         self.heads = model.heads
-        self._both: Tensor | None = None
         self._factors: dict[nn.Parameter, Tensor] = {}
         self._before: list[Tensor] = []
 
@@ -267,13 +266,8 @@ class SRKPlugin(Plugin):
         task = self.backbone.context.task
         criterion = criterion_of(strategy)
         losses = [criterion(self.heads(h, task), strategy.mb_y) for h in features]
-        self._both = losses[0] + losses[1]
+        strategy.loss = strategy.loss + (losses[0] + losses[1])
         self.net.sums += distributed.all_reduce_rows(sums, minibatch_rows(strategy)).abs()
-
-    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        assert self._both is not None
-        strategy.loss = strategy.loss + self._both
-        self._both = None  # or its graph would live on
 
     def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         self._before = [p.detach().clone() for p in self._factors]

@@ -37,7 +37,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlpcl.errors import UsageError
 from nlpcl.models.base import ContinualModel, Site, by_entry, sites_of, unprotected
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
@@ -137,12 +136,9 @@ def make_bayesian(layer: nn.Module, ratio: float, pretrained: bool) -> Bayesian:
     :param layer: an `nn.Linear`, `nn.Conv1d` or `nn.Conv2d` with a bias.
     :param ratio: share of the noise in the variance, in (0, 1).
     :param pretrained: keep the layer's weight and bias.
-    :raises UsageError: `ratio` is outside (0, 1).
     :raises TypeError: another kind of layer, or one without a bias.
     :raises ValueError: `pretrained`, and the weight is constant, so that no variance can be read off it.
     """
-    if not 0 < ratio < 1:
-        raise UsageError(f"ratio must lie between 0 and 1, not {ratio}.")
     for plain, kind in KINDS.items():
         if isinstance(layer, plain) and layer.bias is not None:
             bayesian: Any = layer
@@ -260,7 +256,6 @@ class UCLPlugin(Plugin):
 
     options_type = UCLOptions
     options: UCLOptions
-    state = ("first",)
     task_state = ("starts", "examples")
 
     def __init__(self, model: ContinualModel, options: UCLOptions | None = None, **values: Any) -> None:
@@ -270,8 +265,6 @@ class UCLPlugin(Plugin):
         for site in self.sites:
             make_bayesian(site.module, self.options.ratio, self.backbone.pretrained)
         self.starts: dict[str, Start] = {}
-        self.first = True
-        """Whether no task has been trained yet."""
         self.examples = 1
         """N, by which the regulariser is divided."""
 
@@ -282,7 +275,7 @@ class UCLPlugin(Plugin):
 
     def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
-        if not self.first and not self.options.parity:
+        if strategy.clock.train_exp_counter and not self.options.parity:
             for p in unprotected(self.backbone):
                 p.requires_grad_(False)
 
@@ -291,15 +284,12 @@ class UCLPlugin(Plugin):
         self.examples = len(strategy.experience.dataset)
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        alpha, beta = self.options.alpha, self.options.beta
-        penalty = ucl_penalty(self.sites, self.starts, alpha=alpha, beta=beta, first=self.first)
+        alpha, beta, first = self.options.alpha, self.options.beta, strategy.clock.train_exp_counter == 0
+        penalty = ucl_penalty(self.sites, self.starts, alpha=alpha, beta=beta, first=first)
         if self.options.parity:
             strategy.loss = (strategy.loss + penalty) / minibatch_rows(strategy)
         else:
             strategy.loss = strategy.loss + penalty / self.examples
-
-    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        self.first = False
 
     def kept_bytes(self) -> dict[str, int]:
         """Return the bytes of the values at the start of the task, not of the factors that follow from them."""
