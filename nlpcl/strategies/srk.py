@@ -49,7 +49,7 @@ from nlpcl.models.tokens import last_state
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.backbones import recurrent_backbone
 from nlpcl.training import distributed
-from nlpcl.training.avalanche_internals import criterion_of
+from nlpcl.training.internals import criterion_of
 from nlpcl.training.plugin import Plugin, Strategy
 from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
 

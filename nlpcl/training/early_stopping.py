@@ -11,9 +11,9 @@ from torch import Tensor
 from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
 from nlpcl.training import distributed
-from nlpcl.training.avalanche_internals import experiences_of
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import mode, on_device
+from nlpcl.training.internals import experiences_of
 from nlpcl.training.plugin import Experience, Strategy, TaskData
 
 if TYPE_CHECKING:

@@ -20,12 +20,12 @@ from nlpcl.models.sizes import model_bytes
 from nlpcl.options import Options, option, show_signature, with_options
 from nlpcl.registry import Regime
 from nlpcl.training import distributed
-from nlpcl.training.avalanche_internals import Criterion
 from nlpcl.training.batches import batch_rows, loader_of
 from nlpcl.training.early_stopping import EarlyStopping
 from nlpcl.training.evaluators import accuracy_evaluator
 from nlpcl.training.finite import not_finite
 from nlpcl.training.forward import logits_of, on_device
+from nlpcl.training.internals import Criterion
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
 from nlpcl.training.plugin import Checkpointer, Experience, Strategy
 

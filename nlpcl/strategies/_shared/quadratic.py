@@ -14,9 +14,9 @@ from nlpcl.models.heads import TaskHeads
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Weight
+from nlpcl.training.internals import differences, products
 from nlpcl.training.plugin import Plugin, Strategy
 from nlpcl.training.strategy import StrategyOptions
-from nlpcl.training.torch_internals import differences, products
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

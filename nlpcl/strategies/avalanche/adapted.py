@@ -27,8 +27,8 @@ from nlpcl.options import Options
 from nlpcl.registry import Regime
 from nlpcl.strategies._shared.replay import virtual_step
 from nlpcl.strategies.avalanche import options as declared
-from nlpcl.training.avalanche_internals import criterion_of, set_criterion
 from nlpcl.training.evaluators import accuracy_evaluator
+from nlpcl.training.internals import criterion_of, set_criterion
 from nlpcl.training.plugin import Strategy
 from nlpcl.training.strategy import show_options
 

@@ -56,10 +56,10 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.masks import MASK_PRESETS, MaskInference, MaskInferenceOptions, MaskPlugin, site_factors
 from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.training import distributed
-from nlpcl.training.avalanche_internals import criterion_of
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.early_stopping import validation_of
 from nlpcl.training.forward import autocast, logits_of, mode, on_device
+from nlpcl.training.internals import criterion_of
 from nlpcl.training.optimizers import template_for
 from nlpcl.training.plugin import Experience, Plugin, Strategy, TaskData
 from nlpcl.training.strategy import ContinualStrategy
