@@ -110,9 +110,7 @@ class PrivateEncoders(PerTask):
 
     def of(self, task: int) -> Backbone:
         """The encoder that serves `task`."""
-        net = self.nets[task if len(self.nets) > 1 else 0]
-        assert isinstance(net, Backbone)
-        return net
+        return cast(Backbone, self.nets[task if len(self.nets) > 1 else 0])
 
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         """Private features (B, F); samples of several tasks pass the encoders of those tasks only."""
