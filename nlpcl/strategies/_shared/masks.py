@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -41,11 +40,10 @@ def annealed_scale(batch: int, batches: int, smax: float) -> float:
 
 
 class BlockedWeights:
-    """Keeps entries of weights from moving: their gradient is multiplied by a factor in [0, 1].
+    """Keeps entries of weights from moving: before a step their gradient is multiplied by a factor in [0, 1].
 
-    The factor is a hook on the gradient, which is linear, so loss scaling and accumulation do not
-    disturb it. Where it is 0 the entry is put back after every step, so weight decay and the momentum of
-    a used optimizer cannot move it either.
+    Where it is 0 the entry is put back after every step, so weight decay and the momentum of a used optimizer cannot
+    move it either.
     """
 
     task_state = ("_factors", "_kept")
@@ -53,30 +51,23 @@ class BlockedWeights:
     def __init__(self) -> None:
         self._factors: dict[nn.Parameter, Tensor] = {}
         self._kept: dict[nn.Parameter, Tensor] = {}
-        self._hooked: set[nn.Parameter] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Hooks are not copied with a parameter, so a copy has to register its own.
-        return {**self.__dict__, "_hooked": set()}
 
     def set(self, factors: Mapping[nn.Parameter, Tensor]) -> None:
         """Block by `factors`, each broadcastable to its parameter, until the next call."""
         self._factors = {p: self._smallest(p, f) for p, f in factors.items() if bool((f < 1).any())}
         self._kept = {p: p.detach().clone() for p in self._factors}
-        for p in factors:
-            if p not in self._hooked:
-                p.register_hook(partial(self._block, p))
-                self._hooked.add(p)
+
+    def scale_gradients(self) -> None:
+        """Multiply the gradients by their factors."""
+        for p, factor in self._factors.items():
+            if p.grad is not None:
+                p.grad.mul_(factor)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the blocked entries back."""
         for p, kept in self._kept.items():
             p.copy_(torch.where(self._factors[p].bool(), p, kept))
-
-    def _block(self, p: nn.Parameter, grad: Tensor) -> Tensor:
-        factor = self._factors.get(p)
-        return grad if factor is None else grad * factor
 
     @staticmethod
     def _smallest(p: nn.Parameter, factor: Tensor) -> Tensor:
@@ -162,6 +153,7 @@ class GatePlugin(Plugin):
         self.gates.scale = annealed_scale(done + 1, steps, self.options.smax)
 
     def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
+        self.blocked.scale_gradients()
         # The original code has a tensor for each site and clips tensors one by one.
         clip_norm = getattr(strategy, "clip_norm", None)
         if not self.options.parity or self.gates.current is None or clip_norm is None:
