@@ -92,8 +92,6 @@ class LwF(training.LwF):
 class MAS(training.MAS):
     """Memory aware synapses (Aljundi et al. 2018)."""
 
-    loss: Tensor
-
     def _before_backward(self, **kwargs: Any) -> None:
         # Avalanche takes a loss of exactly 0 for a missing one, and stops. This moves no other loss.
         self.loss = self.loss + torch.finfo(torch.float32).tiny
@@ -177,9 +175,6 @@ class CWRStar(training.CWRStar):
 class _GSSPlugin(GSS_greedyPlugin):
     """Shape and type of the memory follow the data, and its empty places are not replayed."""
 
-    ext_mem_list_x: Tensor
-    ext_mem_list_y: Tensor
-
     def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         whole, labels, filled = self.ext_mem_list_x, self.ext_mem_list_y, self.ext_mem_list_current_index
         if filled == 0:
@@ -254,8 +249,6 @@ class EmbeddingHead(SharedHead):
 class _CoPEPlugin(CoPEPlugin):
     """CoPE where an experience is a whole task: what Avalanche does after an experience is done after a mini-batch."""
 
-    initialized: bool
-
     def before_training(self, strategy: Strategy, **kwargs: Any) -> None:
         if not self.initialized:
             set_criterion(strategy, self.ppp_loss)
@@ -319,8 +312,7 @@ class ICaRL(training.ICaRL):
             raise UsageError("ICaRL learns each class once, so no two tasks may share one.")
         # Avalanche's asks the experience's benchmark, which knows them only where it was made with `nc_benchmark`.
         facts = SimpleNamespace(classes_order=order, n_classes_per_exp=[len(own) for own in classes])
-        experience: Any = self.experience
-        experience.benchmark = facts
+        self.experience.benchmark = facts
         super()._before_training_exp(**kwargs)
 
 
