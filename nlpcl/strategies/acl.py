@@ -188,14 +188,12 @@ class ACLOptions(ReplayOptions):
     )
 
 
-class ACLPlugin(FeaturesPlugin):
+class ACLPlugin(FeaturesPlugin[ACLOptions]):
     """Splits a model's backbone into a shared and private ones and trains them against a discriminator.
 
     :param model: its backbone becomes the shared encoder, its heads get twice the width.
     """
 
-    options_type = ACLOptions
-    options: ACLOptions
     task_state = ("discriminator", "_optimizer", "_real", "_steps")
 
     def __init__(self, model: ContinualModel, options: ACLOptions | None = None, **values: Any) -> None:

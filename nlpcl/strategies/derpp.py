@@ -53,11 +53,8 @@ class DERPPOptions(ReplayOptions):
     beta: Weight = option(0.5, "weight of the cross-entropy of replayed examples; 0.5 in the original toolkit")
 
 
-class DERPPPlugin(MemoryPlugin):
+class DERPPPlugin(MemoryPlugin[DERPPOptions]):
     """Adds the two replay terms to the loss of every mini-batch, under any Avalanche strategy."""
-
-    options_type = DERPPOptions
-    options: DERPPOptions
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory):

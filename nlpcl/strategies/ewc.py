@@ -57,7 +57,7 @@ class EWCOptions(QuadraticOptions):
     )
 
 
-class EWCPlugin(QuadraticPlugin):
+class EWCPlugin(QuadraticPlugin[EWCOptions]):
     """Elastic weight consolidation for any Avalanche strategy.
 
     The Fisher information is computed in float32, once a task, after it. It loops over samples, each of which costs a
@@ -65,8 +65,6 @@ class EWCPlugin(QuadraticPlugin):
     torch's; only the dropout of `parity` does not.
     """
 
-    options_type = EWCOptions
-    options: EWCOptions
     state = ("generator",)
     share = 0.5
 

@@ -63,11 +63,8 @@ class GEMOptions(ReplayOptions):
     )
 
 
-class GEMPlugin(ProjectionPlugin):
+class GEMPlugin(ProjectionPlugin[GEMOptions]):
     """Corrects the gradient of every mini-batch, under any Avalanche strategy."""
-
-    options_type = GEMOptions
-    options: GEMOptions
 
     def draws(self, size: int) -> list[Tensor]:
         """Draw for each past task the slots of its even share of `size` examples, at least one, or all of `parity`."""

@@ -147,15 +147,13 @@ class HALOptions(ReplayOptions):
     )
 
 
-class HALPlugin(FeaturesPlugin):
+class HALPlugin(FeaturesPlugin[HALOptions]):
     """Replays, holds the outputs at the anchors, and learns a task's anchors at its end.
 
     :param model: the model that is trained.
     :raises UsageError: `anchor_length` is more than the encoder takes.
     """
 
-    options_type = HALOptions
-    options: HALOptions
     state = ("anchors", "anchor_heads", "_text")
     task_state = ("means", "seen")
 

@@ -123,7 +123,7 @@ class KANOptions(InferenceOptions):
     )
 
 
-class KANPlugin(GatePlugin):
+class KANPlugin(GatePlugin[KANOptions]):
     """Puts a `KANNet` on the backbone's token vectors.
 
     The first training on a task t > 0 is its accessibility phase, the next its main phase. `KAN` goes through both;
@@ -131,8 +131,6 @@ class KANPlugin(GatePlugin):
 
     :param model: its backbone's net is a `TextGRU`, which becomes the main net.
     """
-
-    options_type = KANOptions
 
     def __init__(self, model: ContinualModel, options: KANOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)

@@ -29,10 +29,8 @@ class L2Options(QuadraticOptions):
     lamb: Weight = option(0.5, "weight lambda of the penalty; 0.5 in the original toolkit")
 
 
-class L2Plugin(QuadraticPlugin):
+class L2Plugin(QuadraticPlugin[L2Options]):
     """Adds lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2 to the loss of any Avalanche strategy."""
-
-    options_type = L2Options
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         parameters = self.held(strategy)

@@ -205,15 +205,13 @@ class OWMOptions(StrategyOptions):
     )
 
 
-class OWMPlugin(Plugin):
+class OWMPlugin(Plugin[OWMOptions]):
     """Projects the steps of a `ContinualModel`'s layers away from the inputs of earlier tasks.
 
     :param model: its trainable sites are protected.
     :raises UsageError: `parity` in several processes.
     """
 
-    options_type = OWMOptions
-    options: OWMOptions
     state = ("projectors",)
 
     def __init__(self, model: ContinualModel, options: OWMOptions | None = None, **values: Any) -> None:

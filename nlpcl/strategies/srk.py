@@ -237,13 +237,12 @@ def keeper_factors(keeper: SqueezedGRU, sums: Tensor, share: float) -> dict[nn.P
     return {keeper.get_parameter(name): factor for name, factor in factors.items()}
 
 
-class SRKPlugin(Plugin):
+class SRKPlugin(Plugin[StrategyOptions]):
     """Puts an `SRKNet` on the backbone's token vectors, adds its nets' losses and holds net K's steps back.
 
     :param model: its backbone's net is a `TextGRU`, which is replaced by nets of the same width.
     """
 
-    options_type = StrategyOptions
     task_state = ("_factors",)
 
     def __init__(self, model: ContinualModel, options: StrategyOptions | None = None, **values: Any) -> None:

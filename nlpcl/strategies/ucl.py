@@ -245,7 +245,7 @@ class UCLOptions(StrategyOptions):
     )
 
 
-class UCLPlugin(Plugin):
+class UCLPlugin(Plugin[UCLOptions]):
     """Makes every site of a `ContinualModel` Bayesian and regularises it.
 
     Under a strategy of Avalanche's own rho has the learning rate and weight decay of the others.
@@ -254,8 +254,6 @@ class UCLPlugin(Plugin):
     :raises TypeError: a site's layer is no `nn.Linear`, `nn.Conv1d` or `nn.Conv2d`.
     """
 
-    options_type = UCLOptions
-    options: UCLOptions
     task_state = ("starts", "examples")
 
     def __init__(self, model: ContinualModel, options: UCLOptions | None = None, **values: Any) -> None:

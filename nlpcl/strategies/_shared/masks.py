@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -117,14 +117,15 @@ class InferenceOptions(GateOptions):
     )
 
 
-class GatePlugin(Plugin):
+GateOptionsT = TypeVar("GateOptionsT", bound=GateOptions)
+
+
+class GatePlugin(Plugin[GateOptionsT]):
     """Trains gates: their group of the optimizer, the annealing of s, and the weights that they block.
 
     :ivar undecided: the share of undecided gates of each task.
     """
 
-    options_type = GateOptions
-    options: GateOptions
     state = ("undecided",)
     task_state = ("blocked",)
     gates: Gates
@@ -176,7 +177,10 @@ class MaskOptions(GateOptions):
     lamb: Weight = option(0.75, "weight lambda of the sparsity loss; 0.75 in HAT's paper and the original toolkit")
 
 
-class MaskPlugin(GatePlugin):
+MaskOptionsT = TypeVar("MaskOptionsT", bound=MaskOptions)
+
+
+class MaskPlugin(GatePlugin[MaskOptionsT]):
     """Hard attention to the task on every site of a `ContinualModel`.
 
     In task-incremental learning a sample's task label chooses its mask; in domain-incremental learning,
@@ -184,9 +188,6 @@ class MaskPlugin(GatePlugin):
 
     :param model: its backbone gets the gates, as `backbone.gates`.
     """
-
-    options_type = MaskOptions
-    options: MaskOptions
 
     def __init__(self, model: ContinualModel, options: MaskOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)

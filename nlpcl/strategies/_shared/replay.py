@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -222,14 +222,15 @@ class ReplayOptions(StrategyOptions):
     )
 
 
-class MemoryPlugin(Plugin):
+ReplayOptionsT = TypeVar("ReplayOptionsT", bound=ReplayOptions)
+
+
+class MemoryPlugin(Plugin[ReplayOptionsT]):
     """Holds a memory that is filled once after each task; works with any Avalanche strategy.
 
     The memory's generator starts from the seed that torch was last given.
     """
 
-    options_type = ReplayOptions
-    options: ReplayOptions
     state: ClassVar[tuple[str, ...]] = ("memory",)
 
     def __init__(self, options: ReplayOptions | None = None, **values: Any) -> None:
@@ -249,7 +250,7 @@ class MemoryPlugin(Plugin):
         return self.memory.kept_bytes()
 
 
-class ProjectionPlugin(MemoryPlugin):
+class ProjectionPlugin(MemoryPlugin[ReplayOptionsT]):
     """Corrects the gradient of every mini-batch by gradients of replayed examples, under any Avalanche strategy."""
 
     def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
@@ -277,7 +278,7 @@ class ProjectionPlugin(MemoryPlugin):
         """Return g (P,) as the references (t, P) allow it, or None if it stays."""
 
 
-class FeaturesPlugin(MemoryPlugin):
+class FeaturesPlugin(MemoryPlugin[ReplayOptionsT]):
     """Catches what the strategy's own forward pass hands to the heads of a `ContinualModel`."""
 
     features: Tensor | None = None

@@ -279,10 +279,8 @@ class CapsuleOptions(MaskOptions):
     )
 
 
-class CapsulePlugin(MaskPlugin):
+class CapsulePlugin(MaskPlugin[CapsuleOptions]):
     """Puts HAT's masks on the plug-ins; routing goes on training, and maps of tasks to come do not move."""
-
-    options_type = CapsuleOptions
 
     @property
     def adapters(self) -> list[CapsuleAdapter]:

@@ -106,14 +106,12 @@ class CATOptions(MaskInferenceOptions):
     readout_learning_rate: Rate = option(0.01, "learning rate of a readout; chosen here")
 
 
-class CATPlugin(MaskPlugin):
+class CATPlugin(MaskPlugin[CATOptions]):
     """Hard attention to the task, lifted between similar tasks, with a second head that attends to those.
 
     :param model: the model that the strategy trains; it has the attention's heads.
     """
 
-    options_type = CATOptions
-    options: CATOptions
     state = ("initial",)
 
     def __init__(self, model: TransferModel, options: CATOptions | None = None, **values: Any) -> None:
