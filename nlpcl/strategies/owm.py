@@ -66,8 +66,7 @@ def layer_inputs(module: nn.Module, x: Tensor) -> Tensor:
         rows = x if x.dim() == 3 else x.unsqueeze(1)
     elif isinstance(module, nn.Conv1d):
         kernel, stride, padding, dilation = module.kernel_size, module.stride, module.padding, module.dilation
-        x = x.unsqueeze(2)
-        rows = F.unfold(x, (1, *kernel), (1, *dilation), (0, *padding), (1, *stride)).mT
+        rows = F.unfold(x.unsqueeze(2), (1, *kernel), (1, *dilation), (0, *padding), (1, *stride)).mT
     else:
         rows = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT
     return rows if layer.bias is None else torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
@@ -246,7 +245,10 @@ class OWMPlugin(Plugin[OWMOptions]):
 
     def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.options.parity:
-            self._project_gradients(strategy)
+            progress = strategy.clock.train_exp_iterations / (len(strategy.dataloader) * strategy.train_epochs)
+            for site, projector, x in zip(self.sites, self.projectors, self._inputs, strict=True):
+                projector.update(x, self.finals[site.name] ** progress)
+                projector.project_gradient()
         elif strategy.clock.train_exp_counter:
             self._before = [projector.values() for projector in self.projectors]
 
@@ -290,12 +292,6 @@ class OWMPlugin(Plugin[OWMOptions]):
     def _note_batch(self, site: int, module: nn.Module, args: tuple[Tensor]) -> None:
         if module.training:  # not in an evaluation between two epochs
             self._inputs[site] = batch_inputs(module, args[0], self.backbone.context.mask)
-
-    def _project_gradients(self, strategy: Strategy) -> None:
-        progress = strategy.clock.train_exp_iterations / (len(strategy.dataloader) * strategy.train_epochs)
-        for site, projector, x in zip(self.sites, self.projectors, self._inputs, strict=True):
-            projector.update(x, self.finals[site.name] ** progress)
-            projector.project_gradient()
 
     def _watch(self, note: Any) -> None:
         """Call `note(index of the site, module, arguments)` before each site's module, until `_hooks` is closed."""

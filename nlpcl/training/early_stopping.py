@@ -89,9 +89,8 @@ class EarlyStopping:
     @torch.no_grad()
     def finish(self, strategy: Strategy) -> None:
         """Restore the parameters of the best epoch, after the last one."""
-        parameters = dict(strategy.model.named_parameters())
         for name, value in self.parameters.items():
-            parameters[name].copy_(value)
+            strategy.model.get_parameter(name).copy_(value)
         self.best_epochs.append(self.best_epoch)
         self.parameters = {}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from avalanche import training
@@ -29,10 +29,8 @@ from nlpcl.strategies._shared.replay import virtual_step
 from nlpcl.strategies.avalanche import options as declared
 from nlpcl.training.evaluators import accuracy_evaluator
 from nlpcl.training.internals import criterion_of, set_criterion
-from nlpcl.training.plugin import Strategy
+from nlpcl.training.plugin import OptionsT, Strategy
 from nlpcl.training.strategy import show_options
-
-OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def take_options(options_type: type[OptionsT], arguments: dict[str, Any]) -> OptionsT:
