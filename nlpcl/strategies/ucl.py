@@ -254,7 +254,7 @@ class UCLPlugin(Plugin[UCLOptions]):
     :raises TypeError: a site's layer is no `nn.Linear`, `nn.Conv1d` or `nn.Conv2d`.
     """
 
-    task_state = ("starts", "examples")
+    task_state = ("starts",)
 
     def __init__(self, model: ContinualModel, options: UCLOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
@@ -263,8 +263,6 @@ class UCLPlugin(Plugin[UCLOptions]):
         for site in self.sites:
             make_bayesian(site.module, self.options.ratio, self.backbone.pretrained)
         self.starts: dict[str, Start] = {}
-        self.examples = 1
-        """N, by which the regulariser is divided."""
 
     def parameter_group(self, strategy: Strategy) -> dict[str, Any]:
         """Return the optimizer's group of rho: a learning rate of its own, no weight decay."""
@@ -279,7 +277,6 @@ class UCLPlugin(Plugin[UCLOptions]):
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.starts = start_of_task(self.sites)
-        self.examples = len(strategy.experience.dataset)
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         alpha, beta, first = self.options.alpha, self.options.beta, strategy.clock.train_exp_counter == 0
@@ -287,7 +284,7 @@ class UCLPlugin(Plugin[UCLOptions]):
         if self.options.parity:
             strategy.loss = (strategy.loss + penalty) / minibatch_rows(strategy)
         else:
-            strategy.loss = strategy.loss + penalty / self.examples
+            strategy.loss = strategy.loss + penalty / len(strategy.experience.dataset)
 
     def kept_bytes(self) -> dict[str, int]:
         """Return the bytes of the values at the start of the task, not of the factors that follow from them."""

@@ -173,7 +173,6 @@ def test_what_trains_and_what_is_kept(scenario: str, parity: bool, benchmark_of:
     for task, experience in enumerate(benchmark.train_stream):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         strategy.train(experience, eval_streams=[])
-        assert plugin.examples == 24
         for site in plugin.sites:
             path = next(name for name, module in model.named_modules() if module is site.module)
             start, layer = plugin.starts[site.name], site.module
