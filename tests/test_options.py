@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, TypeVar
+from abc import ABC
+from typing import Any, Generic, TypeVar
 
 import pytest
 import torch
@@ -31,7 +32,12 @@ class Derived(Base):
     size: int | None = option(None, "a size")
 
 
+T = TypeVar("T")
 BaseT = TypeVar("BaseT", bound=Base)
+
+
+class Holder(Generic[T]):
+    """A base that knows no options."""
 
 
 class Shared(Plugin[BaseT]):
@@ -42,12 +48,16 @@ class Method(Shared[Derived]):
     """A method."""
 
 
-class Variant(Method):
-    """Has the options of the method."""
+class Variant(Method, Holder[int]):
+    """Has the options of the method, and another base."""
+
+
+class Mixed(Shared[Derived], ABC):
+    """Has options of its own, and another base."""
 
 
 def test_a_plugin_has_the_options_that_it_names() -> None:
-    assert [cls.options_type for cls in (Shared, Method, Variant)] == [Base, Derived, Derived]
+    assert [cls.options_type for cls in (Shared, Method, Variant, Mixed)] == [Base, Derived, Derived, Derived]
     assert Variant(Derived(steps=3)).options == Variant(steps=3).options == Derived(steps=3)
     with pytest.raises(TypeError, match="Derived"):
         Method(Base(steps=3))

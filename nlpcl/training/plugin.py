@@ -81,7 +81,7 @@ class Plugin(SupervisedPlugin[Strategy], Generic[OptionsT], supports_distributed
         # Avalanche asks each class anew.
         super().__init_subclass__(**{"supports_distributed": True, **kwargs})
         for base in vars(cls).get("__orig_bases__", ()):
-            if issubclass(get_origin(base), Plugin):
+            if issubclass(get_origin(base) or object, Plugin):
                 (options,) = get_args(base)  # a class, or a variable for subclasses of one
                 cls.options_type = getattr(options, "__bound__", options)
 
