@@ -30,8 +30,8 @@ from nlpcl.runs.checkpoint_folder import CheckpointFolder
 from nlpcl.runs.fit import Silent
 from nlpcl.runs.identity import identified
 from nlpcl.runs.state import Capture, Streams
+from nlpcl.training.internals import version_of
 from nlpcl.training.strategy import ContinualStrategy
-from nlpcl.training.torch_internals import version_of
 from tests.helpers.checkpoints import rewrite
 from tests.helpers.messages import mentions, refused
 from tests.helpers.runs import Started, content, interrupted_run, run, spec_of

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from abc import ABC
+from typing import Any, Generic, TypeVar
 
 import pytest
+import torch
+from torch import nn
 
+from nlpcl.models import build_model
 from nlpcl.models.base import Backbone
 from nlpcl.models.mlp import MLP
 from nlpcl.options import MISSING, Options, option
 from nlpcl.ranges import Count, Weight
 from nlpcl.registry import backbones, register_backbone, register_strategy, strategies
+from nlpcl.training.plugin import Plugin
 from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
+from tests.helpers.images import tiny_images
 from tests.helpers.messages import mentions, refused
 
 
@@ -24,6 +30,56 @@ class Base(Options):
 class Derived(Base):
     strength: Weight = option(2.0, "a larger factor")
     size: int | None = option(None, "a size")
+
+
+T = TypeVar("T")
+BaseT = TypeVar("BaseT", bound=Base)
+
+
+class Holder(Generic[T]):
+    """A base that knows no options."""
+
+
+class Shared(Plugin[BaseT]):
+    """What several methods are made of, whose options have those of `Base`."""
+
+
+class Method(Shared[Derived]):
+    """A method."""
+
+
+class Variant(Method, Holder[int]):
+    """Has the options of the method, and another base."""
+
+
+class Mixed(Shared[Derived], ABC):
+    """Has options of its own, and another base."""
+
+
+def test_a_plugin_has_the_options_that_it_names() -> None:
+    assert [cls.options_type for cls in (Shared, Method, Variant, Mixed)] == [Base, Derived, Derived, Derived]
+    assert Variant(Derived(steps=3)).options == Variant(steps=3).options == Derived(steps=3)
+    with pytest.raises(TypeError, match="Derived"):
+        Method(Base(steps=3))
+
+
+class Shaping(Plugin[StrategyOptions]):
+    """A plugin that takes the model."""
+
+    def __init__(self, model: nn.Module, options: StrategyOptions | None = None, **values: Any) -> None:
+        super().__init__(options, **values)
+        self.model = model
+
+
+def test_a_strategy_makes_the_plugin_that_it_names() -> None:
+    class Shaped(ContinualStrategy):
+        plugin_type = Shaping
+
+    net, model = nn.Linear(2, 2), build_model(tiny_images("til", (2, 2)), "mlp", hidden=4)
+    (plugin, *_) = Shaped(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), parity=True).plugins
+    assert isinstance(plugin, Shaping) and plugin.model is model and plugin.options.parity
+    with pytest.raises(TypeError, match="Shaped"):
+        Shaped(model=net, optimizer=torch.optim.SGD(net.parameters(), lr=0.1))
 
 
 def test_a_subclass_adds_options_and_changes_a_default() -> None:

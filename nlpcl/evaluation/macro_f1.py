@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from nlpcl.training import distributed
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
 
 
 def macro_f1(predictions: Tensor, targets: Tensor) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 from nlpcl.evaluation.macro_f1 import macro_f1
 from nlpcl.training import distributed
 from nlpcl.training.finite import not_finite
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
 
 _Matrix = list[list[float | None]]
 

@@ -125,14 +125,24 @@ def weight_factor(site: Site, masks: Mapping[str, Tensor]) -> Tensor:
     :param masks: for each site by name its cumulative mask A, (width,), in [0, 1].
     :return: broadcastable to the weight, (repeat * width, columns, 1, ...).
     """
-    rows = masks[site.name].repeat(site.repeat)
-    columns = torch.cat(
-        [rows.new_ones(count) if name is None else masks[name].repeat_interleave(count) for name, count in site.inputs]
-    )
-    factor = 1 - torch.minimum(rows[:, None], columns[None, :])
-    weight = site.module.weight
-    assert isinstance(weight, Tensor)
-    return factor.reshape(*factor.shape, *[1] * (weight.dim() - 2))
+    return 1 - by_entry(site, masks, 1.0, torch.minimum)
+
+
+def by_entry(
+    site: Site, values: Mapping[str, Tensor], other: float, combine: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Combine for each entry of a site's weight the value of its unit and that of the unit that makes its input.
+
+    :param values: for each site by name those of its units, (width,).
+    :param other: the value of an input that no site gates.
+    :return: broadcastable to the weight, (repeat * width, columns, 1, ...).
+    """
+    rows = values[site.name].repeat(site.repeat)
+    columns = [
+        rows.new_full((n,), other) if name is None else values[name].repeat_interleave(n) for name, n in site.inputs
+    ]
+    combined = combine(rows[:, None], torch.cat(columns)[None, :])
+    return combined.reshape(*combined.shape, *[1] * (cast(Tensor, site.module.weight).dim() - 2))
 
 
 class Backbone(nn.Module, ABC):

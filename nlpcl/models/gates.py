@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -124,9 +124,18 @@ class Gates(PerTask):
         embedding = self.embeddings[task]
         return torch.sigmoid(self.smax * embedding) if self.soft else (embedding > 0).to(embedding.dtype)
 
-    def used_by_site(self) -> dict[str, Tensor]:
-        """Return the cumulative mask A of every site, (width,) each."""
-        return self._split(self.used)
+    def by_site(self, values: Tensor) -> dict[str, Tensor]:
+        """Return the parts of values (..., N) that belong to each site, (..., width)."""
+        parts = values.split(list(self.widths.values()), dim=-1)
+        return dict(zip(self.widths, parts, strict=True))
+
+    def each(self, tasks: Iterable[int]) -> Iterator[int]:
+        """Yield tasks, whose masks serve all samples in turn, and at the end restore what did before."""
+        before = self.override
+        for task in tasks:
+            self.override = task
+            yield task
+        self.override = before
 
     def training_gates(self) -> Tensor:
         """Return sigma(s e) of the task in training, (N,)."""
@@ -153,10 +162,6 @@ class Gates(PerTask):
             return self.mask(task)
         return torch.ones_like(self.used)
 
-    def _split(self, values: Tensor) -> dict[str, Tensor]:
-        parts = values.split(list(self.widths.values()), dim=-1)
-        return dict(zip(self.widths, parts, strict=True))
-
     def prepare(self) -> None:
         """Compute the gates of the mini-batch that is about to pass, once for all sites."""
         task = self.context.task if self.override is None else self.override
@@ -164,7 +169,7 @@ class Gates(PerTask):
             values = self._row(task)
         else:
             values = torch.stack([self._row(t) for t in range(len(self.embeddings))])[task]
-        self.context.gates |= self._split(values)
+        self.context.gates |= self.by_site(values)
 
     def _apply_gate(self, name: str, axis: int, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         gates = self.context.gates[name].to(output.dtype)

@@ -31,10 +31,6 @@ class TokenNet(Protocol):
         """Return features (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
         ...
 
-    def sites(self) -> list[Site]:
-        """As `Backbone.sites`."""
-        ...
-
 
 class TextCNN(nn.Module):
     """Convolutions over windows of 3, 4 and 5 tokens, the maximum over positions, ReLU, fully connected layers.
@@ -132,10 +128,6 @@ class TextGRU(nn.Module):
             states, _ = self.gru(x)
         return states
 
-    def sites(self) -> list[Site]:
-        """Return no sites: no gate could follow a unit."""
-        return []
-
 
 class TokenOptions(Options):
     """The options of a backbone that reads token vectors, but for `hidden`, whose default depends on the vectors."""
@@ -207,7 +199,8 @@ class TokenBackbone(TextBackbone):
             self.net.cudnn = False
 
     def sites(self) -> list[Site]:
-        return self.net.sites()
+        """Return the layers of a convolutional net; another net has none that a gate could follow."""
+        return self.net.sites() if isinstance(self.net, TextCNN) else []
 
 
 class FrozenOptions(TokenOptions):

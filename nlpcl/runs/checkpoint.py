@@ -34,8 +34,8 @@ from nlpcl.runs.state import Capture, NotSerializable, Streams, Untouched
 from nlpcl.training import distributed
 from nlpcl.training.batches import RemainingBatches
 from nlpcl.training.finite import all_finite
+from nlpcl.training.internals import version_of
 from nlpcl.training.strategy import ContinualStrategy
-from nlpcl.training.torch_internals import version_of
 
 ORDER = "order"  # torch's random state at the start of the epoch
 

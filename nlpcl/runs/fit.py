@@ -12,7 +12,7 @@ from avalanche.training.templates import SupervisedTemplate
 
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.training.finite import not_finite
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
 from nlpcl.training.strategy import protocol_of
 
 Eval = Literal["seen", "full", "final"]

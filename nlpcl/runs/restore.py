@@ -32,8 +32,8 @@ from nlpcl.runs.state import (
     constant,
     walked,
 )
+from nlpcl.training.internals import empty_buffers, parts_of, version_of
 from nlpcl.training.state import class_name, declared_state, restorable_class
-from nlpcl.training.torch_internals import empty_buffers, parts_of, version_of
 
 CONTAINERS: dict[str, Any] = {
     kind.__name__: kind for kind in (list, tuple, set, frozenset, deque, torch.Size, dict, OrderedDict)

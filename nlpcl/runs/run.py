@@ -31,7 +31,7 @@ from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 from nlpcl.training.device import seed_everything, tf32
 from nlpcl.training.evaluators import silent_evaluator
-from nlpcl.training.torch_internals import COMPILER_ERRORS
+from nlpcl.training.internals import COMPILER_ERRORS
 
 
 def setup(

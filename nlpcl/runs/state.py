@@ -31,10 +31,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from torch.utils.hooks import RemovableHandle
 
-from nlpcl.training.avalanche_internals import attributes_of
 from nlpcl.training.batches import WholeBatches
+from nlpcl.training.internals import attributes_of, parts_of, version_of
 from nlpcl.training.state import class_name, declared_state
-from nlpcl.training.torch_internals import parts_of, version_of
 
 Node = list[Any]
 # Code and constants: what stands in the object that is restored into is the same.

@@ -40,11 +40,10 @@ from nlpcl.models.sizes import PerTask, tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Rate, Weight, Width
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.strategies._shared.replay import FeaturesPlugin, ReplayOptions, joint_mean
 from nlpcl.training.forward import autocast, mode
 from nlpcl.training.optimizers import new_optimizer
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
 from nlpcl.training.strategy import ContinualStrategy
 
 
@@ -111,9 +110,7 @@ class PrivateEncoders(PerTask):
 
     def of(self, task: int) -> Backbone:
         """The encoder that serves `task`."""
-        net = self.nets[task if len(self.nets) > 1 else 0]
-        assert isinstance(net, Backbone)
-        return net
+        return cast(Backbone, self.nets[task if len(self.nets) > 1 else 0])
 
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
         """Private features (B, F); samples of several tasks pass the encoders of those tasks only."""
@@ -191,15 +188,12 @@ class ACLOptions(ReplayOptions):
     )
 
 
-class ACLPlugin(FeaturesPlugin):
+class ACLPlugin(FeaturesPlugin[ACLOptions]):
     """Splits a model's backbone into a shared and private ones and trains them against a discriminator.
 
     :param model: its backbone becomes the shared encoder, its heads get twice the width.
     """
 
-    options_type = ACLOptions
-    options: ACLOptions
-    state = ("kept_private",)
     task_state = ("discriminator", "_optimizer", "_real", "_steps")
 
     def __init__(self, model: ContinualModel, options: ACLOptions | None = None, **values: Any) -> None:
@@ -215,8 +209,6 @@ class ACLPlugin(FeaturesPlugin):
         self._optimizer: Optimizer
         self._real: tuple[Tensor, Tensor]
         self._steps = 0
-        self.kept_private: Tensor | None = None
-        """Private features (capacity, F) of the memory's examples, on the host; None in domain-incremental learning."""
 
     def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
@@ -256,10 +248,11 @@ class ACLPlugin(FeaturesPlugin):
         replayed = self.memory.at(slots).on_device(strategy)
         labels = replayed.task_labels
         there = labels if isinstance(labels, int) else to_device(labels, strategy.device)
-        if self.kept_private is None:
+        kept = self.memory.columns.get("private")
+        if kept is None:
             private, shared = encode(strategy, self.backbone, replayed.x, there).split(self.half, dim=1)
         else:
-            private = to_device(self.kept_private[slots], strategy.device)
+            private = to_device(kept[slots], strategy.device)
             shared = encode(strategy, self.backbone.shared, replayed.x, there)
         logits = self.model.heads(torch.cat([private, shared], dim=1), labels)
         tasks = to_device(self.memory.tasks[slots], strategy.device)
@@ -290,19 +283,16 @@ class ACLPlugin(FeaturesPlugin):
         slots = self.fill(strategy)
         if not self.task_incremental or not len(slots):
             return
-        if self.kept_private is None:
-            self.kept_private = torch.zeros(self.memory.capacity, self.half)
         task = strategy.experience.current_experience
         encoder = self.backbone.private.of(task)
         with mode(encoder, training=False), torch.no_grad():
             for part in slots.split(strategy.train_mb_size):
                 x = self.memory.at(part).on_device(strategy).x
-                self.kept_private[part] = encode(strategy, encoder, x, task).cpu()
+                self.memory.keep("private", part, encode(strategy, encoder, x, task))
 
     def kept_bytes(self) -> dict[str, int]:
-        """Return the bytes of the memory's filled slots and of their private features."""
-        kept = [] if self.kept_private is None else [self.kept_private[: len(self.memory)]]
-        return super().kept_bytes() | {"memory_private": tensor_bytes(kept)}
+        """Return the bytes of the memory's filled slots, and of private features, which may be none."""
+        return {"memory_private": 0, **super().kept_bytes()}
 
 
 def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | SharedHead:
@@ -322,7 +312,7 @@ def wider_heads(heads: TaskHeads | SharedHead, width: int) -> TaskHeads | Shared
     replay=True,
     ddp_reason="its discriminator takes steps of its own on the features of the whole mini-batch",
 )
-class ACL(ShapingStrategy):
+class ACL(ContinualStrategy):
     """Adversarial continual learning."""
 
     plugin_type = ACLPlugin

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
-from nlpcl.strategies._shared.replay import ProjectionPlugin
+from nlpcl.strategies._shared.replay import ProjectionPlugin, ReplayOptions
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def project_agem(gradient: Tensor, reference: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def project_agem(gradient: Tensor, reference: Tensor) -> Tensor:
     return gradient - torch.where(product < 0, product / (reference @ reference), 0.0) * reference
 
 
-class AGEMPlugin(ProjectionPlugin):
+class AGEMPlugin(ProjectionPlugin[ReplayOptions]):
     """Projects the gradient of every mini-batch, under any Avalanche strategy."""
 
     def draws(self, size: int) -> list[Tensor]:
@@ -52,7 +52,7 @@ class AGEMPlugin(ProjectionPlugin):
     replay=True,
     ddp=True,
 )
-class AGEM(PluginStrategy):
+class AGEM(ContinualStrategy):
     """Averaged gradient episodic memory."""
 
     plugin_type = AGEMPlugin

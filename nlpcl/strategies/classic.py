@@ -46,7 +46,7 @@ from nlpcl.strategies._shared.masks import ORIGINAL_GATES, GatePlugin, MaskInfer
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import autocast, mode, on_device
-from nlpcl.training.protocols import TaskData
+from nlpcl.training.plugin import TaskData
 
 
 def contrastive_loss(views: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -150,7 +150,6 @@ class CLASSIC(MaskInference):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.previous: list[int] = []
-        self._forget_batch()
 
     def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> GatePlugin:
         model = continual_model(model, type(self).__name__)
@@ -180,14 +179,8 @@ class CLASSIC(MaskInference):
     @torch.no_grad()
     def previous_features(self, x: Tensor) -> Tensor:
         """Return features (B, t, F) of inputs `x` under the stored masks of the t previous tasks, without dropout."""
-        gates, features = self.masks.gates, []
-        chosen = gates.override
         with mode(self.model, training=False):
-            for task in self.previous:
-                gates.override = task
-                features.append(self._represent(x, task))
-        gates.override = chosen
-        return torch.stack(features, dim=1)
+            return torch.stack([self._represent(x, task) for task in self.masks.gates.each(self.previous)], dim=1)
 
     def _represent(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
         with autocast(self):
@@ -239,10 +232,7 @@ class CLASSIC(MaskInference):
         labels = distributed.all_gather(self.mb_y, self.mb_rows) if by_class else torch.arange(len(z), device=z.device)
         return contrastive_loss(torch.stack([z.expand_as(others), others], dim=-3), labels, self.options.temperature)
 
-    def _train_cleanup(self) -> None:
-        super()._train_cleanup()
-        self._forget_batch()
-
-    def _forget_batch(self) -> None:
+    def _drop_batch(self) -> None:
+        super()._drop_batch()
         # They hold a graph, which cannot be copied and means nothing later.
         self.mb_previous = self.mb_pooled = self.mb_features = torch.empty(0)

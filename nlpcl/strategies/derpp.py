@@ -26,10 +26,10 @@ from nlpcl.models.heads import ABSENT
 from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.replay import MemoryPlugin, ReplayOptions
 from nlpcl.training.forward import logits_of, mode
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def own_mse(logits: Tensor, stored: Tensor) -> Tensor:
@@ -53,11 +53,8 @@ class DERPPOptions(ReplayOptions):
     beta: Weight = option(0.5, "weight of the cross-entropy of replayed examples; 0.5 in the original toolkit")
 
 
-class DERPPPlugin(MemoryPlugin):
+class DERPPPlugin(MemoryPlugin[DERPPOptions]):
     """Adds the two replay terms to the loss of every mini-batch, under any Avalanche strategy."""
-
-    options_type = DERPPOptions
-    options: DERPPOptions
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
         if len(self.memory):
@@ -82,7 +79,7 @@ class DERPPPlugin(MemoryPlugin):
         with mode(strategy.model, training=False), torch.no_grad():
             parts = [self.memory.at(part).on_device(strategy) for part in slots.split(strategy.train_mb_size)]
             logits = torch.cat([logits_of(strategy, part.x, part.task_labels) for part in parts])
-        self.memory.add_logits(slots, logits)
+        self.memory.keep("logits", slots, logits, fill=ABSENT)
 
 
 @register_strategy(
@@ -94,7 +91,7 @@ class DERPPPlugin(MemoryPlugin):
     replay=True,
     ddp=True,
 )
-class DERPP(PluginStrategy):
+class DERPP(ContinualStrategy):
     """Dark experience replay."""
 
     plugin_type = DERPPPlugin

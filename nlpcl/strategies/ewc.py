@@ -34,11 +34,11 @@ from nlpcl.models.base import single_task
 from nlpcl.options import option
 from nlpcl.ranges import Count, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.quadratic import MergedQuadratic, QuadraticOptions, QuadraticPlugin, trainable
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 PARITY_BATCH = 20
 """Batch size of the original toolkit's Fisher estimate."""
@@ -57,7 +57,7 @@ class EWCOptions(QuadraticOptions):
     )
 
 
-class EWCPlugin(QuadraticPlugin):
+class EWCPlugin(QuadraticPlugin[EWCOptions]):
     """Elastic weight consolidation for any Avalanche strategy.
 
     The Fisher information is computed in float32, once a task, after it. It loops over samples, each of which costs a
@@ -65,8 +65,6 @@ class EWCPlugin(QuadraticPlugin):
     torch's; only the dropout of `parity` does not.
     """
 
-    options_type = EWCOptions
-    options: EWCOptions
     state = ("generator",)
     share = 0.5
 
@@ -119,7 +117,7 @@ class EWCPlugin(QuadraticPlugin):
     url="https://arxiv.org/abs/1612.00796",
     ddp=True,
 )
-class EWC(PluginStrategy):
+class EWC(ContinualStrategy):
     """Elastic weight consolidation."""
 
     plugin_type = EWCPlugin

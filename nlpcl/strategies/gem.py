@@ -27,8 +27,8 @@ from nlpcl.models.device import to_device
 from nlpcl.options import option
 from nlpcl.ranges import Positive, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.replay import ProjectionPlugin, ReplayOptions
+from nlpcl.training.strategy import ContinualStrategy
 
 
 def project_gem(gram: np.ndarray, products: np.ndarray, margin: float, eps: float) -> np.ndarray:
@@ -63,11 +63,8 @@ class GEMOptions(ReplayOptions):
     )
 
 
-class GEMPlugin(ProjectionPlugin):
+class GEMPlugin(ProjectionPlugin[GEMOptions]):
     """Corrects the gradient of every mini-batch, under any Avalanche strategy."""
-
-    options_type = GEMOptions
-    options: GEMOptions
 
     def draws(self, size: int) -> list[Tensor]:
         """Draw for each past task the slots of its even share of `size` examples, at least one, or all of `parity`."""
@@ -96,7 +93,7 @@ class GEMPlugin(ProjectionPlugin):
     replay=True,
     ddp=True,
 )
-class GEM(PluginStrategy):
+class GEM(ContinualStrategy):
     """Gradient episodic memory."""
 
     plugin_type = GEMPlugin

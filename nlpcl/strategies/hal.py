@@ -47,11 +47,11 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import CountOrNone, Length, NotAll, Rate, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.strategies._shared.quadratic import trainable
 from nlpcl.strategies._shared.replay import FeaturesPlugin, ReplayOptions, joint_mean, loss_scale, virtual_step
 from nlpcl.training.forward import logits_of, mode, on_device
-from nlpcl.training.protocols import Strategy, TaskData
+from nlpcl.training.plugin import Strategy, TaskData
+from nlpcl.training.strategy import ContinualStrategy
 
 _Weights = Mapping[str, Tensor]
 
@@ -147,15 +147,13 @@ class HALOptions(ReplayOptions):
     )
 
 
-class HALPlugin(FeaturesPlugin):
+class HALPlugin(FeaturesPlugin[HALOptions]):
     """Replays, holds the outputs at the anchors, and learns a task's anchors at its end.
 
     :param model: the model that is trained.
     :raises UsageError: `anchor_length` is more than the encoder takes.
     """
 
-    options_type = HALOptions
-    options: HALOptions
     state = ("anchors", "anchor_heads", "_text")
     task_state = ("means", "seen")
 
@@ -290,7 +288,7 @@ class HALPlugin(FeaturesPlugin):
     replay=True,
     ddp_reason="it differentiates through a step on the whole mini-batch, whose gradient no process has by itself",
 )
-class HAL(ShapingStrategy):
+class HAL(ContinualStrategy):
     """Hindsight anchor learning."""
 
     plugin_type = HALPlugin

@@ -43,7 +43,7 @@ from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.backbones import recurrent_backbone
 from nlpcl.strategies._shared.masks import CLAMP, GATE_INIT, GatePlugin, InferenceOptions, MaskInference
 from nlpcl.training.forward import logits_of
-from nlpcl.training.protocols import Experience, Strategy
+from nlpcl.training.plugin import Experience, Strategy
 
 Path = Literal["test", "training", "every mask"]
 
@@ -98,10 +98,6 @@ class KANNet(nn.Module):
         finally:
             self.path = "test"
 
-    def sites(self) -> list[Site]:
-        """Return no sites: the gates are the method's own."""
-        return []
-
 
 def accessible_factors(gru: nn.GRU, access: Tensor) -> dict[nn.Parameter, Tensor]:
     """Return the factors on the gradients of a GRU's weights in the main phase (see the module's docstring).
@@ -127,7 +123,7 @@ class KANOptions(InferenceOptions):
     )
 
 
-class KANPlugin(GatePlugin):
+class KANPlugin(GatePlugin[KANOptions]):
     """Puts a `KANNet` on the backbone's token vectors.
 
     The first training on a task t > 0 is its accessibility phase, the next its main phase. `KAN` goes through both;
@@ -135,8 +131,6 @@ class KANPlugin(GatePlugin):
 
     :param model: its backbone's net is a `TextGRU`, which becomes the main net.
     """
-
-    options_type = KANOptions
 
     def __init__(self, model: ContinualModel, options: KANOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)

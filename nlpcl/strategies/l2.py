@@ -18,9 +18,9 @@ from typing import Any
 from nlpcl.options import option
 from nlpcl.ranges import Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import PluginStrategy
 from nlpcl.strategies._shared.quadratic import QuadraticOptions, QuadraticPlugin
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
+from nlpcl.training.strategy import ContinualStrategy
 
 
 class L2Options(QuadraticOptions):
@@ -29,10 +29,8 @@ class L2Options(QuadraticOptions):
     lamb: Weight = option(0.5, "weight lambda of the penalty; 0.5 in the original toolkit")
 
 
-class L2Plugin(QuadraticPlugin):
+class L2Plugin(QuadraticPlugin[L2Options]):
     """Adds lambda * sum_{k<t} sum_j (theta_j - theta_{k,j}*)^2 to the loss of any Avalanche strategy."""
-
-    options_type = L2Options
 
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         parameters = self.held(strategy)
@@ -51,7 +49,7 @@ class L2Plugin(QuadraticPlugin):
     ),
     ddp=True,
 )
-class L2(PluginStrategy):
+class L2(ContinualStrategy):
     """L2 penalty towards the weights of earlier tasks."""
 
     plugin_type = L2Plugin

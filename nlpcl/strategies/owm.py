@@ -40,14 +40,12 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Positive
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training import distributed
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import logits_of, mode, on_device
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Plugin, Strategy
 from nlpcl.training.state import restorable
-from nlpcl.training.strategy import StrategyOptions
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
 
 BLOCK = 32
 """Inputs that enter P at once: a system of this size is solved, never one of P's own."""
@@ -68,8 +66,7 @@ def layer_inputs(module: nn.Module, x: Tensor) -> Tensor:
         rows = x if x.dim() == 3 else x.unsqueeze(1)
     elif isinstance(module, nn.Conv1d):
         kernel, stride, padding, dilation = module.kernel_size, module.stride, module.padding, module.dilation
-        x = x.unsqueeze(2)
-        rows = F.unfold(x, (1, *kernel), (1, *dilation), (0, *padding), (1, *stride)).mT
+        rows = F.unfold(x.unsqueeze(2), (1, *kernel), (1, *dilation), (0, *padding), (1, *stride)).mT
     else:
         rows = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT
     return rows if layer.bias is None else torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], dim=2)
@@ -114,9 +111,9 @@ def batch_inputs(module: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
     return example_means(module, x, mask, dim=0)
 
 
-def joined(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return a copy of [W b], (out, d)."""
-    return torch.cat([weight.flatten(1), *([] if bias is None else [bias.unsqueeze(1)])], dim=1)
+def joined(*parts: Tensor) -> Tensor:
+    """Return a copy of [W b], (out, d), of a weight and, if there is one, a bias."""
+    return torch.cat([part.detach().reshape(len(part), -1) for part in parts], dim=1)
 
 
 @restorable
@@ -133,12 +130,10 @@ class Projector:
     state = ("module", "p", "applied")
 
     def __init__(self, module: nn.Module) -> None:
-        self.module: Any = module
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        columns = weight[0].numel() + (self.module.bias is not None)
-        self.p = torch.eye(columns, dtype=torch.float64, device=weight.device)
-        self.applied = self.p.to(weight.dtype)
+        self.module = module
+        values = self.values()
+        self.p = torch.eye(values.shape[1], dtype=torch.float64, device=values.device)
+        self.applied = self.p.to(values.dtype)
 
     @torch.no_grad()
     def update(self, x: Tensor, alpha: float) -> None:
@@ -162,26 +157,25 @@ class Projector:
 
     def values(self) -> Tensor:
         """Return a copy of the layer's [W b], (out, d)."""
-        return joined(self.module.weight.detach(), None if self.module.bias is None else self.module.bias.detach())
+        return joined(*self.module.parameters())
 
     @torch.no_grad()
     def project_change(self, before: Tensor) -> None:
         """[W b] <- [W b]_before + ([W b] - [W b]_before) P, for `before` from `values`."""
         change = self.values() - before
-        self._split(torch.addmm(before, change, self.applied), self.module.weight, self.module.bias)
+        self._split(torch.addmm(before, change, self.applied), list(self.module.parameters()))
 
     @torch.no_grad()
     def project_gradient(self) -> None:
         """grad [W b] <- grad [W b] P; nothing if the layer has no gradient."""
-        weight, bias = self.module.weight.grad, None if self.module.bias is None else self.module.bias.grad
-        if weight is not None:
-            self._split(joined(weight, bias) @ self.applied, weight, bias)
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        if gradients:
+            self._split(joined(*gradients) @ self.applied, gradients)
 
     @staticmethod
-    def _split(rows: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-        weight.copy_(rows[:, : weight[0].numel()].view_as(weight))
-        if bias is not None:
-            bias.copy_(rows[:, -1])
+    def _split(rows: Tensor, parts: list[Tensor]) -> None:
+        for part, columns in zip(parts, rows.split([part[0].numel() for part in parts], dim=1), strict=True):
+            part.copy_(columns.reshape(part.shape))
 
 
 def final_alphas(sites: list[Site]) -> dict[str, float]:
@@ -210,16 +204,14 @@ class OWMOptions(StrategyOptions):
     )
 
 
-class OWMPlugin(Plugin):
+class OWMPlugin(Plugin[OWMOptions]):
     """Projects the steps of a `ContinualModel`'s layers away from the inputs of earlier tasks.
 
     :param model: its trainable sites are protected.
     :raises UsageError: `parity` in several processes.
     """
 
-    options_type = OWMOptions
-    options: OWMOptions
-    state = ("projectors", "protecting")
+    state = ("projectors",)
 
     def __init__(self, model: ContinualModel, options: OWMOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
@@ -230,7 +222,6 @@ class OWMPlugin(Plugin):
         self.finals = final_alphas(sites)
         self.sites = [site for site in sites if site.module.weight.requires_grad]
         self.projectors: list[Projector] = []
-        self.protecting = False
         self._hooks = ExitStack()
         self._inputs: list[Tensor] = []
         self._before: list[Tensor] = []
@@ -241,7 +232,7 @@ class OWMPlugin(Plugin):
 
     def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
-        if self.protecting and not self.options.parity:
+        if strategy.clock.train_exp_counter and not self.options.parity:
             for p in unprotected(self.backbone):
                 p.requires_grad_(False)
 
@@ -254,8 +245,11 @@ class OWMPlugin(Plugin):
 
     def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         if self.options.parity:
-            self._project_gradients(strategy)
-        elif self.protecting:
+            progress = strategy.clock.train_exp_iterations / (len(strategy.dataloader) * strategy.train_epochs)
+            for site, projector, x in zip(self.sites, self.projectors, self._inputs, strict=True):
+                projector.update(x, self.finals[site.name] ** progress)
+                projector.project_gradient()
+        elif strategy.clock.train_exp_counter:
             self._before = [projector.values() for projector in self.projectors]
 
     def after_update(self, strategy: Strategy, **kwargs: Any) -> None:
@@ -270,7 +264,6 @@ class OWMPlugin(Plugin):
         else:
             for projector, means in zip(self.projectors, self.task_means(strategy), strict=True):
                 projector.update(means, self.options.alpha)
-        self.protecting = True
 
     @torch.no_grad()
     def task_means(self, strategy: Strategy) -> list[Tensor]:
@@ -300,12 +293,6 @@ class OWMPlugin(Plugin):
         if module.training:  # not in an evaluation between two epochs
             self._inputs[site] = batch_inputs(module, args[0], self.backbone.context.mask)
 
-    def _project_gradients(self, strategy: Strategy) -> None:
-        progress = strategy.clock.train_exp_iterations / (len(strategy.dataloader) * strategy.train_epochs)
-        for site, projector, x in zip(self.sites, self.projectors, self._inputs, strict=True):
-            projector.update(x, self.finals[site.name] ** progress)
-            projector.project_gradient()
-
     def _watch(self, note: Any) -> None:
         """Call `note(index of the site, module, arguments)` before each site's module, until `_hooks` is closed."""
         for i, site in enumerate(self.sites):
@@ -324,7 +311,7 @@ class OWMPlugin(Plugin):
     ),
     ddp=True,
 )
-class OWM(ShapingStrategy):
+class OWM(ContinualStrategy):
     """Orthogonal weights modification."""
 
     plugin_type = OWMPlugin

@@ -43,17 +43,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nlpcl.models.base import ContinualModel, Site
+from nlpcl.models.base import ContinualModel
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.models.tokens import last_state
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.backbones import recurrent_backbone
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training import distributed
-from nlpcl.training.avalanche_internals import criterion_of
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import StrategyOptions, minibatch_rows
+from nlpcl.training.internals import criterion_of
+from nlpcl.training.plugin import Plugin, Strategy
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
 
 CEILING = 0.9
 SLOPE = 0.001
@@ -216,10 +214,6 @@ class SRKNet(nn.Module):
         assert parts is not None
         return parts
 
-    def sites(self) -> list[Site]:
-        """Return no sites: a recurrent net's weights serve three layers at once."""
-        return []
-
     def __getstate__(self) -> dict[str, Any]:
         # The last mini-batch's parts hold a graph, which cannot be copied and means nothing in a copy.
         return {**self.__dict__, "_parts": None}
@@ -243,13 +237,12 @@ def keeper_factors(keeper: SqueezedGRU, sums: Tensor, share: float) -> dict[nn.P
     return {keeper.get_parameter(name): factor for name, factor in factors.items()}
 
 
-class SRKPlugin(Plugin):
+class SRKPlugin(Plugin[StrategyOptions]):
     """Puts an `SRKNet` on the backbone's token vectors, adds its nets' losses and holds net K's steps back.
 
     :param model: its backbone's net is a `TextGRU`, which is replaced by nets of the same width.
     """
 
-    options_type = StrategyOptions
     task_state = ("_factors",)
 
     def __init__(self, model: ContinualModel, options: StrategyOptions | None = None, **values: Any) -> None:
@@ -258,7 +251,6 @@ class SRKPlugin(Plugin):
         self.net = SRKNet(gru.channels, gru.width, gru.dropout.p)
         self.backbone.net = self.net
         self.heads = model.heads
-        self._both: Tensor | None = None
         self._factors: dict[nn.Parameter, Tensor] = {}
         self._before: list[Tensor] = []
 
@@ -273,13 +265,8 @@ class SRKPlugin(Plugin):
         task = self.backbone.context.task
         criterion = criterion_of(strategy)
         losses = [criterion(self.heads(h, task), strategy.mb_y) for h in features]
-        self._both = losses[0] + losses[1]
+        strategy.loss = strategy.loss + (losses[0] + losses[1])
         self.net.sums += distributed.all_reduce_rows(sums, minibatch_rows(strategy)).abs()
-
-    def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        assert self._both is not None
-        strategy.loss = strategy.loss + self._both
-        self._both = None  # or its graph would live on
 
     def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
         self._before = [p.detach().clone() for p in self._factors]
@@ -309,7 +296,7 @@ class SRKPlugin(Plugin):
     ),
     ddp=True,
 )
-class SRK(ShapingStrategy):
+class SRK(ContinualStrategy):
     """Shared knowledge from a sequence of domains."""
 
     plugin_type = SRKPlugin

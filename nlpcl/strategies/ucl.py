@@ -37,16 +37,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nlpcl.errors import UsageError
-from nlpcl.models.base import ContinualModel, Site, sites_of, unprotected
+from nlpcl.models.base import ContinualModel, Site, by_entry, sites_of, unprotected
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Between, Rate, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import StrategyOptions, minibatch_rows
+from nlpcl.training.plugin import Plugin, Strategy
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions, minibatch_rows
 
 
 def initial_variance(weight: Tensor) -> float:
@@ -139,12 +136,9 @@ def make_bayesian(layer: nn.Module, ratio: float, pretrained: bool) -> Bayesian:
     :param layer: an `nn.Linear`, `nn.Conv1d` or `nn.Conv2d` with a bias.
     :param ratio: share of the noise in the variance, in (0, 1).
     :param pretrained: keep the layer's weight and bias.
-    :raises UsageError: `ratio` is outside (0, 1).
     :raises TypeError: another kind of layer, or one without a bias.
     :raises ValueError: `pretrained`, and the weight is constant, so that no variance can be read off it.
     """
-    if not 0 < ratio < 1:
-        raise UsageError(f"ratio must lie between 0 and 1, not {ratio}.")
     for plain, kind in KINDS.items():
         if isinstance(layer, plain) and layer.bias is not None:
             bayesian: Any = layer
@@ -183,15 +177,7 @@ def strengths(sites: Sequence[Site]) -> dict[str, tuple[Tensor, Tensor]]:
     """
     layers = {site.name: cast(Bayesian, site.module) for site in sites}
     certain = {name: layer.initial_sigma / layer.sigma() for name, layer in layers.items()}
-    found = {}
-    for site in sites:
-        rows = certain[site.name]
-        columns = torch.cat(
-            [rows.new_zeros(n) if name is None else certain[name].repeat_interleave(n) for name, n in site.inputs]
-        )
-        both = torch.maximum(rows[:, None], columns[None, :])
-        found[site.name] = (both.reshape(*both.shape, *[1] * (layers[site.name].weight.dim() - 2)), rows)
-    return found
+    return {site.name: (by_entry(site, certain, 0.0, torch.maximum), certain[site.name]) for site in sites}
 
 
 @torch.no_grad()
@@ -259,7 +245,7 @@ class UCLOptions(StrategyOptions):
     )
 
 
-class UCLPlugin(Plugin):
+class UCLPlugin(Plugin[UCLOptions]):
     """Makes every site of a `ContinualModel` Bayesian and regularises it.
 
     Under a strategy of Avalanche's own rho has the learning rate and weight decay of the others.
@@ -268,10 +254,7 @@ class UCLPlugin(Plugin):
     :raises TypeError: a site's layer is no `nn.Linear`, `nn.Conv1d` or `nn.Conv2d`.
     """
 
-    options_type = UCLOptions
-    options: UCLOptions
-    state = ("first",)
-    task_state = ("starts", "examples")
+    task_state = ("starts",)
 
     def __init__(self, model: ContinualModel, options: UCLOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
@@ -280,10 +263,6 @@ class UCLPlugin(Plugin):
         for site in self.sites:
             make_bayesian(site.module, self.options.ratio, self.backbone.pretrained)
         self.starts: dict[str, Start] = {}
-        self.first = True
-        """Whether no task has been trained yet."""
-        self.examples = 1
-        """N, by which the regulariser is divided."""
 
     def parameter_group(self, strategy: Strategy) -> dict[str, Any]:
         """Return the optimizer's group of rho: a learning rate of its own, no weight decay."""
@@ -292,24 +271,20 @@ class UCLPlugin(Plugin):
 
     def before_train_dataset_adaptation(self, strategy: Strategy, **kwargs: Any) -> None:
         # The first callback of an experience, and the only one before the optimizer is made.
-        if not self.first and not self.options.parity:
+        if strategy.clock.train_exp_counter and not self.options.parity:
             for p in unprotected(self.backbone):
                 p.requires_grad_(False)
 
     def before_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         self.starts = start_of_task(self.sites)
-        self.examples = len(strategy.experience.dataset)
 
     def before_backward(self, strategy: Strategy, **kwargs: Any) -> None:
-        alpha, beta = self.options.alpha, self.options.beta
-        penalty = ucl_penalty(self.sites, self.starts, alpha=alpha, beta=beta, first=self.first)
+        alpha, beta, first = self.options.alpha, self.options.beta, strategy.clock.train_exp_counter == 0
+        penalty = ucl_penalty(self.sites, self.starts, alpha=alpha, beta=beta, first=first)
         if self.options.parity:
             strategy.loss = (strategy.loss + penalty) / minibatch_rows(strategy)
         else:
-            strategy.loss = strategy.loss + penalty / self.examples
-
-    def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
-        self.first = False
+            strategy.loss = strategy.loss + penalty / len(strategy.experience.dataset)
 
     def kept_bytes(self) -> dict[str, int]:
         """Return the bytes of the values at the start of the task, not of the factors that follow from them."""
@@ -324,7 +299,7 @@ class UCLPlugin(Plugin):
     url="https://arxiv.org/abs/1905.11614",
     ddp=True,
 )
-class UCL(ShapingStrategy):
+class UCL(ContinualStrategy):
     """Uncertainty-regularised continual learning."""
 
     plugin_type = UCLPlugin

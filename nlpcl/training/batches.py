@@ -14,8 +14,8 @@ from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataA
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nlpcl.training.avalanche_internals import attributes_of, concatenation, flat_data
-from nlpcl.training.protocols import TaskData
+from nlpcl.training.internals import attributes_of, concatenation, flat_data
+from nlpcl.training.plugin import TaskData
 
 LARGEST_POOL = 50
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from nlpcl.errors import UsageError
 from nlpcl.models.base import single_task
 from nlpcl.training import distributed
-from nlpcl.training.avalanche_internals import experiences_of
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.forward import mode, on_device
-from nlpcl.training.protocols import Experience, Strategy, TaskData
+from nlpcl.training.internals import experiences_of
+from nlpcl.training.plugin import Experience, Strategy, TaskData
 
 if TYPE_CHECKING:
     from nlpcl.training.strategy import ContinualStrategy
@@ -89,9 +89,8 @@ class EarlyStopping:
     @torch.no_grad()
     def finish(self, strategy: Strategy) -> None:
         """Restore the parameters of the best epoch, after the last one."""
-        parameters = dict(strategy.model.named_parameters())
         for name, value in self.parameters.items():
-            parameters[name].copy_(value)
+            strategy.model.get_parameter(name).copy_(value)
         self.best_epochs.append(self.best_epoch)
         self.parameters = {}
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nlpcl.errors import UsageError
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
 
 
 def not_finite(strategy: Strategy, what: str, where: str) -> UsageError:

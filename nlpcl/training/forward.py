@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nlpcl.models.base import ContinualModel
 from nlpcl.models.device import to_device
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.plugin import Strategy
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

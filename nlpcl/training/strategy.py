@@ -14,21 +14,20 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nlpcl.models.base import ContinualModel, single_task
+from nlpcl.models.base import ContinualModel, continual_model, single_task
 from nlpcl.models.device import PAGE_LOCKED, to_device
 from nlpcl.models.sizes import model_bytes
 from nlpcl.options import Options, option, show_signature, with_options
 from nlpcl.registry import Regime
 from nlpcl.training import distributed
-from nlpcl.training.avalanche_internals import Criterion
 from nlpcl.training.batches import batch_rows, loader_of
 from nlpcl.training.early_stopping import EarlyStopping
 from nlpcl.training.evaluators import accuracy_evaluator
 from nlpcl.training.finite import not_finite
 from nlpcl.training.forward import logits_of, on_device
+from nlpcl.training.internals import Criterion
 from nlpcl.training.optimizers import linear_schedule, new_optimizer, original_schedule, uncorrected
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Checkpointer, Experience, Loader, Strategy, TaskData
+from nlpcl.training.plugin import Checkpointer, Experience, Strategy
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["constant", "linear", "plateau"]
@@ -84,16 +83,13 @@ class ContinualStrategy(SupervisedTemplate):
     :param options: the method's own, which `options_type` declares.
     """
 
+    plugin_type: ClassVar[Any] = None
+    """The class of the plugin that is the method, whose options a strategy has; None means that there is no plugin."""
     options_type: ClassVar[type[StrategyOptions]] = StrategyOptions
     options: Any
     protocol: Regime = "continual"
     """How it is driven, as `StrategyEntry` says; a subclass has that of its base."""
     experience: Experience
-    adapted_dataset: TaskData
-    dataloader: Loader
-    mbatch: Any
-    mb_output: Tensor
-    loss: Tensor
     _tasks: Tensor | int
     _unpacked: Tensor | None
     state: ClassVar[tuple[str, ...]] = ("plugins", "early_stopping", "scaler")
@@ -161,18 +157,26 @@ class ContinualStrategy(SupervisedTemplate):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "plugin_type" in vars(cls) and "options_type" not in vars(cls):
+            cls.options_type = cls.plugin_type.options_type
         show_options(cls, CONSTRUCTOR)
 
     def make_model(self, model: nn.Module) -> nn.Module:
         """Return the model to train, the one passed in or one around it; `self.options` is set."""
         return model
 
-    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> Plugin | None:
+    def make_plugin(self, model: nn.Module, optimizer: Optimizer) -> Any:
         """Return the plugin that is the method, or None; `self.options` is set, the strategy is not yet built.
+
+        A `plugin_type` whose constructor has a parameter `model` shapes the layers of a `ContinualModel`.
 
         :param optimizer: the template, to which a method may add groups.
         """
-        return None
+        if self.plugin_type is None:
+            return None
+        if "model" in inspect.signature(self.plugin_type).parameters:
+            return self.plugin_type(continual_model(model, type(self).__name__), self.options)
+        return self.plugin_type(self.options)
 
     def make_train_dataloader(self, shuffle: bool = True, num_workers: int = 0, **kwargs: Any) -> None:
         """Batches drawn uniformly from the (adapted) data of the experience, whatever their tasks."""
@@ -263,7 +267,6 @@ class ContinualStrategy(SupervisedTemplate):
 
     def _unpack_minibatch(self) -> None:
         # Looked at before the copy to the device, where it would have to wait for it.
-        assert self.mbatch is not None
         self._tasks = single_task(self.mbatch[-1])
         if self.is_training:
             self.mb_rows, self._alike = len(self.mbatch[1]), isinstance(self._tasks, int)
@@ -302,7 +305,6 @@ class ContinualStrategy(SupervisedTemplate):
     @property
     def tasks(self) -> Tensor | int:
         """Task labels of the mini-batch on the host, or one int; its own if a plugin has put another in its place."""
-        assert self.mbatch is not None
         return self._tasks if self.mbatch[-1] is self._unpacked else self.mb_task_id
 
     def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:

@@ -66,7 +66,7 @@ def test_a_layer_is_its_inputs_times_its_weights(name: str) -> None:
     layer: Any = make()
     x = torch.randn(2, *shape)
     rows = layer_inputs(layer, x)
-    out = rows @ joined(layer.weight, layer.bias).T
+    out = rows @ joined(*layer.parameters()).T
     expected = layer(x) if isinstance(layer, nn.Linear) else layer(x).flatten(2).mT
     torch.testing.assert_close(out.reshape(expected.shape), expected)
     if "strided" not in name:

@@ -201,7 +201,7 @@ def test_what_is_private_rests_after_its_task() -> None:
         old = plugin.memory.at(torch.arange(len(plugin.memory)))
         assert set(old.task_labels.tolist()) == {0, 1}
         mine = model.backbone.private.features(old.x, old.task_labels)
-        torch.testing.assert_close(plugin.kept_private[: len(plugin.memory)], mine)
+        torch.testing.assert_close(plugin.memory.columns["private"][: len(plugin.memory)], mine)
         both = model(old.x, old.task_labels)
         for task, width in ((0, 2), (1, 3)):
             rows = old.task_labels == task
@@ -264,7 +264,8 @@ def test_in_domain_incremental_learning_the_private_encoder_starts_afresh() -> N
     )
     assert not any(torch.equal(p, q) for p, q in zip(private.parameters(), before[0], strict=True))
     assert all(torch.equal(p, q) for p, q in zip(shared.parameters(), before[1], strict=True))
-    assert plugin_of(strategy, ACLPlugin).kept_private is None and strategy.kept_bytes(2)["memory_private"] == 0
+    assert "private" not in plugin_of(strategy, ACLPlugin).memory.columns
+    assert strategy.kept_bytes(2)["memory_private"] == 0
 
 
 def test_discriminator_is_new_for_each_task_and_has_an_optimizer_of_its_own() -> None:

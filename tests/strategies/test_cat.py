@@ -90,9 +90,9 @@ def test_detection(scenario: str) -> None:
             strategy.model.eval()
             found = strategy.model(inputs(benchmark.valid_stream[0]), 0).argmax(1)
             assert (found == torch.tensor(list(benchmark.valid_stream[0].dataset.targets))).float().mean() > 0.9
-    assert strategy.masks.similar[:2] == [[], [0]]
-    assert strategy.masks.similar[2] == [0, 1]  # a readout turns labels round
-    assert strategy.masks.similar[3] == []
+    assert strategy.model.transfers.similar[:2] == [[], [0]]
+    assert strategy.model.transfers.similar[2] == [0, 1]  # a readout turns labels round
+    assert strategy.model.transfers.similar[3] == []
 
 
 def test_validation_data_are_the_streams_or_held_out_but_never_trained_on(benchmark_of: Any) -> None:
@@ -468,10 +468,10 @@ def test_three_tasks_and_the_state_of_the_model(scenario: str, backbone: str, be
     spy = Spy("after_training_iteration", lambda s: losses.append(float(s.loss.detach())))
     strategy = on_text(benchmark, tiny, backbone, plugins=[spy], train_epochs=6)
     train(strategy, benchmark, 0, 1)  # what it finds itself
-    assert strategy.masks.similar[0] == [] and strategy.masks.similar[1] in ([], [0])
+    assert strategy.model.transfers.similar[0] == [] and strategy.model.transfers.similar[1] in ([], [0])
     strategy.masks.similar_tasks = lambda s, task, previous: previous  # type: ignore[method-assign]
     train(strategy, benchmark, 2)
-    assert strategy.masks.similar[2] == [0, 1]
+    assert strategy.model.transfers.similar[2] == [0, 1]
     steps = len(losses) // 3
     for run in (losses[:steps], losses[steps : 2 * steps], losses[2 * steps :]):
         assert sum(run[-8:]) < sum(run[:8])
@@ -498,7 +498,7 @@ def test_three_tasks_and_the_state_of_the_model(scenario: str, backbone: str, be
     strategy.model.eval(), fresh.eval(), copied.eval()
     for other in (fresh, copied):
         assert torch.equal(strategy.model(x, labels), other(x, labels))
-        assert other.transfers.similar == strategy.masks.similar
+        assert other.transfers.similar == strategy.model.transfers.similar
 
 
 def test_the_better_head_on_validation_data_is_chosen_and_remembered() -> None:

@@ -129,7 +129,7 @@ def test_texts_and_logits_of_different_length_join() -> None:
     memory = ReplayMemory(share=1.0)
     for task, (length, classes) in enumerate(((4, 2), (6, 3), (2, 2))):
         slots = memory.add(rows(range(1, 6), task, length), task)
-        memory.add_logits(slots, torch.full((5, classes), float(task)))
+        memory.keep("logits", slots, torch.full((5, classes), float(task)), fill=ABSENT)
     drawn = memory.at(torch.arange(15))
     assert drawn.x.shape == (15, 3, 6) and drawn.logits is not None
     for i in range(15):

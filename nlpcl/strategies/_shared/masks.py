@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nlpcl.models.base import (
-    Backbone,
-    ContinualModel,
-    Site,
-    row_factor,
-    sites_of,
-    unprotected,
-    weight_factor,
-)
+from nlpcl.models.base import Backbone, ContinualModel, Site, row_factor, sites_of, unprotected, weight_factor
 from nlpcl.models.gates import Gates, sparsity
 from nlpcl.options import option
 from nlpcl.ranges import Mean, Rate, Scale, Spread, Weight
 from nlpcl.registry import PresetTable
-from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
 from nlpcl.training.forward import logits_of
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
-from nlpcl.training.strategy import StrategyOptions
+from nlpcl.training.plugin import Plugin, Strategy
+from nlpcl.training.strategy import ContinualStrategy, StrategyOptions
 
 CLAMP = 6.0
 """Embeddings stay within [-6, 6], where sigma' is not yet lost (HAT's reference code)."""
@@ -51,11 +40,10 @@ def annealed_scale(batch: int, batches: int, smax: float) -> float:
 
 
 class BlockedWeights:
-    """Keeps entries of weights from moving: their gradient is multiplied by a factor in [0, 1].
+    """Keeps entries of weights from moving: before a step their gradient is multiplied by a factor in [0, 1].
 
-    The factor is a hook on the gradient, which is linear, so loss scaling and accumulation do not
-    disturb it. Where it is 0 the entry is put back after every step, so weight decay and the momentum of
-    a used optimizer cannot move it either.
+    Where it is 0 the entry is put back after every step, so weight decay and the momentum of a used optimizer cannot
+    move it either.
     """
 
     task_state = ("_factors", "_kept")
@@ -63,30 +51,23 @@ class BlockedWeights:
     def __init__(self) -> None:
         self._factors: dict[nn.Parameter, Tensor] = {}
         self._kept: dict[nn.Parameter, Tensor] = {}
-        self._hooked: set[nn.Parameter] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Hooks are not copied with a parameter, so a copy has to register its own.
-        return {**self.__dict__, "_hooked": set()}
 
     def set(self, factors: Mapping[nn.Parameter, Tensor]) -> None:
         """Block by `factors`, each broadcastable to its parameter, until the next call."""
         self._factors = {p: self._smallest(p, f) for p, f in factors.items() if bool((f < 1).any())}
         self._kept = {p: p.detach().clone() for p in self._factors}
-        for p in factors:
-            if p not in self._hooked:
-                p.register_hook(partial(self._block, p))
-                self._hooked.add(p)
+
+    def scale_gradients(self) -> None:
+        """Multiply the gradients by their factors."""
+        for p, factor in self._factors.items():
+            if p.grad is not None:
+                p.grad.mul_(factor)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the blocked entries back."""
         for p, kept in self._kept.items():
             p.copy_(torch.where(self._factors[p].bool(), p, kept))
-
-    def _block(self, p: nn.Parameter, grad: Tensor) -> Tensor:
-        factor = self._factors.get(p)
-        return grad if factor is None else grad * factor
 
     @staticmethod
     def _smallest(p: nn.Parameter, factor: Tensor) -> Tensor:
@@ -99,10 +80,8 @@ def site_factors(sites: list[Site], used: Mapping[str, Tensor]) -> dict[nn.Param
     """Return 1 - min(A_l, A_{l-1}) for each site's weight and 1 - A_l for its bias."""
     factors: dict[nn.Parameter, Tensor] = {}
     for site in sites:
-        weight, bias = site.module.weight, site.module.bias
-        assert isinstance(weight, nn.Parameter) and isinstance(bias, nn.Parameter)
-        factors[weight] = weight_factor(site, used)
-        factors[bias] = row_factor(site, used)
+        weight, bias = site.module.parameters()
+        factors |= {weight: weight_factor(site, used), bias: row_factor(site, used)}
     return factors
 
 
@@ -138,14 +117,15 @@ class InferenceOptions(GateOptions):
     )
 
 
-class GatePlugin(Plugin):
+GateOptionsT = TypeVar("GateOptionsT", bound=GateOptions)
+
+
+class GatePlugin(Plugin[GateOptionsT]):
     """Trains gates: their group of the optimizer, the annealing of s, and the weights that they block.
 
     :ivar undecided: the share of undecided gates of each task.
     """
 
-    options_type = GateOptions
-    options: GateOptions
     state = ("undecided",)
     task_state = ("blocked",)
     gates: Gates
@@ -174,6 +154,7 @@ class GatePlugin(Plugin):
         self.gates.scale = annealed_scale(done + 1, steps, self.options.smax)
 
     def before_update(self, strategy: Strategy, **kwargs: Any) -> None:
+        self.blocked.scale_gradients()
         # The original code has a tensor for each site and clips tensors one by one.
         clip_norm = getattr(strategy, "clip_norm", None)
         if not self.options.parity or self.gates.current is None or clip_norm is None:
@@ -196,7 +177,10 @@ class MaskOptions(GateOptions):
     lamb: Weight = option(0.75, "weight lambda of the sparsity loss; 0.75 in HAT's paper and the original toolkit")
 
 
-class MaskPlugin(GatePlugin):
+MaskOptionsT = TypeVar("MaskOptionsT", bound=MaskOptions)
+
+
+class MaskPlugin(GatePlugin[MaskOptionsT]):
     """Hard attention to the task on every site of a `ContinualModel`.
 
     In task-incremental learning a sample's task label chooses its mask; in domain-incremental learning,
@@ -204,9 +188,6 @@ class MaskPlugin(GatePlugin):
 
     :param model: its backbone gets the gates, as `backbone.gates`.
     """
-
-    options_type = MaskOptions
-    options: MaskOptions
 
     def __init__(self, model: ContinualModel, options: MaskOptions | None = None, **values: Any) -> None:
         super().__init__(options, **values)
@@ -222,7 +203,7 @@ class MaskPlugin(GatePlugin):
 
     def factors(self, task: int) -> dict[nn.Parameter, Tensor]:
         """Return the factors of the weights that are blocked while `task` trains; methods add theirs."""
-        return site_factors(self.sites, self.gates.used_by_site())
+        return site_factors(self.sites, self.gates.by_site(self.gates.used))
 
     def shared(self) -> list[nn.Parameter]:
         """Return the parameters that no mask protects and that train in every task nevertheless; by default none."""
@@ -279,7 +260,7 @@ MASK_PRESETS: PresetTable = (
 """Settings of the gates by backbone, for HAT and CAT."""
 
 
-class GateStrategy(ShapingStrategy):
+class GateStrategy(ContinualStrategy):
     """A strategy whose `masks` are gates."""
 
     masks: GatePlugin
@@ -309,10 +290,5 @@ class MaskInference(GateStrategy):
 
     def logits_by_mask(self) -> Tensor:
         """Return the logits (K, B, C) of the mini-batch under the masks of the K trained tasks."""
-        gates, logits = self.masks.gates, []
-        last = gates.override
-        for task in gates.trained:
-            gates.override = task
-            logits.append(logits_of(self, self.mb_x, self.tasks))
-        gates.override = last
-        return torch.stack(logits)
+        gates = self.masks.gates
+        return torch.stack([logits_of(self, self.mb_x, self.tasks) for _ in gates.each(gates.trained)])

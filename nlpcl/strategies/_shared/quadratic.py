@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,9 @@ from nlpcl.models.heads import TaskHeads
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Weight
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy
+from nlpcl.training.internals import differences, products
+from nlpcl.training.plugin import Plugin, Strategy
 from nlpcl.training.strategy import StrategyOptions
-from nlpcl.training.torch_internals import differences, products
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -90,14 +89,16 @@ class QuadraticOptions(StrategyOptions):
     lamb: Weight = option(0.5, "weight lambda of the penalty; 0 leaves the loss and every gradient alone")
 
 
-class QuadraticPlugin(Plugin):
+QuadraticOptionsT = TypeVar("QuadraticOptionsT", bound=QuadraticOptions)
+
+
+class QuadraticPlugin(Plugin[QuadraticOptionsT]):
     """Adds share * lambda * sum F (theta - mu)^2 to the loss from the second task on; methods fill `quadratic`.
 
     Heads of other tasks are left out of the sum, except with `parity`: they are where their anchors are, and with a
     gradient, if only of 0, weight decay would move them.
     """
 
-    options: QuadraticOptions
     state = ("quadratic",)
     share: ClassVar[float] = 1.0
     """What the method's equation multiplies lambda with."""

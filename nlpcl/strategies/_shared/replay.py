@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,12 @@ from torch.utils.hooks import RemovableHandle
 
 from nlpcl.models.base import ContinualModel, TaskLabels, single_task
 from nlpcl.models.device import to_device
-from nlpcl.models.heads import ABSENT
 from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, SomeShare
 from nlpcl.training.batches import loader_of
 from nlpcl.training.forward import logits_of, on_device
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Strategy, TaskData
+from nlpcl.training.plugin import Plugin, Strategy, TaskData
 from nlpcl.training.strategy import StrategyOptions
 
 
@@ -88,7 +86,7 @@ class ReplayMemory:
         self.tasks = torch.full((capacity,), -1)
         self.heads = torch.full((capacity,), -1)
         self.columns: dict[str, Tensor] = {}
-        """Inputs `x`, labels `y` and, where there are any, `logits` of the examples in all slots."""
+        """By kind what is kept of the examples in all slots: inputs `x`, labels `y`, and what a method adds."""
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -112,13 +110,9 @@ class ReplayMemory:
             ((x, y, *_, heads),) = loader_of(data, [list(last.values())])
             self.tasks[written] = task
             self.heads[written] = heads
-            self._write("y", written, y)
-            self._write("x", written, x)
+            self.keep("y", written, y)
+            self.keep("x", written, x)
         return written
-
-    def add_logits(self, slots: Tensor, logits: Tensor) -> None:
-        """Keep logits (n, C) of the examples in n slots."""
-        self._write("logits", slots, logits.cpu(), fill=ABSENT)
 
     def indices(self, size: int) -> Tensor:
         """Draw the slots of up to `size` examples without replacement, or all in order if draws are `whole`."""
@@ -136,13 +130,16 @@ class ReplayMemory:
         return self.at(self.indices(size))
 
     def kept_bytes(self) -> dict[str, int]:
-        """Return the bytes of the filled slots: of examples with their labels, and of logits where there are any."""
-        filled = {kind: values[: len(self)] for kind, values in self.columns.items()}
-        logits = filled.pop("logits", None)
-        examples = {"memory": tensor_bytes([*filled.values(), self.heads[: len(self)]])}
-        return examples if logits is None else examples | {"memory_logits": tensor_bytes([logits])}
+        """Return the bytes of the filled slots: of examples with their labels, and by kind of what else is kept."""
+        kept = {"memory": tensor_bytes([self.heads[: len(self)]])}
+        for kind, values in self.columns.items():
+            name = "memory" if kind in ("x", "y") else f"memory_{kind}"
+            kept[name] = kept.get(name, 0) + tensor_bytes([values[: len(self)]])
+        return kept
 
-    def _write(self, kind: str, slots: Tensor, values: Tensor, fill: float = 0) -> None:
+    def keep(self, kind: str, slots: Tensor, values: Tensor, fill: float = 0) -> None:
+        """Keep values (n, ...) of the examples in n slots; `fill` stands where others are longer."""
+        values = values.cpu()
         kept = self.columns.get(kind)
         if kept is None:
             kept = values.new_full((self.capacity, *values.shape[1:]), fill)
@@ -225,14 +222,15 @@ class ReplayOptions(StrategyOptions):
     )
 
 
-class MemoryPlugin(Plugin):
+ReplayOptionsT = TypeVar("ReplayOptionsT", bound=ReplayOptions)
+
+
+class MemoryPlugin(Plugin[ReplayOptionsT]):
     """Holds a memory that is filled once after each task; works with any Avalanche strategy.
 
     The memory's generator starts from the seed that torch was last given.
     """
 
-    options_type = ReplayOptions
-    options: ReplayOptions
     state: ClassVar[tuple[str, ...]] = ("memory",)
 
     def __init__(self, options: ReplayOptions | None = None, **values: Any) -> None:
@@ -252,7 +250,7 @@ class MemoryPlugin(Plugin):
         return self.memory.kept_bytes()
 
 
-class ProjectionPlugin(MemoryPlugin):
+class ProjectionPlugin(MemoryPlugin[ReplayOptionsT]):
     """Corrects the gradient of every mini-batch by gradients of replayed examples, under any Avalanche strategy."""
 
     def after_backward(self, strategy: Strategy, **kwargs: Any) -> None:
@@ -280,7 +278,7 @@ class ProjectionPlugin(MemoryPlugin):
         """Return g (P,) as the references (t, P) allow it, or None if it stays."""
 
 
-class FeaturesPlugin(MemoryPlugin):
+class FeaturesPlugin(MemoryPlugin[ReplayOptionsT]):
     """Catches what the strategy's own forward pass hands to the heads of a `ContinualModel`."""
 
     features: Tensor | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from types import SimpleNamespace
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from avalanche import training
@@ -27,12 +27,10 @@ from nlpcl.options import Options
 from nlpcl.registry import Regime
 from nlpcl.strategies._shared.replay import virtual_step
 from nlpcl.strategies.avalanche import options as declared
-from nlpcl.training.avalanche_internals import criterion_of, set_criterion
 from nlpcl.training.evaluators import accuracy_evaluator
-from nlpcl.training.protocols import Loader, Strategy
+from nlpcl.training.internals import criterion_of, set_criterion
+from nlpcl.training.plugin import OptionsT, Strategy
 from nlpcl.training.strategy import show_options
-
-OptionsT = TypeVar("OptionsT", bound=Options)
 
 
 def take_options(options_type: type[OptionsT], arguments: dict[str, Any]) -> OptionsT:
@@ -56,7 +54,6 @@ def shared_head(model: nn.Module, method: str) -> ContinualModel:
 
 def classes_of(strategy: SupervisedTemplate[Any, Any, Any]) -> list[list[int]]:
     """Return the classes of each experience of the stream in training, by experience."""
-    assert strategy.experience is not None
     return [sorted(experience.classes_in_this_experience) for experience in strategy.experience.origin_stream]
 
 
@@ -93,8 +90,6 @@ class LwF(training.LwF):
 class MAS(training.MAS):
     """Memory aware synapses (Aljundi et al. 2018)."""
 
-    loss: Tensor
-
     def _before_backward(self, **kwargs: Any) -> None:
         # Avalanche takes a loss of exactly 0 for a missing one, and stops. This moves no other loss.
         self.loss = self.loss + torch.finfo(torch.float32).tiny
@@ -105,7 +100,6 @@ class PluginStrategy(SupervisedTemplate):
     """Avalanche's plain strategy with one of its plugins, whose options a subclass declares."""
 
     options_type: ClassVar[type[Options]] = Options
-    dataloader: Loader
 
     def __init__(self, *, model: nn.Module, plugins: list[Any] | None = None, **arguments: Any) -> None:
         model, plugin = self.adapt(model, take_options(self.options_type, arguments))
@@ -178,9 +172,6 @@ class CWRStar(training.CWRStar):
 
 class _GSSPlugin(GSS_greedyPlugin):
     """Shape and type of the memory follow the data, and its empty places are not replayed."""
-
-    ext_mem_list_x: Tensor
-    ext_mem_list_y: Tensor
 
     def before_training_exp(self, strategy: Strategy, *args: Any, **kwargs: Any) -> None:
         whole, labels, filled = self.ext_mem_list_x, self.ext_mem_list_y, self.ext_mem_list_current_index
@@ -256,8 +247,6 @@ class EmbeddingHead(SharedHead):
 class _CoPEPlugin(CoPEPlugin):
     """CoPE where an experience is a whole task: what Avalanche does after an experience is done after a mini-batch."""
 
-    initialized: bool
-
     def before_training(self, strategy: Strategy, **kwargs: Any) -> None:
         if not self.initialized:
             set_criterion(strategy, self.ppp_loss)
@@ -321,8 +310,7 @@ class ICaRL(training.ICaRL):
             raise UsageError("ICaRL learns each class once, so no two tasks may share one.")
         # Avalanche's asks the experience's benchmark, which knows them only where it was made with `nc_benchmark`.
         facts = SimpleNamespace(classes_order=order, n_classes_per_exp=[len(own) for own in classes])
-        experience: Any = self.experience
-        experience.benchmark = facts
+        self.experience.benchmark = facts
         super()._before_training_exp(**kwargs)
 
 

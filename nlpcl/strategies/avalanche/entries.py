@@ -14,18 +14,22 @@ from nlpcl.options import Options
 from nlpcl.registry import Scenario, register_strategy
 from nlpcl.strategies.avalanche import adapted, options
 
+RUNS_ONLY: dict[str, tuple[Scenario, str]] = {
+    "LFL": ("dil", "after the first task Avalanche's LFL freezes the last head of the model"),
+    "CWRStar": ("dil", "after the first task Avalanche's CWRStar trains one head only"),
+    "DER": ("dil", "Avalanche's DER computes its targets without task labels"),
+    "GSS_greedy": ("dil", "Avalanche's GSS computes the gradients of its memory without task labels"),
+    "CoPE": ("dil", "CoPE has one prototype per class in place of heads"),
+    "ICaRL": ("cil", "iCaRL learns each class once, in one task"),
+}
+"""The scenario of a strategy that does not run in two, and why."""
+
 
 def register(
-    name: str,
-    target: Any,
-    declared: type[Options] = Options,
-    *,
-    replay: bool = False,
-    scenarios: tuple[Scenario, ...] = ("til", "dil"),
-    reason: str = "",
-    aliases: tuple[str, ...] = (),
+    name: str, target: Any, declared: type[Options] = Options, replay: bool = False, aliases: tuple[str, ...] = ()
 ) -> None:
     """Register a strategy of Avalanche's under its name, with the options that are declared here or by its class."""
+    scenario, reason = RUNS_ONLY.get(name, (None, ""))
     register_strategy(
         f"avalanche/{name}",
         title=f"Avalanche's {name}",
@@ -34,7 +38,7 @@ def register(
         ddp_reason="Avalanche's own classes neither share out every mini-batch nor sum what each process finds",
         options=declared,
         replay=replay,
-        scenarios=scenarios,
+        scenarios=(scenario,) if scenario else ("til", "dil"),
         reason=reason,
         aliases=aliases,
     )(target)
@@ -50,21 +54,8 @@ register("LwF", adapted.LwF, options.LwFOptions)
 register("SynapticIntelligence", training.SynapticIntelligence, options.SIOptions, aliases=("avalanche/SI",))
 register("MAS", adapted.MAS, options.MASOptions)
 register("RWalk", adapted.RWalk)
-register(
-    "LFL",
-    adapted.LFL,
-    options.LFLOptions,
-    scenarios=("dil",),
-    reason="after the first task Avalanche's LFL freezes the last head of the model",
-)
-register(
-    "CWRStar",
-    adapted.CWRStar,
-    options.CWROptions,
-    scenarios=("dil",),
-    reason="after the first task Avalanche's CWRStar trains one head only",
-    aliases=("avalanche/CWR*", "avalanche/CWR"),
-)
+register("LFL", adapted.LFL, options.LFLOptions)
+register("CWRStar", adapted.CWRStar, options.CWROptions, aliases=("avalanche/CWR*", "avalanche/CWR"))
 
 register("Replay", training.Replay, options.MemoryOptions, replay=True, aliases=("avalanche/ER",))
 register("GDumb", training.GDumb, options.MemoryOptions, replay=True)
@@ -73,35 +64,7 @@ register("AGEM", adapted.AvalancheAGEM, options.AvalancheAGEMOptions, replay=Tru
 register("ER_ACE", training.ER_ACE, options.BatchMemoryOptions, replay=True)
 register("MER", training.MER, options.MEROptions, replay=True)
 register("MIR", adapted.MIR, replay=True)
-register(
-    "DER",
-    training.DER,
-    options.DEROptions,
-    replay=True,
-    scenarios=("dil",),
-    reason="Avalanche's DER computes its targets without task labels",
-    aliases=("avalanche/DER++",),
-)
-register(
-    "GSS_greedy",
-    adapted.GSS_greedy,
-    replay=True,
-    scenarios=("dil",),
-    reason="Avalanche's GSS computes the gradients of its memory without task labels",
-    aliases=("avalanche/GSS",),
-)
-register(
-    "CoPE",
-    adapted.CoPE,
-    replay=True,
-    scenarios=("dil",),
-    reason="CoPE has one prototype per class in place of heads",
-)
-register(
-    "ICaRL",
-    adapted.ICaRL,
-    options.ICaRLOptions,
-    replay=True,
-    scenarios=("cil",),
-    reason="iCaRL learns each class once, in one task",
-)
+register("DER", training.DER, options.DEROptions, replay=True, aliases=("avalanche/DER++",))
+register("GSS_greedy", adapted.GSS_greedy, replay=True, aliases=("avalanche/GSS",))
+register("CoPE", adapted.CoPE, replay=True)
+register("ICaRL", adapted.ICaRL, options.ICaRLOptions, replay=True)

@@ -60,9 +60,10 @@ class TaskCapsules(PerTask):
         return tensor_bytes(p[:tasks] for p in self.parameters())
 
 
-def allowed_tasks(task: Tensor | int, tasks: int, device: torch.device) -> Tensor | None:
-    """Return (B, K), True for the tasks k up to a sample's own, or None for one `task`: then K ends with it."""
-    return None if isinstance(task, int) else torch.arange(tasks, device=device) <= task.unsqueeze(1)
+def allowed_tasks(task: Tensor | int, tasks: int, device: torch.device) -> Tensor:
+    """Return (B, K, 1), or (K, 1) for one `task`: True for the tasks k up to a sample's own."""
+    last = task if isinstance(task, int) else task[:, None, None]
+    return torch.arange(tasks, device=device)[:, None] <= last
 
 
 class DynamicRouting(nn.Module):
@@ -98,24 +99,14 @@ class DynamicRouting(nn.Module):
         allowed = allowed_tasks(task, tasks, votes.device)
         logits = votes.new_zeros(batch, tasks, capsules)
         for iteration in range(self.ITERATIONS):
-            coupling = self._coupling(logits, allowed)
+            if self.over_tasks:
+                coupling = logits.masked_fill(~allowed, float("-inf")).softmax(dim=1)
+            else:
+                coupling = logits.softmax(dim=2) * allowed
             v = torch.einsum("bkn,blkni->blni", coupling, votes)
             if iteration < self.ITERATIONS - 1:  # what the last agreement would change is never used
                 logits = logits + torch.einsum("blkni,blni,bl->bkn", votes, squash(v), mask)
         return v if self.over_tasks else squash(v)
-
-    def _coupling(self, logits: Tensor, allowed: Tensor | None) -> Tensor:
-        if self.over_tasks:
-            if allowed is not None:
-                logits = logits.masked_fill(~allowed.unsqueeze(-1), float("-inf"))
-            return logits.softmax(dim=1)
-        coupling = logits.softmax(dim=2)
-        return coupling if allowed is None else coupling * allowed.unsqueeze(-1)
-
-    def sites(self, prefix: str) -> list[Site]:
-        """Return the output map, which has a gate of its own."""
-        columns, hidden = self.out.in_features, self.out.out_features
-        return [Site(f"{prefix}.knowledge", self.out, self.out, hidden, inputs=((None, columns),))]
 
 
 class _WindowMax(torch.autograd.Function):
@@ -225,21 +216,18 @@ class TransferRouting(nn.Module):
         query = self.query_map(F.relu(self.query(own, mask)))
         keys = self.key(votes.flatten(0, 1), mask.repeat_interleave(tasks, dim=0)).unflatten(0, (batch, tasks))
         z = F.relu(keys + query.unsqueeze(1))
-        weight = self.decide(self.decision(z)).unsqueeze(-1) * self.similarity(z)  # (B, K, 9)
-        if allowed is not None:
-            weight = weight * allowed.unsqueeze(-1)
+        weight = self.decide(self.decision(z)).unsqueeze(-1) * self.similarity(z) * allowed  # (B, K, 9)
         output: Tensor = self.out(torch.einsum("bkc,bklc->blc", weight, votes))
         return output
-
-    def sites(self, prefix: str) -> list[Site]:
-        """Return no site: nothing of the routing is gated."""
-        return []
 
     def decide(self, logits: Tensor) -> Tensor:
         """Decide d_k in {0, 1}, (B, K): straight-through Gumbel-softmax in training, argmax at test."""
         if self.training:
             return F.gumbel_softmax(logits, tau=1.0, hard=True)[..., 0]
         return (logits[..., 0] > logits[..., 1]).to(logits.dtype)
+
+
+Routing = DynamicRouting | TransferRouting
 
 
 class CapsuleAdapter(Adapter):
@@ -252,9 +240,7 @@ class CapsuleAdapter(Adapter):
     :param routing: makes knowledge (B, L, H) of their votes.
     """
 
-    def __init__(
-        self, hidden: int, size: int, context: Context, tasks: TaskCapsules, routing: DynamicRouting | TransferRouting
-    ) -> None:
+    def __init__(self, hidden: int, size: int, context: Context, tasks: TaskCapsules, routing: Routing) -> None:
         super().__init__(hidden, size)
         self.tasks = tasks
         self.routing = routing
@@ -267,11 +253,13 @@ class CapsuleAdapter(Adapter):
         return x + self.bottleneck(x + self.routing(self.tasks(x, tasks), task, mask).to(x.dtype))
 
     def sites(self, prefix: str) -> list[Site]:
-        """Return the gateable layers."""
-        return [*super().sites(prefix), *self.routing.sites(prefix)]
+        """Return the gateable layers: those of the bottleneck and, of dynamic routing, the output map."""
+        sites, out = super().sites(prefix), self.routing.out
+        if isinstance(self.routing, DynamicRouting):
+            sites.append(Site(f"{prefix}.knowledge", out, out, out.out_features, inputs=((None, out.in_features),)))
+        return sites
 
 
-Routing = DynamicRouting | TransferRouting
 ORIGINAL_CAPSULES = (
     *ORIGINAL_GATES,
     ({"options.parity": "True"}, {"options": {"routing_learning_rate": None}}),
@@ -291,10 +279,8 @@ class CapsuleOptions(MaskOptions):
     )
 
 
-class CapsulePlugin(MaskPlugin):
+class CapsulePlugin(MaskPlugin[CapsuleOptions]):
     """Puts HAT's masks on the plug-ins; routing goes on training, and maps of tasks to come do not move."""
-
-    options_type = CapsuleOptions
 
     @property
     def adapters(self) -> list[CapsuleAdapter]:

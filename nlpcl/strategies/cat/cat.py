@@ -53,22 +53,15 @@ from nlpcl.models.sizes import tensor_bytes
 from nlpcl.options import option
 from nlpcl.ranges import Count, Rate, Weight
 from nlpcl.registry import register_strategy
-from nlpcl.strategies._shared.masks import (
-    MASK_PRESETS,
-    MaskInference,
-    MaskInferenceOptions,
-    MaskPlugin,
-    site_factors,
-)
+from nlpcl.strategies._shared.masks import MASK_PRESETS, MaskInference, MaskInferenceOptions, MaskPlugin, site_factors
 from nlpcl.strategies.cat.task_transfer import TransferModel, readout_logits, train_readouts
 from nlpcl.training import distributed
-from nlpcl.training.avalanche_internals import criterion_of
 from nlpcl.training.batches import numbered_batches
 from nlpcl.training.early_stopping import validation_of
 from nlpcl.training.forward import autocast, logits_of, mode, on_device
+from nlpcl.training.internals import criterion_of
 from nlpcl.training.optimizers import template_for
-from nlpcl.training.plugin import Plugin
-from nlpcl.training.protocols import Experience, Strategy, TaskData
+from nlpcl.training.plugin import Experience, Plugin, Strategy, TaskData
 from nlpcl.training.strategy import ContinualStrategy
 
 HELD_OUT = 0.1
@@ -113,14 +106,12 @@ class CATOptions(MaskInferenceOptions):
     readout_learning_rate: Rate = option(0.01, "learning rate of a readout; chosen here")
 
 
-class CATPlugin(MaskPlugin):
+class CATPlugin(MaskPlugin[CATOptions]):
     """Hard attention to the task, lifted between similar tasks, with a second head that attends to those.
 
     :param model: the model that the strategy trains; it has the attention's heads.
     """
 
-    options_type = CATOptions
-    options: CATOptions
     state = ("initial",)
 
     def __init__(self, model: TransferModel, options: CATOptions | None = None, **values: Any) -> None:
@@ -130,17 +121,10 @@ class CATPlugin(MaskPlugin):
         self.model = model
         self.data: tuple[Any, Any, bool] = (None, None, False)
 
-    @property
-    def similar(self) -> list[list[int]]:
-        """The tasks found similar to each task, all of them before it."""
-        return self.model.transfers.similar
-
     def factors(self, task: int) -> dict[nn.Parameter, Tensor]:
-        dissimilar = [k for k in self.gates.trained if k != task and k not in self.similar[task]]
-        masks = [torch.zeros_like(self.gates.used), *(self.gates.mask(k) for k in dissimilar)]
-        widths = self.gates.widths
-        used = torch.stack(masks).amax(dim=0).split(list(widths.values()))
-        return site_factors(self.sites, dict(zip(widths, used, strict=True)))
+        known = {task, *self.model.transfers.similar[task]}
+        masks = [torch.zeros_like(self.gates.used), *(self.gates.mask(k) for k in self.gates.trained if k not in known)]
+        return site_factors(self.sites, self.gates.by_site(torch.stack(masks).amax(dim=0)))
 
     def kept_bytes(self) -> dict[str, int]:
         return {"initial": tensor_bytes(p for p in self.initial.parameters() if p.requires_grad)}
@@ -167,7 +151,7 @@ class CATPlugin(MaskPlugin):
     def after_training_exp(self, strategy: Strategy, **kwargs: Any) -> None:
         super().after_training_exp(strategy, **kwargs)
         task = strategy.experience.current_experience
-        if self.similar[task]:
+        if self.model.transfers.similar[task]:
             own, transferred = self.validation_accuracies(strategy, task)
             self.model.transfers.chosen[task] = transferred > own
         self.data = (None, None, False)
@@ -233,15 +217,10 @@ class CATPlugin(MaskPlugin):
         """Return the validation accuracies of a trained task's own head, and of its transfer."""
         valid = self.data[1]
         right = torch.zeros(2, device=strategy.device)
-        with mode(self.model, training=False):
+        with mode(self.model, training=False), autocast(strategy):
             for _, x, y in batches(valid, strategy):
-                right += (torch.stack(self.both(strategy, x, task)).argmax(-1) == y).sum(dim=1)
+                right += (torch.stack(self.model.both(x, task)).argmax(-1) == y).sum(dim=1)
         return [n / len(valid) for n in distributed.broadcast(right.long().tolist())]
-
-    def both(self, strategy: Strategy, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
-        """Return the logits of a task's own head, and of its transfer, under the strategy's precision."""
-        with autocast(strategy):
-            return self.model.both(x, task)
 
 
 def copied(model: ContinualModel) -> ContinualModel:
@@ -270,7 +249,8 @@ class CAT(MaskInference):
     def validation_criterion(self, x: Tensor, y: Tensor, task_labels: Tensor | int) -> Tensor:
         """Return the loss of the task's own head and, where it has one, w times that of its attention head."""
         task = self.masks.gates.current
-        if task is None or not self.masks.similar[task]:
+        if task is None or not self.masks.model.transfers.similar[task]:
             return super().validation_criterion(x, y, task_labels)
-        own, transferred = self.masks.both(self, x, task)
+        with autocast(self):
+            own, transferred = self.masks.model.both(x, task)
         return self._criterion(own, y) + self.options.model_weight * self._criterion(transferred, y)

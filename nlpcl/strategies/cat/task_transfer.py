@@ -119,13 +119,13 @@ class TaskTransfers(PerTask):
         if similar:
             self.add_task(task)
 
-    def of(self, task: int) -> TaskTransfer | None:
-        """Return the transfer of a task, or None if no task is similar to it."""
-        return cast(TaskTransfer, self.layers[str(task)]) if self.similar[task] else None
+    def of(self, task: int) -> TaskTransfer:
+        """Return the transfer of a task that has similar ones."""
+        return cast(TaskTransfer, self.layers[str(task)])
 
     def bytes_for(self, tasks: int) -> int:
         """Return the bytes of the first `tasks` tasks' layers, and one for each entry of `similar` and `chosen`."""
-        layers = [layer for layer in (self.of(task) for task in range(tasks)) if layer is not None]
+        layers = [self.of(task) for task in range(tasks) if self.similar[task]]
         return tasks * (tasks + 1) // 2 + sum(tensor_bytes(layer.parameters()) for layer in layers)
 
     def get_extra_state(self) -> Tensor:
@@ -174,25 +174,21 @@ class TransferModel(ContinualModel):
         served = task if gates.override is None else gates.override
         if not isinstance(served, int):
             return self._mixed(x, served)
-        if self.training and served == gates.current and self.transfers.of(served) is not None:
+        if self.training and served == gates.current and self.transfers.similar[served]:
             logits, self.transferred = self.both(x, served)
             return logits
         return self._transfer(x, served) if self.transfers.chosen[served] else super().forward_single_task(x, task)
 
     def both(self, x: Tensor, task: int) -> tuple[Tensor, Tensor]:
         """Return logits (B, C) of a task's own mask, and of its transfer, which it must have."""
-        layer = self.transfers.of(task)
-        assert layer is not None
         features = self.views(x, [task, *self.transfers.similar[task]])
         with torch.autocast(x.device.type, enabled=False):
-            return self.heads(features[0], task), layer(features[1:])
+            return self.heads(features[0], task), self.transfers.of(task)(features[1:])
 
     def _transfer(self, x: Tensor, task: int) -> Tensor:
-        layer = self.transfers.of(task)
-        assert layer is not None
         features = self.views(x, self.transfers.similar[task])
         with torch.autocast(x.device.type, enabled=False):
-            logits: Tensor = layer(features)
+            logits: Tensor = self.transfers.of(task)(features)
         return logits
 
     def _mixed(self, x: Tensor, tasks: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
-from avalanche.benchmarks.utils import AvalancheDataset
+from avalanche.benchmarks.utils import TaskAwareSupervisedClassificationDataset
 from avalanche.core import BasePlugin
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.plugins.clock import Clock
@@ -24,10 +24,11 @@ class BaseSGDTemplate(BaseTemplate[_Experience], Generic[_Experience, _Batch, _O
     retain_graph: bool
     evaluator: EvaluationPlugin
     clock: Clock
-    adapted_dataset: AvalancheDataset[Any] | None
-    dataloader: Iterable[Any]
-    mbatch: _Batch | None
-    mb_output: _Output | None
+    # None between two calls of `train` and `eval`, when no hook is called.
+    adapted_dataset: TaskAwareSupervisedClassificationDataset[Any]
+    dataloader: Any
+    mbatch: _Batch
+    mb_output: _Output
     loss: Tensor
     _stop_training: bool
 

@@ -12,7 +12,7 @@ class BaseTemplate(Generic[_Experience]):
     model: Module
     device: torch.device
     plugins: list[BasePlugin[Any]]
-    experience: _Experience | None  # None between two calls of `train` and `eval`
+    experience: _Experience  # None between two calls of `train` and `eval`, when no hook is called
     is_training: bool
 
     def __init__(

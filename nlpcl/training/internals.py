@@ -1,21 +1,19 @@
-"""The private names of Avalanche that this package depends on; a test fails when an upgrade removes one.
+"""The private names of Avalanche and torch that this package depends on; a test fails when an upgrade removes one.
 
-Datasets are read through the functions below. Classes that extend one of Avalanche's may override and call the methods
-and attributes in `INHERITED`, and nothing else that is private there.
+Datasets and modules are read through the functions below. Classes that extend one of Avalanche's or torch's may
+override and call the methods and attributes in `INHERITED`, and nothing else that is private there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+import torch
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, EmptyTransformGroups, FlatData
-from torch import Tensor
+from torch import Tensor, nn
 
-from nlpcl.training.protocols import Experience, Strategy
-
-if TYPE_CHECKING:
-    from avalanche.training.templates import SupervisedTemplate
+from nlpcl.training.plugin import Experience, Strategy
 
 INHERITED = {
     "avalanche.training.templates.SupervisedTemplate": (
@@ -26,19 +24,24 @@ INHERITED = {
     "avalanche.training.JointTraining": ("_experiences",),
     "avalanche.training.plugins.CoPEPlugin": ("_init_new_prototypes", "_update_prototypes"),
     "avalanche.evaluation.GenericPluginMetric": ("_metric",),
+    "torch.nn.Conv1d": ("_conv_forward",),
+    "torch.nn.Conv2d": ("_conv_forward",),
 }
+COMPILER_ERRORS = ("torch._dynamo.exc", "torch._inductor.exc")
+"""Modules whose exceptions say that `torch.compile` failed."""
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def criterion_of(strategy: Strategy) -> Criterion:
     """Return the loss of logits (B, C) and labels (B,) that a strategy was made with."""
-    return cast("SupervisedTemplate[Any, Any, Any]", strategy)._criterion
+    return strategy._criterion
 
 
 def set_criterion(strategy: Strategy, criterion: Criterion) -> None:
     """Give a strategy another loss of logits and labels."""
-    cast("SupervisedTemplate[Any, Any, Any]", strategy)._criterion = criterion
+    strategy._criterion = criterion
 
 
 def experiences_of(strategy: Strategy) -> list[Experience]:
@@ -68,3 +71,30 @@ def concatenation(data: object) -> tuple[list[Any], list[int], Sequence[int] | N
             raise TypeError(f"examples of a {type(data).__name__} are made one by one")
     flat = cast(FlatData[Any], data)
     return flat._datasets, flat._cumulative_sizes, flat._indices
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return a number that grows whenever a tensor is written in place."""
+    return tensor._version
+
+
+def differences(tensors: Tensors, others: Tensors) -> tuple[Tensor, ...]:
+    """Return `tensor - other` for each pair, on a GPU in one kernel for all of them."""
+    return torch._foreach_sub(tensors, others)
+
+
+def products(tensors: Tensors, factors: Tensors | Tensor) -> tuple[Tensor, ...]:
+    """Return `tensor * factor` for each pair, or with one factor for all, on a GPU in one kernel for all of them."""
+    return torch._foreach_mul(tensors, factors)
+
+
+def parts_of(module: nn.Module) -> dict[str, nn.Module | Tensor]:
+    """Return the layers, parameters and persistent buffers that stand right in a module, by name."""
+    buffers = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
+    parts = {**module._parameters, **buffers, **module._modules}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def empty_buffers(module: nn.Module) -> set[str]:
+    """Return the names of the buffers that hold nothing yet."""
+    return {name for name, buffer in module._buffers.items() if buffer is None}
