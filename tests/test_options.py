@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nlpcl.models.base import Backbone
-from nlpcl.models.mlp import MLP
+from nlpcl.models.images import MLP
 from nlpcl.options import MISSING, Options, option
 from nlpcl.ranges import Count, Weight
 from nlpcl.registry import backbones, register_backbone, register_strategy, strategies

@@ -49,7 +49,7 @@ def build_model(
         backbone = built
     if benchmark.modality == "text":
         from nlpcl.models.encoder import TextEncoder, check_pair
-        from nlpcl.models.tokens import BertFrozen
+        from nlpcl.models.frozen import BertFrozen
 
         reader, states = getattr(backbone, "encoder", None), benchmark.states
         if isinstance(reader, TextEncoder):

@@ -43,9 +43,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nlpcl.models.base import ContinualModel, Site
+from nlpcl.models.base import ContinualModel
+from nlpcl.models.frozen import TokenNet, last_state
 from nlpcl.models.sizes import tensor_bytes
-from nlpcl.models.tokens import last_state
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.backbones import recurrent_backbone
 from nlpcl.strategies._shared.plugin_strategy import ShapingStrategy
@@ -177,7 +177,7 @@ def control_sums(x: Tensor, states: Tensor, candidates: Tensor, mask: Tensor) ->
     return torch.cat([total(x, real), total(states[:, :-1], real[:, 1:]), total(candidates, real)])
 
 
-class SRKNet(nn.Module):
+class SRKNet(TokenNet):
     """Nets F and K, the gate that mixes their last states, and how much tasks have used K.
 
     :param channels: width of a token vector.
@@ -215,10 +215,6 @@ class SRKNet(nn.Module):
         parts, self._parts = self._parts, None
         assert parts is not None
         return parts
-
-    def sites(self) -> list[Site]:
-        """Return no sites: a recurrent net's weights serve three layers at once."""
-        return []
 
     def __getstate__(self) -> dict[str, Any]:
         # The last mini-batch's parts hold a graph, which cannot be copied and means nothing in a copy.
