@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from nlpcl.cli.app import table
@@ -155,21 +154,6 @@ def print_record(console: Console, record: Record) -> None:
     console.print(shown)
     known = {name.replace("_", " "): _percent(x) for name, x in record.derived().items() if x is not None}
     console.print(", ".join(f"{name} {percent} %" for name, percent in known.items()), highlight=False)
-
-
-def strategy_table(matrix: Mapping[str, Mapping[str, Sequence[str]]]) -> Table:
-    """Return a table of strategies by backbones; a cell holds the scenarios in which the pair runs.
-
-    :param matrix: by strategy and backbone the scenarios, of every strategy for the same backbones.
-    """
-    title = "strategies on backbones (T: til, D: dil, and cil where labels differ; C: cil alone)"
-    made = Table(title=title, title_justify="left", box=None)
-    made.add_column("strategy", no_wrap=True)
-    for backbone in next(iter(matrix.values())):
-        made.add_column(backbone.replace("_", "_\n"), no_wrap=True)
-    for name, row in matrix.items():
-        made.add_row(name, *(" ".join(scenario[0].upper() for scenario in cell) or "-" for cell in row.values()))
-    return made
 
 
 def draw(record: Record, path: Path) -> None:
