@@ -43,7 +43,7 @@ def sweep_command(
         raise UsageError("--cpus, --gpus, --memory and --retries are for --ray: leave them out.")
     if jobs is not None and ray is not None:
         raise UsageError("--jobs does not go with --ray, which fills the cluster: leave it out.")
-    asked_grid = Grid.asked(asked)
+    asked_grid = Grid(asked.fields, asked.assigned())
     grids = [asked_grid] if file is None else [grid.with_more(asked_grid) for grid in Grid.read(file)]
     requests = (request for grid in grids for request in grid.requests())
     planned = plan(

@@ -109,17 +109,16 @@ def estimates(cells: Sequence[Cell], records: Iterable[Record]) -> dict[str, flo
 
     Runs of the same work agree in all fields that matter for cost; the nearest differ in the fewest other fields.
     """
-    by_work: dict[str, list[Record]] = defaultdict(list)
+    by_work: dict[str, list[tuple[dict[str, Any], float]]] = defaultdict(list)
     for record in records:
-        if record.measured.seconds.total is not None:
-            by_work[_work(record.spec)].append(record)
+        if (total := record.measured.seconds.total) is not None:
+            by_work[_work(record.spec)].append((record.spec, total))
     seconds: dict[str, float | None] = {}
     for cell in cells:
         content = cell.spec.model_dump(mode="json", exclude_unset=True)
         distances: dict[int, list[float]] = defaultdict(list)
-        for record in by_work[_work(content)]:
-            assert record.measured.seconds.total is not None
-            distances[_distance(content, record.spec)].append(record.measured.seconds.total)
+        for spec, total in by_work[_work(content)]:
+            distances[_distance(content, spec)].append(total)
         seconds[cell.id] = statistics.fmean(distances[min(distances)]) if distances else None
     return seconds
 
