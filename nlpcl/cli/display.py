@@ -18,6 +18,7 @@ from nlpcl.config.files import file_errors, replacing
 from nlpcl.errors import printable
 from nlpcl.records.metrics import average, final_scores
 from nlpcl.records.record import Record, short_task_name
+from nlpcl.runs.progress import RunProgress
 from nlpcl.sweeps.cells import Cell, Execution, Outcome, last_line
 
 
@@ -26,7 +27,7 @@ def _percent(cell: float | None) -> str:
     return "" if cell is None else f"{100 * cell:.1f}"
 
 
-class ProgressReporter:
+class ProgressReporter(RunProgress):
     """Shows task, epoch, loss and time left on stderr: a live bar on a terminal, otherwise a line per epoch."""
 
     def __init__(self) -> None:

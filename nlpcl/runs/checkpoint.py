@@ -26,8 +26,9 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
 from nlpcl.runs.checkpoint_folder import NOW, START, CheckpointFolder, Head, Position
-from nlpcl.runs.fit import Observer, Progress
+from nlpcl.runs.fit import Observer
 from nlpcl.runs.identity import check_same
+from nlpcl.runs.progress import RunProgress
 from nlpcl.runs.restore import UNEXPECTED, Restore, check_held
 from nlpcl.runs.results import UNFINISHED, Results
 from nlpcl.runs.state import Capture, NotSerializable, Streams, Untouched
@@ -78,7 +79,7 @@ class CheckpointManager(Observer):
         benchmark: CLScenario[Any],
         minutes: float,
         results: Results,
-        progress: Progress,
+        progress: RunProgress,
     ) -> None:
         self.folder = folder
         self.strategy = strategy
@@ -134,9 +135,6 @@ class CheckpointManager(Observer):
             self.progress.say(f"begun with {'; '.join(changed)}: the record may differ from one made in one go")
         return head.rows
 
-    def begin_task(self) -> None:
-        self._passes = 0
-
     def end_task(self, rows: int) -> None:
         """Note what the task has taken.
 
@@ -144,6 +142,7 @@ class CheckpointManager(Observer):
         """
         if self._now is not None:
             raise NotSerializable(f"the task has {self._passes} passes")
+        self._passes = 0
         self.results.on_task_end(rows)
 
     def tested(self, row: int) -> None:

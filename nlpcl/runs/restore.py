@@ -119,7 +119,7 @@ class Restore:
         old.load_state_dict(state)
         return old
 
-    def node_optimizer(self, content: Node, old: Any, path: str) -> Optimizer:
+    def node_optimizer(self, content: Node, old: Any, path: str) -> Any:
         check(isinstance(old, Optimizer), path, "is made while a task trains")
         names = [set(group) for group in old.param_groups]
         groups, state = self.value(content[0], [old.param_groups, {}], f"{path}.state")
@@ -178,7 +178,7 @@ class Restore:
             return type(old)(*items)
         return CONTAINERS[name](items)
 
-    def node_module(self, content: Node, old: Any, path: str) -> nn.Module:
+    def node_module(self, content: Node, old: Any, path: str) -> Any:
         name, (training, extra, parts, held) = content
         if old is _MISSING or old is None:  # a copy of the model, say
             old = copy.deepcopy(self._modules[name])
