@@ -124,10 +124,6 @@ class Gates(PerTask):
         embedding = self.embeddings[task]
         return torch.sigmoid(self.smax * embedding) if self.soft else (embedding > 0).to(embedding.dtype)
 
-    def used_by_site(self) -> dict[str, Tensor]:
-        """Return the cumulative mask A of every site, (width,) each."""
-        return self._split(self.used)
-
     def training_gates(self) -> Tensor:
         """Return sigma(s e) of the task in training, (N,)."""
         assert self.current is not None
@@ -153,7 +149,8 @@ class Gates(PerTask):
             return self.mask(task)
         return torch.ones_like(self.used)
 
-    def _split(self, values: Tensor) -> dict[str, Tensor]:
+    def by_site(self, values: Tensor) -> dict[str, Tensor]:
+        """Return what belongs to the units of each site, (..., width), of values for all units, (..., N)."""
         parts = values.split(list(self.widths.values()), dim=-1)
         return dict(zip(self.widths, parts, strict=True))
 
@@ -164,7 +161,7 @@ class Gates(PerTask):
             values = self._row(task)
         else:
             values = torch.stack([self._row(t) for t in range(len(self.embeddings))])[task]
-        self.context.gates |= self._split(values)
+        self.context.gates |= self.by_site(values)
 
     def _apply_gate(self, name: str, axis: int, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         gates = self.context.gates[name].to(output.dtype)

@@ -65,7 +65,7 @@ class _ImageBackbone(Backbone):
 
     def sites(self) -> list[Site]:
         names = [f"conv{i}" for i in range(1, len(self.convolutions) + 1)]
-        return chained_sites((*names, "fc1", "fc2"), (*self.convolutions, *self.linears), self.activations)
+        return chained_sites((*names, "fc1", "fc2"), (*self.convolutions, *self.linears), self.activations, 1)
 
 
 class MLPOptions(Options):

@@ -180,7 +180,7 @@ def test_plugin_blocks_under_avalanches_own_naive(benchmark_of: Any, tiny: str) 
         evaluator=None,
     )
     strategy.train(benchmark.train_stream[0], eval_streams=[])
-    factors = site_factors(plugin.sites, plugin.gates.used_by_site())
+    factors = site_factors(plugin.sites, plugin.gates.by_site(plugin.gates.used))
     before = {p: p.detach().clone() for p in factors}
     strategy.train(benchmark.train_stream[1], eval_streams=[])
     for p, factor in factors.items():

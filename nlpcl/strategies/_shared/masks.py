@@ -222,7 +222,7 @@ class MaskPlugin(GatePlugin):
 
     def factors(self, task: int) -> dict[nn.Parameter, Tensor]:
         """Return the factors of the weights that are blocked while `task` trains; methods add theirs."""
-        return site_factors(self.sites, self.gates.used_by_site())
+        return site_factors(self.sites, self.gates.by_site(self.gates.used))
 
     def shared(self) -> list[nn.Parameter]:
         """Return the parameters that no mask protects and that train in every task nevertheless; by default none."""
