@@ -10,6 +10,7 @@ import typer
 
 from nlpcl.cli.app import app, console, table
 from nlpcl.errors import UsageError
+from nlpcl.options import assignment
 
 _RESULTS = (Path("runs"), Path("leaderboard/results"))
 
@@ -42,7 +43,7 @@ def compare_command(
     from nlpcl.leaderboard.compare import compare
     from nlpcl.leaderboard.files import read_runs, select_runs
 
-    fields = dict(_field(text) for text in where or [])
+    fields = dict(assignment(pair, "--where") for pair in where or [])
     for folder in results or []:
         if not folder.is_dir():
             raise UsageError(f"--results: there is no folder {folder}.")
@@ -60,10 +61,3 @@ def compare_command(
     else:
         write = {"markdown": report.markdown, "latex": report.latex, "csv": report.as_csv}[form]
         print(write(comparison), end="")
-
-
-def _field(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--where takes field=value, not {text!r}.")
-    return name.strip(), value.strip()
