@@ -89,7 +89,7 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
 
 
 def _facts(entry: Any) -> dict[str, Any]:
-    hidden = {"target", "engine", "defaults", "types", "presets", "reason", "published", "own_files", "options"}
+    hidden = {"target", "engine", "presets", "reason", "published", "own_files", "options"}
     facts = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry) if f.name not in hidden}
     return {name: value for name, value in facts.items() if value not in ("", None, ())}
 
