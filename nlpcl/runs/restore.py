@@ -126,8 +126,8 @@ class Restore:
         for group, expected in zip(groups, names, strict=True):
             check_held(path, set(group), expected)
         parameters = [p for group in groups for p in group["params"]]
-        check(all(isinstance(p, nn.Parameter) for p in parameters), path, "it is of what are no parameters")
-        check(set(state) <= set(parameters), path, "it is of other parameters")
+        known = all(isinstance(p, nn.Parameter) for p in parameters) and set(state) <= set(parameters)
+        check(known, path, "it is of other parameters")
         check(len({frozenset(kept) for kept in state.values()}) <= 1, path, "its state differs between parameters")
         for p, kept in state.items():
             shapes = {t.shape for t in kept.values() if isinstance(t, Tensor)}
