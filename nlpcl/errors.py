@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 NOT_BOTH = "--compile does not go with --gradient-checkpointing: leave one of them out."
@@ -72,3 +72,14 @@ def suggest(word: str, known: Iterable[str]) -> str:
     if near:
         return "Did you mean " + " or ".join(dict.fromkeys(by_fold[n] for n in near)) + "?"
     return f"Known: {', '.join(names)}." if names else "None is known."
+
+
+def check_known(names: Iterable[str], known: Collection[str], fault: str) -> None:
+    """Refuse names that do not exist.
+
+    :param fault: begins the sentence: what is wrong with such a name.
+    :raises UsageError: the first name that is not known, with the nearest that are.
+    """
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{fault} {name!r}. {suggest(str(name), known)}")

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from nlpcl.config.spec import FIELDS
-from nlpcl.errors import UsageError, suggest
+from nlpcl.errors import UsageError, check_known, suggest
 from nlpcl.ranges import Since, in_words
 
 # Fields of the spec, and constructor arguments that nlpcl fills in. They are not offered as options, and no option may
@@ -151,9 +151,7 @@ def check_options(owner: str, options: Mapping[str, Option], given: Mapping[str,
 
     :raises UsageError: an unknown option, a value of the wrong type, or an option without any value.
     """
-    for name in given:
-        if name not in options:
-            raise UsageError(f"{owner} has no option {name!r}. {suggest(name, options)}")
+    check_known(given, options, f"{owner} has no option")
     values = {name: option.check(given[name]) if name in given else option.default for name, option in options.items()}
     for name, value in values.items():
         if value is MISSING:
@@ -176,15 +174,16 @@ def complete_options(entry: Any, stored: Mapping[str, Any] | None) -> dict[str, 
     return {**later, **(stored or {})}
 
 
-def assignment(pair: str) -> tuple[str, str]:
+def assignment(pair: str, flag: str = "--set") -> tuple[str, str]:
     """Name and text of `name=value`.
 
+    :param flag: the option of the command line that takes it, for the message.
     :raises UsageError: it is not of that form.
     """
     name, equals, text = pair.partition("=")
     if not equals:
-        raise UsageError(f"--set takes name=value, not {pair!r}.")
-    return name.strip().replace("-", "_"), text
+        raise UsageError(f"{flag} takes name=value, not {pair!r}.")
+    return name.strip().replace("-", "_"), text.strip()
 
 
 def parse_options(pairs: Sequence[str], owners: Mapping[str, Mapping[str, Option]]) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
 from nlpcl.config.orders import Published
 from nlpcl.config.spec import SCENARIOS, Scenario
-from nlpcl.errors import Impossible, UsageError, fold, printable, suggest
+from nlpcl.errors import Impossible, UsageError, check_known, fold, printable, suggest
 from nlpcl.options import Options, check_constructor, show_signature
 
 log = logging.getLogger(__name__)
@@ -308,8 +308,7 @@ def check_scenario(entry: StrategyEntry | BenchmarkEntry, scenario: str) -> None
     :raises Impossible: with the reason and what does work.
     :raises UsageError: there is no such scenario.
     """
-    if scenario not in SCENARIOS:
-        raise UsageError(f"unknown scenario {scenario!r}. {suggest(str(scenario), SCENARIOS)}")
+    check_known([scenario], SCENARIOS, "unknown scenario")
     allowed = entry.scenarios
     if isinstance(entry, StrategyEntry) and "dil" in allowed:
         allowed += ("cil",)  # for a strategy that is domain-incremental learning with a larger head

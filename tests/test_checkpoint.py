@@ -27,8 +27,8 @@ from nlpcl.records.record import Record
 from nlpcl.runs import results
 from nlpcl.runs import run as experiment
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
-from nlpcl.runs.fit import Silent
 from nlpcl.runs.identity import identified
+from nlpcl.runs.progress import RunProgress
 from nlpcl.runs.state import Capture, Streams
 from nlpcl.training.internals import version_of
 from nlpcl.training.strategy import ContinualStrategy
@@ -185,7 +185,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
         return opened(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", sync)
-    monkeypatch.setattr(Silent, "say", lambda silent, sentence: said.append(sentence))
+    monkeypatch.setattr(RunProgress, "say", lambda progress, sentence: said.append(sentence))
     record = run(spec, three_tasks["til"], tmp_path)
     assert content(record) == content(whole)
     assert any(mentions(line, "checkpoint space") for line in said)
@@ -233,7 +233,7 @@ def test_going_on_elsewhere_is_told(
     said: list[str] = []
     versions = results.versions()
     monkeypatch.setattr(results, "versions", lambda: {**versions, "threads": "64"})
-    monkeypatch.setattr(Silent, "say", lambda silent, sentence: said.append(sentence))
+    monkeypatch.setattr(RunProgress, "say", lambda progress, sentence: said.append(sentence))
     goes_on(interrupted[0], interrupted[1], three_tasks, tmp_path, lambda checkpoints: None)
     assert any(mentions(line, f"threads {versions['threads']} 64") for line in said)
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from nlpcl.runs.checkpoint import CheckpointManager
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
-from nlpcl.runs.fit import ProgressPlugin, Silent
+from nlpcl.runs.fit import ProgressPlugin
+from nlpcl.runs.progress import RunProgress
 from nlpcl.runs.restore import Restore
 from nlpcl.runs.results import Results
 from nlpcl.runs.run import setup
@@ -42,7 +43,7 @@ def interrupted(models: dict[str, str], three_tasks: dict[str, Path], tmp_path_f
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What runs say."""
     sentences: list[str] = []
-    monkeypatch.setattr(Silent, "say", lambda silent, sentence: sentences.append(sentence))
+    monkeypatch.setattr(RunProgress, "say", lambda progress, sentence: sentences.append(sentence))
     return sentences
 
 
@@ -234,7 +235,7 @@ CRAFTED: list[Node] = [
 @pytest.fixture(scope="module")
 def untrained(interrupted: Started, three_tasks: dict[str, Path]) -> tuple[Any, Any]:
     """The benchmark and the strategy of the run, as it begins."""
-    root, plugins = three_tasks["til"], [ProgressPlugin(Silent())]
+    root, plugins = three_tasks["til"], [ProgressPlugin(RunProgress())]
     return setup(interrupted[0], device=torch.device("cpu"), data_root=root, plugins=plugins)
 
 
@@ -272,8 +273,8 @@ def test_any_tree_is_taken_up_or_refused(
     folder = CheckpointFolder(tmp_path / "copy", spec.id)
     called.clear()
     strategy = copy.deepcopy(strategy)
-    results = Results(spec, benchmark, strategy, device=torch.device("cpu"), compiled=False, begun=0.0)
-    manager = CheckpointManager(folder, strategy, benchmark, 0, results, Silent())
+    results = Results(spec, benchmark, strategy, compiled=False, begun=0.0)
+    manager = CheckpointManager(folder, strategy, benchmark, 0, results, RunProgress())
     try:
         manager.resume()
     except NotSerializable as error:

@@ -12,7 +12,7 @@ from torch import nn
 
 from nlpcl.models import build_model
 from nlpcl.models.base import Backbone
-from nlpcl.models.mlp import MLP
+from nlpcl.models.images import MLP
 from nlpcl.options import MISSING, Options, option
 from nlpcl.ranges import Count, Weight
 from nlpcl.registry import backbones, register_backbone, register_strategy, strategies

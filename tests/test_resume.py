@@ -50,7 +50,7 @@ def noted(results: Results, error: str | None = None) -> Record:
     """What makes the record, after a look at the strategy."""
     model = results.strategy.model.state_dict()
     STATES["model"] = {name: value.clone() for name, value in model.items()}
-    STATES["random"] = random_states(results.device)
+    STATES["random"] = random_states(results.strategy.device)
     return RECORD(results, error)
 
 

@@ -28,7 +28,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
     :param figures: the columns to align at the right.
     """
     heads = [Column(name, justify="right" if name in figures else "left", overflow="fold") for name in columns]
-    made = Table(*heads, title=title or None, title_justify="left", show_header=any(columns))
+    made = Table(*heads, title=title or None, title_justify="left", show_header=any(columns), show_edge=False)
     for row in rows:
         made.add_row(*row)
     return made

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from nlpcl.cli.app import app, console
+from nlpcl.cli.app import app, console, table
 from nlpcl.errors import UsageError
+from nlpcl.options import assignment
 
 _RESULTS = (Path("runs"), Path("leaderboard/results"))
 
@@ -22,13 +21,13 @@ def compare_command(
     metric: Annotated[str, typer.Option(help="average_accuracy, macro_f1, forgetting, ...")] = "average_accuracy",
     results: Annotated[
         list[Path] | None,
-        typer.Option("--results", help="Folder with records; repeatable. Default: runs and leaderboard/results."),
+        typer.Option(help="Folder with records; repeatable. Default: runs and leaderboard/results."),
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option("--where", help="field=value: use only records with this value; repeatable.")
+        list[str] | None, typer.Option(help="field=value: use only records with this value; repeatable.")
     ] = None,
     allow: Annotated[
-        list[str] | None, typer.Option("--allow", help="Field in which the protocols may differ; repeatable.")
+        list[str] | None, typer.Option(help="Field in which the protocols may differ; repeatable.")
     ] = None,
     alpha: Annotated[float, typer.Option(help="Level of significance.")] = 0.05,
     form: Annotated[
@@ -36,7 +35,7 @@ def compare_command(
     ] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Also draw the critical-difference diagram: .png, .svg or .pdf.")
+        Path | None, typer.Option(help="Also draw the critical-difference diagram: .png, .svg or .pdf.")
     ] = None,
 ) -> None:
     """Compare methods, paired over orders and seeds, if they ran under one protocol."""
@@ -44,7 +43,7 @@ def compare_command(
     from nlpcl.leaderboard.compare import compare
     from nlpcl.leaderboard.files import read_runs, select_runs
 
-    fields = dict(_field(text) for text in where or [])
+    fields = dict(assignment(pair, "--where") for pair in where or [])
     for folder in results or []:
         if not folder.is_dir():
             raise UsageError(f"--results: there is no folder {folder}.")
@@ -56,27 +55,9 @@ def compare_command(
         print(json.dumps(report.as_json(comparison)))
     elif form == "table":
         for content in report.tables(comparison):
-            _show(*content)
+            console.print(table(content.columns, content.rows, content.caption, content.columns[1:]))
         for sentence in report.sentences(comparison):
             console.print(sentence, highlight=False)
     else:
         write = {"markdown": report.markdown, "latex": report.latex, "csv": report.as_csv}[form]
         print(write(comparison), end="")
-
-
-def _field(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--where takes field=value, not {text!r}.")
-    return name.strip(), value.strip()
-
-
-def _show(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(title=caption, title_justify="left", box=None, pad_edge=False)
-    for i, column in enumerate(columns):
-        last = i == len(columns) - 1
-        table.add_column(column.replace(" p", "\np"), justify="right" if i else "left", no_wrap=i > 0 and not last)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    console.print()

@@ -23,8 +23,8 @@ app.add_typer(data, name="data")
 @data.command("prepare")
 def data_prepare(
     benchmark: Annotated[str, typer.Argument(help="Name of the benchmark.")],
-    model: Annotated[str, typer.Option("--model", help="Encoder whose tokenizer is used.")] = "minilm",
-    max_length: Annotated[int, typer.Option("--max-length", min=8)] = 128,
+    model: Annotated[str, typer.Option(help="Encoder whose tokenizer is used.")] = "minilm",
+    max_length: Annotated[int, typer.Option(min=8)] = 128,
     scenario: Annotated[
         str | None, typer.Option(help="Til, dil or cil. Default: the first that the stream has.")
     ] = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from nlpcl.cli.app import table
@@ -19,6 +18,7 @@ from nlpcl.config.files import file_errors, replacing
 from nlpcl.errors import printable
 from nlpcl.records.metrics import average, final_scores
 from nlpcl.records.record import Record, short_task_name
+from nlpcl.runs.progress import RunProgress
 from nlpcl.sweeps.cells import Cell, Execution, Outcome, last_line
 
 
@@ -27,7 +27,7 @@ def _percent(cell: float | None) -> str:
     return "" if cell is None else f"{100 * cell:.1f}"
 
 
-class ProgressReporter:
+class ProgressReporter(RunProgress):
     """Shows task, epoch, loss and time left on stderr: a live bar on a terminal, otherwise a line per epoch."""
 
     def __init__(self) -> None:
@@ -155,21 +155,6 @@ def print_record(console: Console, record: Record) -> None:
     console.print(shown)
     known = {name.replace("_", " "): _percent(x) for name, x in record.derived().items() if x is not None}
     console.print(", ".join(f"{name} {percent} %" for name, percent in known.items()), highlight=False)
-
-
-def strategy_table(matrix: Mapping[str, Mapping[str, Sequence[str]]]) -> Table:
-    """Return a table of strategies by backbones; a cell holds the scenarios in which the pair runs.
-
-    :param matrix: by strategy and backbone the scenarios, of every strategy for the same backbones.
-    """
-    title = "strategies on backbones (T: til, D: dil, and cil where labels differ; C: cil alone)"
-    made = Table(title=title, title_justify="left", box=None)
-    made.add_column("strategy", no_wrap=True)
-    for backbone in next(iter(matrix.values())):
-        made.add_column(backbone.replace("_", "_\n"), no_wrap=True)
-    for name, row in matrix.items():
-        made.add_row(name, *(" ".join(scenario[0].upper() for scenario in cell) or "-" for cell in row.values()))
-    return made
 
 
 def draw(record: Record, path: Path) -> None:

@@ -20,7 +20,7 @@ app.add_typer(leaderboard, name="leaderboard")
 @leaderboard.command("add")
 def leaderboard_add(
     records: Annotated[list[Path], typer.Argument(help="One or more record.json.")],
-    results: Annotated[Path, typer.Option("--results", help="Folder of results.")] = _RESULTS,
+    results: Annotated[Path, typer.Option(help="Folder of results.")] = _RESULTS,
     replace: Annotated[bool, typer.Option("--replace", help="Overwrite a filed record of the same spec.")] = False,
 ) -> None:
     """Check records and file them. docs/protocol.md says what is checked."""
@@ -48,14 +48,12 @@ def leaderboard_check(folder: Annotated[Path, typer.Argument(help="Folder of res
 
 @leaderboard.command("build")
 def leaderboard_build(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the site; open its index.html.")] = _SITE,
-    results: Annotated[Path, typer.Option("--results", help="Folder of results.")] = _RESULTS,
+    out: Annotated[Path, typer.Option(help="Folder of the site; open its index.html.")] = _SITE,
+    results: Annotated[Path, typer.Option(help="Folder of results.")] = _RESULTS,
     published: Annotated[
-        Path | None, typer.Option("--published", help="CSV file of published figures. Default: the package's own.")
+        Path | None, typer.Option(help="CSV file of published figures. Default: the package's own.")
     ] = None,
-    readme: Annotated[
-        Path | None, typer.Option("--readme", help="Also update the tables in this Markdown file.")
-    ] = None,
+    readme: Annotated[Path | None, typer.Option(help="Also update the tables in this Markdown file.")] = None,
 ) -> None:
     """Build the page from the folder of results. It needs neither server nor network."""
     from nlpcl.leaderboard.published import OURS, read_published

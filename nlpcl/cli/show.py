@@ -12,7 +12,6 @@ import typer
 
 from nlpcl.cli.app import app, console, table
 from nlpcl.cli.coverage import DOCUMENTED, PYCONTINUAL, missing, strategy_matrix
-from nlpcl.cli.display import strategy_table
 from nlpcl.errors import UsageError, suggest
 from nlpcl.options import MISSING
 from nlpcl.ranges import in_words
@@ -48,7 +47,13 @@ def _show_matrix(as_json: bool) -> None:
     if as_json:
         print(json.dumps({"matrix": pairs_here, "documented": DOCUMENTED, "source": PYCONTINUAL, "missing": absent}))
         return
-    console.print(strategy_table(pairs_here))
+    rows = [
+        [name, *(" ".join(scenario[0].upper() for scenario in cell) or "-" for cell in row.values())]
+        for name, row in pairs_here.items()
+    ]
+    columns = ["strategy", *(name.replace("_", "_\n") for name in backbones.names())]
+    title = "strategies on backbones (T: til, D: dil, and cil where labels differ; C: cil alone)"
+    console.print(table(columns, rows, title))
     print(f"of {documented} pairs that {PYCONTINUAL} has, {documented - len(absent)} run here")
     if absent:
         print(f"not yet: {', '.join(absent)}")
@@ -84,7 +89,7 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
 
 
 def _facts(entry: Any) -> dict[str, Any]:
-    hidden = {"target", "engine", "defaults", "types", "presets", "reason", "published", "own_files", "options"}
+    hidden = {"target", "engine", "presets", "reason", "published", "own_files", "options"}
     facts = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry) if f.name not in hidden}
     return {name: value for name, value in facts.items() if value not in ("", None, ())}
 

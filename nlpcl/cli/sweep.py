@@ -28,26 +28,22 @@ def sweep_command(
     execution: Execution,
     needs: Needs,
     file: Annotated[
-        Path | None, typer.Option("--file", help="Grids in TOML; options given beside it win over the file's.")
+        Path | None, typer.Option(help="Grids in TOML; options given beside it win over the file's.")
     ] = None,
     skip_impossible: Annotated[
         bool, typer.Option("--skip-impossible", help="Leave combinations out that cannot run.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs and an estimate of their time.")] = False,
     print_: Annotated[bool, typer.Option("--print", help="One `nlpcl run ...` a line, for job arrays.")] = False,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Runs at a time. Default: one for each GPU, or one.")
-    ] = None,
-    ray: Annotated[
-        str | None, typer.Option("--ray", help="Run on a Ray cluster: auto, local or its host:port.")
-    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at a time. Default: one for each GPU, or one.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, local or its host:port.")] = None,
 ) -> None:
     """Do many runs: options take several values, as --strategy ncl,hat --order 0-4. Runs with a record are skipped."""
     if ray is None and needs != Needs():
         raise UsageError("--cpus, --gpus, --memory and --retries are for --ray: leave them out.")
     if jobs is not None and ray is not None:
         raise UsageError("--jobs does not go with --ray, which fills the cluster: leave it out.")
-    asked_grid = Grid.asked(asked)
+    asked_grid = Grid(asked.fields, asked.assigned())
     grids = [asked_grid] if file is None else [grid.with_more(asked_grid) for grid in Grid.read(file)]
     requests = (request for grid in grids for request in grid.requests())
     planned = plan(

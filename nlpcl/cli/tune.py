@@ -26,13 +26,11 @@ def tune_command(
     asked: Request,
     on: Annotated[
         Literal["first-task", "stream"],
-        typer.Option("--on", help="Score: accuracy on the first task once it is trained, or on all tasks at the end."),
+        typer.Option(help="Score: accuracy on the first task once it is trained, or on all tasks at the end."),
     ] = "first-task",
     trials: Annotated[int, typer.Option(min=1, help="Total number of trials, including earlier calls.")] = 20,
-    study: Annotated[Path, typer.Option("--study", help="An SQLite file; a search that it holds goes on.")] = Path(
-        "study.db"
-    ),
-    out: Annotated[Path, typer.Option("--out", help="The preset file to write, for --preset.")] = Path("preset.json"),
+    study: Annotated[Path, typer.Option(help="An SQLite file; a search that it holds goes on.")] = Path("study.db"),
+    out: Annotated[Path, typer.Option(help="The preset file to write, for --preset.")] = Path("preset.json"),
     data_root: DataRoot = None,
     device: Device = "auto",
     eval_batch_size: EvalBatchSize = 128,

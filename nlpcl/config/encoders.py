@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,11 @@ def encoder_path(name: str | os.PathLike[str]) -> str:
     from huggingface_hub.errors import HFValidationError  # takes longer than all of this module
     from huggingface_hub.utils import validate_repo_id
 
-    try:
-        validate_repo_id(text)
-    except HFValidationError as error:
-        raise UsageError(
-            f"there is no folder {text!r} with an encoder, and no name on the model hub is like that."
-        ) from error
-    if not isinstance(name, str):
-        raise UsageError(f"there is no folder {text!r} with an encoder.")
-    return text
+    if isinstance(name, str):
+        with suppress(HFValidationError):
+            validate_repo_id(text)
+            return text
+    raise UsageError(f"there is no folder {text!r} with an encoder, and it can be no name on the model hub.")
 
 
 def encoder_fingerprint(name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 
-from nlpcl.errors import UsageError, suggest
+from nlpcl.errors import UsageError, check_known
 
 Order = int | str | Sequence[str]
 Published = tuple[Sequence[Sequence[str]], Sequence[str] | None]
@@ -47,9 +47,7 @@ def check_names(names: Iterable[str], known: Sequence[str], place: str = "") -> 
     :param place: where the names stand, for the message.
     :raises UsageError: the first name that is not known, with the nearest that are.
     """
-    for name in names:
-        if name not in known:
-            raise UsageError(f"{place}unknown task {name!r}. {suggest(name, known)}")
+    check_known(names, known, f"{place}unknown task")
 
 
 def order_tasks(

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nlpcl.config.files import read_model, write_atomically
 from nlpcl.config.spec import FIELDS, OWNERS, CompleteSpec
-from nlpcl.errors import UsageError, suggest
+from nlpcl.errors import check_known
 from nlpcl.registry import benchmarks
 
 Preset = tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -111,10 +111,9 @@ class PresetFile(BaseModel):
         :raises UsageError: there is no such file, or it is not a preset.
         """
         preset = read_model(cls, path, "preset")
-        for names, allowed in ((preset.when, {*FIELDS, "modality"}), (preset.values, set(FIELDS))):
-            for name in names:
-                if name not in allowed:
-                    raise UsageError(f"{path} is not a preset: a spec has no field {name!r}. {suggest(name, allowed)}")
+        fault = f"{path} is not a preset: a spec has no field"
+        check_known(preset.when, {*FIELDS, "modality"}, fault)
+        check_known(preset.values, FIELDS, fault)
         return preset
 
     def save(self, path: Path) -> None:

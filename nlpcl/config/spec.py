@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from nlpcl.errors import UsageError, suggest
+from nlpcl.errors import UsageError, check_known
 from nlpcl.ranges import Count, Digest, Examples, LearningRate, Positive, Rate, Seed, Share, Since, in_words
 
 SPEC_VERSION = 2
@@ -63,8 +63,7 @@ def read_scenario(text: str) -> str:
     """
     word = text.lower().replace("_", "-").removesuffix("-classification")
     names = {name: name for name in SCENARIOS} | {words: name for name, words in SCENARIOS.items()}
-    if word not in names:
-        raise UsageError(f"unknown scenario {text!r}. {suggest(word, names)}")
+    check_known([word], names, "unknown scenario")
     return names[word]
 
 
@@ -203,9 +202,7 @@ class RunSpec(BaseModel):
         version = content.get("spec_version")
         if isinstance(version, int) and version > SPEC_VERSION:
             raise UsageError(f"this spec has version {version}, newer than {SPEC_VERSION}: update nlpcl.")
-        for name in content:
-            if name not in made.model_fields:
-                raise UsageError(f"a spec has no field {name!r}. {suggest(name, made.model_fields)}")
+        check_known(content, made.model_fields, "a spec has no field")
         needed = [name for name, field in made.model_fields.items() if field.is_required()]
         of_text = [name for name, field in FIELDS.items() if field.text]
         if needed and any(content.get(name) is not None for name in of_text):
@@ -263,7 +260,7 @@ class CompleteSpec(RunSpec):
     def engine_settings(self) -> dict[str, Any]:
         """Return the arguments of `ContinualStrategy` that are fields of the spec."""
         settings = {name: getattr(self, name) for name, field in FIELDS.items() if field.engine}
-        # TF32 is a mode of the process, see `nlpcl.training.runtime.matrix_products`: tensors are float32 as they were.
+        # TF32 is a mode of the process, see `nlpcl.training.device.tf32`: tensors are float32 as they were.
         return settings | {"precision": "fp32" if self.precision == "tf32" else self.precision}
 
 

@@ -3,11 +3,10 @@
 from .adapters import Adapter, Bert, BertAdapter
 from .base import Backbone, Context, ContinualModel, Site, row_factor, weight_factor
 from .build import build_model
+from .frozen import BertFrozen, WordVectors
 from .heads import SharedHead, TaskHeads
-from .image_cnn import ImageCNN
-from .mlp import MLP
+from .images import MLP, ImageCNN
 from .states import precompute
-from .tokens import BertFrozen, WordVectors
 
 __all__ = [
     "MLP",

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from nlpcl.models.base import Site
+from nlpcl.models.base import Site, chained_sites
 from nlpcl.models.encoder import EncoderBackbone, EncoderOptions, Padding, check_layers
 from nlpcl.models.encoder_files import EncoderLike
 from nlpcl.options import option
@@ -68,11 +68,8 @@ class Adapter(nn.Module):
 
     def sites(self, prefix: str) -> list[Site]:
         """Return the two layers that can be gated."""
-        hidden, size = self.down.in_features, self.down.out_features
-        return [
-            Site(f"{prefix}.down", self.down, self.down_act, size, inputs=((None, hidden),)),
-            Site(f"{prefix}.up", self.up, self.up_act, hidden, inputs=((f"{prefix}.down", 1),)),
-        ]
+        names = (f"{prefix}.down", f"{prefix}.up")
+        return chained_sites(names, (self.down, self.up), (self.down_act, self.up_act))
 
 
 class AdapterOptions(EncoderOptions):
@@ -137,13 +134,9 @@ class Bert(EncoderBackbone):
         modules = dict(self.encoder.model.named_modules())
         layers = [name for name in modules if _LAYER.fullmatch(name)]
         shape = next(s for s in _SHAPES if all(f"{layer}.{name}" in modules for layer in layers for name in s))
-        sites = []
+        sites: list[Site] = []
         for i, layer in enumerate(layers):
             attention, inner, activation, outer = (modules[f"{layer}.{name}"] for name in shape)
-            width: int = inner.out_features
-            sites += [
-                Site(f"l{i}.attention", attention, attention, self.width, inputs=((None, self.width),)),
-                Site(f"l{i}.inner", inner, activation, width, inputs=((None, self.width),)),
-                Site(f"l{i}.outer", outer, outer, self.width, inputs=((f"l{i}.inner", 1),)),
-            ]
+            sites += chained_sites((f"l{i}.attention",), (attention,), (attention,))
+            sites += chained_sites((f"l{i}.inner", f"l{i}.outer"), (inner, outer), (activation, outer))
         return sites

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast, overload
+from typing import Any, ClassVar, cast
 
 import torch
 from avalanche.models import MultiTaskModule
@@ -97,17 +97,19 @@ class Site:
     axis: int = -1
 
 
-def chained_sites(names: Sequence[str], layers: Iterable[nn.Module], activations: Iterable[nn.Module]) -> list[Site]:
+def chained_sites(
+    names: Sequence[str], layers: Iterable[nn.Module], activations: Iterable[nn.Module], axis: int = -1
+) -> list[Site]:
     """Return the sites of layers that each read the one before; the first reads what no site gates.
 
-    :param activations: their outputs are (B, width, ...).
+    :param axis: the axis of the activations' outputs that holds the units.
     """
     sites: list[Site] = []
     source: str | None = None
     units = 1
     for name, layer, activation in zip(names, layers, activations, strict=True):
         width, columns = cast(Tensor, layer.weight).shape[:2]
-        sites.append(Site(name, layer, activation, width, inputs=((source, columns // units),), axis=1))
+        sites.append(Site(name, layer, activation, width, inputs=((source, columns // units),), axis=axis))
         source, units = name, width
     return sites
 
@@ -251,10 +253,6 @@ class ContinualModel(MultiTaskModule):
         self.n_tasks = heads.n_tasks
         """The number of tasks that the model was built for."""
 
-    @overload
-    def forward(self, x: Tensor, task_labels: None) -> dict[int, Tensor]: ...
-    @overload
-    def forward(self, x: Tensor, task_labels: TaskLabels = _MISSING) -> Tensor: ...
     def forward(self, x: Tensor, task_labels: TaskLabels | None = _MISSING) -> Tensor | dict[int, Tensor]:
         """Return logits (B, C).
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nlpcl.errors import UsageError
 from nlpcl.models.base import Backbone, ContinualModel
@@ -45,11 +45,10 @@ def build_model(
             from nlpcl.models.encoder import encoder_for
 
             reads = encoder_for(benchmark, encoder)
-        built: Backbone = entry.target(reads, **options)
-        backbone = built
+        backbone = cast(Backbone, entry.target(reads, **options))
     if benchmark.modality == "text":
         from nlpcl.models.encoder import TextEncoder, check_pair
-        from nlpcl.models.tokens import BertFrozen
+        from nlpcl.models.frozen import BertFrozen
 
         reader, states = getattr(backbone, "encoder", None), benchmark.states
         if isinstance(reader, TextEncoder):

@@ -40,22 +40,15 @@ class EncodedTexts(Protocol):
 class BenchmarkData(Protocol):
     """The fields that decide a model's shape, and the texts that a frozen encoder reads once."""
 
+    modality: Modality
+    scenario: str
+    input_shape: tuple[int, ...]
+    tokenizer: Any
+    tokenizer_name: str
+    max_length: int | None
+    n_classes: list[int]
     states: TokenStates | None
 
-    @property
-    def modality(self) -> Modality: ...
-    @property
-    def scenario(self) -> str: ...
-    @property
-    def input_shape(self) -> tuple[int, ...]: ...
-    @property
-    def n_classes(self) -> list[int]: ...
-    @property
-    def tokenizer(self) -> Any: ...
-    @property
-    def tokenizer_name(self) -> str: ...
-    @property
-    def max_length(self) -> int | None: ...
     @property
     def vectors(self) -> WordVectors | None: ...
     @property

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nlpcl.config.encoders import TOKENIZER, encoder_path
-from nlpcl.errors import NOT_BOTH, UsageError, suggest
+from nlpcl.errors import NOT_BOTH, UsageError, check_known
 from nlpcl.models.base import Backbone, TaskLabels
 from nlpcl.models.data import BenchmarkData
 from nlpcl.models.encoder_files import (
@@ -91,8 +91,7 @@ class TextEncoder(PackedEncoder):
     """
 
     def __init__(self, encoder: EncoderLike, pooling: Pooling = "mean", padding: Padding = "dynamic") -> None:
-        if pooling not in get_args(Pooling):
-            raise UsageError(f"unknown pooling {pooling!r}. {suggest(pooling, get_args(Pooling))}")
+        check_known([pooling], get_args(Pooling), "unknown pooling")
         model = load_encoder(encoder, pooling == "pooler")
         super().__init__(getattr(model.config, "hidden_size", 0), padding)
         self.name = encoder_name(encoder)

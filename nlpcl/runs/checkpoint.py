@@ -26,8 +26,9 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
 from nlpcl.runs.checkpoint_folder import NOW, START, CheckpointFolder, Head, Position
-from nlpcl.runs.fit import Observer, Progress
+from nlpcl.runs.fit import Observer
 from nlpcl.runs.identity import check_same
+from nlpcl.runs.progress import RunProgress
 from nlpcl.runs.restore import UNEXPECTED, Restore, check_held
 from nlpcl.runs.results import UNFINISHED, Results
 from nlpcl.runs.state import Capture, NotSerializable, Streams, Untouched
@@ -78,7 +79,7 @@ class CheckpointManager(Observer):
         benchmark: CLScenario[Any],
         minutes: float,
         results: Results,
-        progress: Progress,
+        progress: RunProgress,
     ) -> None:
         self.folder = folder
         self.strategy = strategy
@@ -93,7 +94,6 @@ class CheckpointManager(Observer):
         self.latest: Path | None = None
         """The last good checkpoint."""
         self._saved = time.monotonic()
-        self._able = folder is not None
         self._rows = 0
         self._passes = self._epoch = self._step = 0
         self._order = torch.get_rng_state()
@@ -135,9 +135,6 @@ class CheckpointManager(Observer):
             self.progress.say(f"begun with {'; '.join(changed)}: the record may differ from one made in one go")
         return head.rows
 
-    def begin_task(self) -> None:
-        self._passes = 0
-
     def end_task(self, rows: int) -> None:
         """Note what the task has taken.
 
@@ -145,6 +142,7 @@ class CheckpointManager(Observer):
         """
         if self._now is not None:
             raise NotSerializable(f"the task has {self._passes} passes")
+        self._passes = 0
         self.results.on_task_end(rows)
 
     def tested(self, row: int) -> None:
@@ -213,7 +211,7 @@ class CheckpointManager(Observer):
             self._end()
 
     def _end(self) -> None:
-        if self._able:
+        if self.folder is not None:
             self.progress.say("stopped: the same command goes on from here")
         distributed.barrier()  # not before the first process has saved
         raise KeyboardInterrupt
@@ -223,9 +221,7 @@ class CheckpointManager(Observer):
 
     def _save(self, part: str, position: Position | None) -> None:
         self._saved = time.monotonic()
-        if self.folder is None or not self._able or not distributed.is_rank_zero():
-            return
-        if not all_finite(self.strategy.model):
+        if self.folder is None or not distributed.is_rank_zero() or not all_finite(self.strategy.model):
             return
         if part == NOW and self._start != self._rows:  # the state of the task's start could not be written
             return
@@ -238,17 +234,16 @@ class CheckpointManager(Observer):
             self.latest = self.folder.write(part, tree, capture.tensors, head, self.latest)
             self._start = self._rows
         except NotSerializable as error:
-            self._able = False
+            self.folder = None
             self.progress.say(f"no checkpoints of this strategy: if the run is interrupted, it starts over ({error})")
         except OSError as error:
             self.progress.say(f"a checkpoint could not be written ({error.strerror}); the last good one is kept")
 
     def _put(self, tree: Any, tensors: dict[str, Tensor]) -> None:
-        roots = self._roots()
-        names = set(roots)
         try:
-            restored = Restore(tensors, self.strategy.device, self._untouched, self._streams).value(tree, roots, "run")
-            check_held("run", set(restored), names)
+            restore = Restore(tensors, self.strategy.device, self._untouched, self._streams)
+            restored = restore.value(tree, self._roots(), "run")
+            check_held("run", set(restored), set(self._roots()))
             set_random_states(restored["random"], self.strategy.device)
         except UNEXPECTED as error:
             raise NotSerializable(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error

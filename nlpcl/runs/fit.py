@@ -1,16 +1,17 @@
-"""`fit`: the loop over the experiences of a benchmark; and who is told how it goes."""
+"""`fit`: the loop over the experiences of a benchmark, and who is told of it."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from avalanche.benchmarks import CLScenario
 from avalanche.core import SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 
 from nlpcl.evaluation import MatrixMetric
+from nlpcl.runs.progress import RunProgress
 from nlpcl.training.finite import not_finite
 from nlpcl.training.plugin import Strategy
 from nlpcl.training.strategy import protocol_of
@@ -18,44 +19,21 @@ from nlpcl.training.strategy import protocol_of
 Eval = Literal["seen", "full", "final"]
 
 
-class Progress(Protocol):
-    """What `run` tells while it runs; `nlpcl.cli.display.ProgressReporter` shows it."""
-
-    def encoded(self, done: int, examples: int) -> None: ...
-    def start(self, tasks: list[str], epochs: list[int]) -> None: ...
-    def epoch(self, task: int, epoch: int, loss: float, step: int, steps: int) -> None: ...
-    def evaluated(self, row: int, accuracies: list[float | None]) -> None: ...
-    def say(self, sentence: str) -> None: ...
-    def stop(self) -> None: ...
-
-
-class Silent:
-    """Shows nothing."""
-
-    def encoded(self, done: int, examples: int) -> None: ...
-    def start(self, tasks: list[str], epochs: list[int]) -> None: ...
-    def epoch(self, task: int, epoch: int, loss: float, step: int, steps: int) -> None: ...
-    def evaluated(self, row: int, accuracies: list[float | None]) -> None: ...
-    def say(self, sentence: str) -> None: ...
-    def stop(self) -> None: ...
-
-
 class ProgressPlugin(SupervisedPlugin[Strategy], supports_distributed=True):
     """Passes task, epoch, step and loss on, at most a few times a second: reading a loss waits for the device."""
 
     state = ()
 
-    def __init__(self, progress: Progress, every: float = 0.5) -> None:
+    def __init__(self, progress: RunProgress) -> None:
         super().__init__()
         self.progress = progress
-        self.every = every
         self._last = 0.0
 
     def after_training_iteration(self, strategy: Strategy, **kwargs: Any) -> None:
         clock, steps = strategy.clock, len(strategy.dataloader)
         step = clock.train_epoch_iterations + 1
         now = time.monotonic()
-        if step == steps or now - self._last >= self.every:
+        if step == steps or now - self._last >= 0.5:
             self._last = now
             loss = float(strategy.loss.detach())
             if not math.isfinite(loss) and not hasattr(strategy, "check_losses"):  # Avalanche's own check no loss
@@ -65,9 +43,6 @@ class ProgressPlugin(SupervisedPlugin[Strategy], supports_distributed=True):
 
 class Observer:
     """Is told how a training goes; by itself it does nothing."""
-
-    def begin_task(self) -> None:
-        """Before a task is trained."""
 
     def end_task(self, rows: int) -> None:
         """After the task was trained with which `rows` are trained."""
@@ -113,11 +88,6 @@ def fit(
     observer = observer or Observer()
     protocol = protocol_of(strategy)
 
-    def train_on(experiences: Any, row: int) -> None:
-        observer.begin_task()
-        strategy.train(experiences, eval_streams=[])
-        observer.end_task(row + 1)
-
     def test_on(row: int, columns: list[int]) -> None:
         matrix.row = None if row < 0 else row
         strategy.eval([test[column] for column in columns])
@@ -129,12 +99,14 @@ def fit(
             test_on(-1, list(range(n_tasks)))
         if protocol == "joint":
             strategy.train_epochs = max(epochs) if epochs else strategy.train_epochs
-            train_on(list(train), n_tasks - 1)
+            strategy.train(list(train), eval_streams=[])
+            observer.end_task(n_tasks)
             test_on(n_tasks - 1, list(range(n_tasks)))
             return matrix
         for row in range(start, n_tasks):
             strategy.train_epochs = epochs[row] if epochs else strategy.train_epochs
-            train_on(train[row], row)
+            strategy.train(train[row], eval_streams=[])
+            observer.end_task(row + 1)
             if protocol == "isolated":
                 test_on(row, [row])
             elif eval != "final" or row == n_tasks - 1:

@@ -71,28 +71,24 @@ class Restore:
         """Return what belongs at `path`, where `old` stands now; `old` itself, changed in place, wherever it can be."""
         kind, *content = node
         new = getattr(self, f"node_{kind}")(content, old, path)
-        if not fits(old, new):
-            raise NotSerializable(f"{path}: {type(new).__name__} in the place of {type(old).__name__}")
+        check(fits(old, new), path, f"{type(new).__name__} in the place of {type(old).__name__}")
         self._built[path] = new
         return new
 
     def node_plain(self, content: Node, old: Any, path: str) -> Any:
         (value,) = content
-        if value is not None and type(value) not in PLAIN:
-            raise NotSerializable(f"{path}: a {type(value).__name__} is no plain value")
+        check(value is None or type(value) in PLAIN, path, f"a {type(value).__name__} is no plain value")
         return value
 
     def node_same(self, content: Node, old: Any, path: str) -> Any:
         return self._built[content[0]]
 
     def node_kept(self, content: Node, old: Any, path: str) -> Any:
-        if old not in self.untouched or self.untouched[old] != version_of(old):
-            raise NotSerializable(f"{path}: is not stored")
+        check(old in self.untouched and self.untouched[old] == version_of(old), path, "is not stored")
         return old
 
     def node_constant(self, content: Node, old: Any, path: str) -> Any:
-        if not constant(old):
-            raise NotSerializable(f"{path}: is made while a task trains and cannot be stored")
+        check(constant(old), path, "is made while a task trains and cannot be stored")
         return old
 
     def node_tensor(self, content: Node, old: Any, path: str) -> Tensor:
@@ -115,8 +111,7 @@ class Restore:
         return generator.set_state(self.tensors[path])
 
     def node_state(self, content: Node, old: Any, path: str) -> Any:
-        if not isinstance(old, WITH_STATE_DICT):
-            raise NotSerializable(f"{path}: is made while a task trains")
+        check(isinstance(old, WITH_STATE_DICT), path, "is made while a task trains")
         state = old.state_dict()
         names = set(state)
         self.value(content[0], state, f"{path}.state")
@@ -124,21 +119,19 @@ class Restore:
         old.load_state_dict(state)
         return old
 
-    def node_optimizer(self, content: Node, old: Any, path: str) -> Optimizer:
-        if not isinstance(old, Optimizer):
-            raise NotSerializable(f"{path}: is made while a task trains")
+    def node_optimizer(self, content: Node, old: Any, path: str) -> Any:
+        check(isinstance(old, Optimizer), path, "is made while a task trains")
         names = [set(group) for group in old.param_groups]
         groups, state = self.value(content[0], [old.param_groups, {}], f"{path}.state")
         for group, expected in zip(groups, names, strict=True):
             check_held(path, set(group), expected)
         parameters = [p for group in groups for p in group["params"]]
-        if not set(state) <= set(parameters) or not all(isinstance(p, nn.Parameter) for p in parameters):
-            raise NotSerializable(f"{path}: it is of other parameters")
-        if len({frozenset(kept) for kept in state.values()}) > 1:
-            raise NotSerializable(f"{path}: its state is not the same for all parameters")
+        known = all(isinstance(p, nn.Parameter) for p in parameters) and set(state) <= set(parameters)
+        check(known, path, "it is of other parameters")
+        check(len({frozenset(kept) for kept in state.values()}) <= 1, path, "its state differs between parameters")
         for p, kept in state.items():
-            if any(isinstance(t, Tensor) and t.shape not in (p.shape, ()) for t in kept.values()):
-                raise NotSerializable(f"{path}: its state has another shape than its parameter")
+            shapes = {t.shape for t in kept.values() if isinstance(t, Tensor)}
+            check(shapes <= {p.shape, torch.Size()}, path, "its state has another shape than its parameter")
         old.state.clear()
         old.state.update(state)
         return old
@@ -151,14 +144,12 @@ class Restore:
         for i, place in enumerate(places):
             positions = (part_of == i).nonzero()[:, 0]
             data, rows = self.streams.datasets[place], row_of[positions].tolist()
-            if rows and not 0 <= min(rows) <= max(rows) < len(data):
-                raise NotSerializable(f"{path}: an experience has no such example")
+            check(all(0 <= row < len(data) for row in rows), path, "an experience has no such example")
             part = data.subset(rows)
             joined = part if joined is None else joined.concat(part)
             order[positions] = torch.arange(start, start + len(positions))
             start += len(positions)
-        if start != len(order):
-            raise NotSerializable(f"{path}: holds examples of no experience")
+        check(start == len(order), path, "holds examples of no experience")
         return old if joined is None else joined.subset(order.tolist())
 
     def node_dict(self, content: Node, old: Any, path: str) -> Any:
@@ -187,15 +178,14 @@ class Restore:
             return type(old)(*items)
         return CONTAINERS[name](items)
 
-    def node_module(self, content: Node, old: Any, path: str) -> nn.Module:
+    def node_module(self, content: Node, old: Any, path: str) -> Any:
         name, (training, extra, parts, held) = content
         if old is _MISSING or old is None:  # a copy of the model, say
             old = copy.deepcopy(self._modules[name])
-        if not isinstance(old, nn.Module) or class_name(type(old)) != name:
-            raise NotSerializable(f"{path}: a {name} in the place of a {class_name(type(old))}")
+        kind = class_name(type(old))
+        check(isinstance(old, nn.Module) and kind == name, path, f"a {name} in the place of a {kind}")
         self._built[path] = self._modules[name] = old
-        if not isinstance(training, bool):
-            raise NotSerializable(f"{path}: its mode is {training!r}")
+        check(isinstance(training, bool), path, f"its mode is {training!r}")
         old.training = training
         if extra is not None:  # the module makes layers that it had, as with torch's `load_state_dict`
             now = old.get_extra_state()
@@ -206,14 +196,13 @@ class Restore:
         # What is empty is filled while a task trains.
         check_held(path, set(parts) - empty_buffers(old), set(present))
         for part, node in parts.items():
-            now = present.get(part)
+            place, now = f"{path}.{part}", present.get(part)
             if now is None:
-                setattr(old, part, self.value(node, torch.empty(0), f"{path}.{part}"))
-                continue
-            if isinstance(now, Tensor) and node[0] == "tensor":
-                self._built[f"{path}.{part}"] = self._fill(now, f"{path}.{part}").requires_grad_(node[2])
-            elif self.value(node, now, f"{path}.{part}") is not now:
-                raise NotSerializable(f"{path}.{part}: is another one than before")
+                setattr(old, part, self.value(node, torch.empty(0), place))
+            elif isinstance(now, Tensor) and node[0] == "tensor":
+                self._built[place] = self._fill(now, place).requires_grad_(node[2])
+            else:
+                check(self.value(node, now, place) is now, place, "is another one than before")
         self._hold(held, old, path)
         return old
 
@@ -221,12 +210,11 @@ class Restore:
         name, held = content
         if old is _MISSING or old is None:
             cls: Any = WALKED.get(name) or restorable_class(name)
-            if cls is None:
-                raise NotSerializable(f"{path}: a {name} is made while a task trains")
+            check(cls is not None, path, f"a {name} is made while a task trains")
             # Without attributes, if its class declares what it needs.
             return self._hold(held, cls() if name in WALKED else cls.__new__(cls), path, made=True)
-        if class_name(type(old)) != name or not (walked(old) or declared_state(type(old)) is not None):
-            raise NotSerializable(f"{path}: a {name} in the place of a {class_name(type(old))}")
+        kind, declares = class_name(type(old)), walked(old) or declared_state(type(old)) is not None
+        check(declares and kind == name, path, f"a {name} in the place of a {kind}")
         return self._hold(held, old, path)
 
     def _hold(self, held: dict[str, Node], owner: Any, path: str, made: bool = False) -> Any:
@@ -247,13 +235,22 @@ class Restore:
         return owner
 
 
+def check(sound: bool, path: str, fault: str) -> None:
+    """Go on only if what stands at `path` is sound.
+
+    :raises NotSerializable: it is not, and `fault` says why.
+    """
+    if not sound:
+        raise NotSerializable(f"{path}: {fault}")
+
+
 def check_held(path: str, names: set[str], expected: set[str]) -> None:
     """Refuse other names than those that are expected.
 
     :raises NotSerializable: with those that are too many or missing.
     """
-    if wrong := names ^ expected:
-        raise NotSerializable(f"{path}: {', '.join(sorted(map(str, wrong))[:3])} too many or missing")
+    wrong = sorted(map(str, names ^ expected))
+    check(not wrong, path, f"{', '.join(wrong[:3])} too many or missing")
 
 
 def check_alike(old: Tensor, new: Tensor, path: str) -> None:
@@ -261,8 +258,8 @@ def check_alike(old: Tensor, new: Tensor, path: str) -> None:
 
     :raises NotSerializable: with both.
     """
-    if (old.shape, old.dtype) != (new.shape, new.dtype):
-        raise NotSerializable(f"{path}: {tuple(new.shape)} {new.dtype}, not {tuple(old.shape)} {old.dtype}")
+    fault = f"{tuple(new.shape)} {new.dtype}, not {tuple(old.shape)} {old.dtype}"
+    check((old.shape, old.dtype) == (new.shape, new.dtype), path, fault)
 
 
 def fits(old: Any, new: Any) -> bool:

@@ -37,11 +37,10 @@ UNFINISHED = "unfinished"
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can change a result, and the number of threads."""
     installed = {"python": platform.python_version(), "threads": str(torch.get_num_threads())}
+    installed |= dict.fromkeys(PACKAGES, "not installed")
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             installed[package] = version(package)
-        except PackageNotFoundError:
-            installed[package] = "not installed"
     return installed
 
 
@@ -89,7 +88,6 @@ class Results:
     :param spec: a complete spec.
     :param benchmark: what it trains on.
     :param strategy: what it trains.
-    :param device: where.
     :param compiled: whether torch compiled the encoder.
     :param begun: `time.monotonic()` when the run began to set these up.
     """
@@ -100,13 +98,11 @@ class Results:
         benchmark: Benchmark,
         strategy: SupervisedTemplate[Any, Any, Any],
         *,
-        device: torch.device,
         compiled: bool,
         begun: float,
     ) -> None:
         self.spec = spec
         self.strategy = strategy
-        self.device = device
         self.compiled = compiled
         encoder: dict[str, Any] | None = None  # what stands between text and the trained layers
         if benchmark.vectors is not None:
@@ -173,8 +169,8 @@ class Results:
                 seconds=seconds,
                 samples_per_second=round(examples / max(sum(seconds.train), 1e-3), 2),
                 peak_memory_mb=peak_memory_mb(),
-                peak_gpu_memory_mb=peak_gpu_memory_mb(self.device),
-                device=str(self.device),
+                peak_gpu_memory_mb=peak_gpu_memory_mb(self.strategy.device),
+                device=str(self.strategy.device),
                 processes=distributed.world_size(),
                 resumed=self.resumed,
                 compiled=self.compiled,

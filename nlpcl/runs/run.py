@@ -23,9 +23,10 @@ from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
 from nlpcl.runs.checkpoint import CheckpointManager, interruptible
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
-from nlpcl.runs.fit import Progress, ProgressPlugin, Silent, fit
+from nlpcl.runs.fit import ProgressPlugin, fit
 from nlpcl.runs.identity import check_same, identified
 from nlpcl.runs.lock import run_lock
+from nlpcl.runs.progress import RunProgress
 from nlpcl.runs.results import Results
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
@@ -127,7 +128,7 @@ def run(
     out: str | Path | None = "runs",
     device: str = "auto",
     eval_batch_size: int = 128,
-    progress: Progress | None = None,
+    progress: RunProgress | None = None,
     checkpoint_minutes: float = 10,
     fresh: bool = False,
     compiled: bool = False,
@@ -157,7 +158,7 @@ def run(
     """
     if platform.system() == "Windows":  # which cannot sync the folder of a checkpoint, and has no SIGTERM
         raise UsageError("nlpcl runs on Linux and macOS: on Windows start it in WSL, the Windows Subsystem for Linux.")
-    progress = progress or Silent()
+    progress = progress or RunProgress()
     with distributed.process_group(device) as local_device, ExitStack() as stack:
         stack.callback(progress.stop)
         with distributed.raise_on_all_ranks():
@@ -193,7 +194,7 @@ def run(
                     on_encoded=progress.encoded,
                 )
                 identified(spec, data_root)  # or the files changed while they were read
-                results = Results(spec, benchmark, strategy, device=local_device, compiled=compiled, begun=begun)
+                results = Results(spec, benchmark, strategy, compiled=compiled, begun=begun)
                 for place, data in must_match.items():
                     check_same(data, results.data, place)
             model = cast(ContinualModel, strategy.model)

@@ -35,8 +35,8 @@ import torch
 from torch import Tensor, nn
 
 from nlpcl.models.base import Context, ContinualModel, Site
+from nlpcl.models.frozen import TextGRU, TokenNet, last_state
 from nlpcl.models.gates import Gates
-from nlpcl.models.tokens import TextGRU, last_state
 from nlpcl.options import option
 from nlpcl.ranges import Spread
 from nlpcl.registry import register_strategy
@@ -48,7 +48,7 @@ from nlpcl.training.plugin import Experience, Strategy
 Path = Literal["test", "training", "every mask"]
 
 
-class KANNet(nn.Module):
+class KANNet(TokenNet):
     """The main net, the gates on its units, and the net that trains the gates.
 
     :param main: GRU_MCL.

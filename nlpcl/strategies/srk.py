@@ -44,8 +44,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nlpcl.models.base import ContinualModel
+from nlpcl.models.frozen import TokenNet, last_state
 from nlpcl.models.sizes import tensor_bytes
-from nlpcl.models.tokens import last_state
 from nlpcl.registry import register_strategy
 from nlpcl.strategies._shared.backbones import recurrent_backbone
 from nlpcl.training import distributed
@@ -175,7 +175,7 @@ def control_sums(x: Tensor, states: Tensor, candidates: Tensor, mask: Tensor) ->
     return torch.cat([total(x, real), total(states[:, :-1], real[:, 1:]), total(candidates, real)])
 
 
-class SRKNet(nn.Module):
+class SRKNet(TokenNet):
     """Nets F and K, the gate that mixes their last states, and how much tasks have used K.
 
     :param channels: width of a token vector.

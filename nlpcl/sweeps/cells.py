@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -101,11 +102,11 @@ class SweepProgress(Protocol):
 
 def finished(path: Path) -> Record | None:
     """Return the record of a run that is done; None if there is none, it is damaged, of a failed run or misplaced."""
-    try:
+    with suppress(UsageError):
         record = Record.load(path)
-    except UsageError:
-        return None
-    return record if record.status == "ok" and record.id == path.parent.name else None
+        if record.status == "ok" and record.id == path.parent.name:
+            return record
+    return None
 
 
 def outcome(cell: Cell, execution: Execution, code: int) -> Outcome:
@@ -123,10 +124,8 @@ def outcome(cell: Cell, execution: Execution, code: int) -> Outcome:
 
 def last_line(log: Path) -> str:
     """Return the last line of a file that is not blank; an empty text if there is none."""
-    try:
-        with log.open("rb") as stream:
-            stream.seek(max(0, log.stat().st_size - 4096))
-            lines = stream.read().decode(errors="replace").split("\n")
-    except OSError:
-        return ""
+    lines: list[str] = []
+    with suppress(OSError), log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - 4096))
+        lines = stream.read().decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

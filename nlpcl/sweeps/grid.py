@@ -7,7 +7,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -81,14 +81,6 @@ class Grid:
     assign: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def asked(cls, request: Request) -> Grid:
-        """Return the grid of a command line whose options may have several values each.
-
-        :raises UsageError: a `--set` is not name=value, or one name comes twice.
-        """
-        return cls(request.fields, request.assigned())
-
-    @classmethod
     def read(cls, path: Path) -> list[Grid]:
         """Return the grids of a TOML file: each `[[grid]]` with the options above the first, or else the whole file.
 
@@ -129,22 +121,15 @@ class Grid:
 
         :raises UsageError: an option has no value, or there are too many runs.
         """
-        axes = [(name, values_of(name, given)) for name, given in (*self._ordered(), *self.assign.items())]
+        fields = [name for name in FIELDS if name in self.fields]
+        fields.sort(key=lambda name: FIELDS[name].compared == "block")  # so one method after another is complete
+        axes = [(name, values_of(name, self.fields[name])) for name in fields]
+        axes += [(name, values_of(name, given)) for name, given in self.assign.items()]
         for name, texts in axes:
             if not texts:
                 raise UsageError(f"{name} has no value: give it one, or leave it out.")
         if math.prod(len(texts) for _, texts in axes) > _MOST:
             raise UsageError(f"a grid has at most {_MOST:,} runs.")
-        return self._product(axes)
-
-    def _product(self, axes: Sequence[tuple[str, list[str]]]) -> Iterator[Request]:
-        names, n = [name for name, _ in axes], len(self.fields)
-        for texts in itertools.product(*(texts for _, texts in axes)):
-            pairs = tuple(f"{name}={text}" for name, text in zip(names[n:], texts[n:], strict=True))
-            yield Request(dict(zip(names[:n], texts[:n], strict=True)), pairs)
-
-    def _ordered(self) -> list[tuple[str, Any]]:
-        """Return the fields, orders and seeds last, so that one method after another is complete."""
-        names = [name for name in FIELDS if name in self.fields]
-        names.sort(key=lambda name: FIELDS[name].compared == "block")
-        return [(name, self.fields[name]) for name in names]
+        for choice in itertools.product(*([(name, text) for text in texts] for name, texts in axes)):
+            asked, assigned = choice[: len(fields)], choice[len(fields) :]
+            yield Request(dict(asked), tuple(f"{name}={text}" for name, text in assigned))

@@ -107,28 +107,24 @@ def _labelled(runs: Mapping[str, tuple[Request, CompleteSpec]]) -> list[Cell]:
 def estimates(cells: Sequence[Cell], records: Iterable[Record]) -> dict[str, float | None]:
     """Return by id the seconds that each run may take: the mean of the nearest records that do the same work.
 
-    Runs of the same work agree in all fields that matter for cost; the nearest differ in the fewest other fields.
+    Runs of the same work agree in all fields that matter for cost; the nearest differ in the fewest other
+    fields, order and seed left out.
     """
-    by_work: dict[str, list[Record]] = defaultdict(list)
+    by_work: dict[str, list[tuple[dict[str, Any], float]]] = defaultdict(list)
     for record in records:
-        if record.measured.seconds.total is not None:
-            by_work[_work(record.spec)].append(record)
+        if (total := record.measured.seconds.total) is not None:
+            by_work[_work(record.spec)].append((record.spec, total))
+    paired_by = {name for name, field in FIELDS.items() if field.compared == "block"}
     seconds: dict[str, float | None] = {}
     for cell in cells:
         content = cell.spec.model_dump(mode="json", exclude_unset=True)
         distances: dict[int, list[float]] = defaultdict(list)
-        for record in by_work[_work(content)]:
-            assert record.measured.seconds.total is not None
-            distances[_distance(content, record.spec)].append(record.measured.seconds.total)
+        for spec, total in by_work[_work(content)]:
+            differing = [name for name in {*content, *spec} - paired_by if content.get(name) != spec.get(name)]
+            distances[len(differing)].append(total)
         seconds[cell.id] = statistics.fmean(distances[min(distances)]) if distances else None
     return seconds
 
 
 def _work(content: Mapping[str, Any]) -> str:
     return json.dumps([content.get(name) for name, field in FIELDS.items() if field.cost], sort_keys=True)
-
-
-def _distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
-    """Return the number of fields that differ; order and seed do not count."""
-    paired_by = {name for name, field in FIELDS.items() if field.compared == "block"}
-    return sum(a.get(name) != b.get(name) for name in {*a, *b} - paired_by)

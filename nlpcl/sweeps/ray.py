@@ -76,11 +76,11 @@ def run_on_ray(
         import ray
     except ImportError as error:
         raise UsageError('--ray needs Ray: pip install "nlpcl[ray]".') from error
-    _check_answers(address)
     before = signal.getsignal(signal.SIGTERM)
     try:
+        _check_answers(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise UsageError(f"--ray {address}: no Ray cluster there ({error}); --ray local starts one here.") from error
     try:
         options = _options(needs, ray.nodes())
@@ -106,17 +106,16 @@ def run_on_ray(
 def _check_answers(address: str) -> None:
     """Check that something answers at host:port, as Ray itself would try for minutes.
 
-    :raises UsageError: nothing does.
+    :raises OSError: nothing does.
+    :raises ValueError: it is no address.
+    :raises OverflowError: no port has this number.
     """
     if address in ("auto", "local") or "://" in address:
         return
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise UsageError(f"--ray takes auto, local or the host:port of a cluster, not {address!r}.")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
-    except (OSError, OverflowError, UnicodeError) as error:  # of a port or a name that cannot be, the latter two
-        raise UsageError(f"--ray {address}: no Ray cluster there ({error}); --ray local starts one here.") from error
+        raise ValueError("it takes auto, local or host:port")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
 
 
 def _options(needs: Needs, nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -126,8 +125,7 @@ def _options(needs: Needs, nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in alive):
         asked = f"{needs.cpus} core(s), {gpus:g} GPU(s)" + (f" and {needs.memory:g} GiB" if needs.memory else "")
         raise UsageError(f"no node of the cluster has {asked}: ask for less with --cpus, --gpus or --memory.")
-    options = {"num_cpus": needs.cpus, "num_gpus": gpus}
-    return {**options, "memory": wanted["memory"]} if needs.memory else options
+    return {"num_cpus": needs.cpus, "num_gpus": gpus, "memory": wanted["memory"] or None}
 
 
 def _follow(ray: Any, pending: dict[Any, Cell], execution: Execution, progress: SweepProgress) -> None:

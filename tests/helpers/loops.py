@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from nlpcl.models.tokens import WINDOWS, TextCNN
+from nlpcl.models.frozen import WINDOWS, TextCNN
 from nlpcl.strategies.classic import TaskAttention
 
 

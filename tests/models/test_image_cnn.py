@@ -10,7 +10,7 @@ import torch
 from nlpcl.benchmarks._images import image_benchmark_from_tasks
 from nlpcl.models import ImageCNN, build_model, weight_factor
 from nlpcl.models.gates import Gates
-from nlpcl.models.image_cnn import side_after
+from nlpcl.models.images import side_after
 from nlpcl.strategies.hat import HAT
 from tests.helpers.images import logits, make_task
 from tests.helpers.messages import refused

@@ -14,7 +14,7 @@ from nlpcl.models import Adapter, Bert, BertAdapter, BertFrozen
 from nlpcl.models.adapters import NORMS
 from nlpcl.models.base import unprotected
 from nlpcl.models.encoder import KNOWN_LAYERS
-from nlpcl.models.tokens import TextCNN
+from nlpcl.models.frozen import TextCNN
 from tests.helpers.encoders import packed, save_tiny
 from tests.helpers.loops import loop_cnn
 from tests.helpers.sites import check_sites

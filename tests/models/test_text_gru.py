@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nlpcl.models import BertFrozen, build_model
-from nlpcl.models.tokens import TextGRU
+from nlpcl.models.frozen import TextGRU
 from nlpcl.strategies.hat import HAT
 from nlpcl.strategies.owm import OWM
 from nlpcl.strategies.ucl import UCL

@@ -62,6 +62,10 @@ def test_sites_and_what_trains(layers: int) -> None:
     assert trainable == {"net"}
 
 
+def test_a_net_without_a_width_has_that_of_the_vectors() -> None:
+    assert WordVectors(matrix(width=6), layers=1, hidden=None).width == 6
+
+
 def test_padding_changes_nothing_but_with_parity() -> None:
     backbone, x = WordVectors(matrix()).eval(), packed([3, 9, 14, 1])
     trimmed = backbone.features(x, 0)

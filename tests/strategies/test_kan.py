@@ -15,7 +15,7 @@ from nlpcl.benchmarks import text_benchmark_from_tasks
 from nlpcl.errors import UsageError
 from nlpcl.models import build_model
 from nlpcl.models.base import Context
-from nlpcl.models.tokens import TextGRU
+from nlpcl.models.frozen import TextGRU
 from nlpcl.strategies.kan import KAN, KANNet, KANPlugin, accessible_factors
 from tests.helpers.loops import gru_states
 from tests.helpers.text_tasks import make_tasks

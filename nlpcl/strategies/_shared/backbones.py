@@ -5,7 +5,7 @@ from __future__ import annotations
 from nlpcl.errors import UsageError
 from nlpcl.models.adapters import BertAdapter
 from nlpcl.models.base import ContinualModel
-from nlpcl.models.tokens import TextGRU, TokenBackbone
+from nlpcl.models.frozen import TextGRU, TokenBackbone
 
 
 def adapter_backbone(model: ContinualModel, method: str) -> BertAdapter:

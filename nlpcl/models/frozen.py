@@ -1,10 +1,10 @@
-"""Backbones made of frozen token vectors, those of an encoder or of words, and a net that reads them."""
+"""Backbones of frozen token vectors, those of an encoder or of words, and the nets that read them."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +22,20 @@ Net = Literal["cnn", "gru"]
 WINDOWS = (3, 4, 5)
 
 
-class TokenNet(Protocol):
-    """A module that turns each text's token vectors into one feature of width `width`."""
+class TokenNet(nn.Module):
+    """A net that turns each text's token vectors into one feature of width `width`.
+
+    Called with vectors (B, L, C) and a mask (B, L), True on the leading real tokens, it gives features (B, width).
+    """
 
     width: int
 
-    def __call__(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return features (B, width) of vectors (B, L, C); mask (B, L) is True on the leading real tokens."""
-        ...
+    def sites(self) -> list[Site]:
+        """As `Backbone.sites`. A recurrent net has none: no gate could follow one of its units."""
+        return []
 
 
-class TextCNN(nn.Module):
+class TextCNN(TokenNet):
     """Convolutions over windows of 3, 4 and 5 tokens, the maximum over positions, ReLU, fully connected layers.
 
     Kim, EMNLP 2014, https://arxiv.org/abs/1408.5882. A window lies within the text; a text shorter than the window is
@@ -96,7 +99,7 @@ def last_state(states: Tensor, mask: Tensor) -> Tensor:
     return states[torch.arange(len(states), device=states.device), last]
 
 
-class TextGRU(nn.Module):
+class TextGRU(TokenNet):
     """One layer of gated recurrent units, read from left to right; the feature is the state at the last real token.
 
     Cho et al., EMNLP 2014, https://arxiv.org/abs/1406.1078. Nothing depends on the padding. A unit's gates, its input
@@ -130,7 +133,7 @@ class TextGRU(nn.Module):
 
 
 class TokenOptions(Options):
-    """The options of a backbone that reads token vectors, but for `hidden`, whose default depends on the vectors."""
+    """The options of a net on token vectors."""
 
     net: Net = option(
         "cnn",
@@ -146,6 +149,9 @@ class TokenOptions(Options):
         "probability of dropping a feature unit; 0.5 in Kim's paper and the original toolkit, which has none after "
         "recurrent units",
     )
+    hidden: Width | None = option(
+        None, "width of the fully connected layers, or number of recurrent units; None means the encoder's width"
+    )
 
 
 class TokenBackbone(TextBackbone):
@@ -154,6 +160,8 @@ class TokenBackbone(TextBackbone):
     :param encoder: gives a vector for each token.
     """
 
+    options_type: ClassVar[type[Options]] = TokenOptions
+    options: TokenOptions
     net: TokenNet
     """A method may put another one of the same width in its place."""
 
@@ -182,7 +190,8 @@ class TokenBackbone(TextBackbone):
         return vectors, self.start(mask, task_labels)
 
     def features(self, x: Tensor, task_labels: TaskLabels) -> Tensor:
-        return self.net(*self.tokens(x, task_labels))
+        features: Tensor = self.net(*self.tokens(x, task_labels))
+        return features
 
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the token vectors and their mask."""
@@ -191,7 +200,8 @@ class TokenBackbone(TextBackbone):
     def features_of(self, embedded: Tensor, mask: Tensor | None, task_labels: TaskLabels) -> Tensor:
         assert mask is not None
         self.context.start(task_labels, mask)
-        return self.net(embedded, mask)
+        features: Tensor = self.net(embedded, mask)
+        return features
 
     def allow_second_derivatives(self) -> None:
         """Do without cuDNN's recurrent nets, which have none."""
@@ -199,16 +209,7 @@ class TokenBackbone(TextBackbone):
             self.net.cudnn = False
 
     def sites(self) -> list[Site]:
-        """Return the layers of a convolutional net; another net has none that a gate could follow."""
-        return self.net.sites() if isinstance(self.net, TextCNN) else []
-
-
-class FrozenOptions(TokenOptions):
-    """The options of a net on a frozen encoder."""
-
-    hidden: Width | None = option(
-        None, "width of the fully connected layers, or number of recurrent units; None means the encoder's width"
-    )
+        return self.net.sites()
 
 
 @register_backbone(
@@ -222,9 +223,6 @@ class BertFrozen(TokenBackbone):
     :param encoder: `minilm`, a local folder, a hub name, or a loaded encoder, which is copied.
     :param padding: dynamic trims batches to their longest text, fixed does not.
     """
-
-    options_type = FrozenOptions
-    options: FrozenOptions
 
     def __init__(self, encoder: EncoderLike = "minilm", *, padding: Padding = "dynamic", **options: Any) -> None:
         super().__init__(TextEncoder(encoder, padding=padding), **options)
@@ -257,7 +255,7 @@ class WordEncoder(PackedEncoder):
 class WordVectorOptions(TokenOptions):
     """The options of a net on word vectors."""
 
-    hidden: Width = option(
+    hidden: Width | None = option(
         300, "width of the fully connected layers, or number of recurrent units; 300 in the original toolkit"
     )
 
