@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -22,14 +23,14 @@ from tests.helpers.damage import damage
 from tests.helpers.outcomes import Outcome, outcome_of
 from tests.helpers.runs import Killed, content, killed_at
 
-AREAS = {"own_data": 40, "encoder": 30, "published": 50, "checkpoint": 15}
+AREAS = {"own_data": 40, "encoder": 30, "published": 50, "run": 15, "cache": 15}
 """Seeds of each area that every run of the tests tries."""
 AGAIN = [int(seed) for seed in os.environ.get("NLPCL_FUZZ_SEEDS", "").split(",") if seed]
-MINUTES = 10
+MINUTES = float(os.environ.get("NLPCL_FUZZ_MINUTES", 10))
 """How long `-m full` tries fresh seeds, in all areas together."""
-SHORT = ["--strategy", "ncl", "--epochs", "1", "--train-batch-size", "16", "--device", "cpu", "--eval", "final"]
-TEXT = ["--backbone", "bert_adapter", "--max-length", "16", "--train-size", "8"]
-IMAGES = ["--backbone", "mlp", "--set", "hidden=8", "--tasks", "1"]
+SHORT = {"strategy": "ncl", "epochs": "1", "train_batch_size": "16", "device": "cpu", "eval": "final"}
+TEXT = {"backbone": "bert_adapter", "max_length": "16", "train_size": "8", "tasks": "2"}
+IMAGES = {"backbone": "mlp", "set": "hidden=8", "tasks": "1"}
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,18 @@ class Input:
     :param make: writes it below a folder.
     :param argv: returns the command that reads it there.
     :param pack: makes an archive of what `make` wrote, once that is damaged, below a folder.
+    :param of: what the folder is: that of the `data`, of the `runs`, or of the `cache`.
     """
 
     make: Callable[[Path], object]
     argv: Callable[[Path], list[str]]
     pack: Callable[[Path, Path], object] | None = None
+    of: Literal["data", "runs", "cache"] = "data"
 
 
-def reads(stream: str, *more: str) -> Callable[[Path], list[str]]:
-    return lambda root: ["run", "--benchmark", stream, "--data-root", str(root), *SHORT, *more]
+def reads(stream: str, **options: str) -> Callable[[Path], list[str]]:
+    named = [f"--{name.replace('_', '-')}={value}" for name, value in {**SHORT, **options}.items()]
+    return lambda root: ["run", "--benchmark", stream, "--data-root", str(root), *named]
 
 
 def copied(folder: Path) -> Callable[[Path], object]:
@@ -55,11 +59,11 @@ def copied(folder: Path) -> Callable[[Path], object]:
 
 
 OF_IMAGES = {
-    "mnist": Input(streams.mnist, reads("SplitMNIST", *IMAGES)),
-    "vlcs": Input(streams.vlcs, reads("vlcs", *IMAGES)),
-    "cifar folder": Input(streams.cifar_folder, reads("SplitCIFAR10", *IMAGES)),
-    "cifar zip": Input(streams.cifar_images, reads("SplitCIFAR10", *IMAGES), streams.cifar_zip),
-    "cifar tar": Input(streams.cifar_members, reads("SplitCIFAR10", *IMAGES), streams.cifar_tar),
+    "mnist": Input(streams.mnist, reads("SplitMNIST", **IMAGES)),
+    "vlcs": Input(streams.vlcs, reads("vlcs", **IMAGES)),
+    "cifar folder": Input(streams.cifar_folder, reads("SplitCIFAR10", **IMAGES)),
+    "cifar zip": Input(streams.cifar_images, reads("SplitCIFAR10", **IMAGES), streams.cifar_zip),
+    "cifar tar": Input(streams.cifar_members, reads("SplitCIFAR10", **IMAGES), streams.cifar_tar),
 }
 
 
@@ -72,28 +76,33 @@ class Fuzz:
 
     def __init__(self, place: Path, tiny: str) -> None:
         self.place = place
-        data, killed = place / "data", place / "killed"
+        data, killed, done, warm = (place / name for name in ("data", "killed", "done", "warm"))
         streams.own_data(data)
-        of_text = [*TEXT, "--tasks", "2", "--model", tiny]
-        of_encoder = [*TEXT, "--tasks", "1"]
-        of_checkpoint = [*reads("folder", *of_text)(data), "--epochs", "2", "--strategy", "derpp"]
-        of_checkpoint += ["--checkpoint-minutes", "1e-9", "--set", "memory_share=0.25"]
-        self.inputs = {
-            "own_data": {"folder": Input(streams.own_data, reads("folder", *of_text))},
-            "encoder": {
-                "encoder": Input(
-                    copied(Path(tiny)), lambda root: [*reads("folder", *of_encoder)(data), "--model", str(root)]
-                )
-            },
-            "published": OF_IMAGES
-            | {name: Input(getattr(streams, name), reads(name, *of_text)) for name in ("newsgroups", "nli", "ssc")},
-            "checkpoint": {"run": Input(copied(killed), lambda root: of_checkpoint)},
-        }
-        self.whole: dict[str, Record] = {}
+        text = {**TEXT, "model": tiny}
+        of_run = reads("folder", **{**text, "epochs": "2", "strategy": "derpp", "set": "memory_share=0.25"})(data)
+        frozen = reads("folder", **{**text, "backbone": "bert_frozen"})(data)
         with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(warm))
+            assert main([*frozen, "--out", str(place / "frozen")]) == main([*of_run, "--out", str(done)]) == 0
             killed_at((1, 2, "after"), patch)
             with pytest.raises(Killed):
-                main([*of_checkpoint, "--out", str(killed)])
+                main([*of_run, "--out", str(killed), "--checkpoint-minutes", "1e-9"])
+
+        def of_encoder(root: Path) -> list[str]:
+            return reads("folder", **{**TEXT, "tasks": "1", "model": str(root)})(data)
+
+        self.inputs = {
+            "own_data": {"folder": Input(streams.own_data, reads("folder", **text))},
+            "encoder": {"encoder": Input(copied(Path(tiny)), of_encoder)},
+            "published": OF_IMAGES
+            | {name: Input(getattr(streams, name), reads(name, **text)) for name in ("newsgroups", "nli", "ssc")},
+            "run": {
+                "killed": Input(copied(killed), lambda root: of_run, of="runs"),
+                "done": Input(copied(done), lambda root: of_run, of="runs"),
+            },
+            "cache": {"cache": Input(copied(warm), lambda root: frozen, of="cache")},
+        }
+        self.whole: dict[str, Record] = {}
 
     def faults(self, area: str, seed: int) -> list[str]:
         """Damage an input as the seed says, run the command that reads it, and return what it should not have done."""
@@ -108,7 +117,7 @@ class Fuzz:
         if outcome.code == 0 and record is None:
             faults.append("exit code 0 without a record")
         # What was read differently has another digest, and the run another id.
-        same = record is not None and (area == "checkpoint" or record.id == self.whole[name].id)
+        same = record is not None and (area in ("run", "cache") or record.id == self.whole[name].id)
         if record is not None and same and content(record) != content(self.whole[name]):
             faults.append("another result under the same id")
         return [f"seed {seed}, {name}, {', '.join(done)}: {fault}" for fault in faults]
@@ -128,9 +137,11 @@ class Fuzz:
             if rng is not None and not done:
                 done = damage(packed, rng)
             root = packed
-        of_run = any(root.glob("*/checkpoints"))
-        out = root if of_run else place / "out"
-        return outcome_of([*chosen.argv(root), "--out", str(out)], out), done
+        out = root if chosen.of == "runs" else place / "out"
+        with pytest.MonkeyPatch.context() as patch:
+            if chosen.of == "cache":
+                patch.setenv("XDG_CACHE_HOME", str(root))
+            return outcome_of([*chosen.argv(root), "--out", str(out)], out), done
 
 
 @pytest.fixture(scope="module")

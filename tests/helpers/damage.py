@@ -36,16 +36,17 @@ VALUES: tuple[Any, ...] = (
     *([], [1], {}, {"a": 1}, [[[]]]),
 )
 """Values of other types for places in JSON."""
-NAMES = (b"\x1b[31mred", b"a\nnlpcl: error: b", b"\xff", "\u202eab".encode(), b" ", b"x" * 250, "①".encode(), b"[a]*")
+NAMES = (b"\x1b[31mred", b"a\nnlpcl: error: b", b"\xff", "\u202eab".encode(), b" ", b"x" * 200, "①".encode(), b"[a]*")
 
 
 def damage(folder: Path, rng: random.Random) -> list[str]:
     """Damage one to three files below `folder`; return what was done to which, so that a failing test can tell."""
     done = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-        if files:
-            file, change = rng.choice(files), rng.choice(CHANGES)
+        paths = sorted(path for path in folder.rglob("*") if not path.is_symlink())
+        change = rng.choice(CHANGES)
+        if files := [path for path in paths if path.is_file() or (change is rename and path.is_dir())]:
+            file = rng.choice(files)
             change(file, rng)
             done.append(f"{change.__name__} {file.relative_to(folder).as_posix()!a}")
     return done
@@ -102,11 +103,12 @@ def swap(file: Path, rng: random.Random) -> None:
     _write(other, content)
 
 
-def rename(file: Path, rng: random.Random) -> None:
-    """Give the file, or its folder, a name that shells and terminals dislike."""
-    victim = rng.choice((file, file.parent))
-    kept = victim.suffix if rng.random() < 0.5 else ""
-    os.rename(victim, os.fsencode(victim.parent) + b"/" + rng.choice(NAMES) + kept.encode("utf-8", "surrogateescape"))
+def rename(path: Path, rng: random.Random) -> None:
+    """Give a file or folder a name that shells and terminals dislike."""
+    kept = path.suffix if rng.random() < 0.5 else ""
+    name = os.fsencode(path.parent) + b"/" + rng.choice(NAMES) + os.fsencode(kept)
+    if not os.path.exists(name):
+        os.rename(path, name)
 
 
 def retype(file: Path, rng: random.Random) -> None:

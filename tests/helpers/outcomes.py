@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
+import multiprocessing
+import os
 import re
-import signal
+import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from nlpcl.benchmarks._files.cache import cache_folder
 from nlpcl.cli import main
@@ -21,85 +20,76 @@ LONGEST = 400
 """Characters of a sentence on standard error."""
 SECONDS = 20
 """After so many a command hangs."""
-# But for tabs and line ends: what a terminal obeys, and what turns the direction of writing.
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 NEVER = {
-    "control character": CONTROL,
+    # But for tabs and line ends: what a terminal obeys, and what turns the direction of writing.
+    "control character": re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"),
     "address": re.compile("object at 0x"),
     "traceback": re.compile("^Traceback", re.M),
 }
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}$")
-
-
-class Hangs(Exception):
-    """A command takes too long."""
+FORK = multiprocessing.get_context("fork")  # all is imported already, and a hang in foreign code can be ended
 
 
 @dataclass
 class Outcome:
     """The end of a command.
 
-    :param code: its exit code; None if it raised.
+    :param code: its exit code; None if it raised, hung or died.
     :param record: the record that it wrote, if any.
     :param faults: what it must not have done.
     """
 
-    code: int | None = None
+    code: int | None
     record: Record | None = None
     faults: list[str] = field(default_factory=list)
 
 
 def outcome_of(argv: list[str], out: Path) -> Outcome:
-    """Run a command in this process.
+    """Run a command in a copy of this process.
 
     :param out: the folder that its records go to.
     """
-    outcome = Outcome()
-    printed, said = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace"))
-    with tempfile.TemporaryDirectory() as temporary, redirect_stdout(printed), redirect_stderr(said):
-        with _time_limit(), _temporary_files_in(temporary):
-            try:
-                outcome.code = main(argv)
-                printed.flush()
-            except Exception:  # whatever it is, it should have been a sentence
-                return Outcome(faults=[traceback.format_exc(limit=-3)])
-        said.flush()
+    receiver, sender = FORK.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory() as said, tempfile.TemporaryDirectory() as temporary:
+        process = FORK.Process(target=_run, args=(argv, Path(said), temporary, sender))
+        process.start()
+        sender.close()
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return Outcome(None, faults=[f"no end after {SECONDS} seconds"])
+        if not receiver.poll():
+            return Outcome(None, faults=[f"the process died: {process.exitcode}"])
+        code, fault = receiver.recv()
+        texts = [(Path(said) / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err")]
         stale = [path for folder in (out, cache_folder()) for path in folder.rglob("*") if TEMPORARY.search(path.name)]
         stale += Path(temporary).iterdir()
-    lines, text = (stream.buffer.getvalue().decode("utf-8", "replace") for stream in (said, printed))
-    outcome.faults = [f"a stale file {path.name}" for path in stale]
-    outcome.faults += [
-        *_faults_of_end(outcome.code, lines.splitlines()),
-        *_faults_of_text(text),
-        *_faults_of_text(lines),
-    ]
-    records = sorted(out.glob("*/record.json"))
-    if outcome.code == 0 and records:
-        outcome.record = Record.load(records[0])
-    return outcome
+    if fault is not None:
+        return Outcome(code, faults=[fault])
+    faults = [f"a stale file {path.name}" for path in stale] + _faults_of_end(code, texts[1].splitlines())
+    for text in texts:
+        found = {what: pattern.search(text) for what, pattern in NEVER.items()}
+        faults += [f"{what}: {text[max(0, at.start() - 100) : at.end() + 30]!a}" for what, at in found.items() if at]
+    records = sorted(out.glob(f"{'[0-9a-f]' * 16}/record.json"))
+    return Outcome(code, Record.load(records[0]) if code == 0 and records else None, faults)
 
 
-@contextmanager
-def _time_limit() -> Iterator[None]:
-    def raise_it(*args: Any) -> None:
-        raise Hangs(f"no end after {SECONDS} seconds")
-
-    before = signal.signal(signal.SIGALRM, raise_it)
-    signal.alarm(SECONDS)
+def _run(argv: list[str], said: Path, temporary: str, sender: Connection) -> None:
+    """Run a command, with all that it says in files, and send its exit code and the exception that it raised."""
+    tempfile.tempdir = temporary
+    for descriptor, name, errors in ((1, "out", "strict"), (2, "err", "backslashreplace")):
+        file = (said / name).open("w", encoding="utf-8", errors=errors)
+        os.dup2(file.fileno(), descriptor)  # what foreign code prints, too
+        setattr(sys, f"std{name}", file)
+    code, fault = None, None
     try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextmanager
-def _temporary_files_in(folder: str) -> Iterator[None]:
-    before, tempfile.tempdir = tempfile.tempdir, folder
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
+        code = main(argv)
+        sys.stdout.flush()
+    except Exception:  # whatever it is, it should have been a sentence
+        fault = traceback.format_exc(limit=-3)[-2000:]
+    sys.stderr.flush()
+    sender.send((code, fault))
 
 
 def _faults_of_end(code: int | None, lines: list[str]) -> list[str]:
@@ -109,8 +99,3 @@ def _faults_of_end(code: int | None, lines: list[str]) -> list[str]:
     if code not in (0, 2) or at != ([len(lines) - 1] if code == 2 else []):
         faults.append(f"exit code {code} after {lines[-3:]!a}")
     return faults
-
-
-def _faults_of_text(text: str) -> list[str]:
-    found = {what: pattern.search(text) for what, pattern in NEVER.items()}
-    return [f"a {what}: {text[max(0, at.start() - 100) : at.end() + 30]!a}" for what, at in found.items() if at]
