@@ -18,10 +18,22 @@ import pytest
 
 from nlpcl.cli import main
 from nlpcl.records.record import Record
-from tests.helpers import streams
 from tests.helpers.damage import damage
-from tests.helpers.outcomes import Outcome, outcome_of
+from tests.helpers.outcomes import Outcome, Runner
 from tests.helpers.runs import Killed, content, killed_at
+from tests.helpers.streams import (
+    cifar_folder,
+    cifar_images,
+    cifar_members,
+    cifar_tar,
+    cifar_zip,
+    mnist,
+    newsgroups,
+    nli,
+    own_data,
+    ssc,
+    vlcs,
+)
 
 AREAS = {"own_data": 40, "encoder": 30, "published": 50, "run": 15, "cache": 15}
 """Seeds of each area that every run of the tests tries."""
@@ -59,11 +71,11 @@ def copied(folder: Path) -> Callable[[Path], object]:
 
 
 OF_IMAGES = {
-    "mnist": Input(streams.mnist, reads("SplitMNIST", **IMAGES)),
-    "vlcs": Input(streams.vlcs, reads("vlcs", **IMAGES)),
-    "cifar folder": Input(streams.cifar_folder, reads("SplitCIFAR10", **IMAGES)),
-    "cifar zip": Input(streams.cifar_images, reads("SplitCIFAR10", **IMAGES), streams.cifar_zip),
-    "cifar tar": Input(streams.cifar_members, reads("SplitCIFAR10", **IMAGES), streams.cifar_tar),
+    "mnist": Input(mnist, reads("SplitMNIST", **IMAGES)),
+    "vlcs": Input(vlcs, reads("vlcs", **IMAGES)),
+    "cifar folder": Input(cifar_folder, reads("SplitCIFAR10", **IMAGES)),
+    "cifar zip": Input(cifar_images, reads("SplitCIFAR10", **IMAGES), cifar_zip),
+    "cifar tar": Input(cifar_members, reads("SplitCIFAR10", **IMAGES), cifar_tar),
 }
 
 
@@ -77,7 +89,7 @@ class Fuzz:
     def __init__(self, place: Path, tiny: str) -> None:
         self.place = place
         data, killed, done, warm = (place / name for name in ("data", "killed", "done", "warm"))
-        streams.own_data(data)
+        own_data(data)
         text = {**TEXT, "model": tiny}
         of_run = reads("folder", **{**text, "epochs": "2", "strategy": "derpp", "set": "memory_share=0.25"})(data)
         frozen = reads("folder", **{**text, "backbone": "bert_frozen"})(data)
@@ -92,10 +104,10 @@ class Fuzz:
             return reads("folder", **{**TEXT, "tasks": "1", "model": str(root)})(data)
 
         self.inputs = {
-            "own_data": {"folder": Input(streams.own_data, reads("folder", **text))},
+            "own_data": {"folder": Input(own_data, reads("folder", **text))},
             "encoder": {"encoder": Input(copied(Path(tiny)), of_encoder)},
             "published": OF_IMAGES
-            | {name: Input(getattr(streams, name), reads(name, **text)) for name in ("newsgroups", "nli", "ssc")},
+            | {make.__name__: Input(make, reads(make.__name__, **text)) for make in (newsgroups, nli, ssc)},
             "run": {
                 "killed": Input(copied(killed), lambda root: of_run, of="runs"),
                 "done": Input(copied(done), lambda root: of_run, of="runs"),
@@ -103,6 +115,7 @@ class Fuzz:
             "cache": {"cache": Input(copied(warm), lambda root: frozen, of="cache")},
         }
         self.whole: dict[str, Record] = {}
+        self.runner = Runner()
 
     def faults(self, area: str, seed: int) -> list[str]:
         """Damage an input as the seed says, run the command that reads it, and return what it should not have done."""
@@ -138,15 +151,15 @@ class Fuzz:
                 done = damage(packed, rng)
             root = packed
         out = root if chosen.of == "runs" else place / "out"
-        with pytest.MonkeyPatch.context() as patch:
-            if chosen.of == "cache":
-                patch.setenv("XDG_CACHE_HOME", str(root))
-            return outcome_of([*chosen.argv(root), "--out", str(out)], out), done
+        cache = root if chosen.of == "cache" else self.place / "cache"
+        return self.runner.outcome_of([*chosen.argv(root), "--out", str(out)], out, cache), done
 
 
 @pytest.fixture(scope="module")
 def fuzz(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzz]:
-    yield Fuzz(tmp_path_factory.mktemp("fuzz"), tiny)
+    fuzz = Fuzz(tmp_path_factory.mktemp("fuzz"), tiny)
+    yield fuzz
+    fuzz.runner.stop()
 
 
 @pytest.mark.parametrize(("area", "seed"), [(area, seed) for area, n in AREAS.items() for seed in AGAIN or range(n)])

@@ -10,9 +10,9 @@ import tempfile
 import traceback
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from nlpcl.benchmarks._files.cache import cache_folder
 from nlpcl.cli import main
 from nlpcl.records.record import Record
 
@@ -27,7 +27,7 @@ NEVER = {
     "traceback": re.compile("^Traceback", re.M),
 }
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}$")
-FORK = multiprocessing.get_context("fork")  # all is imported already, and a hang in foreign code can be ended
+FORK = multiprocessing.get_context("fork")  # all is imported already
 
 
 @dataclass
@@ -44,52 +44,77 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
 
-def outcome_of(argv: list[str], out: Path) -> Outcome:
-    """Run a command in a copy of this process.
+class Runner:
+    """A copy of this process that runs commands, and can be ended where foreign code hangs."""
 
-    :param out: the folder that its records go to.
-    """
-    receiver, sender = FORK.Pipe(duplex=False)
-    with tempfile.TemporaryDirectory() as said, tempfile.TemporaryDirectory() as temporary:
-        process = FORK.Process(target=_run, args=(argv, Path(said), temporary, sender))
-        process.start()
-        sender.close()
-        process.join(SECONDS)
-        if process.is_alive():
+    def __init__(self) -> None:
+        self._started: tuple[BaseProcess, Connection] | None = None
+
+    def outcome_of(self, argv: list[str], out: Path, cache: Path) -> Outcome:
+        """Run a command.
+
+        :param out: the folder that its records go to.
+        :param cache: the user's cache folder.
+        """
+        with tempfile.TemporaryDirectory() as said, tempfile.TemporaryDirectory() as temporary:
+            commands = self._commands()
+            commands.send((argv, said, temporary, str(cache)))
+            try:
+                answered = commands.poll(SECONDS)
+                code, fault = commands.recv() if answered else (None, f"no end after {SECONDS} seconds")
+            except EOFError:
+                code, fault = None, "the process died"
+            if fault is not None:
+                self.stop()
+                return Outcome(None, faults=[fault])
+            texts = [(Path(said) / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err")]
+            stale = list(Path(temporary).iterdir())
+        stale += [path for folder in (out, cache) for path in folder.rglob("*") if TEMPORARY.search(path.name)]
+        faults = [f"a stale file {path.name}" for path in stale] + _faults_of_end(code, texts[1].splitlines())
+        for text in texts:
+            found = {what: pattern.search(text) for what, pattern in NEVER.items()}
+            faults += [
+                f"{what}: {text[max(0, at.start() - 100) : at.end() + 30]!a}" for what, at in found.items() if at
+            ]
+        records = sorted(out.glob(f"{'[0-9a-f]' * 16}/record.json"))
+        return Outcome(code, Record.load(records[0]) if code == 0 and records else None, faults)
+
+    def _commands(self) -> Connection:
+        if self._started is None:
+            ours, theirs = FORK.Pipe()
+            process = FORK.Process(target=_serve, args=(theirs, ours), daemon=True)
+            process.start()
+            theirs.close()
+            self._started = process, ours
+        return self._started[1]
+
+    def stop(self) -> None:
+        """End the process; the next command gets a new one."""
+        if self._started is not None:
+            process, commands = self._started
             process.kill()
             process.join()
-            return Outcome(None, faults=[f"no end after {SECONDS} seconds"])
-        if not receiver.poll():
-            return Outcome(None, faults=[f"the process died: {process.exitcode}"])
-        code, fault = receiver.recv()
-        texts = [(Path(said) / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err")]
-        stale = [path for folder in (out, cache_folder()) for path in folder.rglob("*") if TEMPORARY.search(path.name)]
-        stale += Path(temporary).iterdir()
-    if fault is not None:
-        return Outcome(code, faults=[fault])
-    faults = [f"a stale file {path.name}" for path in stale] + _faults_of_end(code, texts[1].splitlines())
-    for text in texts:
-        found = {what: pattern.search(text) for what, pattern in NEVER.items()}
-        faults += [f"{what}: {text[max(0, at.start() - 100) : at.end() + 30]!a}" for what, at in found.items() if at]
-    records = sorted(out.glob(f"{'[0-9a-f]' * 16}/record.json"))
-    return Outcome(code, Record.load(records[0]) if code == 0 and records else None, faults)
+            commands.close()
+            self._started = None
 
 
-def _run(argv: list[str], said: Path, temporary: str, sender: Connection) -> None:
-    """Run a command, with all that it says in files, and send its exit code and the exception that it raised."""
-    tempfile.tempdir = temporary
-    for descriptor, name, errors in ((1, "out", "strict"), (2, "err", "backslashreplace")):
-        file = (said / name).open("w", encoding="utf-8", errors=errors)
-        os.dup2(file.fileno(), descriptor)  # what foreign code prints, too
-        setattr(sys, f"std{name}", file)
-    code, fault = None, None
-    try:
-        code = main(argv)
-        sys.stdout.flush()
-    except Exception:  # whatever it is, it should have been a sentence
-        fault = traceback.format_exc(limit=-3)[-2000:]
-    sys.stderr.flush()
-    sender.send((code, fault))
+def _serve(commands: Connection, other_end: Connection) -> None:
+    """Run commands with all that they say in files; send the exit code, and the exception that one raised."""
+    other_end.close()  # or this process would outlive the other
+    while True:
+        argv, said, tempfile.tempdir, os.environ["XDG_CACHE_HOME"] = commands.recv()
+        for descriptor, name, errors in ((1, "out", "strict"), (2, "err", "backslashreplace")):
+            file = (Path(said) / name).open("w", encoding="utf-8", errors=errors)
+            os.dup2(file.fileno(), descriptor)  # what foreign code prints, too
+            setattr(sys, f"std{name}", file)
+        code, fault = None, None
+        try:
+            code = main(argv)
+            sys.stdout.flush()
+        except Exception:  # whatever it is, it should have been a sentence
+            fault = traceback.format_exc(limit=-3)[-2000:]
+        sys.stderr.flush()
+        commands.send((code, fault))
 
 
 def _faults_of_end(code: int | None, lines: list[str]) -> list[str]:
