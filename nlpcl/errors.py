@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -42,6 +43,19 @@ class UsageErrors(UsageError):
 
 class Impossible(UsageError):
     """A combination of known strategy, scenario, benchmark and backbone that cannot run."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, of the machine or of a GPU.
+
+    Errors of torch, cuBLAS, oneDNN and C++ are plain RuntimeErrors, known by their text.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        texts = ("out of memory", "allocate memory", "unable to mmap", "CUBLAS_STATUS_ALLOC_FAILED", "bad_alloc")
+        return str(error) == "could not create a primitive" or any(text in str(error) for text in texts)
+    return isinstance(error, MemoryError)
 
 
 @contextmanager

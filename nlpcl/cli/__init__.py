@@ -11,7 +11,7 @@ import typer
 
 from nlpcl.cli import compare, data, leaderboard, run, show, sweep, tune  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
-from nlpcl.errors import UsageError, UsageErrors, printable
+from nlpcl.errors import UsageError, UsageErrors, is_out_of_memory, printable
 from nlpcl.training.launch import is_main_process, local_rank
 
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
@@ -28,12 +28,18 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         if error.of_one_process or local_rank() == 0:  # each machine has a terminal
             lines, message = (error.lines, error.summary) if isinstance(error, UsageErrors) else ([], str(error))
-    except OSError as error:  # any code may be the first to look for a file of this name
-        if error.errno != errno.ENAMETOOLONG:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):  # outside a run, which says more of it
+            message = (
+                "out of memory: free some, or ask for less: a smaller --model, a lower --max-length, fewer --tasks."
+            )
+        elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            # Any code may be the first to look for a file of this name.
+            message = (
+                f"a name of {len(str(error.filename))} characters is too long for a file: {str(error.filename)[:60]}..."
+            )
+        else:
             raise
-        message = (
-            f"a name of {len(str(error.filename))} characters is too long for a file: {str(error.filename)[:60]}..."
-        )
     except ParserError as error:  # its message is empty if the help was shown
         message = error.format_message() if local_rank() == 0 else ""
     except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer return 130 themselves

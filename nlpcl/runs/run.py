@@ -16,7 +16,7 @@ from torch import nn
 from nlpcl.benchmarks import Benchmark, Words
 from nlpcl.config.resolve import check_epochs, resolve
 from nlpcl.config.spec import CompleteSpec, RunSpec
-from nlpcl.errors import UsageError
+from nlpcl.errors import UsageError, is_out_of_memory
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.options import complete_options
 from nlpcl.records.record import Record
@@ -203,7 +203,8 @@ def run(
                 model.backbone.compile_encoder()
             checkpoints = CheckpointManager(saved, strategy, benchmark, checkpoint_minutes, results, progress)
             try:
-                start = checkpoints.resume()
+                with explaining(None, spec):
+                    start = checkpoints.resume()
                 progress.start(benchmark.task_names, results.epochs)
                 try:
                     with interruptible(checkpoints), explaining(strategy, spec):
@@ -244,18 +245,20 @@ def explaining(strategy: SupervisedTemplate[Any, Any, Any] | None, spec: Complet
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        # CPU and cuBLAS raise a plain RuntimeError, known by its text.
-        texts = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in texts):
+    except (RuntimeError, MemoryError, OSError) as error:
+        if is_out_of_memory(error):
+            shorter = f", a --max-length below {spec.max_length}" if spec.max_length else ""
             if strategy is None:
-                why = "before the training: what --model, --backbone or --set ask for is too large"
+                why = f"before the training: try a smaller --model or --backbone{shorter}, or less in --set"
             elif not strategy.is_training:
-                why = f"at test: try an --eval-batch-size below {strategy.eval_mb_size}, or --precision bf16"
+                why = f"at test: try an --eval-batch-size below {strategy.eval_mb_size}{shorter} or --precision bf16"
             else:
                 recomputes = getattr(getattr(strategy.model, "backbone", None), "recomputes", None)
                 less = ", --gradient-checkpointing" if recomputes is False else ""
-                why = f"with --train-batch-size {spec.train_batch_size}: try a smaller one{less} or --precision bf16"
+                why = (
+                    f"with --train-batch-size {spec.train_batch_size}: try a smaller one{shorter}{less} or "
+                    "--precision bf16"
+                )
             failure = UsageError(f"out of memory {why}.")
         elif type(error).__module__ in COMPILER_ERRORS:
             why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
