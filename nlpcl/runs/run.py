@@ -26,7 +26,8 @@ from nlpcl.runs.checkpoint_folder import CheckpointFolder
 from nlpcl.runs.fit import Progress, ProgressPlugin, Silent, fit
 from nlpcl.runs.identity import check_same, identified
 from nlpcl.runs.lock import run_lock
-from nlpcl.runs.results import Results
+from nlpcl.runs.results import UNFINISHED, Results
+from nlpcl.runs.room import Room
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 from nlpcl.training.device import seed_everything, tf32
@@ -139,7 +140,8 @@ def run(
     The id is that of the complete spec with the digests of own data and of a local encoder (`nlpcl.runs.identity`).
     Only the spec can change the result; the other arguments say where and how it is computed. A run that was
     interrupted goes on from its last checkpoint, in `out/<id>/checkpoints`, to the same record. If the run fails (out
-    of memory, NaN loss), `failed.json` in the same folder says why.
+    of memory, NaN loss), `failed.json` in the same folder says why. The record's room on the disk is taken before the
+    training.
 
     :param data_root: folder with the data; None means that the package downloads what it needs.
     :param out: folder for records and checkpoints; None means that nothing is written.
@@ -163,8 +165,10 @@ def run(
         with distributed.raise_on_all_ranks():
             spec = identified(resolve(spec), data_root)
             folder = None if out is None else Path(out) / spec.id
-            if folder is not None and distributed.is_rank_zero():
-                stack.enter_context(run_lock(folder))
+            room = Room(folder) if folder is not None and distributed.is_rank_zero() else None
+            if room is not None:
+                stack.enter_context(run_lock(room.folder))
+                stack.callback(room.give_back)
         stack.enter_context(tf32(spec.precision == "tf32"))
         check_processes(strategies.get(spec.strategy), distributed.world_size())
         must_match = {} if repeated is None else {"the record to repeat": repeated.data}
@@ -196,6 +200,8 @@ def run(
                 results = Results(spec, benchmark, strategy, device=local_device, compiled=compiled, begun=begun)
                 for place, data in must_match.items():
                     check_same(data, results.data, place)
+                if room is not None:
+                    room.take(results.record(UNFINISHED))
             model = cast(ContinualModel, strategy.model)
             if gradient_checkpointing:
                 model.backbone.recompute_activations()
@@ -218,8 +224,9 @@ def run(
                             observer=checkpoints,
                         )
                 except UsageError as error:
-                    if folder is not None and distributed.is_rank_zero():
-                        results.record(str(error)).save(folder / "failed.json")
+                    if room is not None:
+                        with suppress(UsageError):  # of a full disk: why the run failed must be told all the same
+                            room.save(results.record(str(error)))
                     if checkpoints.latest is not None:
                         error.args = (f"{error} The last good checkpoint is {checkpoints.latest}.",)
                     raise
@@ -228,10 +235,10 @@ def run(
                 assert saved is not None
                 progress.say(f"checkpoint {saved.step_past()} does not fit ({error}): stepped past")
         record = results.record()
-        if folder is not None and saved is not None:
-            if distributed.is_rank_zero():
-                record.save(folder / "record.json")
-                (folder / "failed.json").unlink(missing_ok=True)
+        if room is not None:
+            room.save(record)
+            (room.folder / "failed.json").unlink(missing_ok=True)
+        if saved is not None:
             saved.clear()
         return record
 
