@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +136,28 @@ def test_a_run_that_cannot_be_locked(
     with refused(advice) as caught:
         run(spec, three_tasks[scenario], tmp_path / "runs")
     assert mentions(str(caught.value), "--out") == (number == errno.EROFS) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_log_on_a_full_disk_ends_no_run(
+    tiny: str, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["run", "--strategy", "ncl", "--benchmark", "folder", "--data-root", str(three_tasks["til"])]
+    argv += ["--model", tiny, "--set", "adapter_size=8", "--max-length", "32", "--device", "cpu", "--epochs", "1"]
+    with monkeypatch.context() as patch, open("/dev/full", "w", buffering=1) as log:
+        patch.setattr(sys, "stderr", log)
+        codes = [main([*argv, "--out", str(tmp_path)]), main([*argv, "--out", str(tmp_path), "--strategy", "none"])]
+        with suppress(OSError):
+            log.close()
+    assert codes == [0, 2] and len(list(tmp_path.rglob("record.json"))) == 1
+
+
+def test_a_full_disk_that_nothing_else_knows_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a.log")
+
+    monkeypatch.setattr(Record, "load", fails)
+    assert main(["run", "--from", str(tmp_path / "record.json")]) == 2
+    assert mentions(capsys.readouterr().err, "a.log space make room")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
 
 from nlpcl.cli import compare, data, leaderboard, run, show, sweep, tune  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
+from nlpcl.config.files import FULL
 from nlpcl.errors import UsageError, UsageErrors, is_out_of_memory, printable
 from nlpcl.training.launch import is_main_process, local_rank
 
@@ -38,18 +40,21 @@ def main(argv: list[str] | None = None) -> int:
             message = (
                 f"a name of {len(str(error.filename))} characters is too long for a file: {str(error.filename)[:60]}..."
             )
+        elif isinstance(error, OSError) and error.errno in FULL:
+            message = f"could not write {error.filename or 'the output'} ({error.strerror}): make room there."
         else:
             raise
     except ParserError as error:  # its message is empty if the help was shown
         message = error.format_message() if local_rank() == 0 else ""
     except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer return 130 themselves
         code = 130
-    if code == 130 and is_main_process():
-        print("nlpcl: interrupted", file=sys.stderr)
-    elif message:
-        for line in lines:  # above the sentence, which a sweep takes from the last line of a log
-            print(f"  {line}", file=sys.stderr)
-        print(f"nlpcl: error: {printable(message)}", file=sys.stderr)
+    with suppress(OSError):  # a log on a full disk; the code tells all the same
+        if code == 130 and is_main_process():
+            print("nlpcl: interrupted", file=sys.stderr)
+        elif message:
+            for line in lines:  # above the sentence, which a sweep takes from the last line of a log
+                print(f"  {line}", file=sys.stderr)
+            print(f"nlpcl: error: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ class ProgressReporter:
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
+    with suppress(OSError):  # a log on a full disk ends no run
+        console.print(text, highlight=False, soft_wrap=True)
 
 
 def time_in_words(seconds: float) -> str:
