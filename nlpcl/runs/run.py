@@ -237,7 +237,8 @@ def run(
         record = results.record()
         if room is not None:
             room.save(record)
-            (room.folder / "failed.json").unlink(missing_ok=True)
+            with suppress(OSError):  # there is none, or it cannot be removed
+                (room.folder / "failed.json").unlink()
         if saved is not None:
             saved.clear()
         return record
