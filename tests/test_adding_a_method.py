@@ -36,8 +36,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_is_listed_described_run_and_keeps_the_contract(
     package: Path, tiny: str, folders: dict[str, Path], tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(package)
     with strategies.replacing():
+        monkeypatch.syspath_prepend(package)
         assert main(["list"]) == 0
         assert "l2sp" in capsys.readouterr().out
         assert main(["info", "l2sp"]) == 0

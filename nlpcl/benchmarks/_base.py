@@ -57,11 +57,17 @@ class Task(Generic[_DataT]):
     valid: _DataT
     test: _DataT
 
+    def __post_init__(self) -> None:
+        """Refuse data that cannot be used; each kind of task says which.
+
+        It must be here for a dataclass to call that of a subclass, which is no dataclass of its own.
+        """
+
 
 class Examples(Dataset[tuple[Tensor, int]]):
     """Examples with their classes, read one by one or several at once.
 
-    :param targets: class of each example.
+    :ivar targets: class of each example.
     """
 
     targets: Sequence[int]
