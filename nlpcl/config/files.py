@@ -1,18 +1,20 @@
-"""Files that are written as a whole or not at all, their SHA-256, and how one of JSON is read."""
+"""Files that are written as a whole or not at all, and how plain files are opened, hashed and read."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import platform
 import re
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, BinaryIO, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
@@ -27,6 +29,13 @@ _TEMPORARY = re.compile(r".+\.([0-9a-f]{8})-[0-9a-f]{24}\.part")
 _DAY = 24 * 3600.0
 _Model = TypeVar("_Model", bound=BaseModel)
 _KNOWN: dict[tuple[int, ...], str] = {}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @contextmanager
@@ -169,6 +178,40 @@ def file_error(failure: str, error: OSError, advice: str = "") -> UsageError:
     return UsageError(f"{failure} ({error.strerror or error}){': ' if advice else ''}{advice}.")
 
 
+def check_plain(path: Path) -> os.stat_result:
+    """Refuse what is no plain file nor a link to one: a named pipe makes its reader wait, and a device may have no end.
+
+    :return: the file's facts.
+    :raises UsageError: it is no plain file, or there is none.
+    """
+    with file_errors(f"cannot read {path}"):
+        facts = path.stat()
+    kind = stat.S_IFMT(facts.st_mode)
+    if kind != stat.S_IFREG:
+        raise UsageError(f"cannot read {path}: it is {_KINDS.get(kind, 'something else')} and no plain file.")
+    return facts
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """Open a plain file to read its bytes.
+
+    :raises UsageError: as `check_plain`, or it cannot be read, also later, within the block.
+    """
+    check_plain(path)
+    with file_errors(f"cannot read {path}"), path.open("rb") as file:
+        yield file
+
+
+def read_plain(path: Path) -> bytes:
+    """Return the content of a plain file.
+
+    :raises UsageError: as `open_plain`.
+    """
+    with open_plain(path) as file:
+        return file.read()
+
+
 def sha256(path: Path, size: int | None = None) -> str:
     """Return the SHA-256 of a file, in hexadecimal.
 
@@ -187,8 +230,10 @@ def stamp_of(path: Path) -> tuple[int, ...]:
     """Return device, inode, size and times of a file, one of which is another when its content is.
 
     A tool that restores the time of modification (`rsync -t`, `touch -r`) cannot set that of the last change of status.
+
+    :raises UsageError: as `open_plain`.
     """
-    facts = path.stat()
+    facts = check_plain(path)
     return (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
@@ -196,7 +241,8 @@ def known_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, which is read again only if its `stamp_of` is another."""
     stamp = stamp_of(path)
     if stamp not in _KNOWN:
-        _KNOWN[stamp] = sha256(path)
+        with file_errors(f"cannot read {path}"):
+            _KNOWN[stamp] = sha256(path)
     return _KNOWN[stamp]
 
 
@@ -206,7 +252,7 @@ def read_model(kind: type[_Model], path: Path, name: str, most_bytes: int = MOST
     :param name: what a file of this kind is called, for the messages.
     :raises UsageError: there is no such file, it is not of this kind, or it is larger than `most_bytes`.
     """
-    with file_errors(f"cannot read {path}"), path.open("rb") as file:
+    with open_plain(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise UsageError(f"{path} is not a {name}: it is larger than {most_bytes // 2**20} MiB.")
@@ -214,6 +260,17 @@ def read_model(kind: type[_Model], path: Path, name: str, most_bytes: int = MOST
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise UsageError(f"{path} is not a {name}: {fault(error)}.") from error
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return the value that a text of JSON stands for.
+
+    :raises ValueError: it is no JSON, no text, holds a number of thousands of digits, or is nested thousands deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def fault(error: ValidationError) -> str:
