@@ -29,6 +29,7 @@ from nlpcl.runs import run as experiment
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
 from nlpcl.runs.identity import identified
 from nlpcl.runs.progress import RunProgress
+from nlpcl.runs.restore import Restore
 from nlpcl.runs.state import Capture, Streams
 from nlpcl.training.internals import version_of
 from nlpcl.training.strategy import ContinualStrategy
@@ -190,6 +191,39 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
     assert content(record) == content(whole)
     assert any(mentions(line, "checkpoint space") for line in said)
     assert len(seen) > 1 and all(len(names) == 2 and names == seen[0] for names in seen)
+
+
+def test_a_checkpoint_for_which_there_is_no_memory_stays(
+    interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    spec, place, _ = interrupted
+    shutil.copytree(place, tmp_path / spec.id)
+    monkeypatch.setattr(Restore, "value", fails)
+    with refused("memory before"):
+        run(spec, three_tasks["til"], tmp_path)
+    assert (tmp_path / spec.id / "checkpoints" / "11").exists()
+
+
+def test_what_a_killed_run_was_writing_is_removed(
+    interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the next run stops before it writes."""
+
+    def stops(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    spec, place, _ = interrupted
+    shutil.copytree(place, tmp_path / spec.id)
+    (tmp_path / spec.id / "checkpoints" / "9.part").mkdir()
+    (tmp_path / spec.id / ".room").write_text("of a killed run")
+    monkeypatch.setattr(experiment, "fit", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, three_tasks["til"], tmp_path)
+    left = {path.name for path in (tmp_path / spec.id).rglob("*")}
+    assert "11" in left and not left & {"9.part", ".room"}
 
 
 def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(

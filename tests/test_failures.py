@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from nlpcl.cli import main
 from nlpcl.evaluation import MatrixMetric
+from nlpcl.records.record import Record
 from nlpcl.runs import run as experiment
 from nlpcl.training.strategy import ContinualStrategy
 from tests.helpers.messages import mentions, refused
@@ -30,7 +32,15 @@ def failing(error: Exception | type[Exception]) -> Callable[..., None]:
 
 @pytest.mark.parametrize(
     "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce] can't allocate memory"), MemoryError()],
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("unable to mmap 4096 bytes from file <x>: Cannot allocate memory (12)"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("std::bad_alloc"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        MemoryError(),
+    ],
 )
 def test_out_of_memory_says_the_batch_and_what_helps(
     error: Exception,
@@ -40,7 +50,7 @@ def test_out_of_memory_says_the_batch_and_what_helps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ContinualStrategy, "backward", failing(error))
-    with refused("--train-batch-size 8 --gradient-checkpointing --precision bf16"):
+    with refused("memory --train-batch-size 8 --max-length 32 --gradient-checkpointing --precision bf16"):
         run(spec_of("ncl", models)[0], three_tasks["til"], tmp_path)
 
 
@@ -71,13 +81,29 @@ def test_out_of_memory_at_test_and_before_the_training(
 ) -> None:
     with (
         monkeypatch.context() as patch,
-        refused("--eval-batch-size 128"),
+        refused("--eval-batch-size 128 --max-length 32"),
     ):
         patch.setattr(MatrixMetric, "after_eval_iteration", failing(MemoryError))
         run(spec_of("ncl", models)[0], three_tasks["til"], tmp_path)
     monkeypatch.setattr(experiment, "build_model", failing(MemoryError))
-    with refused("memory before"):
+    with refused("memory before --max-length 32"):
         run(spec_of("ncl", models)[0], three_tasks["til"], tmp_path)
+
+
+def test_other_errors_pass(
+    models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "build_model", failing(RuntimeError("could not create a primitive descriptor")))
+    with pytest.raises(RuntimeError, match="descriptor"):
+        run(spec_of("ncl", models)[0], three_tasks["til"], tmp_path)
+
+
+def test_out_of_memory_outside_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Record, "load", failing(MemoryError))
+    assert main(["run", "--from", str(tmp_path / "record.json")]) == 2
+    assert mentions(capsys.readouterr().err, "memory --max-length")
 
 
 @pytest.mark.parametrize("name", ["ncl", "avalanche/Naive"])

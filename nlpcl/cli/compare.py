@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from nlpcl.cli.app import app, console, table
-from nlpcl.errors import UsageError
+from nlpcl.cli.app import app, console, say, table
+from nlpcl.errors import UsageError, escaped
 from nlpcl.options import assignment
 
 _RESULTS = (Path("runs"), Path("leaderboard/results"))
@@ -52,12 +52,13 @@ def compare_command(
     if plot is not None:
         report.plot_ranks(comparison, plot)
     if as_json or form == "json":
-        print(json.dumps(report.as_json(comparison)))
+        say(json.dumps(report.as_json(comparison)))
     elif form == "table":
         for content in report.tables(comparison):
             console.print(table(content.columns, content.rows, content.caption, content.columns[1:]))
         for sentence in report.sentences(comparison):
-            console.print(sentence, highlight=False)
+            console.print(escaped(sentence), highlight=False)
     else:
         write = {"markdown": report.markdown, "latex": report.latex, "csv": report.as_csv}[form]
-        print(write(comparison), end="")
+        for line in write(comparison).rstrip("\n").split("\n"):
+            say(line)

@@ -30,7 +30,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from nlpcl.config.encoders import TOKENIZER, encoder_path
-from nlpcl.errors import UsageError
+from nlpcl.errors import UsageError, is_out_of_memory
 
 EncoderLike: TypeAlias = str | os.PathLike[str] | PreTrainedModel
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -57,9 +57,11 @@ def refusing(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UsageError, MemoryError, torch.OutOfMemoryError):
+    except UsageError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         why = " ".join(str(error).split())[:200]
         raise UsageError(f"{what} ({type(error).__name__}: {why}).") from error
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,17 @@ import pooch
 import torch
 from torch import Tensor, nn
 
-from nlpcl.config.files import replacing
-from nlpcl.errors import UsageError
+from nlpcl.config.files import allocate, replacing, sha256, stamp_of
+from nlpcl.errors import UsageError, is_out_of_memory
 from nlpcl.models.data import BenchmarkData, EncodedTexts
 from nlpcl.models.encoder import TextEncoder, check_pair, encoder_for
 from nlpcl.models.encoder_files import EncoderLike
 
-_FORMAT = "1"
+_FORMAT = "2"
 _BATCH_SIZE = 64
+_DIGEST_BYTES = 32
+"""Length of the SHA-256 of all before it at the end of the file, which numpy does not read."""
+_log = logging.getLogger(__name__)
 
 
 class TokenStates(nn.Module):
@@ -60,6 +65,7 @@ def precompute(
     Afterwards examples of the benchmark are (4, L): the fourth row says where each token's state lies in
     `benchmark.states`, which `build_model` hands to a backbone `bert_frozen`. The encoder's dropout is off. One file in
     the user's cache folder holds the states of the real tokens in float16, 2 H bytes each, whatever the tasks' order.
+    Its SHA-256 is checked once in a process; a file that is damaged is made anew.
 
     :param benchmark: of texts, tokenised for `encoder`.
     :param encoder: as in `TextEncoder`; None: the one that the benchmark's tokenizer belongs to.
@@ -87,6 +93,8 @@ def precompute(
         try:
             _make(file, shape, model.eval().to(device), parts, progress)
         except OSError as error:
+            if is_out_of_memory(error):
+                raise
             raise UsageError(
                 f"the encoder's states take {2 * shape[0] * shape[1] / 1e9:.1f} GB and cannot be written to "
                 f"{file.parent} ({error.strerror}): make room there, or name another folder in XDG_CACHE_HOME."
@@ -114,12 +122,31 @@ def _key(model: nn.Module, parts: Sequence[EncodedTexts]) -> str:
 
 
 def _load(file: Path, shape: tuple[int, int]) -> Tensor | None:
-    """Return a file's states, mapped; None if there is no such file, or it is not what it should be."""
-    try:
-        array = np.load(file, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # missing, cut short, another format
+    """Return a file's states, mapped; None if there is no such file, or it is not what it should be.
+
+    :raises OSError: there is no memory to map it.
+    """
+    if not file.is_file():
         return None
-    return torch.from_numpy(array) if (array.shape, array.dtype) == (shape, np.float16) else None
+    try:
+        if _is_whole(file, stamp_of(file)):
+            array = np.load(file, mmap_mode="c", allow_pickle=False)
+            if (array.shape, array.dtype) == (shape, np.float16):
+                return torch.from_numpy(array)
+    except (OSError, ValueError) as error:  # cut short, another format, or it cannot be read
+        if is_out_of_memory(error):
+            raise
+    _log.warning("%s is damaged and made anew", file)
+    return None
+
+
+@functools.cache  # runs in one process need not read a large file again
+def _is_whole(file: Path, stamp: tuple[int, ...]) -> bool:
+    """Return whether a file of this `stamp_of` ends with its SHA-256."""
+    size = file.stat().st_size - _DIGEST_BYTES
+    with file.open("rb") as stored:
+        stored.seek(size)
+        return stored.read() == bytes.fromhex(sha256(file, size))
 
 
 def _make(
@@ -129,20 +156,49 @@ def _make(
     parts: Sequence[EncodedTexts],
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    device = next(model.parameters()).device
+    """Write the states of all examples.
+
+    The file takes its room before the encoder begins, and is written, not mapped: a map of a file for which the disk
+    has no room kills the process.
+
+    :raises OSError: it cannot be written.
+    """
     done, total = 0, sum(len(part) for part in parts)
-    with replacing(file) as temporary, torch.inference_mode():
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-        for part in parts:
-            # Of like length, the longest first, so that little of a batch is padding.
-            for rows in part.lengths.argsort(descending=True, stable=True).split(_BATCH_SIZE):
-                x = model.prepare(torch.stack([part[row][0] for row in rows.tolist()]))
-                real = x[:, 1].bool()
-                states = model(x.to(device))[0].half().cpu()[real]
-                if not states.isfinite().all():
-                    raise UsageError("this encoder's states are not finite in float16, so it cannot be a frozen one.")
-                array[x[:, 3][real].numpy()] = states.numpy()
-                done += len(rows)
-                if progress is not None:
-                    progress(done, total)
-        array.flush()
+    row_bytes = shape[1] * np.dtype(np.float16).itemsize
+    descr = np.lib.format.dtype_to_descr(np.dtype(np.float16))
+    with replacing(file) as temporary, temporary.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
+        start = out.tell()
+        end = start + shape[0] * row_bytes
+        allocate(out.fileno(), end + _DIGEST_BYTES)
+        for batch in _encoded(model, parts):
+            for first, states in batch:
+                out.seek(start + first * row_bytes)
+                out.write(states.numpy().tobytes())
+            done += len(batch)
+            if progress is not None:
+                progress(done, total)
+        out.flush()
+        out.seek(end)
+        out.write(bytes.fromhex(sha256(temporary, end)))
+
+
+@torch.inference_mode()
+def _encoded(model: TextEncoder, parts: Sequence[EncodedTexts]) -> Iterator[list[tuple[int, Tensor]]]:
+    """Give for each text of a batch the row of its first token, and the states (n, H) of its real tokens in float16.
+
+    :raises UsageError: a state is not finite.
+    """
+    device = next(model.parameters()).device
+    for part in parts:
+        # Of like length, the longest first, so that little of a batch is padding.
+        for rows in part.lengths.argsort(descending=True, stable=True).split(_BATCH_SIZE):
+            x = model.prepare(torch.stack([part[row][0] for row in rows.tolist()]))
+            real = x[:, 1].bool()
+            states = model(x.to(device))[0].half().cpu()
+            if not states[real].isfinite().all():
+                raise UsageError("this encoder's states are not finite in float16, so it cannot be a frozen one.")
+            lengths = real.sum(dim=1).tolist()
+            yield [
+                (first, text[:length]) for first, text, length in zip(x[:, 3, 0].tolist(), states, lengths, strict=True)
+            ]

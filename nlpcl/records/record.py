@@ -186,8 +186,8 @@ def check_out(out: Path) -> None:
     :raises UsageError: no record can be written to `out`.
     """
     place = next(parent for parent in (out, *out.resolve().parents) if parent.exists())
-    with file_errors(f"records cannot be written to {out}: choose another --out"):
-        tempfile.NamedTemporaryFile(dir=place).close()
+    with file_errors(f"records cannot be written to {out}", "choose another --out"):
+        tempfile.TemporaryFile(dir=place).close()
 
 
 def collect(folder: str | Path) -> pd.DataFrame:

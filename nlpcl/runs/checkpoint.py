@@ -25,6 +25,7 @@ from avalanche.benchmarks import CLScenario
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
+from nlpcl.errors import is_out_of_memory
 from nlpcl.runs.checkpoint_folder import NOW, START, CheckpointFolder, Head, Position
 from nlpcl.runs.fit import Observer
 from nlpcl.runs.identity import check_same
@@ -246,6 +247,8 @@ class CheckpointManager(Observer):
             check_held("run", set(restored), set(self._roots()))
             set_random_states(restored["random"], self.strategy.device)
         except UNEXPECTED as error:
+            if is_out_of_memory(error):  # the checkpoint is good
+                raise
             raise NotSerializable(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
 

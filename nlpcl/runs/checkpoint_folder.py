@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from nlpcl.config.files import sha256
+from nlpcl.config.files import sha256, sync
 from nlpcl.errors import UsageError
 from nlpcl.records.record import Record
 from nlpcl.runs.state import NotSerializable
@@ -115,9 +115,9 @@ class CheckpointFolder:
             sums = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
             (temporary / SUMS).write_text(json.dumps(sums, indent=1))
             for entry in (*temporary.iterdir(), temporary):
-                _sync(entry)
+                sync(entry)
             os.replace(temporary, final)
-            _sync(self.path)
+            sync(self.path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -131,6 +131,8 @@ class CheckpointFolder:
         :raises UsageError: a newer version of nlpcl wrote it, or it cannot be read now.
         """
         self.faults = []
+        for abandoned in self.path.glob("*.part"):  # of a process that was killed: the run is this one's now
+            shutil.rmtree(abandoned, ignore_errors=True)
         for number in reversed(self.numbers()):
             path = self.path / str(number)
             head = self._head(path)
@@ -203,11 +205,3 @@ class CheckpointFolder:
         """Remove all of them."""
         if distributed.is_rank_zero():
             shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

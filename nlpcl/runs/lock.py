@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from nlpcl.config.files import file_error
 from nlpcl.errors import UsageError
 
 PATIENCE = 10.0
@@ -27,11 +28,13 @@ def run_lock(folder: Path) -> Iterator[None]:
     :raises UsageError: another process holds it, or it cannot be made.
     """
     is_new = not folder.parent.exists()
-    lock = acquire(folder / ".lock", PATIENCE)
+    lock = None
     try:
+        lock = acquire(folder / ".lock", PATIENCE)
         yield
     finally:
-        release(lock)
+        if lock is not None:
+            release(lock)
         with suppress(OSError):  # not empty
             folder.rmdir()
             if is_new:
@@ -57,7 +60,8 @@ def acquire(file: Path, patience: float) -> FileLock:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=patience, poll_interval=0.1)
-        file.write_text(f"process {os.getpid()} on {platform.node()}")
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            file.write_text(f"process {os.getpid()} on {platform.node()}")
     except Timeout as error:
         holder = ""
         with suppress(OSError):
@@ -66,7 +70,7 @@ def acquire(file: Path, patience: float) -> FileLock:
         raise UsageError(f"{who}: wait for its end, or choose another --out than {file.parent.parent}.") from error
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
-            raise UsageError(f"{file.parent} cannot be written ({error.strerror}): choose another --out.") from error
+            raise file_error(f"{file.parent} cannot be written", error, "choose another --out") from error
     return lock
 
 

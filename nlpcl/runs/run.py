@@ -16,7 +16,7 @@ from torch import nn
 from nlpcl.benchmarks import Benchmark, Words
 from nlpcl.config.resolve import check_epochs, resolve
 from nlpcl.config.spec import CompleteSpec, RunSpec
-from nlpcl.errors import UsageError
+from nlpcl.errors import UsageError, is_out_of_memory
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.options import complete_options
 from nlpcl.records.record import Record
@@ -27,7 +27,8 @@ from nlpcl.runs.fit import ProgressPlugin, fit
 from nlpcl.runs.identity import check_same, identified
 from nlpcl.runs.lock import run_lock
 from nlpcl.runs.progress import RunProgress
-from nlpcl.runs.results import Results
+from nlpcl.runs.results import UNFINISHED, Results
+from nlpcl.runs.room import Room
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 from nlpcl.training.device import seed_everything, tf32
@@ -140,7 +141,8 @@ def run(
     The id is that of the complete spec with the digests of own data and of a local encoder (`nlpcl.runs.identity`).
     Only the spec can change the result; the other arguments say where and how it is computed. A run that was
     interrupted goes on from its last checkpoint, in `out/<id>/checkpoints`, to the same record. If the run fails (out
-    of memory, NaN loss), `failed.json` in the same folder says why.
+    of memory, NaN loss), `failed.json` in the same folder says why. The record's room on the disk is taken before the
+    training.
 
     :param data_root: folder with the data; None means that the package downloads what it needs.
     :param out: folder for records and checkpoints; None means that nothing is written.
@@ -164,8 +166,10 @@ def run(
         with distributed.raise_on_all_ranks():
             spec = identified(resolve(spec), data_root)
             folder = None if out is None else Path(out) / spec.id
-            if folder is not None and distributed.is_rank_zero():
-                stack.enter_context(run_lock(folder))
+            room = Room(folder) if folder is not None and distributed.is_rank_zero() else None
+            if room is not None:
+                stack.enter_context(run_lock(room.folder))
+                stack.callback(room.give_back)
         stack.enter_context(tf32(spec.precision == "tf32"))
         check_processes(strategies.get(spec.strategy), distributed.world_size())
         must_match = {} if repeated is None else {"the record to repeat": repeated.data}
@@ -197,6 +201,8 @@ def run(
                 results = Results(spec, benchmark, strategy, compiled=compiled, begun=begun)
                 for place, data in must_match.items():
                     check_same(data, results.data, place)
+                if room is not None:
+                    room.take(results.record(UNFINISHED))
             model = cast(ContinualModel, strategy.model)
             if gradient_checkpointing:
                 model.backbone.recompute_activations()
@@ -204,7 +210,8 @@ def run(
                 model.backbone.compile_encoder()
             checkpoints = CheckpointManager(saved, strategy, benchmark, checkpoint_minutes, results, progress)
             try:
-                start = checkpoints.resume()
+                with explaining(None, spec):
+                    start = checkpoints.resume()
                 progress.start(benchmark.task_names, results.epochs)
                 try:
                     with interruptible(checkpoints), explaining(strategy, spec):
@@ -218,8 +225,9 @@ def run(
                             observer=checkpoints,
                         )
                 except UsageError as error:
-                    if folder is not None and distributed.is_rank_zero():
-                        results.record(str(error)).save(folder / "failed.json")
+                    if room is not None:
+                        with suppress(UsageError):  # of a full disk: why the run failed must be told all the same
+                            room.save(results.record(str(error)))
                     if checkpoints.latest is not None:
                         error.args = (f"{error} The last good checkpoint is {checkpoints.latest}.",)
                     raise
@@ -228,10 +236,11 @@ def run(
                 assert saved is not None
                 progress.say(f"checkpoint {saved.step_past()} does not fit ({error}): stepped past")
         record = results.record()
-        if folder is not None and saved is not None:
-            if distributed.is_rank_zero():
-                record.save(folder / "record.json")
-                (folder / "failed.json").unlink(missing_ok=True)
+        if room is not None:
+            room.save(record)
+            with suppress(OSError):  # there is none, or it cannot be removed
+                (room.folder / "failed.json").unlink()
+        if saved is not None:
             saved.clear()
         return record
 
@@ -245,18 +254,20 @@ def explaining(strategy: SupervisedTemplate[Any, Any, Any] | None, spec: Complet
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        # CPU and cuBLAS raise a plain RuntimeError, known by its text.
-        texts = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in texts):
+    except (RuntimeError, MemoryError, OSError) as error:
+        if is_out_of_memory(error):
+            shorter = f", a --max-length below {spec.max_length}" if spec.max_length else ""
             if strategy is None:
-                why = "before the training: what --model, --backbone or --set ask for is too large"
+                why = f"before the training: try a smaller --model or --backbone{shorter}, or less in --set"
             elif not strategy.is_training:
-                why = f"at test: try an --eval-batch-size below {strategy.eval_mb_size}, or --precision bf16"
+                why = f"at test: try an --eval-batch-size below {strategy.eval_mb_size}{shorter} or --precision bf16"
             else:
                 recomputes = getattr(getattr(strategy.model, "backbone", None), "recomputes", None)
                 less = ", --gradient-checkpointing" if recomputes is False else ""
-                why = f"with --train-batch-size {spec.train_batch_size}: try a smaller one{less} or --precision bf16"
+                why = (
+                    f"with --train-batch-size {spec.train_batch_size}: try a smaller one{shorter}{less} or "
+                    "--precision bf16"
+                )
             failure = UsageError(f"out of memory {why}.")
         elif type(error).__module__ in COMPILER_ERRORS:
             why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

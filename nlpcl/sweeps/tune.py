@@ -12,13 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-import torch
-
 from nlpcl.config.arguments import Request
 from nlpcl.config.encoders import MINILM, encoder_fingerprint
 from nlpcl.config.presets import PresetFile
 from nlpcl.config.spec import OWNERS, CompleteSpec
-from nlpcl.errors import UsageError
+from nlpcl.errors import UsageError, is_out_of_memory
 from nlpcl.options import find_option
 from nlpcl.records.metrics import average
 from nlpcl.runs.fit import fit
@@ -216,7 +214,9 @@ def tune(
         drawn.set_user_attr("texts", texts)
         try:
             accuracy = score(search.request(texts).spec(), search.on, data_root=data_root, **where)
-        except (UsageError, torch.OutOfMemoryError) as error:  # say, a loss that is not finite
+        except (UsageError, RuntimeError, MemoryError) as error:  # say, a loss that is not finite
+            if not isinstance(error, UsageError) and not is_out_of_memory(error):
+                raise
             if isinstance(error, Unprepared) and not study.get_trials(states=(over.COMPLETE,)):
                 raise  # say, an order that does not exist: other values of the settings do not help
             reason = str(error)

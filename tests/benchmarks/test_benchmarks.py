@@ -132,8 +132,13 @@ def test_download_checks_the_hash_and_leaves_nothing(tmp_path: Path, monkeypatch
     (tmp_path / "served" / "x.json").write_bytes(b"data")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("NLPCL_DATA", raising=False)
+    written: set[str] = set()
 
     class Quiet(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            written.update(p.suffix for p in (tmp_path / "cache").rglob("*") if p.is_file())
+            super().do_GET()
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, directory=str(tmp_path / "served"), **kwargs)
 
@@ -156,8 +161,10 @@ def test_download_checks_the_hash_and_leaves_nothing(tmp_path: Path, monkeypatch
             data_bytes("t", "x.json", digest, f"{url}/x.json", None)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         assert data_bytes("t", "x.json", digest, f"{url}/x.json", None) == b"data"
+        assert written == {".part"}, "what a killed process leaves is known by its name"
     finally:
         server.shutdown()
+    assert data_bytes("t", "x.json", digest, f"{url}/x.json", None) == b"data", "it was kept"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from nlpcl.benchmarks import _tokens as text
 from nlpcl.benchmarks._files import cache
 from nlpcl.benchmarks._tokens import PackedText, load_tokenizer, smallest
+from tests.helpers.disks import largest_file
 
 TEXTS = ["good cat", "the dog is hot", "one two bad"]
 PAIRS = ["red sun", "rain", "a blue cat was cold"]
@@ -117,14 +118,11 @@ def test_damaged_files_are_made_anew(damage: str, tiny: str, own_folder: Path) -
 
 
 def test_where_nothing_can_be_written_it_stays_in_memory(
-    tiny: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny: str, own_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(cache, "save_file", full)
-    packed = pack(load_tokenizer(tiny), TEXTS, PAIRS, [0, 1, 0], 16)
-    assert len(packed) == 3 and "No space left" in caplog.text
+    with largest_file(100):
+        packed = pack(load_tokenizer(tiny), TEXTS, PAIRS, [0, 1, 0], 16)
+    assert len(packed) == 3 and "too large" in caplog.text
     assert not own_folder.exists()
     own_folder.write_text("a file where the folder should be")
     assert len(pack(load_tokenizer(tiny), TEXTS, PAIRS, [0, 1, 0], 16)) == 3

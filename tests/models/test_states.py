@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
+import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ import torch
 from nlpcl.models import build_model, precompute, states
 from nlpcl.models.encoder import TextEncoder
 from nlpcl.strategies.ncl import NCL
-from tests.helpers.messages import refused
+from tests.helpers.disks import largest_file
+from tests.helpers.messages import mentions, refused
 
 
 @pytest.fixture(autouse=True)
@@ -142,31 +146,77 @@ def test_another_encoder_or_text_has_another_file(
     assert len(list(own_folder.iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "pickle", "shape"])
-def test_a_damaged_file_is_made_anew(damage: str, benchmark_of: Any, tiny: str, own_folder: Path) -> None:
+def with_digest(array: Any) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=True)
+    return content.getvalue() + hashlib.sha256(content.getvalue()).digest()
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "more", "pickle", "shape", "magic", "header", "value", "last value", "digest"]
+)
+def test_a_damaged_file_is_made_anew(
+    damage: str, benchmark_of: Any, tiny: str, own_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     good = precompute(benchmark_of("til", (2, 2)), tiny).table.clone()
     (file,) = own_folder.iterdir()
-    if damage == "cut":
-        os.truncate(file, file.stat().st_size - 10)
-    elif damage == "empty":
-        os.truncate(file, 0)
-    elif damage == "pickle":
-        with file.open("wb") as out:
-            np.save(out, np.array([{}], dtype=object), allow_pickle=True)
+    content = file.read_bytes()
+    flipped = {"magic": 3, "header": 10, "value": len(content) // 2, "last value": -33, "digest": -1}
+    if damage in flipped:
+        spoilt = bytearray(content)
+        spoilt[flipped[damage]] ^= 1
     else:
-        with file.open("wb") as out:
-            np.save(out, np.zeros((3, 32), np.float16))
+        others = {"cut": content[:-10], "empty": b"", "more": content + b"0"}
+        others |= {"pickle": with_digest(np.array([{}], dtype=object)), "shape": with_digest(np.zeros((3, 32), "<f2"))}
+        spoilt = bytearray(others[damage])
+    file.unlink()
+    file.write_bytes(spoilt)
     assert torch.equal(precompute(benchmark_of("til", (2, 2)), tiny).table, good)
+    assert file.read_bytes() == content and mentions(caplog.text, f"{file.name} damaged")
 
 
-def test_no_room(benchmark_of: Any, tiny: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: Any, **kwargs: Any) -> Any:
-        raise OSError(28, "No space left on device")
+def test_a_whole_file_is_checked_once(
+    benchmark_of: Any, tiny: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precompute(benchmark_of("til", (2, 2)), tiny)
+    (file,) = own_folder.iterdir()
+    monkeypatch.setattr(states, "sha256", lambda *_: pytest.fail("read again"))
+    first = file.stat().st_ino
+    precompute(benchmark_of("til", (2, 2)), tiny)
+    assert file.stat().st_ino == first
 
-    monkeypatch.setattr(np.lib.format, "open_memmap", full)
-    with refused("GB space XDG_CACHE_HOME"):
+
+@pytest.mark.parametrize("allocates", [True, False])
+def test_no_room(
+    allocates: bool,
+    benchmark_of: Any,
+    tiny: str,
+    own_folder: Path,
+    passed: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is told before the encoder begins, if the system can take the room, and else when it runs out."""
+    if not allocates:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    with largest_file(20_000), refused("GB large room XDG_CACHE_HOME"):
         precompute(benchmark_of("til", (2, 2)), tiny)
     assert not own_folder.exists()
+    assert bool(passed) != (allocates and hasattr(os, "posix_fallocate"))
+
+
+def test_a_file_for_which_there_is_no_memory_stays(
+    benchmark_of: Any, tiny: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unmapped(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    precompute(benchmark_of("til", (2, 2)), tiny)
+    (file,) = own_folder.iterdir()
+    first = file.stat().st_ino
+    monkeypatch.setattr(np, "load", unmapped)
+    with pytest.raises(OSError, match="memory"):
+        precompute(benchmark_of("til", (2, 2)), tiny)
+    assert file.stat().st_ino == first
 
 
 def test_states_of_another_encoder_are_refused(benchmark_of: Any, tiny: str, encoders: Any) -> None:

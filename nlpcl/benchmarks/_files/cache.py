@@ -13,7 +13,7 @@ from typing import Any
 import pooch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from nlpcl.config.files import replacing
@@ -78,8 +78,8 @@ def cached(key: str | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, 
     tensors = make()
     try:
         with replacing(file) as temporary:
-            save_file(tensors, temporary, metadata={"sha256": _checksum(tensors)})
-    except (OSError, SafetensorError) as error:
+            temporary.write_bytes(save(tensors, metadata={"sha256": _checksum(tensors)}))
+    except OSError as error:
         _log.warning("tokenised text stays in memory: %s cannot be written (%s)", file.parent, error)
         return tensors
     return _load(file) or tensors

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import logging
 import os
 import tarfile
 import zipfile
@@ -15,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pooch
-import requests
 
-from nlpcl.config.files import known_sha256
+from nlpcl.config.files import known_sha256, replacing
 from nlpcl.errors import UsageError
 
 ROOT_VARIABLE = "NLPCL_DATA"
@@ -125,19 +123,20 @@ def own_files(*patterns: str, published: Collection[str] = ()) -> Callable[[Path
 
 
 def _download(folder: str, path: str, sha256: str, url: str) -> Path:
-    pooch.get_logger().setLevel(logging.ERROR)
     target = Path(pooch.os_cache("nlpcl")) / folder / path
+    if target.is_file() and known_sha256(target) == sha256:
+        return target
     try:
-        # pooch writes to a temporary name, checks the hash and renames.
-        pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=target.name, path=target.parent)
-    except ValueError as error:
+        with replacing(target) as temporary:
+            pooch.HTTPDownloader()(url, str(temporary), None)
+            if known_sha256(temporary) != sha256:
+                raise UsageError(
+                    f"{url} no longer gives the published file (its SHA-256 differs); "
+                    "get the data elsewhere and name the folder with --data-root."
+                )
+    except OSError as error:  # requests' are, too
         raise UsageError(
-            f"{url} no longer gives the published file (its SHA-256 differs); "
-            "get the data elsewhere and name the folder with --data-root."
-        ) from error
-    except (OSError, requests.RequestException) as error:
-        raise UsageError(
-            f"could not download {url} ({type(error).__name__}); check the network and that {target.parent} can be "
-            f"written, or name a folder that holds {folder}/{path} with --data-root."
+            f"could not download {url} ({error.strerror or type(error).__name__}); check the network and that "
+            f"{target.parent} can be written, or name a folder that holds {folder}/{path} with --data-root."
         ) from error
     return target
