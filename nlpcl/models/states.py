@@ -20,10 +20,10 @@ from nlpcl.models.data import BenchmarkData, EncodedTexts
 from nlpcl.models.encoder import TextEncoder, check_pair, encoder_for
 from nlpcl.models.encoder_files import EncoderLike
 
-_FORMAT = "2"
+_FORMAT = "3"
 _BATCH_SIZE = 64
 _DIGEST_BYTES = 32
-"""Length of the SHA-256 of all before it at the end of the file, which numpy does not read."""
+"""Length of the digest at the end of the file, which numpy does not read."""
 _log = logging.getLogger(__name__)
 
 
@@ -142,11 +142,16 @@ def _load(file: Path, shape: tuple[int, int]) -> Tensor | None:
 
 @functools.cache  # runs in one process need not read a large file again
 def _is_whole(file: Path, stamp: tuple[int, ...]) -> bool:
-    """Return whether a file of this `stamp_of` ends with its SHA-256."""
+    """Return whether a file of this `stamp_of` ends with the digest of its key and states."""
     size = file.stat().st_size - _DIGEST_BYTES
     with file.open("rb") as stored:
         stored.seek(size)
-        return stored.read() == bytes.fromhex(sha256(file, size))
+        return stored.read() == _digest(file, file.stem, size)
+
+
+def _digest(file: Path, key: str, size: int) -> bytes:
+    """Return a SHA-256 of a key and the first `size` bytes of a file, so that no file passes under another's name."""
+    return hashlib.sha256(f"{key} {sha256(file, size)}".encode()).digest()
 
 
 def _make(
@@ -180,7 +185,7 @@ def _make(
                 progress(done, total)
         out.flush()
         out.seek(end)
-        out.write(bytes.fromhex(sha256(temporary, end)))
+        out.write(_digest(temporary, file.stem, end))
 
 
 @torch.inference_mode()

@@ -117,6 +117,19 @@ def test_damaged_files_are_made_anew(damage: str, tiny: str, own_folder: Path) -
     assert file.read_bytes() == content
 
 
+def test_a_file_under_the_name_of_another_is_made_anew(tiny: str, own_folder: Path) -> None:
+    tokenizer = load_tokenizer(tiny)
+    first = examples(pack(tokenizer, TEXTS, PAIRS, [0, 1, 0], 16)).clone()
+    (file,) = own_folder.iterdir()
+    content = file.read_bytes()
+    pack(tokenizer, TEXTS[::-1], PAIRS, [0, 1, 0], 16)
+    (other,) = {*own_folder.iterdir()} - {file}
+    file.unlink()
+    file.write_bytes(other.read_bytes())
+    assert torch.equal(examples(pack(tokenizer, TEXTS, PAIRS, [0, 1, 0], 16)), first)
+    assert file.read_bytes() == content
+
+
 def test_where_nothing_can_be_written_it_stays_in_memory(
     tiny: str, own_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -146,14 +146,15 @@ def test_another_encoder_or_text_has_another_file(
     assert len(list(own_folder.iterdir())) == 3
 
 
-def with_digest(array: Any) -> bytes:
+def with_digest(array: Any, key: str) -> bytes:
     content = io.BytesIO()
     np.save(content, array, allow_pickle=True)
-    return content.getvalue() + hashlib.sha256(content.getvalue()).digest()
+    states = hashlib.sha256(content.getvalue()).hexdigest()
+    return content.getvalue() + hashlib.sha256(f"{key} {states}".encode()).digest()
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "empty", "more", "pickle", "shape", "magic", "header", "value", "last value", "digest"]
+    "damage", ["cut", "empty", "more", "pickle", "shape", "magic", "header", "value", "last value", "digest", "other"]
 )
 def test_a_damaged_file_is_made_anew(
     damage: str, benchmark_of: Any, tiny: str, own_folder: Path, caplog: pytest.LogCaptureFixture
@@ -167,7 +168,11 @@ def test_a_damaged_file_is_made_anew(
         spoilt[flipped[damage]] ^= 1
     else:
         others = {"cut": content[:-10], "empty": b"", "more": content + b"0"}
-        others |= {"pickle": with_digest(np.array([{}], dtype=object)), "shape": with_digest(np.zeros((3, 32), "<f2"))}
+        others |= {"other": with_digest(np.load(file), "0" * 64)}  # copied from another key
+        others |= {
+            "pickle": with_digest(np.array([{}], dtype=object), file.stem),
+            "shape": with_digest(np.zeros((3, 32), "<f2"), file.stem),
+        }
         spoilt = bytearray(others[damage])
     file.unlink()
     file.write_bytes(spoilt)

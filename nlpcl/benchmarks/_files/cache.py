@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nlpcl.config.files import replacing
 
-_FORMAT = "2"
+_FORMAT = "3"
 _log = logging.getLogger(__name__)
 
 
@@ -67,8 +67,9 @@ def fingerprint(tokenizer: Any) -> str | None:
 def cached(key: str | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the tensors stored under `key`, memory-mapped, or make and store them.
 
-    A file that is cut short or altered is made anew. Where nothing can be written, the tensors stay in memory.
-    Processes that make the same file at once write a temporary file each, and the last to rename wins.
+    A file that is cut short, altered or stored under another key is made anew. Where nothing can be written, the
+    tensors stay in memory. Processes that make the same file at once write a temporary file each, and the last to
+    rename wins.
     """
     if key is None:
         return make()
@@ -78,16 +79,18 @@ def cached(key: str | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, 
     tensors = make()
     try:
         with replacing(file) as temporary:
-            temporary.write_bytes(save(tensors, metadata={"sha256": _checksum(tensors)}))
+            temporary.write_bytes(save(tensors, metadata={"sha256": _checksum(key, tensors)}))
     except OSError as error:
         _log.warning("tokenised text stays in memory: %s cannot be written (%s)", file.parent, error)
         return tensors
     return _load(file) or tensors
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(key: str, tensors: dict[str, Tensor]) -> str:
+    """Return a SHA-256 of a file's key and tensors, so that no file passes under another's name."""
+    digest = hashlib.sha256(key.encode())
     for name in sorted(tensors):
+        digest.update(name.encode())
         digest.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
@@ -97,7 +100,7 @@ def _load(file: Path) -> dict[str, Tensor] | None:
         return None
     with suppress(OSError, SafetensorError), safe_open(file, framework="pt") as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
-        if (stored.metadata() or {}).get("sha256") == _checksum(tensors):
+        if (stored.metadata() or {}).get("sha256") == _checksum(file.stem, tensors):
             return tensors
     _log.warning("%s is damaged and made anew", file)
     return None
