@@ -15,7 +15,14 @@ from transformers import PreTrainedTokenizerBase
 from nlpcl.benchmarks._base import Examples
 from nlpcl.benchmarks._files.cache import cache_key, cached
 from nlpcl.errors import UsageError
-from nlpcl.models.encoder_files import CONFIG, check_files, check_vocabulary, encoder_folder, read_tokenizer
+from nlpcl.models.encoder_files import (
+    CONFIG,
+    check_files,
+    check_vocabulary,
+    encoder_folder,
+    read_tokenizer,
+    refusing,
+)
 
 
 def load_tokenizer(tokenizer: Any) -> Any:
@@ -27,7 +34,8 @@ def load_tokenizer(tokenizer: Any) -> Any:
         folder = encoder_folder(tokenizer, weights=False)
         name, tokenizer = str(tokenizer), read_tokenizer(folder)
         if (folder / CONFIG).is_file():  # not of a tokenizer alone, which is used with an encoder from elsewhere
-            check_vocabulary(tokenizer, getattr(check_files(folder, weights=False), "vocab_size", None), name)
+            config = check_files(folder, weights=False).config
+            check_vocabulary(tokenizer, getattr(config, "vocab_size", None), name)
         tokenizer.padding_side = "right"
     if not callable(tokenizer):
         raise UsageError(
@@ -118,17 +126,20 @@ def tokenize(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, 
     :param texts: first segments.
     :param pairs: second segments, or None.
     :return: LongTensor (N, 3, max_length).
+    :raises UsageError: the tokenizer cannot encode a text, as one without its token for unknown words.
     """
-    out = tokenizer(
-        list(texts),
-        None if pairs is None else list(pairs),
-        max_length=max_length,
-        padding="max_length",
-        padding_side="right",
-        truncation="longest_first" if pairs is not None else True,
-        return_tensors="pt",
-    )
-    ids, mask = out["input_ids"], out["attention_mask"]
-    has_segments = "token_type_ids" in tokenizer.model_input_names
-    segments = out["token_type_ids"] if has_segments else torch.zeros_like(ids)
-    return torch.stack([ids, mask, segments], dim=1)
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    with refusing(f"the tokenizer of {name} cannot encode the texts"):
+        out = tokenizer(
+            list(texts),
+            None if pairs is None else list(pairs),
+            max_length=max_length,
+            padding="max_length",
+            padding_side="right",
+            truncation="longest_first" if pairs is not None else True,
+            return_tensors="pt",
+        )
+        ids, mask = out["input_ids"], out["attention_mask"]
+        has_segments = "token_type_ids" in tokenizer.model_input_names
+        segments = out["token_type_ids"] if has_segments else torch.zeros_like(ids)
+        return torch.stack([ids, mask, segments], dim=1)

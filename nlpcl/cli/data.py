@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from nlpcl.cli.app import app, console, quiet, say, table
+from nlpcl.config.resolve import FIELD_OPTIONS
+from nlpcl.config.spec import RunSpec
 from nlpcl.options import check_options, parse_options
 from nlpcl.registry import benchmarks
 from nlpcl.sweeps.cells import DataRoot
@@ -23,7 +25,7 @@ app.add_typer(data, name="data")
 def data_prepare(
     benchmark: Annotated[str, typer.Argument(help="Name of the benchmark.")],
     model: Annotated[str, typer.Option(help="Encoder whose tokenizer is used.")] = "minilm",
-    max_length: Annotated[int, typer.Option(min=8)] = 128,
+    max_length: Annotated[int, typer.Option(help=FIELD_OPTIONS["max_length"].help)] = 128,
     scenario: Annotated[
         str | None, typer.Option(help="Til, dil or cil. Default: the first that the stream has.")
     ] = None,
@@ -31,7 +33,12 @@ def data_prepare(
     assign: Annotated[list[str] | None, typer.Option("--set", help="name=value: an option of the benchmark.")] = None,
 ) -> None:
     """Download, check and tokenise the data; show tasks and labels, and warn of what may spoil a result."""
+    RunSpec.parse({"max_length": max_length})
     stream = _stream(benchmark, data_root, assign, scenario, tokenizer=model, max_length=max_length)
+    if stream.modality == "text":
+        from nlpcl.models.positions import check_max_length, positions_in
+
+        check_max_length(max_length, stream.tokenizer, positions_in(model), model)
     splits = [name for name in stream.sizes[0] if name not in ("name", "labels")]
     rows = [[size["name"], str(len(size["labels"])), *(str(size[split]) for split in splits)] for size in stream.sizes]
     rows.append(["all", "", *(str(sum(size[split] for size in stream.sizes)) for split in splits)])

@@ -18,6 +18,8 @@ from nlpcl.errors import UsageError
 MINILM = "minilm"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 WEIGHTS = ("*.safetensors", "*.bin")  # files of the first kind there is are loaded
+FILES = ("*.json", "*.txt", "*.jinja", "*.model", "vocab.*", *WEIGHTS)
+"""What transformers or this package may read in an encoder's folder."""
 TOKENIZER = ("tokenizer*.json", "vocab.*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json")
 
 

@@ -181,9 +181,11 @@ class RunSpec(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _finite(cls, value: Any) -> Any:
+    def _storable(cls, value: Any) -> Any:
         try:
-            json.dumps(value, allow_nan=False, default=str)
+            json.dumps(value, allow_nan=False, default=str, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("a text in it is not UTF-8, in which records are written") from error
         except ValueError as error:
             raise ValueError("numbers must be finite") from error
         return value

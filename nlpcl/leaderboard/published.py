@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nlpcl.config.files import fault
+from nlpcl.config.files import check_plain, fault
 from nlpcl.errors import UsageError
 from nlpcl.leaderboard.files import signed
 from nlpcl.leaderboard.rows import Row
@@ -81,6 +81,7 @@ def read_published(path: Path = OURS) -> Figures:
     """
     import pandas as pd
 
+    check_plain(path)
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:

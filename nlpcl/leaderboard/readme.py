@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nlpcl.config.files import write_atomically
+from nlpcl.config.files import check_plain, write_atomically
 from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard.cells import method_name, protocol_words, settings_of, spread
 from nlpcl.leaderboard.published import Figures, beside
@@ -22,6 +22,7 @@ def update_readme(readme: Path, rows: Sequence[Row], published: Figures) -> bool
 
     :raises UsageError: the file cannot be read or written, or has not one pair of marks.
     """
+    check_plain(readme)
     try:
         text = readme.read_text(encoding="utf-8")
         if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):

@@ -25,6 +25,7 @@ from nlpcl.models.encoder_files import (
     read_tokenizer,
     refusing,
 )
+from nlpcl.models.positions import check_max_length, position_table, positions_of
 from nlpcl.options import Options, option
 from nlpcl.ranges import NotAll
 
@@ -101,18 +102,11 @@ class TextEncoder(PackedEncoder):
         self.pooling = pooling
         takes = inspect.signature(self.model.forward).parameters
         self.segments = "token_type_ids" in takes and getattr(self.model.config, "type_vocab_size", 1) > 1
-        self.positions: int | None = None
+        self.positions = positions_of(model)
         """The most tokens that the model takes; None means that its positions are in no table."""
-        self.first: int | None = None
-        tables = ("position_embeddings", "embed_positions")
-        for name, table in model.named_modules():
-            if name.endswith(tables) and isinstance(table, nn.Embedding):
-                # RoBERTa and its like number the tokens from the index of padding on, and tell padding by its id; the
-                # mask says it whatever the tokenizer.
-                padding_index = table.padding_idx
-                self.positions = table.num_embeddings - (0 if padding_index is None else padding_index + 1)
-                self.first = padding_index if "position_ids" in takes else None
-                break
+        # RoBERTa and its like tell padding by its id; the mask says it whatever the tokenizer.
+        table = position_table(model)
+        self.first = table.padding_idx if table is not None and "position_ids" in takes else None
         self.check_length(8)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -231,7 +225,7 @@ def check_pair(benchmark: BenchmarkData, encoder: TextEncoder) -> None:
     :raises UsageError: encoder and tokens do not fit; the sentence says why.
     """
     assert benchmark.max_length is not None  # only texts have tokens
-    tokenizer, limits = benchmark.tokenizer, [encoder.positions]
+    tokenizer = benchmark.tokenizer
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         if encoder.named and _other_vocabulary(encoder.name, tokenizer, benchmark.tokenizer_name):
             raise UsageError(
@@ -240,13 +234,7 @@ def check_pair(benchmark: BenchmarkData, encoder: TextEncoder) -> None:
                 "the encoder out."
             )
         check_vocabulary(tokenizer, getattr(encoder.model.config, "vocab_size", None), encoder.name)
-        limits.append(tokenizer.model_max_length)
-    most = min((limit for limit in limits if limit is not None), default=benchmark.max_length)
-    if benchmark.max_length > most:
-        raise UsageError(
-            f"max_length (--max-length) {benchmark.max_length} is more than the {most} tokens that encoder "
-            f"{encoder.name} is made for: use {most} or less."
-        )
+    check_max_length(benchmark.max_length, tokenizer, encoder.positions, encoder.name)
     if encoder.model.config.model_type not in FULL_ATTENTION:
         encoder.check_length(benchmark.max_length)  # it may pad to its own window, or count positions in another way
 

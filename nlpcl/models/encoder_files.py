@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-import json
+import math
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
@@ -29,12 +31,19 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
 )
 
-from nlpcl.config.encoders import TOKENIZER, encoder_path
+from nlpcl.config.encoders import FILES, TOKENIZER, encoder_path
+from nlpcl.config.files import check_plain, from_json, open_plain, read_plain
 from nlpcl.errors import UsageError, is_out_of_memory
 
 EncoderLike: TypeAlias = str | os.PathLike[str] | PreTrainedModel
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("*.bin", "*.h5", "*.msgpack", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.onnx")
+LONGEST = 200
+"""Most characters of a library's message that are quoted."""
+MOST_PARAMETERS = 20_000
+"""Most tensors of an encoder: those of a thousand of BERT's layers."""
+MOST_ASKED = 10
+"""How many times the stored numbers an encoder may ask for; what it lacks is named once it is built."""
 _LFS = b"version https://git-lfs"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _POOLER = re.compile(r"(.*\.)?pooler\.")
@@ -62,18 +71,24 @@ def refusing(what: str) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        why = " ".join(str(error).split())[:200]
-        raise UsageError(f"{what} ({type(error).__name__}: {why}).") from error
+        raise UsageError(f"{what} ({type(error).__name__}: {_words_of(error)}).") from error
+
+
+def _words_of(error: Exception) -> str:
+    return " ".join(str(error).split())[:LONGEST]
 
 
 def encoder_folder(name: str | os.PathLike[str], weights: bool = True) -> Path:
     """Return the folder with an encoder's files; files of a hub name are downloaded if they are not in the cache.
 
     :param weights: whether the weights are wanted.
-    :raises UsageError: there is no such encoder; the sentence says how to get one.
+    :raises UsageError: there is no such encoder, and the sentence says how to get one; or what bears the name of one of
+        its files is no plain file.
     """
     path = encoder_path(name)
     if os.path.isdir(path):
+        for file in (file for pattern in FILES for file in Path(path).glob(pattern)):
+            check_plain(file)
         return Path(path)
     wanted = [CONFIG, *TOKENIZER, *([INDEX, WEIGHTS, "model-*.safetensors"] if weights else [])]
     try:
@@ -86,10 +101,11 @@ def encoder_folder(name: str | os.PathLike[str], weights: bool = True) -> Path:
         ) from error
 
 
-def check_files(folder: Path, weights: bool) -> Any:
-    """Check an encoder's files without loading weights, and return its configuration.
+def check_files(folder: Path, weights: bool) -> PreTrainedModel:
+    """Check an encoder's files without loading weights.
 
     :param weights: whether there must be weights; a folder may be there for its tokenizer alone.
+    :return: the encoder that its configuration describes, without weights.
     :raises UsageError: it has no configuration of a text encoder, or its weights cannot be read.
     """
     file = folder / CONFIG
@@ -106,11 +122,40 @@ def check_files(folder: Path, weights: bool) -> Any:
     with refusing(f"{file} is no configuration that transformers takes"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     check_kind(config, str(folder))
-    with refusing(f"{file} describes no encoder that transformers can build"), torch.device("meta"):
-        skeleton = AutoModel.from_config(config, trust_remote_code=False)  # without weights, in milliseconds
+    with refusing(f"{file} describes no encoder that transformers can build"):
+        skeleton = _skeleton(config)
+    empty = [name for name, parameter in skeleton.named_parameters() if not parameter.numel()]
+    if empty:
+        raise UsageError(f"{file} asks for weights without elements, as one of its sizes is 0: {few(empty)}.")
     if weights or any(next(folder.glob(pattern), None) for pattern in ("*.safetensors*", *_OTHER_WEIGHTS)):
         _check_weights(folder, skeleton)
-    return config
+    return skeleton
+
+
+def _skeleton(config: Any) -> PreTrainedModel:
+    """Return the encoder that a configuration describes, without weights, in milliseconds.
+
+    :raises UsageError: it has more tensors than any encoder, so that it could not be built in hours.
+    """
+    tensors = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal tensors
+        tensors += 1
+        if tensors > MOST_PARAMETERS:
+            raise UsageError(
+                f"the configuration of a {config.model_type} asks for more than {MOST_PARAMETERS:,} tensors: set "
+                "num_hidden_layers and the like in config.json to what was trained."
+            )
+
+    counting = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's of tensors without elements, which are refused
+            skeleton: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
+    finally:
+        counting.remove()
+    return skeleton
 
 
 def check_kind(config: Any, name: str) -> None:
@@ -149,18 +194,28 @@ def _check_weights(folder: Path, skeleton: nn.Module) -> None:
         convert = f"; nothing is unpickled: convert {few(others)} with transformers' save_pretrained" if others else ""
         raise UsageError(f"{folder} has no weights {few(absent)}{convert}.")
     buffers = {name.rpartition(".")[2] for name, _ in skeleton.named_buffers()}
+    stored_numbers, asked_numbers = 0, sum(p.numel() for p in skeleton.parameters())
     for file in files:
         _refuse_pointer(file)
         try:
             with safe_open(file, framework="pt") as stored:
-                types = {key: stored.get_slice(key).get_dtype() for key in stored.keys()}  # noqa: SIM118 - not a dict
+                slices = {key: stored.get_slice(key) for key in stored.keys()}  # noqa: SIM118 - not a dict
+                types = {key: part.get_dtype() for key, part in slices.items()}
+                stored_numbers += sum(math.prod(part.get_shape()) for part in slices.values())
         except (OSError, SafetensorError) as error:
-            raise UsageError(f"{file} is no complete safetensors file: {error}. Copy or save it again.") from error
+            raise UsageError(
+                f"{file} is no complete safetensors file: {_words_of(error)}. Copy or save it again."
+            ) from error
         for key, kind in types.items():
             if kind not in _FLOATS and key.rpartition(".")[2] not in buffers:
                 raise UsageError(
                     f"{file}: {key} is stored as {kind}; weights must be floating-point numbers of 16 bits or more."
                 )
+    if asked_numbers > MOST_ASKED * stored_numbers:  # they would be allocated before they are found to be missing
+        raise UsageError(
+            f"{folder / CONFIG} asks for weights of {asked_numbers:,} numbers, and the files hold {stored_numbers:,}: "
+            "the two do not belong together."
+        )
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -207,8 +262,10 @@ def _read_json(file: Path) -> dict[str, Any]:
     """
     _refuse_pointer(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = from_json(read_plain(file))
+    except UsageError:
+        raise
+    except ValueError as error:
         raise UsageError(f"{file} cannot be read as JSON ({type(error).__name__}).") from error
     if not isinstance(content, dict):
         raise UsageError(f"{file} holds no JSON object.")
@@ -220,17 +277,20 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def few(names: list[str], most: int = 3) -> str:
-    """Return the first names as text, and how many more there are."""
+def few(names: list[str], most: int = 3, characters: int = 100) -> str:
+    """Return the first names as text, and how many more there are.
+
+    :param most: names that are shown, if they are short.
+    :param characters: of all that are shown; the first is shown anyway.
+    """
+    while most > 1 and len(", ".join(names[:most])) > characters:
+        most -= 1
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _refuse_pointer(file: Path) -> None:
-    try:
-        with file.open("rb") as opened:
-            begin = opened.read(len(_LFS))
-    except OSError as error:
-        raise UsageError(f"cannot read {file} ({error.strerror}).") from error
+    with open_plain(file) as opened:
+        begin = opened.read(len(_LFS))
     if begin == _LFS:
         raise UsageError(f"{file} is a pointer of Git LFS and not the file itself: run git lfs pull there.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -185,8 +186,10 @@ def check_out(out: Path) -> None:
 
     :raises UsageError: no record can be written to `out`.
     """
-    place = next(parent for parent in (out, *out.resolve().parents) if parent.exists())
     with file_errors(f"records cannot be written to {out}", "choose another --out"):
+        if out.is_symlink():
+            out.stat()  # fails for a link to nothing, or to itself
+        place = next(parent for parent in (out, *Path(os.path.realpath(out)).parents) if parent.exists())
         tempfile.TemporaryFile(dir=place).close()
 
 

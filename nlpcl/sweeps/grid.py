@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from nlpcl.config.arguments import Request
+from nlpcl.config.files import check_plain
 from nlpcl.config.spec import FIELDS, RunSpec
 from nlpcl.errors import UsageError, suggest
 
@@ -86,6 +87,7 @@ class Grid:
 
         :raises UsageError: it cannot be read, is not TOML, or an option is unknown.
         """
+        check_plain(path)
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:

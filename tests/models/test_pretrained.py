@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from transformers import AutoModel, BertForMaskedLM, BertModel, BertTokenizerFast
 
-from nlpcl.benchmarks._tokens import load_tokenizer
+from nlpcl.benchmarks._tokens import load_tokenizer, tokenize
 from nlpcl.cli import main
+from nlpcl.config.encoders import model_digest
 from nlpcl.errors import UsageError
 from nlpcl.models import Bert, BertAdapter
 from nlpcl.models.encoder import TextEncoder
@@ -126,6 +128,10 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "a decoder": (asks(is_decoder=True), "decoder"),
     "an adapter alone": (only_adapter, "PEFT"),
     "in a folder of its own": (inner, "0_Transformer"),
+    "layers without end": (asks(num_hidden_layers=10**9), "num_hidden_layers"),
+    "layers of no width": (asks(intermediate_size=0), "intermediate"),
+    "a vocabulary without end": (asks(vocab_size=10**9), "belong together"),
+    "long names": (change(lambda old: {"y" * 3000 + k: v for k, v in old.items()}), "37 weights"),
 }  # fmt: skip
 
 
@@ -301,6 +307,66 @@ def test_a_folder_without_its_tokenizer_is_refused(fault: str, kind: str, tmp_pa
     NO_TOKENIZER[fault](folder)
     with pytest.raises(UsageError, match="tokenizer"):
         load_tokenizer(str(folder))
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+NAMES = ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "merges.txt"]
+NAMES += ["special_tokens_map.json", "added_tokens.json", "spiece.model", "chat_template.jinja", "adapter_config.json"]
+
+
+@pytest.mark.parametrize("make", [pipe, loop, Path.mkdir])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_of_an_encoder_is_a_plain_file(name: str, make: Fault, folder: Path) -> None:
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    for read in (load_encoder, load_tokenizer):
+        with pytest.raises(UsageError, match=name):
+            read(str(folder))
+    if name not in ("chat_template.jinja", "merges.txt"):  # no part of an encoder's digest, or only if it is there
+        with pytest.raises(UsageError, match=name):
+            model_digest(str(folder), words=False)
+
+
+def no_unknown_in_json(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    del content["model"]["vocab"]["[UNK]"]
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[UNK]"]
+    write("tokenizer.json", json.dumps(content))(folder)
+
+
+CANNOT_ENCODE: dict[str, Fault] = {
+    "no token for unknown words": no_unknown_in_json,
+    "no mask": lambda folder: edit(folder, "tokenizer_config.json", model_input_names=["input_ids"]),
+    "inputs are a word": lambda folder: edit(folder, "tokenizer_config.json", model_input_names="input_ids"),
+    "inputs are an object": lambda folder: edit(folder, "tokenizer_config.json", model_input_names={"a": 1}),
+}
+
+
+@pytest.mark.parametrize("fault", CANNOT_ENCODE)
+def test_a_tokenizer_that_cannot_encode_is_refused_with_its_name(fault: str, folder: Path) -> None:
+    CANNOT_ENCODE[fault](folder)
+    with pytest.raises(UsageError, match=f"{folder}.*cannot encode"):
+        tokenize(load_tokenizer(str(folder)), ["a word that is unknown"], None, 16)
+
+
+@pytest.mark.parametrize(
+    ("length", "words"), [(65, "65.*64"), (512, "512.*64"), (513, "512"), (10**30, "512"), (7, "8")]
+)
+def test_data_are_prepared_for_a_length_that_a_run_takes(
+    length: int, words: str, tiny: str, folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["data", "prepare", "folder", "--data-root", str(folders["til"]), "--model", tiny]
+    assert main([*command, "--max-length", "64"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--max-length", str(length)]) == 2
+    assert re.search(f"max_length.*{words}", capsys.readouterr().err)
 
 
 def test_a_tokenizer_without_padding_is_refused(folder: Path) -> None:
