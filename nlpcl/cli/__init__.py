@@ -12,7 +12,7 @@ import typer
 from nlpcl.cli import compare, data, leaderboard, run, show, sweep, tune  # noqa: F401 - each adds its commands
 from nlpcl.cli.app import app
 from nlpcl.errors import UsageError, UsageErrors, printable
-from nlpcl.training.launch import is_main_process, local_rank
+from nlpcl.training.launch import speaks
 
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
 ParserError: Any = typer.BadParameter.__base__
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         outcome = app(args=argv, prog_name="nlpcl", standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
     except UsageError as error:
-        if error.of_one_process or local_rank() == 0:  # each machine has a terminal
+        if error.of_one_process or speaks(everywhere=True):  # each machine has a terminal
             lines, message = (error.lines, error.summary) if isinstance(error, UsageErrors) else ([], str(error))
     except OSError as error:  # any code may be the first to look for a file of this name
         if error.errno != errno.ENAMETOOLONG:
@@ -35,10 +35,10 @@ def main(argv: list[str] | None = None) -> int:
             f"a name of {len(str(error.filename))} characters is too long for a file: {str(error.filename)[:60]}..."
         )
     except ParserError as error:  # its message is empty if the help was shown
-        message = error.format_message() if local_rank() == 0 else ""
+        message = error.format_message() if speaks(everywhere=True) else ""
     except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer return 130 themselves
         code = 130
-    if code == 130 and is_main_process():
+    if code == 130 and speaks():
         print("nlpcl: interrupted", file=sys.stderr)
     elif message:
         for line in lines:  # above the sentence, which a sweep takes from the last line of a log
@@ -50,4 +50,6 @@ def main(argv: list[str] | None = None) -> int:
 def entry_point() -> None:
     """Run the `nlpcl` script."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "WORLD_SIZE" in os.environ:  # what goes wrong between processes is raised as well
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     raise SystemExit(main())
