@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nlpcl.cli.app import app, console, quiet, table
+from nlpcl.cli.app import Commands, app, console, quiet, table
 from nlpcl.errors import printable
 from nlpcl.options import check_options, parse_options
 from nlpcl.registry import benchmarks
@@ -16,7 +16,7 @@ from nlpcl.sweeps.cells import DataRoot
 LABELS_SHOWN = 20
 TASKS_SHOWN = 5
 
-data = typer.Typer(help="Fetch, check and list the data of benchmarks.", no_args_is_help=True)
+data = Commands(help="Fetch, check and list the data of benchmarks.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from nlpcl.cli.app import app
+from nlpcl.cli.app import Commands, app
 from nlpcl.errors import UsageError, printable
 
 _RESULTS = Path("leaderboard/results")
 _SITE = Path("build/leaderboard")
-leaderboard = typer.Typer(help="File records for the leaderboard and build its page.", no_args_is_help=True)
+leaderboard = Commands(help="File records for the leaderboard and build its page.", no_args_is_help=True)
 app.add_typer(leaderboard, name="leaderboard")
 
 

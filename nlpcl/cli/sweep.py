@@ -15,7 +15,7 @@ from nlpcl.config.arguments import Request
 from nlpcl.errors import UsageError, printable
 from nlpcl.records.record import check_out
 from nlpcl.sweeps.cells import Execution
-from nlpcl.sweeps.grid import Grid
+from nlpcl.sweeps.grid import Grid, requests_of
 from nlpcl.sweeps.local import run_local, workers
 from nlpcl.sweeps.plan import Plan, plan
 from nlpcl.sweeps.ray import Needs, run_on_ray
@@ -49,9 +49,8 @@ def sweep_command(
         raise UsageError("--jobs does not go with --ray, which fills the cluster: leave it out.")
     asked_grid = Grid.asked(asked)
     grids = [asked_grid] if file is None else [grid.with_more(asked_grid) for grid in Grid.read(file)]
-    requests = (request for grid in grids for request in grid.requests())
     planned = plan(
-        requests, execution.out, asked.presets, data_root=execution.data_root, skip_impossible=skip_impossible
+        requests_of(grids), execution.out, asked.presets, data_root=execution.data_root, skip_impossible=skip_impossible
     )
     for reason in planned.left_out:
         print(f"left out: {printable(reason)}", file=sys.stderr)

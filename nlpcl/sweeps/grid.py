@@ -127,15 +127,23 @@ class Grid:
     def requests(self) -> Iterator[Request]:
         """Yield the runs of the grid.
 
-        :raises UsageError: an option has no value, or there are too many runs.
+        :raises UsageError: an option has no value.
         """
+        return self._product(self._axes())
+
+    def size(self) -> int:
+        """Return the number of runs.
+
+        :raises UsageError: an option has no value.
+        """
+        return math.prod(len(texts) for _, texts in self._axes())
+
+    def _axes(self) -> list[tuple[str, list[str]]]:
         axes = [(name, values_of(name, given)) for name, given in (*self._ordered(), *self.assign.items())]
         for name, texts in axes:
             if not texts:
                 raise UsageError(f"{name} has no value: give it one, or leave it out.")
-        if math.prod(len(texts) for _, texts in axes) > _MOST:
-            raise UsageError(f"a grid has at most {_MOST:,} runs.")
-        return self._product(axes)
+        return axes
 
     def _product(self, axes: Sequence[tuple[str, list[str]]]) -> Iterator[Request]:
         names, n = [name for name, _ in axes], len(self.fields)
@@ -148,3 +156,14 @@ class Grid:
         names = [name for name in FIELDS if name in self.fields]
         names.sort(key=lambda name: FIELDS[name].compared == "block")
         return [(name, self.fields[name]) for name in names]
+
+
+def requests_of(grids: Sequence[Grid]) -> Iterator[Request]:
+    """Yield the runs of several grids.
+
+    :raises UsageError: an option has no value, or there are too many runs.
+    """
+    runs = sum(grid.size() for grid in grids)
+    if runs > _MOST:
+        raise UsageError(f"a sweep has at most {_MOST:,} runs, and these grids have more: {runs:.6g}.")
+    return (request for grid in grids for request in grid.requests())
