@@ -19,6 +19,7 @@ from nlpcl.sweeps.grid import Grid, requests_of
 from nlpcl.sweeps.local import run_local, workers
 from nlpcl.sweeps.plan import Plan, plan
 from nlpcl.sweeps.ray import Needs, run_on_ray
+from nlpcl.training.launch import check_alone
 
 
 @app.command("sweep")
@@ -43,6 +44,7 @@ def sweep_command(
     ] = None,
 ) -> None:
     """Do many runs: options take several values, as --strategy ncl,hat --order 0-4. Runs with a record are skipped."""
+    check_alone("sweep")
     if ray is None and needs != Needs():
         raise UsageError("--cpus, --gpus, --memory and --retries are for --ray: leave them out.")
     if jobs is not None and ray is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from nlpcl.config.encoders import digest_of_hashes
+from nlpcl.config.files import sha256
 from nlpcl.config.spec import OWNERS, CompleteSpec
 from nlpcl.runs.identity import hashes_in
-from nlpcl.runs.results import git_state, versions
+from nlpcl.runs.results import versions
 from nlpcl.training.distributed import check_alike, world_size
 
 
@@ -23,14 +25,15 @@ def check_asked_alike(spec: CompleteSpec, settings: Mapping[str, object]) -> Non
     if world_size() == 1:
         return
     software = {name: version for name, version in versions().items() if name != "threads"}
-    state = git_state()
+    package = Path(__file__).resolve().parents[1]
+    code = digest_of_hashes({str(file.relative_to(package)): sha256(file) for file in package.rglob("*.py")})
     fields: dict[str, Any] = {}
     for name, value in spec.model_dump(mode="json", exclude_unset=True).items():
         if name in OWNERS:
             fields |= value
         elif name != "model" or spec.model_sha256 is None:
             fields[name] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    check_alike({**software, "commit": state and state["commit"], **fields, "spec": spec.id, **settings})
+    check_alike({**software, "code with SHA-256": code[:12], **fields, "spec": spec.id, **settings})
 
 
 def check_read_alike(data: Mapping[str, Any]) -> None:

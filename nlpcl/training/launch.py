@@ -10,7 +10,7 @@ from nlpcl.errors import OneProcessError, UsageError
 
 VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MOST_PROCESSES = 1_000_000
-_ADDRESS = re.compile(r"[\w.:%\[\]-]+", re.ASCII)
+_ADDRESS = re.compile(r"[\w.:%\[\]-]{1,255}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,15 @@ def launch() -> Launch | None:
     if not _ADDRESS.fullmatch(address):
         raise _refused(f"MASTER_ADDR is {_shown(address)}, and not the name or address of a host")
     return Launch(rank, local_rank, world_size, local_world_size, address, _number("MASTER_PORT", 1, 65535))
+
+
+def check_alone(command: str) -> None:
+    """Refuse a command whose runs are processes of their own, or alone.
+
+    :raises UsageError: torchrun has started it several times, or as `launch`.
+    """
+    if launch() is not None:
+        raise UsageError(f"nlpcl {command} is one process: start it without torchrun.")
 
 
 def local_rank() -> int:
