@@ -192,7 +192,7 @@ def test_processes_that_do_not_come_together_end_soon(
     assert 2 in [process.exitcode for process in started] and {process.exitcode for process in started} <= {0, 2}
     errors = [text for text in said if "nlpcl: error: " in text]
     assert errors and any(mentions(text, words) for text in errors)
-    assert all(text.count("\n") == 1 and len(text) < 700 for text in errors)
+    assert all(text.count("\n") == 1 and len(text) < 400 for text in errors)
 
 
 @pytest.mark.parametrize(("device", "words"), [("cuda:0", "cuda:0"), ("cuda", "999")])

@@ -29,7 +29,7 @@ from nlpcl.training.device import choose_device
 from nlpcl.training.launch import Launch, launch, local_rank
 from nlpcl.training.torch_internals import set_timeout
 
-START_SECONDS = 25.0
+START_SECONDS = 20.0
 """At the start a process waits so long for the others, at most twice so, unless `START_VARIABLE` is set."""
 START_VARIABLE = "NLPCL_START_SECONDS"
 LONGEST_WAIT = timedelta(hours=6)
@@ -113,9 +113,9 @@ def _join(started: Launch, backend: str) -> None:
         dist.all_reduce(torch.zeros(1))  # or one that ends early would be gone before another has found it
     except RuntimeError as error:
         raise OneProcessError(
-            f"process {number} of {size} does not find the others at {started.address[:60]}, port {started.port} "
-            f"({_reason(error)}): look whether all were started, each with these and a RANK of its own, whether the "
-            f"port is free, and what another says; {START_VARIABLE}=300 waits longer than {float(text):g} s."
+            f"process {number} of {size} does not find the others at {started.address[:60]}:{started.port} "
+            f"({_reason(error)}): start all, each with a RANK of its own, at a host and a free port that all reach; "
+            f"{START_VARIABLE}=300 waits longer."
         ) from error
     set_timeout(LONGEST_WAIT)
 
@@ -156,7 +156,7 @@ def _cut(text: str) -> str:
 
 def _reason(error: RuntimeError) -> str:
     """Return what torch says of a failed exchange, without its advice."""
-    return printable(str(error).partition(". ")[0])[:160]
+    return printable(str(error).partition(". ")[0]).rstrip(".")[:120]
 
 
 @contextmanager
