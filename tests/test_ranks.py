@@ -166,7 +166,7 @@ def alone(rank: int, variables: dict[str, str], said: Path) -> None:
         ("0", {}, "0 2"),  # the other was never started
         ("1", {}, "1 2"),
         ("1", {"MASTER_ADDR": "nowhere.invalid"}, "nowhere.invalid"),
-        ("0", {"taken": ""}, "0 2"),
+        ("01", {"taken": ""}, "1 2 answer"),
         ("00", {}, "0 2"),
         ("011", {}, "RANK 1"),
     ],

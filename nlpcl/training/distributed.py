@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -99,7 +100,7 @@ def _join(started: Launch, backend: str) -> None:
     patience = timedelta(seconds=float(text))
     size, number = started.world_size, started.rank
     try:
-        store, *_ = next(dist.rendezvous("env://", timeout=patience))
+        store = _store(patience)
         # torchrun keeps its store while it starts the processes again, and they may make several groups.
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"nlpcl/{restart}/{next(_GROUPS)}", store)
@@ -118,6 +119,30 @@ def _join(started: Launch, backend: str) -> None:
             f"{START_VARIABLE}=300 waits longer."
         ) from error
     set_timeout(LONGEST_WAIT)
+
+
+def _store(patience: timedelta) -> dist.Store:
+    """Return the store by which the processes find each other.
+
+    A thread makes it: in this one no signal would be heard, and torch waits for ever for a server that says nothing.
+
+    :raises RuntimeError: the others cannot be reached.
+    """
+    made: list[dist.Store | RuntimeError] = []
+
+    def make() -> None:
+        try:
+            made.append(next(dist.rendezvous("env://", timeout=patience))[0])
+        except RuntimeError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    thread.join(2 * patience.total_seconds() + 2)  # torch itself takes up to twice its limit
+    found = made[0] if made else RuntimeError("what listens there gives no answer")
+    if isinstance(found, RuntimeError):
+        raise found
+    return found
 
 
 def _leave() -> None:
