@@ -21,7 +21,13 @@ class UsageError(ValueError):
     """
 
     of_one_process = False
-    """True if only one of several processes has met the error, so that this process must print it."""
+    """False if all processes of a run have met the error, so that the first of each machine prints it."""
+
+
+class OneProcessError(UsageError):
+    """What one of several processes has met: each that meets it prints it."""
+
+    of_one_process = True
 
 
 class UsageErrors(UsageError):

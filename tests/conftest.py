@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import tempfile
 from pathlib import Path
@@ -129,3 +130,11 @@ def models(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
     file.write_text("".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(WORDS, vectors, strict=True)))
     texts = [entry.name for entry in backbones.entries() if entry.modality == "text"]
     return {name: str(file) if backbones.get(name).words else tiny for name in texts}
+
+
+@pytest.fixture(scope="session")
+def processes() -> Any:
+    """Makes processes that have loaded what a run needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.helpers.processes"])
+    return context

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,18 +20,15 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional as F
 
-from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
 from nlpcl.records.record import Record
 from nlpcl.registry import check_processes, strategies
 from nlpcl.runs import run as experiment
-from nlpcl.runs.checkpoint import CheckpointManager
 from nlpcl.strategies.cat.task_transfer import TaskTransfer
-from nlpcl.training import distributed
-from nlpcl.training.launch import VARIABLES
 from nlpcl.training.strategy import ContinualStrategy
 from tests.helpers.contract import MEMORY, REPLAY, SMALL
 from tests.helpers.messages import mentions, refused
+from tests.helpers.processes import free_port, run_two
 from tests.helpers.runs import first_backbone
 
 TOGETHER = [entry.name for entry in strategies.entries() if entry.ddp]
@@ -106,20 +100,6 @@ def as_one_of(rank: int, processes: int, port: int, names: list[str], encoder: s
     dist.destroy_process_group()
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return int(s.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def processes() -> Any:
-    """Makes processes that have loaded what a run needs."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.test_distributed"])
-    return context
-
-
 @pytest.fixture(scope="module")
 def trained(processes: Any, tiny: str, folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What every method that says `ddp` trains in one process (`alone`) and in two (`0` and `1`)."""
@@ -168,45 +148,6 @@ def test_others_are_refused_with_the_reason(name: str) -> None:
     assert entry.ddp_reason and entry.ddp_reason in str(caught.value)
 
 
-def start(rank: int, port: int, argv: list[str], said: Path, dies: tuple[int, int] | None) -> None:
-    """The command line as torchrun starts it; `dies`: it gets that signal at its n-th step."""
-    torch.set_num_threads(1)
-    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
-    steps, stepped = 0, CheckpointManager.stepped
-
-    def counted(keeper: CheckpointManager, strategy: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if dies and steps == dies[0]:
-            os.kill(os.getpid(), dies[1])
-        stepped(keeper, strategy)
-
-    with (
-        said.open("w") as file,
-        redirect_stdout(file),
-        redirect_stderr(file),
-        patch.object(CheckpointManager, "stepped", counted),
-    ):
-        code = main(argv)
-    raise SystemExit(code)
-
-
-def run_two(processes: Any, argv: list[list[str]], said: Path, dies: Any = (None, None)) -> tuple[list[Any], list[str]]:
-    """Exit codes of two processes, and what they said."""
-    port = free_port()
-    files = [said / f"said{rank}" for rank in (0, 1)]
-    both = [processes.Process(target=start, args=(r, port, argv[r], files[r], dies[r])) for r in (0, 1)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(60)
-    codes = [process.exitcode for process in both]
-    for process in both:
-        process.kill()
-    return codes, [file.read_text() for file in files]
-
-
 def test_stopped_and_killed_runs_go_on_to_the_same_record(
     processes: Any, tiny: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -248,16 +189,6 @@ def test_what_stops_one_stops_all_and_is_said_once(
     assert codes == [2, 2]
     assert said[0].startswith("nlpcl: error: ") and mentions(said[0], "hal 2") and said[1] == ""
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(("device", "words"), [("cuda:0", "cuda:0"), ("cuda", "999")])
-def test_each_process_has_a_gpu_or_is_refused(device: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("WORLD_SIZE", "999")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "999")
-    with refused(words), distributed.process_group(device):
-        pass
 
 
 def test_torchrun(tiny: str, tmp_path: Path) -> None:

@@ -104,6 +104,47 @@ def test_a_mistake_is_one_sentence_before_anything_runs(line: str, words: str, c
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_number_of_runs_is_limited_over_all_grids(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "grids.toml"
+    grid = '[[grid]]\nstrategy = "ncl"\nseed = "0-59999"\n'
+    file.write_text(grid * 2)
+    assert main(["sweep", "--file", str(file), "--print"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and mentions(shown.err, "100,000 120000") and shown.err.count("\n") == 1
+
+
+TWICE = [
+    ("--set patience=8 --set patience=9", "patience"),
+    ("--set patience=8 --set patience=8", "patience"),
+    ("--learning-rate 0.1 --set learning_rate=0.2", "learning_rate"),
+    ("--set weight_decay=0 --set weight-decay=0.1", "weight_decay"),
+    ("--seed 1 --seed 2", "--seed"),
+    ("--seed=1 --seed=1", "--seed"),
+    ("--strategy ewc --baseline ncl", "--strategy"),
+    ("--benchmark demo --task asc", "--benchmark"),
+    ("--out a --output-dir b", "--out"),
+    ("--device cpu --device cpu", "--device"),
+]
+
+
+@pytest.mark.parametrize("command", ["run --dry-run", "sweep --dry-run", "tune"])
+@pytest.mark.parametrize(("line", "words"), TWICE)
+def test_what_is_given_twice_is_refused(command: str, line: str, words: str, capsys: Any) -> None:
+    if command == "tune" and "--output-dir" in line:
+        line = "--out a --out b"
+    assert main([*command.split(), *line.split()]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and mentions(shown.err, f"{words} twice") and shown.err.count("\n") == 1
+
+
+def test_flags_and_lists_may_come_twice(capsys: Any) -> None:
+    argv = ["run", "--strategy", "ncl", "--dry-run", "--json", "--json", "--set", "patience=8", "--set", "warmup=0.1"]
+    assert main(argv) == 0
+    assert json.loads(capsys.readouterr().out)["spec"]["patience"] == 8
+    assert main(["data", "verify", "demo", "--data-root", "a", "--data-root", "b"]) == 2
+    assert mentions(capsys.readouterr().err, "--data-root twice")
+
+
 def test_a_line_break_is_no_part_of_a_job_array(capsys: Any, tmp_path: Path) -> None:
     assert main(["sweep", "--strategy", "ncl", "--order", "0,1", "--out", f"{tmp_path}/two\nlines", "--print"]) == 2
     shown = capsys.readouterr()

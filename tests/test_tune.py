@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,7 @@ from nlpcl.records.metrics import average
 from nlpcl.registry import benchmarks
 from nlpcl.runs import run as experiment
 from nlpcl.runs.fit import fit
-from nlpcl.sweeps import tune
+from nlpcl.sweeps import study, tune
 from nlpcl.sweeps.tune import Axis, Search, Trial
 from nlpcl.training.device import choose_device
 from tests.helpers.messages import mentions, refused
@@ -227,9 +232,105 @@ def test_studies_that_are_of_no_use(tiny: str, tmp_path: Path, monkeypatch: pyte
     with refused("trial finite"):
         tune.tune(search_of(tiny, "lamb=6..10"), tmp_path / "study.db", 2, lambda trial: None)
     (tmp_path / "text").write_text("no database, " * 1000)
-    for file in (tmp_path / "text", tmp_path / "nowhere" / "study.db"):
+    os.mkfifo(tmp_path / "pipe")
+    before = {*tmp_path.iterdir()}
+    for file in (tmp_path / "text", tmp_path / "nowhere" / "study.db", tmp_path / "pipe", tmp_path):
         with refused("--study"):
             tune.tune(search_of(tiny, "lamb=0.1..1"), file, 2, lambda trial: None)
+    assert {*tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["a?b.db", "a#b%41&c.db", "{x}.db", ":memory:", "ä b.db"])
+def test_a_study_lies_where_it_is_named(name: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune, "score", peak)
+    monkeypatch.chdir(tmp_path)
+    for trials in (1, 2):
+        assert tune.tune(search_of(tiny, "lamb=0.1..1"), Path(name), trials, lambda trial: None).trials == trials
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("seconds", [0.3, 5])
+def test_a_study_that_another_program_has_locked(
+    seconds: float, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is waited for, but not for ever."""
+    monkeypatch.setattr(study, "STUDY_SECONDS", 2)
+    file, ended = tmp_path / "study.db", threading.Event()
+
+    def locks(spec: RunSpec, on: str, **where: Any) -> float:
+        locked = threading.Event()
+
+        def hold() -> None:
+            with closing(sqlite3.connect(file, isolation_level=None)) as other:
+                other.execute("BEGIN EXCLUSIVE")
+                locked.set()
+                ended.wait(seconds)
+
+        threading.Thread(target=hold).start()
+        assert locked.wait(10)
+        return peak(spec, on)
+
+    monkeypatch.setattr(tune, "score", locks)
+    search = search_of(tiny, "lamb=0.1..1")
+    if seconds < 2:
+        assert tune.tune(search, file, 1, lambda trial: None).trials == 1
+    else:
+        with refused("study.db locked"):
+            tune.tune(search, file, 1, lambda trial: None)
+    ended.set()
+
+
+def test_two_searches_share_a_study(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They start at once on a new file, draw no values twice and make no trial too many."""
+    monkeypatch.setattr(study, "POLL", 0.01)
+    both = threading.Barrier(2)
+
+    def together(spec: RunSpec, on: str, **where: Any) -> float:
+        with suppress(threading.BrokenBarrierError):  # the other has ended, or waits for this one
+            both.wait(0.3)
+        return peak(spec, on)
+
+    monkeypatch.setattr(tune, "score", together)
+    search, told = search_of(tiny, "lamb=0.1..4"), list[Trial]()
+
+    def work(_: int) -> tune.Best:
+        return tune.tune(search, tmp_path / "study.db", 5, told.append)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(work, range(2))
+    assert first == second and first.trials == len(told) == len({trial.texts for trial in told}) == 5
+    assert sorted(trial.number for trial in told) == [1, 2, 3, 4, 5]
+    assert [file.name for file in tmp_path.iterdir()] == ["study.db"]
+
+
+def test_a_search_waits_for_the_last_trial_of_another_and_makes_up_for_it(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "POLL", 0.01)
+    search, told = search_of(tiny, "lamb=0.1..4"), list[Trial]()
+    begun, dies = threading.Event(), threading.Event()
+
+    def slow(spec: RunSpec, on: str, **where: Any) -> float:
+        if begun.is_set():
+            return peak(spec, on)
+        begun.set()
+        assert dies.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "score", slow)
+
+    def work(_: int) -> tune.Best:
+        return tune.tune(search, tmp_path / "study.db", 1, told.append)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(work, 0)
+        assert begun.wait(10)
+        second = pool.submit(work, 1)
+        assert not wait([second], 0.3).done
+        dies.set()
+        assert second.result(10).trials == 1 and len(told) == 1
+        with pytest.raises(KeyboardInterrupt):
+            first.result(10)
 
 
 def test_from_tuning_to_runs(tiny: str, tmp_path: Path, capsys: Any) -> None:

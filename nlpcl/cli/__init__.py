@@ -21,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
 def entry_point() -> None:
     """Run the `nlpcl` script: SIGTERM ends it as Ctrl-C does, and no name in another encoding stops its output."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "WORLD_SIZE" in os.environ:  # what goes wrong between processes is raised as well
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+from typer.core import TyperCommand
 
-from nlpcl.errors import brief, escaped, printable
+from nlpcl.errors import UsageError, brief, escaped, printable
 
-app = typer.Typer(
+
+class _Command(TyperCommand):
+    """A command that refuses an option given twice, of which the parser itself takes the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """:raises UsageError: an option that takes one value is given twice, maybe by two of its names."""
+        seen = set()
+        for option in self.make_parser(ctx).parse_args(list(args))[2]:
+            of_one_value = not getattr(option, "multiple", False) and not getattr(option, "is_flag", False)
+            if of_one_value and option.name in seen:
+                raise UsageError(f"{' or '.join(option.opts)} is given twice: give it once.")
+            seen.add(option.name)
+        return super().parse_args(ctx, args)
+
+
+class Commands(typer.Typer):
+    """A group of commands."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        """Return the decorator that adds a function as a command."""
+        return super().command(name, cls=_Command, **settings)
+
+
+app = Commands(
     help="Continual learning for NLP, as an extension of Avalanche.",
     no_args_is_help=True,
     add_completion=False,

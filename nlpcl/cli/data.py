@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nlpcl.cli.app import app, console, quiet, say, table
+from nlpcl.cli.app import Commands, app, console, quiet, say, table
 from nlpcl.config.resolve import FIELD_OPTIONS
 from nlpcl.config.spec import RunSpec
 from nlpcl.options import check_options, parse_options
@@ -17,7 +17,7 @@ from nlpcl.sweeps.cells import DataRoot
 LABELS_SHOWN = 20
 TASKS_SHOWN = 5
 
-data = typer.Typer(help="Fetch, check and list the data of benchmarks.", no_args_is_help=True)
+data = Commands(help="Fetch, check and list the data of benchmarks.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 

@@ -12,7 +12,7 @@ from nlpcl.cli import compare, data, leaderboard, run, show, sweep, tune  # noqa
 from nlpcl.cli.app import app, warn
 from nlpcl.config.files import FULL
 from nlpcl.errors import UsageError, UsageErrors, is_out_of_memory
-from nlpcl.training.launch import is_main_process, local_rank
+from nlpcl.training.launch import speaks
 
 # Typer's parser raises this or a subclass; which module it lives in changed with Typer's versions.
 ParserError: Any = typer.BadParameter.__base__
@@ -29,7 +29,7 @@ def dispatch(argv: list[str] | None = None) -> int:
         outcome = app(args=argv, prog_name="nlpcl", standalone_mode=False)
         code = outcome if isinstance(outcome, int) else 0
     except UsageError as error:
-        if error.of_one_process or local_rank() == 0:  # each machine has a terminal
+        if error.of_one_process or speaks(everywhere=True):  # each machine has a terminal
             lines, message = (error.lines, error.summary) if isinstance(error, UsageErrors) else ([], str(error))
     except (OSError, MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):  # outside a run, which says more of it
@@ -42,11 +42,11 @@ def dispatch(argv: list[str] | None = None) -> int:
         else:
             raise
     except ParserError as error:  # its message is empty if the help was shown
-        message = error.format_message() if local_rank() == 0 else ""
+        message = error.format_message() if speaks(everywhere=True) else ""
     except (KeyboardInterrupt, typer.Abort):  # newer versions of Typer return 130 themselves
         code = 130
     with suppress(OSError):  # a log on a full disk: the code tells all the same
-        if code == 130 and is_main_process():
+        if code == 130 and speaks():
             warn("nlpcl: interrupted")
         elif message:
             for line in lines:  # above the sentence, which a sweep takes from the last line of a log

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from nlpcl.cli.app import app, say, warn
+from nlpcl.cli.app import Commands, app, say, warn
 from nlpcl.errors import UsageError
 
 _RESULTS = Path("leaderboard/results")
 _SITE = Path("build/leaderboard")
-leaderboard = typer.Typer(help="File records for the leaderboard and build its page.", no_args_is_help=True)
+leaderboard = Commands(help="File records for the leaderboard and build its page.", no_args_is_help=True)
 app.add_typer(leaderboard, name="leaderboard")
 
 

@@ -17,7 +17,7 @@ from nlpcl.config.spec import FIELDS, CompleteSpec
 from nlpcl.errors import UsageError, about
 from nlpcl.records.record import Record, check_out
 from nlpcl.sweeps.cells import Execution
-from nlpcl.training.launch import is_main_process
+from nlpcl.training.launch import speaks
 
 
 @app.command("run")
@@ -40,13 +40,13 @@ def run_command(
     if dry_run:
         from nlpcl.runs.identity import identified
 
-        if is_main_process():
+        if speaks():
             spec = identified(spec, execution.data_root)
             _show_spec(spec, out / spec.id / "record.json", as_json)
         return
     from nlpcl.runs.run import run
 
-    if is_main_process():
+    if speaks():
         check_out(out)
     quiet()
     record = run(
@@ -55,14 +55,14 @@ def run_command(
         out=out,
         device=execution.device,
         eval_batch_size=execution.eval_batch_size,
-        progress=ProgressReporter() if is_main_process() else None,
+        progress=ProgressReporter() if speaks() else None,
         checkpoint_minutes=execution.checkpoint_minutes,
         fresh=fresh,
         compiled=execution.compile,
         gradient_checkpointing=execution.gradient_checkpointing,
         repeated=repeated,
     )
-    if not is_main_process():
+    if not speaks():
         return
     path = out / record.id / "record.json"
     if plot:

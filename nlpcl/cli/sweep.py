@@ -14,10 +14,11 @@ from nlpcl.config.arguments import Request
 from nlpcl.errors import UsageError
 from nlpcl.records.record import check_out
 from nlpcl.sweeps.cells import Execution
-from nlpcl.sweeps.grid import Grid
+from nlpcl.sweeps.grid import Grid, requests_of
 from nlpcl.sweeps.local import run_local, workers
 from nlpcl.sweeps.plan import Plan, plan
 from nlpcl.sweeps.ray import Needs, run_on_ray
+from nlpcl.training.launch import check_alone
 
 
 @app.command("sweep")
@@ -38,15 +39,15 @@ def sweep_command(
     ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, local or its host:port.")] = None,
 ) -> None:
     """Do many runs: options take several values, as --strategy ncl,hat --order 0-4. Runs with a record are skipped."""
+    check_alone("sweep")
     if ray is None and needs != Needs():
         raise UsageError("--cpus, --gpus, --memory and --retries are for --ray: leave them out.")
     if jobs is not None and ray is not None:
         raise UsageError("--jobs does not go with --ray, which fills the cluster: leave it out.")
     asked_grid = Grid(asked.fields, asked.assigned())
     grids = [asked_grid] if file is None else [grid.with_more(asked_grid) for grid in Grid.read(file)]
-    requests = (request for grid in grids for request in grid.requests())
     planned = plan(
-        requests, execution.out, asked.presets, data_root=execution.data_root, skip_impossible=skip_impossible
+        requests_of(grids), execution.out, asked.presets, data_root=execution.data_root, skip_impossible=skip_impossible
     )
     for reason in planned.left_out:
         warn(f"left out: {reason}")

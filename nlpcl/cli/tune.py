@@ -14,6 +14,7 @@ from nlpcl.config.arguments import Request
 from nlpcl.errors import UsageError
 from nlpcl.records.record import check_out
 from nlpcl.sweeps.cells import DataRoot, Device, EvalBatchSize
+from nlpcl.training.launch import check_alone
 
 if TYPE_CHECKING:
     from nlpcl.sweeps.tune import Search, Trial
@@ -37,6 +38,7 @@ def tune_command(
     """Choose settings on validation data: --set lamb=0.1..10:log, --set net=cnn,gru; else the learning rate."""
     from nlpcl.sweeps.tune import Search, tune
 
+    check_alone("tune")
     quiet()
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder: name the file of the preset in it.")

@@ -43,10 +43,10 @@ class Request:
     def content(self) -> dict[str, Any]:
         """Return the fields of the spec that are asked for, options in the field that holds them.
 
-        :raises UsageError: a name is unknown, or a value wrong.
+        :raises UsageError: a name is unknown or given twice, or a value wrong.
         """
         content = {name: FIELDS[name].read(text) for name, text in self.fields.items()}
-        if self.assign:
+        if self.assigned():
             holders = self._holders()
             for owner, values in parse_options(self.assign, self.owners()).items():
                 if values:
@@ -77,7 +77,9 @@ class Request:
         for pair in self.assign:
             name, text = assignment(pair)
             if name in texts or name in self.fields:
-                raise UsageError(f"{name} is given twice: give all its values at once, as --set {name}=a,b.")
+                raise UsageError(
+                    f"{name} is given twice: give it once, and several values for a sweep as --set {name}=a,b."
+                )
             texts[name] = text
         return texts
 

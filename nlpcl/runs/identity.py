@@ -60,8 +60,8 @@ def check_same(known: Mapping[str, Any], now: Mapping[str, Any], place: str) -> 
     :param place: the file that holds `known`, for the message.
     :raises UsageError: naming the first file that differs.
     """
-    files = _hashes(known.get("files")), _hashes(now.get("files"))
-    encoder = _hashes(known.get("encoder")), _hashes(now.get("encoder"))
+    files = hashes_in(known.get("files")), hashes_in(now.get("files"))
+    encoder = hashes_in(known.get("encoder")), hashes_in(now.get("encoder"))
     data_names = {*files[0], *files[1]} if "files" in now else set()
     encoder_names = {*encoder[0]} & {*encoder[1]}  # older records do not name all of its files
     for what, names, (before, after) in (("data file", data_names, files), ("encoder", encoder_names, encoder)):
@@ -74,12 +74,12 @@ def check_same(known: Mapping[str, Any], now: Mapping[str, Any], place: str) -> 
                 )
 
 
-def _hashes(content: Any) -> dict[str, str]:
+def hashes_in(content: Any) -> dict[str, str]:
     """Return the SHA-256 of all files in a part of a record's `data`, by name."""
     hashes: dict[str, str] = {}
     for name, value in content.items() if isinstance(content, Mapping) else ():
         if isinstance(value, Mapping):
-            hashes |= _hashes(value)
+            hashes |= hashes_in(value)
         elif isinstance(value, str) and SHA256.fullmatch(value):
             hashes[name] = value
     return hashes

@@ -16,11 +16,12 @@ from torch import nn
 from nlpcl.benchmarks import Benchmark, Words
 from nlpcl.config.resolve import check_epochs, resolve
 from nlpcl.config.spec import CompleteSpec, RunSpec
-from nlpcl.errors import UsageError, is_out_of_memory
+from nlpcl.errors import OneProcessError, UsageError, is_out_of_memory
 from nlpcl.models import ContinualModel, build_model, precompute
 from nlpcl.options import complete_options
 from nlpcl.records.record import Record
 from nlpcl.registry import backbones, benchmarks, check_processes, strategies
+from nlpcl.runs.alike import check_asked_alike, check_read_alike
 from nlpcl.runs.checkpoint import CheckpointManager, interruptible
 from nlpcl.runs.checkpoint_folder import CheckpointFolder
 from nlpcl.runs.fit import ProgressPlugin, fit
@@ -166,6 +167,17 @@ def run(
         with distributed.raise_on_all_ranks():
             spec = identified(resolve(spec), data_root)
             folder = None if out is None else Path(out) / spec.id
+        settings = {
+            "eval_batch_size": eval_batch_size,
+            "checkpoint_minutes": float(checkpoint_minutes),
+            "fresh": fresh,
+            "compiled": compiled,
+            "gradient_checkpointing": gradient_checkpointing,
+            "out": "a folder" if folder else None,
+            "device": local_device.type,
+        }
+        check_asked_alike(spec, settings)
+        with distributed.raise_on_all_ranks():
             room = Room(folder) if folder is not None and distributed.is_rank_zero() else None
             if room is not None:
                 stack.enter_context(run_lock(room.folder))
@@ -203,6 +215,7 @@ def run(
                     check_same(data, results.data, place)
                 if room is not None:
                     room.take(results.record(UNFINISHED))
+            check_read_alike(results.data)
             model = cast(ContinualModel, strategy.model)
             if gradient_checkpointing:
                 model.backbone.recompute_activations()
@@ -268,11 +281,10 @@ def explaining(strategy: SupervisedTemplate[Any, Any, Any] | None, spec: Complet
                     f"with --train-batch-size {spec.train_batch_size}: try a smaller one{shorter}{less} or "
                     "--precision bf16"
                 )
-            failure = UsageError(f"out of memory {why}.")
+            failure = OneProcessError(f"out of memory {why}.")
         elif type(error).__module__ in COMPILER_ERRORS:
             why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            failure = UsageError(f"torch cannot compile the encoder here ({why}): leave --compile out.")
+            failure = OneProcessError(f"torch cannot compile the encoder here ({why}): leave --compile out.")
         else:
             raise
-        failure.of_one_process = True
         raise failure from error

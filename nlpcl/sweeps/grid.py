@@ -7,7 +7,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -121,8 +121,21 @@ class Grid:
     def requests(self) -> Iterator[Request]:
         """Yield the runs of the grid.
 
-        :raises UsageError: an option has no value, or there are too many runs.
+        :raises UsageError: an option has no value.
         """
+        axes = ([(name, text) for text in texts] for name, texts in self._axes())
+        for choice in itertools.product(*axes):
+            fields, assigned = choice[: len(self.fields)], choice[len(self.fields) :]
+            yield Request(dict(fields), tuple(f"{name}={text}" for name, text in assigned))
+
+    def size(self) -> int:
+        """Return the number of runs.
+
+        :raises UsageError: an option has no value.
+        """
+        return math.prod(len(texts) for _, texts in self._axes())
+
+    def _axes(self) -> list[tuple[str, list[str]]]:
         fields = [name for name in FIELDS if name in self.fields]
         fields.sort(key=lambda name: FIELDS[name].compared == "block")  # so one method after another is complete
         axes = [(name, values_of(name, self.fields[name])) for name in fields]
@@ -130,8 +143,15 @@ class Grid:
         for name, texts in axes:
             if not texts:
                 raise UsageError(f"{name} has no value: give it one, or leave it out.")
-        if math.prod(len(texts) for _, texts in axes) > _MOST:
-            raise UsageError(f"a grid has at most {_MOST:,} runs.")
-        for choice in itertools.product(*([(name, text) for text in texts] for name, texts in axes)):
-            asked, assigned = choice[: len(fields)], choice[len(fields) :]
-            yield Request(dict(asked), tuple(f"{name}={text}" for name, text in assigned))
+        return axes
+
+
+def requests_of(grids: Sequence[Grid]) -> Iterator[Request]:
+    """Yield the runs of several grids.
+
+    :raises UsageError: an option has no value, or there are too many runs.
+    """
+    runs = sum(grid.size() for grid in grids)
+    if runs > _MOST:
+        raise UsageError(f"a sweep has at most {_MOST:,} runs, and these grids have more: {runs:.6g}.")
+    return (request for grid in grids for request in grid.requests())

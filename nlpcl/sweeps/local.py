@@ -10,10 +10,8 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 
-from filelock import FileLock
-
 from nlpcl.errors import UsageError
-from nlpcl.runs.lock import BUSY, acquire, is_locked, release
+from nlpcl.runs.lock import BUSY, Lock, acquire, is_locked, release
 from nlpcl.sweeps.cells import Cell, Execution, Outcome, SweepProgress, finished, outcome
 
 _POLL = 0.2
@@ -80,13 +78,13 @@ def run_local(cells: Sequence[Cell], jobs: int | None, execution: Execution, pro
         signal.signal(signal.SIGTERM, before)
 
 
-def _claim(cell: Cell, execution: Execution) -> FileLock | Outcome:
+def _claim(cell: Cell, execution: Execution) -> Lock | Outcome:
     """Lock a run for this sweep, or return what has become of it elsewhere since it was planned.
 
     The run's process locks its folder only once it has started: until then this lock keeps other sweeps away.
     """
     log = cell.log(execution)
-    if is_locked(log.parent):
+    if is_locked(log.with_name(".lock")):
         return Outcome(cell, BUSY)
     try:
         lock = acquire(log.with_name(".sweep"), 0)
@@ -104,7 +102,7 @@ class _Worker:
     :param lock: of the run, which ends with it.
     """
 
-    def __init__(self, cell: Cell, execution: Execution, lock: FileLock, gpu: str | None, threads: int) -> None:
+    def __init__(self, cell: Cell, execution: Execution, lock: Lock, gpu: str | None, threads: int) -> None:
         self.cell = cell
         self.execution = execution
         self.lock = lock

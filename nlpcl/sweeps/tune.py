@@ -21,8 +21,10 @@ from nlpcl.options import find_option
 from nlpcl.records.metrics import average
 from nlpcl.runs.fit import fit
 from nlpcl.runs.identity import identified
+from nlpcl.runs.lock import release
 from nlpcl.runs.run import setup
 from nlpcl.sweeps.grid import values_of
+from nlpcl.sweeps.study import Study
 from nlpcl.training.device import choose_device, tf32
 
 On = Literal["first-task", "stream"]
@@ -198,61 +200,37 @@ def tune(
         or data or encoder change during the search.
     """
     name = search.name(data_root)
-    study = _study(search, name, file)
-    import optuna
-
-    over = optuna.trial.TrialState
     seed = search.request([axis.ends[0] for axis in search.axes]).spec().seed
+    study = Study(file, name, search.axes, search.usual(), seed)
     reason: str | None = None
-    while (number := len(study.get_trials(states=(over.COMPLETE, over.FAIL))) + 1) <= trials:
-        # A seed for each trial: a study that was interrupted must not draw the same numbers again.
-        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    while True:
         if search.name(data_root) != name:
             raise UsageError("the data or the encoder changed during the search: start it again.")
-        drawn = study.ask()
-        texts = tuple(axis.draw(drawn) for axis in search.axes)
-        drawn.set_user_attr("texts", texts)
+        drawn = study.draw(trials)
+        if drawn is None:
+            break
         try:
-            accuracy = score(search.request(texts).spec(), search.on, data_root=data_root, **where)
+            accuracy = score(search.request(drawn.texts).spec(), search.on, data_root=data_root, **where)
         except (UsageError, RuntimeError, MemoryError) as error:  # say, a loss that is not finite
             if not isinstance(error, UsageError) and not is_out_of_memory(error):
                 raise
-            if isinstance(error, Unprepared) and not study.get_trials(states=(over.COMPLETE,)):
+            if isinstance(error, Unprepared) and not study.complete():
                 raise  # say, an order that does not exist: other values of the settings do not help
             reason = str(error)
-            study.tell(drawn, state=over.FAIL)
-            on_trial_end(Trial(number, texts, None, reason))
+            study.tell(drawn, None)
+            on_trial_end(Trial(drawn.number, drawn.texts, None, reason))
         else:
             study.tell(drawn, accuracy)
-            on_trial_end(Trial(number, texts, accuracy))
-    complete = study.get_trials(states=(over.COMPLETE,))
+            on_trial_end(Trial(drawn.number, drawn.texts, accuracy))
+        finally:
+            release(drawn.lock)
+    complete = study.complete()
     if not complete:
         raise UsageError(
             "every trial failed" + (f", the last because: {reason}" if reason else ": name another --study.")
         )
     best = max(complete, key=lambda trial: (trial.value, -trial.number))
     return Best(tuple(best.user_attrs["texts"]), best.value, len(complete))
-
-
-def _study(search: Search, name: str, file: Path) -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UsageError('nlpcl tune needs Optuna: pip install "nlpcl[tune]".') from error
-    from sqlalchemy.exc import DatabaseError
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        study = optuna.create_study(
-            storage=f"sqlite:///{file}", study_name=name, direction="maximize", load_if_exists=True
-        )
-    except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
-        raise UsageError(f"{file} cannot be read or written as studies of Optuna: choose another --study.") from error
-    usual, over = search.usual(), optuna.trial.TrialState
-    known = study.get_trials(states=(over.WAITING, over.COMPLETE, over.FAIL))  # without one that was interrupted
-    if usual and all(trial.system_attrs.get("fixed_params") != usual for trial in known):
-        study.enqueue_trial(usual)
-    return study
 
 
 class Unprepared(UsageError):

@@ -8,8 +8,13 @@ draws its own random numbers, for dropout as an example.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -20,12 +25,18 @@ from avalanche.distributed import DistributedHelper
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from nlpcl.errors import UsageError
+from nlpcl.errors import OneProcessError, UsageError, printable
 from nlpcl.training.device import choose_device
-from nlpcl.training.launch import launched, local_rank
+from nlpcl.training.internals import set_timeout
+from nlpcl.training.launch import Launch, launch, local_rank
 
+START_SECONDS = 20.0
+"""At the start a process waits so long for the others, at most twice so, unless `START_VARIABLE` is set."""
+START_VARIABLE = "NLPCL_START_SECONDS"
 LONGEST_WAIT = timedelta(hours=6)
 """One process may compute for hours what the others then find in the cache; one that died is noticed at once."""
+ALIKE = "start all processes with the same command, files and versions"
+_GROUPS = itertools.count()
 MESSAGE_BYTES = 4096
 """Bytes of an error message that one process passes on to the others."""
 
@@ -52,12 +63,13 @@ def process_group(device: str) -> Iterator[torch.device]:
     A group that exists already is used and left as it is.
 
     :param device: as in `choose_device`; `auto` and `cuda` give each process of a machine a GPU of its own.
-    :raises UsageError: there is no device for each process.
+    :raises UsageError: there is no device for each process, or they do not come together.
     """
-    if not launched() and not dist.is_initialized():
+    started = launch()
+    if started is None and not dist.is_initialized():
         yield choose_device(device)
         return
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local_processes = 1 if started is None else started.local_world_size
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         if local_processes > torch.cuda.device_count():
             raise UsageError(
@@ -71,11 +83,117 @@ def process_group(device: str) -> Iterator[torch.device]:
     if place.type == "cuda":
         torch.cuda.set_device(place)
     with ExitStack() as stack:
-        if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
-            stack.callback(dist.destroy_process_group)
-            barrier()  # or one that ends early, with a UsageError, would be gone before another has found it
+        if started is not None and not dist.is_initialized():
+            stack.callback(_leave)
+            _join(started, "cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
         yield place
+
+
+def _join(started: Launch, backend: str) -> None:
+    """Make the group of all processes; each waits for the others for a short time only.
+
+    :raises UsageError: they do not come together.
+    """
+    text = os.environ.get(START_VARIABLE, str(START_SECONDS))
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]+)?", text) or not float(text):
+        raise OneProcessError(f"{START_VARIABLE} is {text[:60]!r}, and not a number of seconds above 0.")
+    patience = timedelta(seconds=float(text))
+    size, number = started.world_size, started.rank
+    try:
+        store = _store(patience)
+        # torchrun keeps its store while it starts the processes again, and they may make several groups.
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"nlpcl/{restart}/{next(_GROUPS)}", store)
+        if store.add(f"rank {number}", 1) > 1:
+            raise OneProcessError(f"two processes have RANK {number}: give each a number of its own, as torchrun does.")
+        if number == 0:
+            store.set("size", str(size))
+        elif (first := int(store.get("size"))) != size:
+            raise OneProcessError(f"rank {number} has WORLD_SIZE {size}, rank 0 has WORLD_SIZE {first}: {ALIKE}.")
+        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=patience)
+        dist.all_reduce(torch.zeros(1))  # or one that ends early would be gone before another has found it
+    except RuntimeError as error:
+        raise OneProcessError(
+            f"process {number} of {size} does not find the others at {started.address[:60]}:{started.port} "
+            f"({_reason(error)}): start all, each with a RANK of its own, at a host and a free port that all reach; "
+            f"{START_VARIABLE}=300 waits longer."
+        ) from error
+    set_timeout(LONGEST_WAIT)
+
+
+def _store(patience: timedelta) -> dist.Store:
+    """Return the store by which the processes find each other.
+
+    A thread makes it: in this one no signal would be heard, and torch waits for ever for a server that says nothing.
+
+    :raises RuntimeError: the others cannot be reached.
+    """
+    made: list[dist.Store | RuntimeError] = []
+
+    def make() -> None:
+        try:
+            made.append(next(dist.rendezvous("env://", timeout=patience))[0])
+        except RuntimeError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    thread.join(2 * patience.total_seconds() + 2)  # torch itself takes up to twice its limit
+    found = made[0] if made else RuntimeError("what listens there gives no answer")
+    if isinstance(found, RuntimeError):
+        raise found
+    return found
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def check_alike(facts: Mapping[str, object]) -> None:
+    """Refuse a run whose processes differ; nothing of what one sends to another is unpickled.
+
+    :param facts: what must be the same in all processes, by name.
+    :raises UsageError: in all of them, with the first difference to the first process.
+    """
+    if world_size() == 1:
+        return
+    texts = {name: _cut(str(value)) for name, value in facts.items()}
+    content = json.dumps(texts).encode()
+    size = all_reduce_max(len(content))
+    sent = torch.frombuffer(bytearray(content.ljust(size)), dtype=torch.uint8)
+    received = [torch.empty_like(sent) for _ in range(world_size())]
+    with _others_alive():
+        dist.all_gather(received, sent)
+    first, *others = (json.loads(bytes(buffer.tolist())) for buffer in received)
+    for number, other in enumerate(others, 1):
+        for name in {**first, **other}:
+            has, had = other.get(name, "none"), first.get(name, "none")
+            if has != had:
+                raise UsageError(f"rank {number} has {name} {has}, rank 0 has {name} {had}: {ALIKE}.")
+
+
+def _cut(text: str) -> str:
+    """Return a text, or the start and a digest of a long one."""
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return text if len(text) <= 60 else f"{text[:40]}...{digest[:12]}"
+
+
+def _reason(error: RuntimeError) -> str:
+    """Return what torch says of a failed exchange, without its advice."""
+    return printable(str(error).partition(". ")[0]).rstrip(".")[:120]
+
+
+@contextmanager
+def _others_alive() -> Iterator[None]:
+    """Say in a sentence that an exchange failed.
+
+    :raises UsageError: another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise OneProcessError(f"another process of this run ended, and so does this one ({_reason(error)}).") from error
 
 
 @contextmanager
@@ -95,7 +213,8 @@ def raise_on_all_ranks() -> Iterator[None]:
     if failed:
         content = message.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0")
         buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        dist.broadcast(buffer, world_size() - failed)
+        with _others_alive():
+            dist.broadcast(buffer, world_size() - failed)
         raise UsageError(bytes(buffer.tolist()).rstrip(b"\0").decode(errors="ignore"))
 
 
@@ -176,11 +295,8 @@ def all_reduce(x: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Te
     :raises UsageError: another process has ended.
     """
     if world_size() > 1:
-        try:
+        with _others_alive():
             dist.all_reduce(x, op)
-        except RuntimeError as error:
-            reason = str(error).partition(". ")[0]
-            raise UsageError(f"another process of this run ended, and so does this one ({reason}).") from error
     return x
 
 
@@ -229,7 +345,8 @@ def broadcast_model(model: nn.Module) -> None:
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor) and name not in frozen:
-            dist.broadcast(value, 0)
+            with _others_alive():
+                dist.broadcast(value, 0)
 
 
 @contextmanager

@@ -7,11 +7,13 @@ override and call the methods and attributes in `INHERITED`, and nothing else th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, EmptyTransformGroups, FlatData
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from nlpcl.training.plugin import Experience, Strategy
 
@@ -98,3 +100,11 @@ def parts_of(module: nn.Module) -> dict[str, nn.Module | Tensor]:
 def empty_buffers(module: nn.Module) -> set[str]:
     """Return the names of the buffers that hold nothing yet."""
     return {name for name, buffer in module._buffers.items() if buffer is None}
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """Set how long the group of all processes waits for one of them from now on."""
+    if hasattr(dist, "set_timeout"):
+        dist.set_timeout(timeout)
+    else:  # torch before 2.13
+        dist.distributed_c10d._set_pg_timeout(timeout)
