@@ -49,7 +49,12 @@ def test_no_plain_file_is_read(no_file: tuple[str, str]) -> None:
 
 def test_no_command_reads_what_is_no_plain_file(no_file: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     name, words = no_file
-    for command in (["run", "--from", name], ["run", "--preset", name, "--dry-run"], ["leaderboard", "add", name]):
+    for command in (
+        ["run", "--from", name],
+        ["run", "--preset", name, "--dry-run"],
+        ["leaderboard", "add", name],
+        ["sweep", "--file", name],
+    ):
         assert main(command) == 2
         assert name in (message := capsys.readouterr().err) and words in message
 

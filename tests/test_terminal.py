@@ -69,6 +69,11 @@ def test_a_run_ends_well_in_a_folder_of_any_name(name: str, tiny: str, tmp_path:
     assert len(list(out.glob("*/record.json"))) == 1
 
 
+def test_a_model_that_no_record_could_name_is_refused_before_training(tmp_path: Path, plain: Any) -> None:
+    code, _, err = plain("run", "--dry-run", "--out", tmp_path, "--model", "\udcff")
+    assert code == 2 and "model" in err and "UTF-8" in err
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_line_of_a_job_array_can_be_shown(name: str, plain: Any) -> None:
     code, out, err = plain("sweep", "--print", "--strategy", "ncl,hat", "--data-root", NAMES[name])
