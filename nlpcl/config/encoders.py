@@ -47,18 +47,31 @@ def encoder_path(name: str | os.PathLike[str]) -> str:
         return str(folder)
     if folder.is_file():
         raise UsageError(f"encoder {text} is a file: name the folder that holds its config.json and its weights.")
+    check_hub_name(text)
+    if not isinstance(name, str):
+        raise UsageError(f"there is no folder {text!r} with an encoder.")
+    return text
+
+
+def is_hub_name(text: str) -> bool:
+    """Return whether a model on the hub could have this name: `name` or `owner/name`."""
     from huggingface_hub.errors import HFValidationError  # takes longer than all of this module
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(text)
-    except HFValidationError as error:
-        raise UsageError(
-            f"there is no folder {text!r} with an encoder, and no name on the model hub is like that."
-        ) from error
-    if not isinstance(name, str):
-        raise UsageError(f"there is no folder {text!r} with an encoder.")
-    return text
+    except HFValidationError:
+        return False
+    return True
+
+
+def check_hub_name(text: str) -> None:
+    """Refuse what is no folder and cannot be the name of a model on the hub, as `x/../../y`.
+
+    :raises UsageError: naming it.
+    """
+    if not is_hub_name(text):
+        raise UsageError(f"there is no folder {text!r} with an encoder, and no name on the model hub is like that.")
 
 
 def encoder_fingerprint(name: str) -> dict[str, Any]:

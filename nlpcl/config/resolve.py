@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from nlpcl.config.encoders import MINILM, model_digest
+from nlpcl.config.encoders import MINILM, check_hub_name, model_digest
 from nlpcl.config.orders import canonical_order, check_names, check_order, order_tasks
 from nlpcl.config.presets import Preset, preset_for
 from nlpcl.config.spec import FIELDS, OWNERS, SPEC_VERSION, CompleteSpec, RunSpec
@@ -125,7 +126,11 @@ def _model(spec: RunSpec, benchmark: BenchmarkEntry, backbone: BackboneEntry) ->
             raise UsageError(f"minilm is an encoder, and {backbone.name} takes word vectors: {advice}.")
         return spec.model
     if benchmark.modality == "text":
-        return MINILM if spec.model is None or spec.model.lower() == MINILM else spec.model
+        if spec.model is None or spec.model.lower() == MINILM:
+            return MINILM
+        if spec.model_sha256 is None and not Path(spec.model).expanduser().exists():
+            check_hub_name(spec.model)
+        return spec.model
     for name, field in FIELDS.items():
         if field.text and getattr(spec, name) is not None:
             raise UsageError(f"{field.flags[0]} is for text, and {benchmark.name} holds images: leave it out.")
