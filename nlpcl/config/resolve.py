@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
@@ -106,7 +107,7 @@ def check_repeatable(spec: CompleteSpec) -> None:
     stored, resolved = (_parts(each.model_dump(mode="json")) for each in (spec, again))
     for name in {**stored, **resolved}:
         before, now = (parts.get(name, "(absent)") for parts in (stored, resolved))
-        if before != now:
+        if json.dumps(before, sort_keys=True) != json.dumps(now, sort_keys=True):  # 1, 1.0 and True are alike in Python
             difference = f"{name} is {str(before)[:100]} and would be {str(now)[:100]}"
             raise UsageError(f"its spec cannot be repeated here: {difference}.")
 
