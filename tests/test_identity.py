@@ -346,7 +346,7 @@ def test_a_record_of_a_local_encoder_is_not_filed(tmp_path: Path) -> None:
     record = record_of("ncl", spec={"model": "sub/encoder", "model_sha256": "0" * 64, "spec_version": 2})
     record.save(tmp_path / "record.json")
     with pytest.raises(UsageError, match="model"):
-        add(tmp_path / "record.json", tmp_path / "results")
+        add([tmp_path / "record.json"], tmp_path / "results")
 
 
 def test_runs_on_one_encoder_are_compared_wherever_it_lay(tmp_path: Path) -> None:
