@@ -13,13 +13,13 @@ import inspect
 import logging
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, TypeVar
 
 from nlpcl.config.orders import Published
 from nlpcl.config.spec import SCENARIOS, Scenario
@@ -85,6 +85,29 @@ class StrategyEntry(Entry):
         object.__setattr__(self, "protocol", getattr(self.target, "protocol", "continual"))
 
 
+class KnownTask(NamedTuple):
+    """What is known of a task of a stream before its data are read; None means that only the data tell.
+
+    :param labels: its labels, in their order.
+    :param sizes: its numbers of training, validation and test examples in the published data, without `train_size`.
+    """
+
+    labels: tuple[str, ...] | None = None
+    sizes: tuple[int, int, int] | None = None
+
+
+class Known(NamedTuple):
+    """What is known of a stream's data before they are read.
+
+    :param tasks: in the order of the names that were asked for.
+    :param files: SHA-256 by name of the published files that are read, None where nobody stated it; None instead of
+        all means that there are no published files, so that the data are always the user's own.
+    """
+
+    tasks: Sequence[KnownTask]
+    files: Mapping[str, str | None] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkEntry(Entry):
     """The facts of a benchmark: where its data come from and what its labels mean.
@@ -93,6 +116,8 @@ class BenchmarkEntry(Entry):
     `sizes` are its training, validation and test examples in the first published order. `published`, called with
     `scenario`, `order`, `tasks` and the benchmark's options, gives the orders and names that
     `nlpcl.config.orders.order_tasks` takes; None means that the data tell them.
+    `known`, called with names of tasks, `scenario`, `order`, `tasks` and the benchmark's options, says what is known of
+    the data; None means nothing.
     `own_files`, called with the data root and the complete spec, gives the SHA-256 by name of the files there that
     a run reads and that are no published ones; None means that every file is checked against what was published.
     """
@@ -108,6 +133,7 @@ class BenchmarkEntry(Entry):
     sizes: tuple[int, int, int] | None = None
     modality: Modality = "text"
     published: Callable[..., Published] | None = None
+    known: Callable[..., Known] | None = None
     own_files: Callable[[Path, Any], Mapping[str, str]] | None = None
 
 

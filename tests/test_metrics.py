@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
 
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nlpcl.evaluation import macro_f1
 from nlpcl.records import metrics
+from nlpcl.records.metrics import macro_f1_bounds
 
 M = [[0.9, None, None], [0.8, 0.7, None], [0.85, 0.6, 0.5]]
 DIAGONAL = [[0.9, None, None], [None, 0.8, None], [None, None, 0.4]]
@@ -56,3 +64,42 @@ def test_average_over_time_counts_the_tasks_learnt_so_far() -> None:
     for m in (M, full):
         assert metrics.average_over_time(m) == pytest.approx([0.9, (0.8 + 0.7) / 2, (0.85 + 0.6 + 0.5) / 3])
     assert metrics.average_over_time(DIAGONAL) == [0.9, None, None]
+
+
+@pytest.mark.parametrize(("classes", "most"), [(2, 8), (3, 5)])
+def test_macro_f1_bounds_against_all_confusion_matrices(classes: int, most: int) -> None:
+    for n in range(1, most + 1):
+        values: dict[int, set[float]] = {}
+        for cells in confusions(n, classes * classes):
+            correct = sum(cells[c * classes + c] for c in range(classes))
+            values.setdefault(correct, set()).add(macro_f1_of(cells, classes))
+        for correct, found in values.items():
+            low, high = macro_f1_bounds(correct, n, classes)
+            assert low <= min(found) + 1e-12 and max(found) <= high + 1e-12
+            if classes == 2:  # the lowest is always reached, the highest where the correct answers can be halved
+                assert low == pytest.approx(min(found)) and (correct % 2 or high == pytest.approx(max(found)))
+
+
+@given(st.integers(1, 300), st.integers(1, 12), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_macro_f1_bounds_against_random_predictions(n: int, classes: int, share: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    targets = rng.choice(classes, n, p=rng.dirichlet([0.3] * classes))
+    predictions = np.where(rng.random(n) < share, targets, rng.choice(classes, n, p=rng.dirichlet([0.3] * classes)))
+    value = macro_f1(torch.from_numpy(predictions), torch.from_numpy(targets))
+    low, high = macro_f1_bounds(int((predictions == targets).sum()), n, classes)
+    assert low - 1e-6 <= value <= high + 1e-6
+
+
+def confusions(n: int, cells: int) -> Iterator[tuple[int, ...]]:
+    """Yield every way to put n examples into the cells of a confusion matrix."""
+    if cells == 1:
+        yield (n,)
+        return
+    for first in range(n + 1):
+        yield from ((first, *rest) for rest in confusions(n - first, cells - 1))
+
+
+def macro_f1_of(cells: tuple[int, ...], classes: int) -> float:
+    table = np.array(cells).reshape(classes, classes)
+    occurring = table.sum(axis=0) + table.sum(axis=1)
+    return float(np.mean(2 * np.diag(table)[occurring > 0] / occurring[occurring > 0]))

@@ -127,11 +127,16 @@ class ImageSource:
     """A data set of which several streams are made.
 
     :param facts: fields of `BenchmarkEntry` that these streams share.
+    :param class_sizes: numbers of training and of test images of each class, in the order of the classes.
+    :param files: SHA-256 by name of its published files, None where nobody stated it; None instead of all means that
+        none are published.
     :param read: reads the set below a request's data root, or downloads it, and notes the SHA-256 of its files; raises
         a UsageError if a file is missing, damaged or out of reach.
     """
 
     facts: dict[str, Any]
+    class_sizes: Sequence[tuple[int, int]]
+    files: Mapping[str, str | None] | None
     read: Callable[[StreamRequest[Any]], ImageSet]
 
 
@@ -188,6 +193,12 @@ def image_benchmark_from_tasks(
     )
 
 
+def split_sizes(train: int, test: int) -> tuple[int, int, int]:
+    """Return the numbers of training, validation and test images of a task, as `image_task` makes them."""
+    n_valid = max(1, train // 10)
+    return train - n_valid, n_valid, test
+
+
 def image_task(
     request: StreamRequest[Any],
     name: str,
@@ -203,7 +214,7 @@ def image_task(
     """
     rows = list(range(len(train)))
     random.Random(request.seed).shuffle(rows)
-    n_valid = max(1, len(rows) // 10)
+    n_valid = split_sizes(len(rows), len(test))[1]
     kept = train.take(rows[n_valid:][:largest])
     drawn = draw_rows(len(kept), request.train_size, request.seed)
     return ImageTask(name, labels, kept.take(drawn), train.take(rows[:n_valid]), test)

@@ -7,7 +7,6 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,31 @@ def encoder_path(name: str | os.PathLike[str]) -> str:
         return str(folder)
     if folder.is_file():
         raise UsageError(f"encoder {text} is a file: name the folder that holds its config.json and its weights.")
+    check_hub_name(text)
+    if not isinstance(name, str):
+        raise UsageError(f"there is no folder {text!r} with an encoder.")
+    return text
+
+
+def is_hub_name(text: str) -> bool:
+    """Return whether a model on the hub could have this name: `name` or `owner/name`."""
     from huggingface_hub.errors import HFValidationError  # takes longer than all of this module
     from huggingface_hub.utils import validate_repo_id
 
-    if isinstance(name, str):
-        with suppress(HFValidationError):
-            validate_repo_id(text)
-            return text
-    raise UsageError(f"there is no folder {text!r} with an encoder, and it can be no name on the model hub.")
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
+
+
+def check_hub_name(text: str) -> None:
+    """Refuse what is no folder and cannot be the name of a model on the hub, as `x/../../y`.
+
+    :raises UsageError: naming it.
+    """
+    if not is_hub_name(text):
+        raise UsageError(f"there is no folder {text!r} with an encoder, and no name on the model hub is like that.")
 
 
 def encoder_fingerprint(name: str) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from nlpcl.config.encoders import MINILM, model_digest
+from nlpcl.config.encoders import MINILM, check_hub_name, model_digest
 from nlpcl.config.orders import canonical_order, check_names, check_order, order_tasks
 from nlpcl.config.presets import Preset, preset_for
 from nlpcl.config.spec import FIELDS, OWNERS, SPEC_VERSION, CompleteSpec, RunSpec
@@ -105,7 +107,7 @@ def check_repeatable(spec: CompleteSpec) -> None:
     stored, resolved = (_parts(each.model_dump(mode="json")) for each in (spec, again))
     for name in {**stored, **resolved}:
         before, now = (parts.get(name, "(absent)") for parts in (stored, resolved))
-        if before != now:
+        if json.dumps(before, sort_keys=True) != json.dumps(now, sort_keys=True):  # 1, 1.0 and True are alike in Python
             difference = f"{name} is {str(before)[:100]} and would be {str(now)[:100]}"
             raise UsageError(f"its spec cannot be repeated here: {difference}.")
 
@@ -125,7 +127,11 @@ def _model(spec: RunSpec, benchmark: BenchmarkEntry, backbone: BackboneEntry) ->
             raise UsageError(f"minilm is an encoder, and {backbone.name} takes word vectors: {advice}.")
         return spec.model
     if benchmark.modality == "text":
-        return MINILM if spec.model is None or spec.model.lower() == MINILM else spec.model
+        if spec.model is None or spec.model.lower() == MINILM:
+            return MINILM
+        if spec.model_sha256 is None and not Path(spec.model).expanduser().exists():
+            check_hub_name(spec.model)
+        return spec.model
     for name, field in FIELDS.items():
         if field.text and getattr(spec, name) is not None:
             raise UsageError(f"{field.flags[0]} is for text, and {benchmark.name} holds images: leave it out.")

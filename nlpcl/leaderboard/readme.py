@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nlpcl.config.files import check_plain, write_atomically
-from nlpcl.errors import UsageError, printable
+from nlpcl.errors import UsageError
 from nlpcl.leaderboard.cells import method_name, protocol_words, settings_of, spread
 from nlpcl.leaderboard.published import Figures, beside
-from nlpcl.leaderboard.report import markdown_table
+from nlpcl.leaderboard.report import markdown_table, markdown_text
 from nlpcl.leaderboard.rows import RANKED, Protocol, Row, by_protocol
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- end of leaderboard -->"
-_ESCAPED = str.maketrans({c: f"\\{c}" for c in "\\|*_`[]~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 _COLUMNS = ("method", "runs", "accuracy", "macro-F1", "forgetting", "average rank", "published", "difference")
 
 
@@ -46,11 +45,11 @@ def markdown_tables(rows: Sequence[Row], published: Figures) -> str:
 
 def _table(protocol: Protocol, rows: Sequence[Row], settings: Mapping[tuple[str, str], str], published: Figures) -> str:
     head = protocol_words(protocol)
-    caption = f"**{_plain(head['benchmark'])}** {_plain(head['rest'])}: {_plain(head['budget'])}"
+    caption = f"**{markdown_text(head['benchmark'])}** {markdown_text(head['rest'])}: {markdown_text(head['budget'])}"
     cells = [_cells(row, method_name(row, settings), published) for row in rows]
     used = [i for i in range(len(_COLUMNS)) if any(line[i] for line in cells)]
     notes = sorted({note for row in rows if (figure := beside(row, published, RANKED)) for note in figure.unlike})
-    below = [f"† published under another protocol: {_plain(printable('; '.join(notes)))}."] if notes else []
+    below = [f"† published under another protocol: {markdown_text('; '.join(notes))}."] if notes else []
     table = markdown_table([_COLUMNS[i] for i in used], ([line[i] for i in used] for line in cells))
     return "\n\n".join([caption, table, *_draws(rows, settings), *below])
 
@@ -60,21 +59,17 @@ def _draws(rows: Sequence[Row], settings: Mapping[tuple[str, str], str]) -> list
     methods: dict[str, list[str]] = {}
     for row in rows:
         if row.draw:
-            methods.setdefault(row.draw, []).append(_plain(method_name(row, settings)))
+            methods.setdefault(row.draw, []).append(markdown_text(method_name(row, settings)))
     return list(methods) if len(methods) == 1 else [f"{', '.join(names)}: {draw}" for draw, names in methods.items()]
 
 
 def _cells(row: Row, name: str, published: Figures) -> list[str]:
     scores, figure = row.scores, beside(row, published, RANKED)
     return [
-        _plain(name),
+        markdown_text(name),
         str(len(row.runs)),
         *(spread(scores[name]) for name in (RANKED, "macro_f1", "forgetting")),
         f"{row.rank.value:.2f}" if row.rank else "",
         figure.value_as_text if figure else "",
         figure.difference_as_text if figure else "",
     ]
-
-
-def _plain(words: str) -> str:
-    return words.translate(_ESCAPED)

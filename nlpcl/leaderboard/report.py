@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nlpcl.config.files import file_errors, replacing
-from nlpcl.errors import UsageError
+from nlpcl.errors import UsageError, printable
 from nlpcl.leaderboard.compare import Comparison
 from nlpcl.leaderboard.files import signed
 
@@ -16,6 +17,12 @@ LATEX = str.maketrans({
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"\textless{}", "±": r"$\pm$", "−": "$-$"},
 })  # fmt: skip
+_MARKDOWN = str.maketrans(
+    {c: f"&#{ord(c)};" for c in "\\|`*[]~$#"} | {"_": r"\_", "<": "&lt;", ">": "&gt;", "&": "&amp;"}
+)
+_LIST = re.compile(r"^([-+]|\d+[.)])(?!\w)")
+_ADDRESS = re.compile(r":(?=\S)|\.(?=[^\W\d_])")  # https://x, www.x, x.org
+_MENTION = re.compile(r"@(?=\S*\.)|(?<!\w)@")  # someone@x.org, @someone
 
 
 class TextTable(NamedTuple):
@@ -69,6 +76,20 @@ def _p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def _reference(found: re.Match[str]) -> str:
+    return f"&#{ord(found[0])};"
+
+
+def markdown_text(words: str) -> str:
+    """Return Markdown, also for a cell of a table, that shows a text as it stands: one line without any markup or link.
+
+    An address is broken by character references, one of mail and a mention by a comment too, since GitHub looks for
+    these once references are read.
+    """
+    text = _ADDRESS.sub(_reference, _MENTION.sub("@<!-- -->", printable(words).translate(_MARKDOWN)))
+    return _LIST.sub(lambda found: f"{found[0][:-1]}&#{ord(found[0][-1])};", text)
+
+
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table whose first column is text and whose others are figures."""
     rule = ["---", *["---:"] * (len(columns) - 1)]
@@ -79,9 +100,9 @@ def markdown(comparison: Comparison) -> str:
     """Return two tables and the sentences below them."""
     parts = []
     for caption, columns, rows in tables(comparison):
-        escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+        escaped = ([markdown_text(cell) for cell in row] for row in rows)
         parts.append(f"{caption}:\n\n{markdown_table(columns, escaped)}")
-    return "\n\n".join([*parts, *sentences(comparison)]) + "\n"
+    return "\n\n".join([*parts, *map(markdown_text, sentences(comparison))]) + "\n"
 
 
 def latex(comparison: Comparison) -> str:

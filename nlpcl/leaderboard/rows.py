@@ -16,8 +16,9 @@ import numpy as np
 from nlpcl.errors import UsageError, about
 from nlpcl.leaderboard.compare import DRAW, HIGHER_IS_BETTER, METHOD, UNTOLD, by_block, draw_of_subset, facts
 from nlpcl.leaderboard.files import Block, Run, aligned, as_text, record_files, under
+from nlpcl.leaderboard.shapes import check_data
 from nlpcl.leaderboard.statistics import average_ranks
-from nlpcl.leaderboard.submit import MOST_FILED_BYTES, check_data
+from nlpcl.leaderboard.submit import MOST_FILED_BYTES
 from nlpcl.records.record import Record
 
 RANKED = "average_accuracy"

@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from nlpcl.config.files import fault
+from nlpcl.config.encoders import MINILM, is_hub_name
 from nlpcl.config.resolve import check_repeatable
 from nlpcl.config.spec import CompleteSpec
 from nlpcl.errors import UsageError, about
+from nlpcl.leaderboard.claims import check_claims
 from nlpcl.leaderboard.files import Run, aligned, as_text, differing, flattened, shortened
 from nlpcl.records.record import Record
-from nlpcl.registry import Regime, backbones, benchmarks, strategies
+from nlpcl.registry import backbones
 
 MOST_FILED_BYTES = 4 * 2**20
 _LONGEST = 1000
 # Unicode categories of characters that break lines, hide, or turn the direction of what follows them.
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 FOREIGN = ("/", "~", ".", "\\")
-
-
-class TaskFacts(BaseModel):
-    """A task as a record describes it: its name, labels and numbers of examples."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: str = Field(min_length=1, max_length=100)
-    labels: list[str] = Field(min_length=1)
-    train: int = Field(ge=1)
-    valid: int = Field(ge=0)
-    test: int = Field(ge=1)
-
-
-class DataFacts(BaseModel):
-    """What a record says of the data that were read."""
-
-    model_config = ConfigDict(strict=True)
-
-    tasks: list[TaskFacts]
-    files: dict[str, str] = {}
-    encoder: dict[str, Any] | None = None
 
 
 def add(paths: Sequence[Path], results: Path, *, replace: bool = False) -> list[tuple[Path, bool]]:
@@ -160,18 +134,25 @@ def checked(path: Path) -> Record:
         spec = record.run_spec()
         if spec.id != record.id:
             raise UsageError("its spec does not repeat to the same id: it was not written by nlpcl run.")
+        _check_model(spec)
         check_repeatable(spec)
-        model = spec.model or ""
-        is_local = spec.model_sha256 is not None and not backbones.get(spec.backbone).words
-        if is_local or model.startswith(FOREIGN) or ":" in model or "\\" in model:
-            raise UsageError(
-                f"its model {shortened(model)!r} is a folder of one machine: use one that others can load."
-            )
-        _check_tasks(spec, check_data(record))
-        _check_measured_cells(spec, strategies.get(spec.strategy).protocol, record)
+        check_claims(spec, record)
         if len(record.content()) > MOST_FILED_BYTES:
             raise UsageError(f"filed it would be larger than {MOST_FILED_BYTES // 2**20} MiB.")
     return record
+
+
+def _check_model(spec: CompleteSpec) -> None:
+    """Refuse an encoder in a folder, and a file of word vectors whose path leads out of the current folder."""
+    model = spec.model
+    if model is None or model == MINILM:
+        return
+    if backbones.get(spec.backbone).words:
+        is_local = model.startswith(FOREIGN) or ":" in model or "\\" in model or ".." in Path(model).parts
+    else:
+        is_local = spec.model_sha256 is not None or not is_hub_name(model)
+    if is_local:
+        raise UsageError(f"its model {shortened(model)!r} is a folder of one machine: use one that others can load.")
 
 
 def _strings(content: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -194,91 +175,3 @@ def _check_text(record: Record) -> None:
             raise UsageError(f"a text in {shortened(ascii(where))} has the control character U+{ord(hidden):04X}.")
         if len(text) > _LONGEST:
             raise UsageError(f"a text in {shortened(where)} is longer than {_LONGEST} characters.")
-
-
-def check_data(record: Record) -> list[TaskFacts]:
-    """Check what a record says of the data that were read, on which every comparison relies, and return its tasks.
-
-    :return: tasks in the order they were learnt.
-    :raises UsageError: tasks, files or encoder are not described as a run describes them, or the number of tasks is
-        not that of the matrices' rows.
-    """
-    try:
-        tasks = DataFacts.model_validate(record.data).tasks
-    except ValidationError as error:
-        raise UsageError(f"data.{fault(error)}.") from error
-    names = [task.name for task in tasks]
-    if len(names) != len(record.matrices.accuracy) or len(set(names)) < len(names):
-        raise UsageError(
-            f"data.tasks must name each of the {len(record.matrices.accuracy)} tasks once, not {shortened(str(names))}."
-        )
-    return tasks
-
-
-def _check_tasks(spec: CompleteSpec, tasks: list[TaskFacts]) -> None:
-    names = [task.name for task in tasks]
-    wanted = spec.tasks if isinstance(spec.tasks, list) else names
-    if set(wanted) != set(names) or (isinstance(spec.tasks, int) and spec.tasks != len(names)):
-        raise UsageError(
-            f"its spec asks for tasks {shortened(str(spec.tasks))}, its data are of {shortened(str(names))}."
-        )
-    _check_order(spec, names)
-    for task in tasks:
-        spec.epochs_for(task.name)
-        if spec.train_size is not None and task.train > spec.train_size:
-            raise UsageError(
-                f"its spec allows {spec.train_size} training examples a task, {task.name} had {task.train}."
-            )
-
-
-def _check_order(spec: CompleteSpec, names: list[str]) -> None:
-    """Check that the tasks come as the order says: by its names, or by its number among the published orders."""
-    benchmark = benchmarks.get(spec.benchmark)
-    published = [orders for key, orders in _published().items() if key.partition("_")[0] == benchmark.name]
-    fitting = [orders for orders in published if set(names) <= set(orders[0])]
-    if published and not fitting and benchmark.modality == "text":
-        raise UsageError(f"{benchmark.name} has no tasks {shortened(str(names))}.")
-    if isinstance(spec.order, str):  # a random order
-        return
-    asked_for = [spec.order] if isinstance(spec.order, list) else [orders[spec.order] for orders in fitting]
-    wanted = [_chosen(order, spec.tasks) for order in asked_for]
-    if wanted and names not in wanted:
-        asked = f"{shortened(as_text(spec.order))}, with tasks {shortened(str(wanted[0]))}"
-        raise UsageError(f"its spec asks for the order {asked}; its data are of {shortened(str(names))}.")
-
-
-def _chosen(order: list[str], tasks: int | list[str] | None) -> list[str]:
-    return order[:tasks] if not isinstance(tasks, list) else [name for name in order if name in tasks]
-
-
-@cache
-def _published() -> dict[str, list[list[str]]]:
-    return dict(json.loads((files("nlpcl.benchmarks._files") / "orders.json").read_text("utf-8")))
-
-
-def _check_measured_cells(spec: CompleteSpec, regime: Regime, record: Record) -> None:
-    """Check that the matrices hold a score in every cell that such a run measures, and in no other."""
-    n, matrices, seconds = len(record.matrices.accuracy), record.matrices, record.measured.seconds
-    if len(seconds.train) > n or len(seconds.evaluate) > n + 1:
-        raise UsageError(f"it tells the seconds of more than {n} tasks.")
-    for name in ("accuracy", "macro_f1"):
-        for i, row in enumerate(getattr(matrices, name)):
-            for j, cell in enumerate(row):
-                if (cell is not None) != measured(i, j, n, regime, spec.eval):
-                    kind = "is missing" if cell is None else "cannot have been measured"
-                    raise UsageError(
-                        f"{name} of task {j + 1} after task {i + 1} {kind}: {spec.strategy} ({regime}) was run with "
-                        f"--eval {spec.eval}."
-                    )
-    has_initial = matrices.initial is not None and None not in matrices.initial
-    if has_initial != (regime == "continual" and spec.eval == "full"):
-        raise UsageError("scores before the first task (initial) belong to --eval full, and to all tasks there.")
-
-
-def measured(row: int, column: int, tasks: int, regime: Regime, evaluate: str) -> bool:
-    """Return whether a run tests task `column` after task `row`; see `nlpcl.runs.fit.fit`."""
-    if regime == "isolated":
-        return row == column
-    if regime == "joint" or evaluate == "final":
-        return row == tasks - 1
-    return evaluate == "full" or column <= row

@@ -83,6 +83,33 @@ def transfer_vs_one(matrix: Matrix, one: Matrix) -> float | None:
     return _value(float(np.mean(np.diag(_array(matrix)) - np.diag(_array(one)))))
 
 
+def macro_f1_bounds(correct: int, examples: int, classes: int) -> tuple[float, float]:
+    """Return bounds of macro-F1, the mean of 2 TP_c / (2 TP_c + FN_c + FP_c) over the classes that occur.
+
+    With k correct answers and r = n - k errors the sum of FN_c + FP_c is 2 r, and at most r in each class. The mean is
+    largest if all errors are between two classes with equally many correct answers and m - 2 further classes are
+    faultless, which gives 1 - 2 r / (m (n + 2 - m)). It is smallest if all correct answers are of one class, which
+    takes part in x errors: 2 k / (2 k + x), over that class and the at most 2 r - x others.
+
+    >>> macro_f1_bounds(10, 10, 3)
+    (1.0, 1.0)
+    >>> low, high = macro_f1_bounds(90, 100, 2)
+    >>> round(low, 4), round(high, 4)
+    (0.4737, 0.9)
+
+    :param correct: k, from 0 to n.
+    :param examples: n, at least 1.
+    :param classes: C, the most classes that can occur among targets and predictions.
+    :return: lowest and highest value; some values between them no prediction gives.
+    """
+    k, n, errors = correct, examples, examples - correct
+    if k == 0 or errors == 0 or classes < 2:
+        return (0.0, 0.0) if k == 0 else (1.0, 1.0)
+    m = max(2.0, min(classes, k + 2, (n + 2) / 2))
+    x = min(max((1 + 2 * errors - 2 * k) / 2, 2 * errors - classes + 1, 0), errors)
+    return 2 * k / ((2 * k + x) * (1 + min(classes - 1, 2 * errors - x))), 1 - 2 * errors / (m * (n + 2 - m))
+
+
 def derive(
     accuracy: Matrix, macro_f1: Matrix, initial: Sequence[float | None] | None = None
 ) -> dict[str, float | None]:

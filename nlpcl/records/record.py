@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 MOST_TASKS = 1000
 TASK_NAME_WIDTH = 22
+PACKAGES = (
+    *("nlpcl", "torch", "torchvision", "avalanche-lib", "transformers", "tokenizers", "torchmetrics"),
+    *("numpy", "pillow"),
+)
+"""The packages that can change a result, whose versions a record holds."""
 _AtLeastZero = Annotated[float, Field(ge=0)]
 Span = Annotated[float, Field(ge=0, le=1e9)]  # seconds: their sum is finite, too
 

@@ -22,14 +22,10 @@ from nlpcl.config.encoders import encoder_fingerprint
 from nlpcl.config.spec import CompleteSpec
 from nlpcl.evaluation import MatrixMetric
 from nlpcl.models.sizes import model_bytes, sizes_of
-from nlpcl.records.record import Matrices, Measured, Record, Seconds
+from nlpcl.records.record import PACKAGES, Matrices, Measured, Record, Seconds
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
 
-PACKAGES = (
-    *("nlpcl", "torch", "torchvision", "avalanche-lib", "transformers", "tokenizers", "torchmetrics"),
-    *("numpy", "pillow"),
-)
 UNFINISHED = "unfinished"
 """The error in the record of a run that goes on."""
 

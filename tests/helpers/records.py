@@ -14,8 +14,9 @@ from nlpcl.config.resolve import resolve
 from nlpcl.config.spec import RunSpec
 from nlpcl.leaderboard.submit import place_of
 from nlpcl.records.record import Record
+from nlpcl.registry import strategies
 
-TASKS = ("laptop", "restaurant", "camera")
+TASKS = ("laptop", "restaurant", "hotel")
 Matrix = list[list[float | None]]
 
 
@@ -53,14 +54,17 @@ def record_of(
     fields = _complete(strategy).model_dump(mode="json", exclude_unset=True)
     drawn = {"data_seed": seed, "spec_version": 2} if seed else {}
     names = [name for name in order if name in TASKS] if isinstance(order, list) else TASKS
-    tasks = [{"name": name, "labels": ["good", "bad"], "train": 20, "valid": 40, "test": 120} for name in names]
+    tasks = [
+        {"name": name, "labels": ["positive", "negative"], "train": 20, "valid": 40, "test": 120} for name in names
+    ]
+    kept_bytes = [{"parameters": 40}] * (1 if strategies.get(strategy).protocol == "joint" else len(tasks))
     content: dict[str, Any] = {
         "status": "ok",
         "spec": {**fields, "order": order, "seed": seed, **drawn, **(spec or {})},
         "data": {"tasks": tasks, "files": {}, "encoder": {"name": "minilm", "model.safetensors": MINILM_SHA256}},
-        "sizes": {},
+        "sizes": {"parameters": 10, "parameters_frozen_at_end": 0, "kept_bytes": kept_bytes},
         "seeds": {"train": seed, "data": seed},
-        "versions": {"nlpcl": "0.1.0"},
+        "versions": {"nlpcl": "0.1.0", "python": "3.11.7", "torch": "2.14.1", "threads": "1"},
         "matrices": {"accuracy": scores, "macro_f1": scores},
         "measured": {},
     }

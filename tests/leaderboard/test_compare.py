@@ -103,7 +103,7 @@ CHANGES = [
     ("tasks", {"tasks": 5}),
     ("train_size", {"train_size": 21}),
     ("epochs", {"epochs": 9}),
-    ("epochs.camera", {"epochs": {"*": 5, "camera": 1}}),
+    ("epochs.hotel", {"epochs": {"*": 5, "hotel": 1}}),
     ("train_batch_size", {"train_batch_size": 8}),
     ("backbone", {"backbone": "bert"}),
     ("backbone_options.adapter_size", {"backbone_options": {"adapter_size": 32, "dropout": 0.1, "pooling": "mean"}}),
@@ -233,8 +233,8 @@ def test_a_single_run_of_each(tmp_path: Path) -> None:
 
 def test_nothing_in_common(tmp_path: Path) -> None:
     file(tmp_path, "ncl", 0)
-    file(tmp_path, "ewc", ["camera", "laptop", "restaurant"])
-    with refused("ncl ewc 0 camera"):
+    file(tmp_path, "ewc", ["hotel", "laptop", "restaurant"])
+    with refused("ncl ewc 0 hotel"):
         compared(tmp_path, "ncl", "ewc")
     file(tmp_path, "hat", 1, spec={"train_size": 7})
     with pytest.raises(UsageError, match="train_size"):
@@ -353,7 +353,7 @@ def test_tables(folder: Path) -> None:
 def test_names_cannot_break_a_table(folder: Path) -> None:
     runs = select_runs(["ncl", "ewc"], read_runs(folder))
     found = compare({r"a_b|c\&%": runs["ncl"], "ewc": runs["ewc"]})
-    assert r"a_b\|c\&%" in report.markdown(found)
+    assert r"a\_b&#124;c&#92;&amp;%" in report.markdown(found)
     assert r"a\_b|c\textbackslash{}\&\%" in report.latex(found)
     rows = [line for line in report.latex(found).splitlines() if line.endswith(r"\\")]
     assert len(rows) == 5 and all(line.count(" & ") == rows[0].count(" & ") for line in rows[:3])

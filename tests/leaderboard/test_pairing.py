@@ -25,7 +25,7 @@ def test_an_order_by_its_number_and_by_its_names_is_one(tmp_path: Path) -> None:
     assert len(compared(tmp_path, "hat", "derpp").blocks) == 1
     (row,) = [row for row in gather(read_runs(tmp_path)) if row.strategy == "ncl"]
     assert list(row.runs) == [("0", 0)]
-    file(tmp_path, "ncl", [*TASKS, "hotel"], 0, 0.7)
+    file(tmp_path, "ncl", [*TASKS, "camera"], 0, 0.7)
     with refused("order seed differ"):
         compared(tmp_path, "ncl", "ewc")
 

@@ -11,8 +11,10 @@ import pytest
 from nlpcl.cli import main
 from nlpcl.config.spec import RunSpec
 from nlpcl.leaderboard import submit
-from nlpcl.leaderboard.submit import check, checked, measured, place_of
+from nlpcl.leaderboard.claims import measured
+from nlpcl.leaderboard.submit import check, checked, place_of
 from nlpcl.records.record import Record
+from nlpcl.registry import benchmarks
 from nlpcl.runs import run as experiment
 from tests.helpers.messages import mentions, refused
 from tests.helpers.records import TASKS, flat, record_of, triangle
@@ -38,7 +40,7 @@ def both(matrix: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_a_record_is_filed_after_its_spec(tmp_path: Path) -> None:
-    path = saved(tmp_path, "hat", 2, 1, 0.7)
+    path = saved(tmp_path, "hat", 0, 1, 0.7)
     record = Record.load(path)
     target, new = add(path, tmp_path / "results")
     assert new and target == tmp_path / "results/demo/til/bert_adapter/hat" / f"{record.id}.json"
@@ -106,15 +108,23 @@ def test_what_a_real_run_writes_is_accepted(tmp_path: Path, tiny: str, strategy:
     with refused("model machine"):  # the tiny encoder is a folder of this machine
         checked(path)
     unnamed = {name: value for name, value in record.spec.items() if name not in ("model", "model_sha256")}
-    named = record.model_copy(update={"spec": {**unnamed, "model": "tiny", "spec_version": 1}})
+    encoder = {**record.data["encoder"], "name": "tiny"}
+    changes = {"spec": {**unnamed, "model": "tiny", "spec_version": 1}, "data": {**record.data, "encoder": encoder}}
+    named = record.model_copy(update=changes)
     named.save(path)
     assert place_of(checked(path)) == Path("demo/til/bert_adapter", strategy, f"{named.id}.json")
 
 
 def of_asc() -> dict[str, Any]:
     names = ("XuSemEval14_laptop", "XuSemEval14_rest", "Bing9domains_HitachiRouter")  # of order 0
-    tasks = record_of().data["tasks"]
-    return {"tasks": [{**task, "name": name} for task, name in zip(tasks, names, strict=True)], "files": {}}
+    known = benchmarks.get("asc").known
+    assert known is not None
+    data = known(names)
+    tasks = [
+        {"name": name, "labels": list(labels), "train": 20, "valid": sizes[1], "test": sizes[2]}
+        for name, (labels, sizes) in zip(names, data.tasks, strict=True)
+    ]
+    return {"tasks": tasks, "files": dict(data.files), "encoder": record_of().data["encoder"]}
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
@@ -148,10 +158,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("data.tasks.0.test", {"data": {"tasks": [{**record_of().data["tasks"][0], "test": 0}]}}),
     ("data.tasks list", {"data": {"tasks": "abc"}}),
     ("data.tasks list", {"data": {"tasks": 3}}),
-    ("tasks 2 camera", {"spec": {"tasks": 2}}),
-    ("tasks hotel", {"spec": {"tasks": ["laptop", "restaurant", "hotel"]}}),
-    ("asks for the order", {"order": ["camera", "laptop", "restaurant"], "data": record_of().data}),
-    ("asks for the order", {"order": ["hotel", *TASKS], "data": record_of().data}),
+    ("tasks hotel", {"spec": {"tasks": 2}}),
+    ("tasks camera", {"spec": {"tasks": ["laptop", "restaurant", "camera"]}}),
+    ("asks for the order", {"order": ["hotel", "laptop", "restaurant"], "data": record_of().data}),
+    ("asks for the order", {"order": ["camera", *TASKS], "data": record_of().data}),
     ("order", {"order": "0"}),
     ("task ../x", {"order": "../x"}),
     ("--order 0 4 77", {"order": 77}),
@@ -177,7 +187,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("seconds 3", {"measured": {"seconds": {"train": [1.0] * 4}}}),
     ("seconds 3", {"measured": {"seconds": {"evaluate": [1.0] * 5}}}),
     ("19 20 laptop", {"spec": {"train_size": 19}}),
-    ("epochs camera", {"spec": {"epochs": {"laptop": 1, "restaurant": 2}}}),
+    ("epochs hotel", {"spec": {"epochs": {"laptop": 1, "restaurant": 2}}}),
     ("accuracy 2", {"matrix": triangle([0.5], [0.5], [0.5, 0.5, 0.5])}),
 ]
 
@@ -206,11 +216,11 @@ def test_what_cannot_be_repeated_is_not_run(tmp_path: Path, capsys: Any, spec: d
 
 def test_explicit_tasks_and_orders_are_accepted(tmp_path: Path) -> None:
     for changes in (
-        {"spec": {"benchmark": "asc"}, "data": of_asc()},
+        {"spec": {"benchmark": "asc"}, "data": of_asc(), "matrix": 0.0},
         {"order": list(TASKS)},
         {"spec": {"tasks": list(reversed(TASKS))}},
-        {"spec": {"tasks": None, "epochs": {"camera": 3, "*": 1}}},
-        {"order": [*TASKS, "hotel"], "spec": {"tasks": 3}},
+        {"spec": {"epochs": {"hotel": 3, "*": 1}}},
+        {"order": [*TASKS, "camera"], "spec": {"tasks": 3}},
     ):
         assert checked(saved(tmp_path, **changes))
 
@@ -345,7 +355,7 @@ def test_a_file_that_nlpcl_would_write_otherwise_cannot_stay(tmp_path: Path, bef
 
 def test_a_tree_with_changes_is_told(tmp_path: Path, capsys: Any) -> None:
     for dirty in (True, False):
-        path = saved(tmp_path, seed=int(dirty), measured={"git": {"commit": "ab", "dirty": dirty}})
+        path = saved(tmp_path, seed=int(dirty), measured={"git": {"commit": "ab" * 20, "dirty": dirty}})
         assert main(["leaderboard", "add", str(path), "--results", str(tmp_path / "results")]) == 0
         assert mentions(capsys.readouterr().err, "commit") == dirty
 

@@ -1,13 +1,15 @@
-"""Task orders and SHA-256 of published streams, from the lists beside this file."""
+"""Task orders, SHA-256 and numbers of examples of published streams, from the lists beside this file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from nlpcl.config.orders import Order, Published
+from nlpcl.registry import Known, KnownTask
 
 _HERE = files("nlpcl.benchmarks._files")
 
@@ -36,6 +38,35 @@ def published_hashes(folder: str) -> dict[str, str]:
     """Return the SHA-256 of a stream's files by path, from `<folder>.sha256`."""
     lines = _HERE.joinpath(f"{folder}.sha256").read_text(encoding="utf-8").splitlines()
     return {path: digest for digest, path in (line.split() for line in lines)}
+
+
+@cache
+def published_sizes(name: str) -> dict[str, tuple[int, int, int]]:
+    """Return by task of a stream its numbers of training, validation and test examples."""
+    sizes = json.loads(_HERE.joinpath("sizes.json").read_text(encoding="utf-8"))[name]
+    return {task: (train, valid, test) for task, (train, valid, test) in sizes.items()}
+
+
+def known_data(
+    name: str, labels_of: Callable[[str], tuple[str, ...]], paths_of: Callable[[str], Iterable[str]]
+) -> Callable[..., Known]:
+    """Return a function for `BenchmarkEntry.known`, of a stream in the lists of sizes and of SHA-256.
+
+    :param labels_of: gives the labels of a task.
+    :param paths_of: gives the paths of a task's files in the stream's folder.
+    """
+
+    def known(names: Sequence[str], **arguments: Any) -> Known:
+        sizes, hashes = published_sizes(name), published_hashes(name)
+        tasks = [KnownTask(labels_of(task), sizes[task]) for task in names]
+        return Known(tasks, {f"{name}/{path}": hashes[path] for task in names for path in paths_of(task)})
+
+    return known
+
+
+def known_labels(labels: tuple[str, ...], files: Mapping[str, str | None] | None = None) -> Callable[..., Known]:
+    """Return a function for `BenchmarkEntry.known`, of a stream of which only labels and files are known."""
+    return lambda names, **arguments: Known([KnownTask(labels)] * len(names), files)
 
 
 def numbered_orders(name: str, order: Order, tasks: int | Sequence[str] | None) -> list[list[str]]:

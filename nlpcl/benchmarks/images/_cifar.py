@@ -22,8 +22,12 @@ from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.errors import UsageError
 
 
+def _archive(name: str) -> str:
+    return f"cifar-{name.removeprefix('cifar')}-binary.tar.gz"
+
+
 def _read(name: str, sha256: str, names: str, request: StreamRequest[Any]) -> ImageSet:
-    archive = f"cifar-{name.removeprefix('cifar')}-binary.tar.gz"
+    archive = _archive(name)
     path, root = f"{name}/{archive}", request.folder()
     if root is None:
         content = data_bytes(name, archive, sha256, f"https://www.cs.toronto.edu/~kriz/{archive}", None)
@@ -85,7 +89,10 @@ def _source(name: str, sha256: str, names: str) -> ImageSource:
         "sizes": (45_000, 5_000, 10_000),
         "own_files": own_files(f"{name}/*.gz", f"{name}/*.zip", f"{name}/t*/*/*", published=(sha256,)),
     }
-    return ImageSource(facts, partial(_read, name, sha256, names))
+    classes = 100 if names.startswith("fine") else 10
+    class_sizes = [(50_000 // classes, 10_000 // classes)] * classes
+    archive = f"{name}/{_archive(name)}"
+    return ImageSource(facts, class_sizes, {archive: sha256}, partial(_read, name, sha256, names))
 
 
 CIFAR10 = _source("cifar10", "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd", "batches.meta.txt")

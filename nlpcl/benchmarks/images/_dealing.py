@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from nlpcl.benchmarks._images import ImageSet, ImageTask, image_task
+from nlpcl.benchmarks._images import ImageSet, ImageSource, ImageTask, image_task, split_sizes
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.config.orders import Order
+from nlpcl.registry import KnownTask
 
 N_ORDERS = 20
 
@@ -38,6 +39,13 @@ def deal(classes: Sequence[str], size: int, order: Order, first: int = 0) -> dic
         names = [classes[k] for k in dealt[start:end]]
         groups["+".join(names) if len(names) <= 2 else f"{names[0]}+{len(names) - 1}"] = dealt[start:end]
     return groups
+
+
+def known_class_task(source: ImageSource, group: Sequence[int]) -> KnownTask:
+    """Return what is known of the task of some of the classes of a data set; None of them if their names are not."""
+    labels = source.facts.get("labels")
+    train, test = (sum(source.class_sizes[k][i] for k in group) for i in (0, 1))
+    return KnownTask(labels and tuple(labels[k] for k in group), split_sizes(train, test))
 
 
 def class_task(request: StreamRequest[Any], data: ImageSet, name: str, group: Sequence[int]) -> ImageTask:

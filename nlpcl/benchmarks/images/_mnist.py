@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -49,6 +50,12 @@ _UNPACKED = (
     "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 )
 
+# Training and test images of each digit.
+_CLASS_SIZES = (
+    *((5_923, 980), (6_742, 1_135), (5_958, 1_032), (6_131, 1_010), (5_842, 982)),
+    *((5_421, 892), (5_918, 958), (6_265, 1_028), (5_851, 974), (5_949, 1_009)),
+)
+
 
 def idx_array(content: bytes, name: str) -> Tensor:
     """Return the array of unsigned bytes in an idx file, uncompressed.
@@ -83,16 +90,25 @@ def _read(folder: str, classes: tuple[str, ...], request: StreamRequest[Any]) ->
     return ImageSet(classes, parts[0], parts[1])
 
 
-def _source(folder: str, labels: tuple[str, ...], **facts: Any) -> ImageSource:
+def _source(
+    folder: str,
+    labels: tuple[str, ...],
+    class_sizes: Sequence[tuple[int, int]],
+    hashes: Sequence[str | None],
+    **facts: Any,
+) -> ImageSource:
     paths = (f"{folder}/{name}{packed}" for name in IDX_FILES for packed in ("", ".gz"))
     facts["own_files"] = own_files(*paths, published=(*_SOURCES[folder][1:], *_UNPACKED))
     facts["sizes"] = (54_000, 6_000, 10_000)  # where classes are dealt out evenly
-    return ImageSource({"labels": labels, **facts}, partial(_read, folder, labels))
+    files = {f"{folder}/{name}": digest for name, digest in zip(IDX_FILES, hashes, strict=True)}
+    return ImageSource({"labels": labels, **facts}, class_sizes, files, partial(_read, folder, labels))
 
 
 MNIST = _source(
     "mnist",
     tuple("0123456789"),
+    _CLASS_SIZES,
+    _UNPACKED,
     source="ossci-datasets.s3.amazonaws.com/mnist",
     licence="CC BY-SA 3.0, as commonly stated",
     citation="LeCun, Bottou, Bengio and Haffner, Proceedings of the IEEE 1998",
@@ -100,6 +116,8 @@ MNIST = _source(
 FASHION = _source(
     "fashion-mnist",
     ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    [(6_000, 1_000)] * 10,
+    [None] * 4,
     source="GitHub zalandoresearch/fashion-mnist",
     licence="MIT",
     citation="Xiao, Rasul and Vollgraf, arXiv:1708.07747",

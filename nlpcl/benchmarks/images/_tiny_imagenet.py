@@ -34,5 +34,7 @@ TINY_IMAGENET = ImageSource(
             *(f"tiny-imagenet-200/{part}" for part in ("wnids.txt", "val/*.txt", "val/images/*", "train/*/images/*"))
         ),
     },
+    [(500, 50)] * 200,
+    None,
     _read,
 )

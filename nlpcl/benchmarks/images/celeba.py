@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from nlpcl.benchmarks._files.download import own_files
-from nlpcl.benchmarks._files.published import numbered_orders_of
+from nlpcl.benchmarks._files.published import known_labels, numbered_orders_of
 from nlpcl.benchmarks._images import (
     COLOUR,
     Images,
@@ -39,6 +39,7 @@ _PATH = "dat/celeba/small/iid/{split}/all_data_iid_01_05_keep_5_{split}_9.json"
     labels=_LABELS,
     orders=20,
     published=numbered_orders_of("celeba"),
+    known=known_labels(_LABELS),
     own_files=own_files("img_align_celeba/*", "celeba/img_align_celeba/*"),
 )
 def CelebA(request: StreamRequest[Options]) -> list[ImageTask]:

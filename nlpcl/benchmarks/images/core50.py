@@ -28,6 +28,7 @@ from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks.images._dealing import N_ORDERS, class_order, class_task, deal
 from nlpcl.config.orders import Order, Published
 from nlpcl.options import Options
+from nlpcl.registry import Known, KnownTask
 
 _KINDS = (
     *("plug adapter", "mobile phone", "scissors", "light bulb", "can"),
@@ -49,6 +50,12 @@ def _published(scenario: str, order: Order, **arguments: Any) -> Published:
     return [list(_parts(scenario, order))] * N_ORDERS, None
 
 
+def _known(names: Sequence[str], scenario: str, order: Order, **arguments: Any) -> Known:
+    parts = _parts(scenario, order)
+    labels = {name: _LABELS if scenario == "dil" else tuple(_LABELS[k] for k in parts[name]) for name in names}
+    return Known([KnownTask(labels[name]) for name in names], None)
+
+
 @image_stream(
     "CORe50",
     title="fifty objects in eleven sessions",
@@ -58,6 +65,7 @@ def _published(scenario: str, order: Order, **arguments: Any) -> Published:
     labels=_LABELS,
     orders=N_ORDERS,
     published=_published,
+    known=_known,
     own_files=own_files("core50_*/s*/o*/*"),
 )
 def CORe50(request: StreamRequest[Options]) -> list[ImageTask]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nlpcl.benchmarks._files.published import orders_of
+from nlpcl.benchmarks._files.published import known_data, orders_of
 from nlpcl.benchmarks._images import GREY, Images, ImageTask, image_stream, image_task
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks.images._leaf import CAT_REPOSITORY, read_leaf
@@ -15,6 +15,11 @@ from nlpcl.options import Options
 
 _LABELS = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 _LARGEST = 6200
+
+
+def _path(name: str, split: str) -> str:
+    writer = name.rpartition("-")[2]
+    return f"dat/femnist/small/iid/{split}10/all_data_{writer}_iid_01_05_keep_0_{split}_9.json"
 
 
 @image_stream(
@@ -27,6 +32,7 @@ _LARGEST = 6200
     orders=20,
     sizes=(6_911, 762, 858),
     published=orders_of("femnist"),
+    known=known_data("femnist", lambda name: _LABELS, lambda name: (_path(name, split) for split in ("train", "test"))),
 )
 def FEMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
     """62 characters (digits, capitals, small letters) by ten writers, 28 x 28, grey; LEAF's own test split.
@@ -35,18 +41,16 @@ def FEMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
     files are in `femnist/`.
     """
 
-    def images(writer: str, split: str) -> Images:
-        path = f"dat/femnist/small/iid/{split}10/all_data_{writer}_iid_01_05_keep_0_{split}_9.json"
+    def images(name: str, split: str) -> Images:
         rows: list[Any] = []
         labels: list[int] = []
-        for x, y in read_leaf(request, path).values():
+        for x, y in read_leaf(request, _path(name, split)).values():
             rows += x
             labels += y
         pool = torch.tensor(rows, dtype=torch.float32).reshape(-1, 1, 28, 28)
         return Images(pool, range(len(labels)), labels, GREY)
 
-    def task(name: str) -> ImageTask:
-        writer = name.rpartition("-")[2]
-        return image_task(request, name, _LABELS, images(writer, "train"), images(writer, "test"), _LARGEST)
-
-    return [task(name) for name in request.task_names]
+    return [
+        image_task(request, name, _LABELS, images(name, "train"), images(name, "test"), _LARGEST)
+        for name in request.task_names
+    ]

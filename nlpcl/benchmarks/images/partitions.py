@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from nlpcl.benchmarks._files.published import numbered_orders, numbered_orders_of
-from nlpcl.benchmarks._images import Images, ImageSet, ImageSource, ImageTask, image_stream, image_task
+from nlpcl.benchmarks._images import Images, ImageSet, ImageSource, ImageTask, image_stream, image_task, split_sizes
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks.images._cifar import CIFAR10, CIFAR100
 from nlpcl.benchmarks.images._mnist import FASHION, MNIST
+from nlpcl.config.orders import Order
 from nlpcl.errors import UsageError
 from nlpcl.options import Options
+from nlpcl.registry import Known, KnownTask
 
 _CONCENTRATION = 0.5
 _SMALLEST = 10
@@ -105,8 +107,14 @@ def _partition(
 
 def _facts(orders: str, source: ImageSource) -> dict[str, Any]:
     """Return what a stream says in the registry of its data set and of the published orders of its parts."""
+
+    def known(names: Sequence[str], order: Order, tasks: int | Sequence[str] | None, **arguments: Any) -> Known:
+        parts = len(numbered_orders(orders, order, tasks)[0])
+        train, test = (sum(sizes[i] for sizes in source.class_sizes) // parts for i in (0, 1))
+        return Known([KnownTask(source.facts.get("labels"), split_sizes(train, test))] * len(names), source.files)
+
     more = {"scenarios": ("dil",), "reason": _REASON, "orders": 20, "published": numbered_orders_of(orders)}
-    return {**source.facts, **more}
+    return {**source.facts, **more, "known": known}
 
 
 @image_stream("mnist", title="MNIST in even parts", **_facts("mnist", MNIST))
@@ -134,7 +142,10 @@ def PartitionedCIFAR100(request: StreamRequest[Options]) -> list[ImageTask]:
 
 
 @image_stream(
-    "cifar10hetero", title="CIFAR-10 in parts of uneven classes", **_facts("cifar10", CIFAR10) | {"sizes": None}
+    "cifar10hetero",
+    title="CIFAR-10 in parts of uneven classes",
+    **_facts("cifar10", CIFAR10)
+    | {"sizes": None, "known": lambda names, **arguments: Known([KnownTask()] * len(names), CIFAR10.files)},
 )
 def HeterogeneousCIFAR10(request: StreamRequest[Options]) -> list[ImageTask]:
     """CIFAR-10 in ten parts with class proportions of their own; more than ten tasks, of twenty."""

@@ -10,7 +10,7 @@ A tenth of the training data of each task is for validation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +21,15 @@ from torch.nn import functional as F
 from nlpcl.benchmarks._images import ImageSource, ImageTask, image_stream, image_task
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks.images._cifar import CIFAR10, CIFAR100
-from nlpcl.benchmarks.images._dealing import N_ORDERS, class_order, class_task, deal
+from nlpcl.benchmarks.images._dealing import N_ORDERS, class_order, class_task, deal, known_class_task
 from nlpcl.benchmarks.images._mnist import FASHION, MNIST
 from nlpcl.benchmarks.images._tiny_imagenet import TINY_IMAGENET
-from nlpcl.config.orders import Published
+from nlpcl.config.orders import Order, Published
 from nlpcl.errors import UsageError
 from nlpcl.options import Options
+from nlpcl.registry import Known
 
+_PARITY = ("even", "odd")
 _SPLIT: dict[str, Any] = {
     "scenarios": ("til", "cil"),
     "reason": "its tasks have different classes, so a head they shared would mean something else in each",
@@ -38,6 +40,27 @@ _SPLIT: dict[str, Any] = {
 def _orders_of(source: ImageSource) -> Callable[..., Published]:
     """Return a function for `BenchmarkEntry.published`: names of tasks of two of a set's classes each."""
     return lambda order, **arguments: ([list(deal(source.facts["labels"], 2, order))] * N_ORDERS, None)
+
+
+def _known(source: ImageSource, n_tasks: int) -> Callable[..., Known]:
+    """Return a function for `BenchmarkEntry.known` of a data set whose classes are dealt out evenly.
+
+    Names of classes that are not known are replaced by their numbers: all tasks are of one size then.
+    """
+    n = len(source.class_sizes)
+    classes = source.facts.get("labels") or tuple(map(str, range(n)))
+
+    def known(names: Sequence[str], order: Order, scenario: str, **arguments: Any) -> Known:
+        groups = deal(classes, n // n_tasks, order)
+        tasks = [known_class_task(source, group) for group in groups.values()]
+        if "labels" in source.facts:
+            of_name = dict(zip(groups, tasks, strict=True))
+            tasks = [of_name[name] for name in names]
+        if scenario == "dil":
+            tasks = [task._replace(labels=_PARITY) for task in tasks]
+        return Known(tasks[: len(names)], source.files)
+
+    return known
 
 
 def _split(request: StreamRequest[Options], source: ImageSource, n_tasks: int) -> list[ImageTask]:
@@ -56,6 +79,7 @@ def _split(request: StreamRequest[Options], source: ImageSource, n_tasks: int) -
     scenarios=("til", "dil", "cil"),
     orders=N_ORDERS,
     published=_orders_of(MNIST),
+    known=_known(MNIST, 5),
     **MNIST.facts | {"sizes": (54_002, 5_998, 10_000)},
 )
 def SplitMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
@@ -65,32 +89,45 @@ def SplitMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
         raise UsageError("SplitMNIST pairs even with odd digits in its natural order alone: --order 0.")
     tasks = _split(request, MNIST, 5)
     if parity:
-        request.labels = ("even", "odd")
-        return [replace(task, labels=request.labels) for task in tasks]
+        request.labels = _PARITY
+        return [replace(task, labels=_PARITY) for task in tasks]
     return tasks
 
 
 @image_stream(
-    "SplitFMNIST", title="FashionMNIST, two classes a task", published=_orders_of(FASHION), **FASHION.facts, **_SPLIT
+    "SplitFMNIST",
+    title="FashionMNIST, two classes a task",
+    published=_orders_of(FASHION),
+    known=_known(FASHION, 5),
+    **FASHION.facts,
+    **_SPLIT,
 )
 def SplitFMNIST(request: StreamRequest[Options]) -> list[ImageTask]:
     """Five tasks of two kinds of clothes."""
     return _split(request, FASHION, 5)
 
 
-@image_stream("SplitCIFAR10", title="CIFAR-10, two classes a task", **CIFAR10.facts, **_SPLIT)
+@image_stream("SplitCIFAR10", title="CIFAR-10, two classes a task", known=_known(CIFAR10, 5), **CIFAR10.facts, **_SPLIT)
 def SplitCIFAR10(request: StreamRequest[Options]) -> list[ImageTask]:
     """Five tasks of two kinds of things."""
     return _split(request, CIFAR10, 5)
 
 
-@image_stream("SplitCIFAR100", title="CIFAR-100, ten classes a task", **CIFAR100.facts, **_SPLIT)
+@image_stream(
+    "SplitCIFAR100", title="CIFAR-100, ten classes a task", known=_known(CIFAR100, 10), **CIFAR100.facts, **_SPLIT
+)
 def SplitCIFAR100(request: StreamRequest[Options]) -> list[ImageTask]:
     """Ten tasks of ten kinds of things."""
     return _split(request, CIFAR100, 10)
 
 
-@image_stream("SplitTinyImageNet", title="Tiny ImageNet, twenty classes a task", **TINY_IMAGENET.facts, **_SPLIT)
+@image_stream(
+    "SplitTinyImageNet",
+    title="Tiny ImageNet, twenty classes a task",
+    known=_known(TINY_IMAGENET, 10),
+    **TINY_IMAGENET.facts,
+    **_SPLIT,
+)
 def SplitTinyImageNet(request: StreamRequest[Options]) -> list[ImageTask]:
     """Ten tasks of twenty kinds of things."""
     return _split(request, TINY_IMAGENET, 10)
@@ -137,6 +174,7 @@ def _changed(request: StreamRequest[Options], change: Callable[[int], Change]) -
 def _facts_of_changed(names: list[str], stream: str) -> dict[str, Any]:
     """Return what a stream of MNIST says in the registry whose tasks have all digits: orders shuffle the tasks."""
     orders = [[names[i] for i in class_order(len(names), order)] for order in range(N_ORDERS)]
+    task = known_class_task(MNIST, range(10))
     return {
         **MNIST.facts,
         "citation": f"{MNIST.facts['citation']}; as a stream: {stream}",
@@ -144,6 +182,7 @@ def _facts_of_changed(names: list[str], stream: str) -> dict[str, Any]:
         "orders": N_ORDERS,
         "sizes": tuple(len(names) * size for size in MNIST.facts["sizes"]),  # every task has all of MNIST
         "published": lambda **arguments: (orders, None),
+        "known": lambda names, **arguments: Known([task] * len(names), MNIST.files),
     }
 
 

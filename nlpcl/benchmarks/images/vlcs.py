@@ -13,7 +13,7 @@ import torch
 
 from nlpcl.benchmarks._base import draw_rows
 from nlpcl.benchmarks._files.download import own_files
-from nlpcl.benchmarks._files.published import orders_of
+from nlpcl.benchmarks._files.published import known_labels, orders_of
 from nlpcl.benchmarks._images import (
     COLOUR,
     Images,
@@ -41,6 +41,7 @@ _LABELS = ("bird", "car", "chair", "dog", "person")
     labels=_LABELS,
     scenarios=("dil", "til"),
     published=orders_of("vlcs"),
+    known=known_labels(_LABELS),
     own_files=own_files("vlcs/*/*/*"),
 )
 def VLCS(request: StreamRequest[Options]) -> list[ImageTask]:

@@ -6,7 +6,7 @@ import json
 
 import pandas as pd
 
-from nlpcl.benchmarks._files.published import orders_of
+from nlpcl.benchmarks._files.published import known_data, orders_of
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks._text import TextTask, shuffle_cut, text_stream
 from nlpcl.benchmarks.text._lifelong_sent_class import FILE_OF_SPLIT, LIFELONG_SENT_CLASS, fetch_lifelong
@@ -22,6 +22,10 @@ def _path(domain: str, split: str) -> str:
     if group == "XuSemEval14":
         return f"dat/XuSemEval/asc/14/{name}/{FILE_OF_SPLIT[split]}.json"
     return f"dat/{group.replace('domains', 'Domains')}/asc/{name}/{FILE_OF_SPLIT[split]}.json"
+
+
+def _labels(domain: str) -> tuple[str, ...]:
+    return _LABELS if domain.startswith("XuSemEval14") else _LABELS[:2]
 
 
 def _frame(request: StreamRequest[Options], domain: str, split: str) -> pd.DataFrame:
@@ -45,6 +49,7 @@ def _frame(request: StreamRequest[Options], domain: str, split: str) -> pd.DataF
     orders=20,
     sizes=(10_241, 879, 2_344),
     published=orders_of("asc"),
+    known=known_data("asc", _labels, lambda domain: (_path(domain, split) for split in FILE_OF_SPLIT)),
 )
 def ASC(request: StreamRequest[Options]) -> list[TextTask]:
     """Aspect sentiment classification: the polarity of an aspect term (segment A) in a sentence (segment B).
@@ -55,8 +60,7 @@ def ASC(request: StreamRequest[Options]) -> list[TextTask]:
     """
 
     def task(domain: str) -> TextTask:
-        labels = _LABELS if domain.startswith("XuSemEval14") else _LABELS[:2]
         train, valid, test = (_frame(request, domain, split) for split in FILE_OF_SPLIT)
-        return TextTask(domain, labels, shuffle_cut(train, request.train_size, request.seed), valid, test)
+        return TextTask(domain, _labels(domain), shuffle_cut(train, request.train_size, request.seed), valid, test)
 
     return [task(domain) for domain in request.task_names]

@@ -15,6 +15,7 @@ import pandas as pd
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks._text import TextTask, shuffle_cut, text_stream
 from nlpcl.options import Options
+from nlpcl.registry import Known, KnownTask
 
 _LABELS = ("positive", "negative")
 _SIZES = {"train": 280, "valid": 40, "test": 120}
@@ -112,6 +113,9 @@ def _orders() -> list[list[str]]:
     orders=5,
     sizes=(1_400, 200, 600),
     published=lambda **arguments: (_orders(), None),
+    known=lambda names, **arguments: Known(
+        [KnownTask(_LABELS, (_SIZES["train"], _SIZES["valid"], _SIZES["test"]))] * len(names), {}
+    ),
     max_length=64,
 )
 def Demo(request: StreamRequest[Options]) -> list[TextTask]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from nlpcl.benchmarks._files.published import published_orders
+from nlpcl.benchmarks._files.published import known_data, published_orders
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks._text import TextTask, shuffle_cut, text_stream
 from nlpcl.benchmarks.text._lifelong_sent_class import FILE_OF_SPLIT, LIFELONG_SENT_CLASS, fetch_lifelong
@@ -24,8 +24,12 @@ class DSCOptions(Options):
     domains: Literal[10, 24] = option(10, "10 or 24, whose published orders count")
 
 
+def _path(domain: str, split: str) -> str:
+    return f"dat/dsc/{domain}_{FILE_OF_SPLIT[split]}.tsv"
+
+
 def _frame(request: StreamRequest[DSCOptions], domain: str, split: str) -> pd.DataFrame:
-    path = f"dat/dsc/{domain}_{FILE_OF_SPLIT[split]}.tsv"
+    path = _path(domain, split)
     lines = fetch_lifelong(request, path).decode("utf-8").rstrip("\n").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -51,6 +55,7 @@ def _published(domains: int, **arguments: Any) -> Published:
     orders=20,
     sizes=(37_326, 5_000, 4_666),
     published=_published,
+    known=known_data("dsc", lambda domain: _LABELS, lambda domain: (_path(domain, split) for split in FILE_OF_SPLIT)),
     options=DSCOptions,
 )
 def DSC(request: StreamRequest[DSCOptions]) -> list[TextTask]:

@@ -16,6 +16,7 @@ from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks._text import TextTask, shuffle_cut, text_stream
 from nlpcl.errors import UsageError
 from nlpcl.options import Options, option
+from nlpcl.registry import Known, KnownTask
 
 _URL = "https://ndownloader.figshare.com/files/5975967"
 ARCHIVE = "20news-bydate.tar.gz"
@@ -39,6 +40,11 @@ class NewsgroupsOptions(Options):
         "classifier of texts should learn from (in the older edition headers even name the group). False, as in the "
         "original toolkit, keeps them",
     )
+
+
+def _topics(name: str) -> tuple[str, ...]:
+    first = 2 * int(name.partition("_")[2])
+    return TOPICS[first : first + 2]
 
 
 def _from_files(request: StreamRequest[Any]) -> _Messages:
@@ -95,6 +101,7 @@ def _held_out(rows: Sequence[str], topic: str, seed: int) -> tuple[list[str], li
     orders=20,
     sizes=(10_184, 1_130, 7_532),
     published=orders_of("newsgroups"),
+    known=lambda names, **arguments: Known([KnownTask(_topics(name)) for name in names], {ARCHIVE: _ARCHIVE_SHA256}),
     own_files=_own_files,
     options=NewsgroupsOptions,
 )
@@ -119,8 +126,7 @@ def Newsgroups(request: StreamRequest[NewsgroupsOptions]) -> list[TextTask]:
         return pd.DataFrame(rows, columns=["text", "label"])
 
     def task(name: str) -> TextTask:
-        first = 2 * int(name.partition("_")[2])
-        topics = TOPICS[first : first + 2]
+        topics = _topics(name)
         halves = [_held_out(messages["train", topic], topic, request.seed) for topic in topics]
         train = shuffle_cut(frame([half[0] for half in halves]), request.train_size, request.seed)
         test = frame([messages["test", topic] for topic in topics])

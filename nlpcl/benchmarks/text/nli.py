@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from nlpcl.benchmarks._files.download import own_files
-from nlpcl.benchmarks._files.published import orders_of
+from nlpcl.benchmarks._files.published import known_labels, orders_of
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks._text import TextTask, shuffle_cut, text_stream
 from nlpcl.errors import UsageError
@@ -71,6 +71,7 @@ def _from_hub(request: StreamRequest[Any], split: str) -> pd.DataFrame:
     # Of the full set, from the genres' sizes in Williams et al., table 1.
     sizes=(353_431, 39_271, 9_815),
     published=orders_of("nli"),
+    known=known_labels(_LABELS, {f"{_HUB}:{split}": _REVISION for split in _HUB_SPLITS.values()}),
     own_files=own_files(*(f"{path}{packed}" for path in _FILES.values() for packed in ("", ".gz"))),
     options=NLIOptions,
 )

@@ -7,7 +7,7 @@ import warnings
 import pandas as pd
 
 from nlpcl.benchmarks._files.download import own_files
-from nlpcl.benchmarks._files.published import orders_of
+from nlpcl.benchmarks._files.published import known_labels, orders_of
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks._text import TextTask, shuffle_cut, text_stream
 from nlpcl.errors import UsageError
@@ -38,6 +38,7 @@ def _read(content: bytes, path: str) -> pd.DataFrame:
     labels=_LABELS,
     orders=20,
     published=orders_of("ssc"),
+    known=known_labels(_LABELS),
     own_files=own_files("ssc/*.txt", "ssc/*.txt.gz"),
 )
 def SSC(request: StreamRequest[Options]) -> list[TextTask]:
