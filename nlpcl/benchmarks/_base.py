@@ -61,7 +61,7 @@ class Task(Generic[_DataT]):
 class Examples(Dataset[tuple[Tensor, int]]):
     """Examples with their classes, read one by one or several at once.
 
-    :param targets: class of each example.
+    :ivar targets: class of each example.
     """
 
     targets: Sequence[int]
