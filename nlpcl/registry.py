@@ -88,8 +88,8 @@ class StrategyEntry(Entry):
 class KnownTask(NamedTuple):
     """What is known of a task of a stream before its data are read; None means that only the data tell.
 
-    :param labels: its labels, in their order.
-    :param sizes: its numbers of training, validation and test examples in the published data, without `train_size`.
+    :ivar labels: its labels, in their order.
+    :ivar sizes: its numbers of training, validation and test examples in the published data, without `train_size`.
     """
 
     labels: tuple[str, ...] | None = None
@@ -99,8 +99,8 @@ class KnownTask(NamedTuple):
 class Known(NamedTuple):
     """What is known of a stream's data before they are read.
 
-    :param tasks: in the order of the names that were asked for.
-    :param files: SHA-256 by name of the published files that are read, None where nobody stated it; None instead of
+    :ivar tasks: in the order of the names that were asked for.
+    :ivar files: SHA-256 by name of the published files that are read, None where nobody stated it; None instead of
         all means that there are no published files, so that the data are always the user's own.
     """
 
