@@ -25,6 +25,7 @@ from nlpcl.models.sizes import model_bytes, sizes_of
 from nlpcl.records.record import PACKAGES, Matrices, Measured, Record, Seconds
 from nlpcl.runs.state import NotSerializable
 from nlpcl.training import distributed
+from nlpcl.training.strategy import protocol_of
 
 UNFINISHED = "unfinished"
 """The error in the record of a run that goes on."""
@@ -148,8 +149,11 @@ class Results:
         """
         total = round(time.monotonic() - self._begun + self._earlier, 3)
         seconds = self.seconds.model_copy(update={"total": total})
-        tasks = zip(self.data["tasks"], self.epochs, seconds.train, strict=False)
-        examples = sum(size["train"] * epochs for size, epochs, _ in tasks)
+        trained = self.data["tasks"][: len(seconds.train)]
+        epochs = self.epochs
+        if protocol_of(self.strategy) == "joint" and seconds.train:  # all tasks in one training
+            trained, epochs = self.data["tasks"], [max(self.epochs)] * len(self.epochs)
+        examples = sum(size["train"] * n for size, n in zip(trained, epochs, strict=False))
         started = datetime.now(timezone.utc) - timedelta(seconds=time.monotonic() - self._begun)
         return Record(
             status="failed" if error else "ok",

@@ -11,13 +11,13 @@ import pytest
 
 from nlpcl.registry import strategies
 from nlpcl.training.strategy import ContinualStrategy
-from tests.helpers.runs import run, spec_of
+from tests.helpers.runs import EPOCHS, run, spec_of
 
 
 def documented_updates() -> dict[str, tuple[int, int]]:
     """For each strategy the updates on a mini-batch in an epoch: in the first task, and in later ones."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
-    table = page.split("## Epochs are not equal budgets")[1]
+    table = page.split("## Epochs are not equal budgets")[1].split("\n## ")[0]
     found = {}
     for names, updates in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]*) \|", table, flags=re.MULTILINE):
         later, *first = map(int, re.findall(r"(\d+) E B", updates))
@@ -51,3 +51,13 @@ def test_the_updates_that_the_docs_say(
     first, later = documented_updates()[name]
     batches = [math.ceil(task["train"] / spec.train_batch_size) for task in record.data["tasks"]]
     assert count == spec.epochs * (first * batches[0] + later * sum(batches[1:]))
+
+
+@pytest.mark.parametrize("name", ["ncl", "mtl"])
+def test_the_rate_counts_every_example_that_was_trained_on(
+    name: str, models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, scenario = spec_of(name, models)
+    record = run(spec, three_tasks[scenario], tmp_path)
+    examples = sum(task["train"] for task in record.data["tasks"]) * EPOCHS
+    assert record.measured.samples_per_second == pytest.approx(examples / sum(record.measured.seconds.train), abs=0.01)
