@@ -54,17 +54,13 @@ def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str
     :raises NotALabel: it is missing, a list, an object or of another type; of a label also: it is a real number, or
         reads as a list.
     """
-    if getattr(value, "shape", None) == () and not isinstance(value, (str, numbers.Number)):
-        value = value.item()  # an array or tensor of one number, which is no list
+    if not isinstance(value, (str, numbers.Number)) and getattr(value, "shape", None) == ():
+        value = value.item()  # an array or tensor of one value, which is no list
+    if isinstance(value, str):
+        return _checked(value, what)
     is_label = what == "label"
     if is_missing(value):
         raise NotALabel(f"no {what}")
-    if isinstance(value, str):
-        if has_surrogate(value):
-            raise NotALabel(f"{what} holds half of a character (a lone surrogate)")
-        if is_label and _LISTED.fullmatch(value.strip()):
-            raise NotALabel(_SEVERAL)
-        return str(value)
     if what in ("text", "text_pair"):
         raise NotALabel(f"{what} is of type {type(value).__name__}: it must be a text")
     if type(value).__name__ in ("bool", "bool_"):
@@ -82,6 +78,16 @@ def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str
     if isinstance(value, Iterable) and not isinstance(value, bytes):
         raise NotALabel(_SEVERAL if is_label else f"{what} is a list: a row has one {what}")
     raise NotALabel(f"{what} is of type {type(value).__name__}: it must be a text, a whole number, True or False")
+
+
+def _checked(text: str, what: str) -> str:
+    if not text.strip():
+        raise NotALabel(f"no {what}")
+    if has_surrogate(text):
+        raise NotALabel(f"{what} holds half of a character (a lone surrogate)")
+    if what == "label" and _LISTED.fullmatch(text.strip()):
+        raise NotALabel(_SEVERAL)
+    return str(text)
 
 
 def _is_whole(value: Any) -> bool:
@@ -113,6 +119,8 @@ def score_fault(value: str) -> str:
 
 def has_surrogate(text: str) -> bool:
     """Return whether a text holds half of a surrogate pair, which no encoding can store."""
+    if text.isascii():
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

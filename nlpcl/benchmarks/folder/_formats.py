@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress
 from pathlib import Path
 from typing import Any
 
@@ -110,34 +110,42 @@ def _csv(text: str, place: str, separator: str) -> RawTable:
         raise UsageError(f"{place}, row {_starts(fields)[-1]}: {fault}.") from error
     finally:
         csv.field_size_limit(limit)
-    # Blank lines hold no row.
-    rows = [(row, start, end - 1) for row, (start, end) in zip(fields, pairwise(_starts(fields)), strict=True) if row]
-    table = _delimited(place, [row for row, _, _ in rows], [start for _, start, _ in rows], separator)
-    _refuse_swallowed_rows(text, place, separator, rows)
+    one_line_each = reader.line_num == len(fields)
+    starts = list(compress(range(1, len(fields) + 1) if one_line_each else _starts(fields), fields))
+    rows = list(filter(None, fields))  # blank lines hold no row
+    table = _delimited(place, rows, starts, separator)
+    if not one_line_each:
+        _refuse_swallowed_rows(text, place, separator, rows, starts)
     return table
 
 
 def _starts(fields: Sequence[Sequence[str]]) -> list[int]:
     """Return the line where each row begins, and that of the row which would come next."""
-    return list(accumulate((1 + sum(value.count("\n") for value in row) for row in fields), initial=1))
+    return list(accumulate((1 + _breaks(row) for row in fields), initial=1))
 
 
-def _refuse_swallowed_rows(text: str, place: str, separator: str, rows: Sequence[tuple[list[str], int, int]]) -> None:
+def _breaks(row: Sequence[str]) -> int:
+    return sum(value.count("\n") for value in row)
+
+
+def _refuse_swallowed_rows(
+    text: str, place: str, separator: str, rows: Sequence[Sequence[str]], starts: Sequence[int]
+) -> None:
     """Refuse a row over several lines of which one, by itself, looks like a row.
 
     A quotation mark that opens one text and another that closes a later one make one row of what is between. A line
     looks like a row if it has a field for every column, and its labels are those of other rows.
+
+    :param starts: line where each row begins.
     """
-    long = [row for row in rows if row[1] < row[2]]
-    if not long:
-        return
-    single = [row for row, start, end in rows if start == end][1:]
+    single = [row for row in rows[1:] if not _breaks(row)]
     known = [set(column) for column in zip(*single, strict=True)]
     labels = [i for i, words in enumerate(known) if len(words) < 1 + len(single) / 2]  # columns whose words repeat
     lines = text.split("\n")
-    for row, start, end in long if labels else ():
+    for row, start in zip(rows, starts, strict=True) if labels else ():
+        end = start + _breaks(row)
         broken = [i for i, value in enumerate(row) if "\n" in value]
-        for number in range(start, end + 1):
+        for number in range(start, end + 1) if broken else ():
             parts = lines[number - 1].rstrip("\r").replace('"', "").split(separator)
             # What stands before the field on its first line, and after it on its last, is a part of this row anyway.
             inside = [i for i in labels if (number > start or i > broken[0]) and (number < end or i < broken[-1])]
@@ -165,7 +173,7 @@ def _tsv(text: str, place: str, separator: str) -> RawTable:
 def _json_lines(text: str, place: str) -> RawTable:
     # Not splitlines(): texts may hold characters that it takes for the end of a line.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    records = [_loaded(line, f"{place}, line {number}") for number, line in lines]
+    records = [_loaded(line, place, number) for number, line in lines]
     return of_records(records, place, [number for number, _ in lines], lines=True)
 
 
@@ -194,16 +202,23 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
-def _loaded(text: str, place: str) -> Any:
+def _loaded(text: str, place: str, line: int | None = None) -> Any:
+    """Return the value in a text of JSON.
+
+    :param line: number of the text in the file, if it is a line of it.
+    :raises UsageError: it is no JSON, naming the file and the line.
+    """
     try:
         return DECODER.decode(text)
-    except RecursionError as error:
-        raise UsageError(f"{place}: nested too deeply.") from error
-    except json.JSONDecodeError as error:
-        line = f", line {error.lineno}" if "\n" in text else ""
-        raise UsageError(f"{place}{line}: not JSON ({error.msg}, column {error.colno}).") from error
-    except ValueError as error:  # of `_once`, or an integer of more digits than Python converts
-        raise UsageError(f"{place}: not JSON ({str(error).partition(': value')[0]}).") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError):
+            line = error.lineno if "\n" in text else line
+            fault = f"not JSON ({error.msg}, column {error.colno})"
+        elif isinstance(error, ValueError):  # of `_once`, or an integer of more digits than Python converts
+            fault = f"not JSON ({str(error).partition(': value')[0]})"
+        else:
+            fault = "nested too deeply"
+        raise UsageError(f"{place}{'' if line is None else f', line {line}'}: {fault}.") from error
 
 
 def _parquet(content: bytes, place: str) -> RawTable:
