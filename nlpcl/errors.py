@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 NOT_BOTH = "--compile does not go with --gradient-checkpointing: leave one of them out."
 """torch cannot compile layers whose activations the backward pass computes again under a method's gates."""
+LONGEST_WORD, LONGEST_SENTENCE, LONGEST_LIST = 200, 380, 900
+"""Most characters of what is printed on stderr: of a path or value, of a sentence, and of the known names after it."""
 
 
 class UsageError(ValueError):
@@ -31,7 +34,7 @@ class UsageErrors(UsageError):
 
     def __init__(self, summary: str, problems: Sequence[str]) -> None:
         self.summary = summary
-        self.lines = ["".join(c if c.isprintable() else "\ufffd" for c in line) for line in problems[: self.SHOWN]]
+        self.lines = [escaped(line) for line in problems[: self.SHOWN]]
         if len(problems) > self.SHOWN:
             self.lines.append(f"and {len(problems) - self.SHOWN} more")
         super().__init__(summary, problems)
@@ -58,9 +61,31 @@ def fold(name: str) -> str:
     return "".join(c for c in name.lower().replace("+", "p") if c not in "-_ ")
 
 
+def escaped(text: str) -> str:
+    """Return a text in one line; what a terminal would obey or cannot show is written as in Python, as `\\x1b`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def printable(text: str) -> str:
-    """Return a text in one line, without the characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+    """Return a text as `escaped` does, with one blank in place of blanks and line breaks."""
+    return escaped(" ".join(text.split()))
+
+
+def brief(sentence: str) -> str:
+    """Return a sentence without the middle of a word or value that is too long to read; a list of names may be long.
+
+    The exception keeps the whole sentence, for who needs it.
+    """
+    words = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: _without_middle(word[0], LONGEST_WORD), sentence)
+    said, known, names = words.partition("Known: ")
+    return _without_middle(said, LONGEST_SENTENCE) + known + _without_middle(names, LONGEST_LIST)
+
+
+def _without_middle(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    start, end = most * 6 // 10, most * 3 // 10
+    return f"{text[:start]}[...{len(text) - start - end:,} characters...]{text[-end:]}"
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

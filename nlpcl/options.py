@@ -9,7 +9,6 @@ A method declares one class, and its plugin, its strategy, `--set`, `nlpcl info`
 from __future__ import annotations
 
 import inspect
-import json
 import typing
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from nlpcl.config.files import from_json
 from nlpcl.config.spec import FIELDS
 from nlpcl.errors import UsageError, suggest
 from nlpcl.ranges import Since, in_words
@@ -58,8 +58,8 @@ class Option:
 
     def parse(self, text: str) -> Any:
         """The value that `text`, as typed on a command line, stands for."""
-        with suppress(ValueError):  # no JSON, a number with thousands of digits, or a text that looks like a number
-            return self.check(json.loads(text))
+        with suppress(ValueError):  # no JSON, or a text that looks like a number
+            return self.check(from_json(text))
         return self.check(text)
 
 

@@ -34,7 +34,7 @@ TESTS = Path(__file__).resolve().parent
 # Files that train nothing, chosen by their processor time: `-m quick`.
 QUICK = {
     *("test_architecture", "test_display", "test_encoders", "test_grid", "test_matrix", "test_metrics", "test_records"),
-    *("test_options", "test_spec", "test_tests"),
+    *("test_files", "test_options", "test_spec", "test_tests"),
     *(f"benchmarks/test_{name}" for name in ("folder", "own_files", "own_labels", "own_parts", "own_tables")),
     "benchmarks/test_image_formats",
     *(f"leaderboard/test_{name}" for name in ("compare", "pairing", "results", "rows", "statistics", "submit")),

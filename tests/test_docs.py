@@ -13,7 +13,8 @@ import pytest
 from typer.main import get_command
 
 import nlpcl
-from nlpcl.cli import app, main
+from nlpcl.cli import main
+from nlpcl.cli.dispatch import app
 from nlpcl.registry import strategies
 
 ROOT = Path(__file__).resolve().parents[1]

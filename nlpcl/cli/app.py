@@ -1,12 +1,15 @@
-"""What all commands share: the application and the console."""
+"""What all commands share: the application, and how they print."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 import typer
 from rich.console import Console
 from rich.table import Column, Table
+
+from nlpcl.errors import brief, escaped, printable
 
 app = typer.Typer(
     help="Continual learning for NLP, as an extension of Avalanche.",
@@ -22,15 +25,28 @@ app = typer.Typer(
 console = Console(markup=False)
 
 
+def say(line: str) -> None:
+    """Print a line on stdout, where names that are not ours can neither steer the terminal nor begin a new line."""
+    print(escaped(line))
+
+
+def warn(sentence: str, indent: str = "") -> None:
+    """Print a sentence on stderr in the same way, and cut what is too long to read in it.
+
+    :param indent: blanks before it.
+    """
+    print(f"{indent}{brief(printable(sentence))}", file=sys.stderr)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", figures: Sequence[str] = ()) -> Table:
-    """Return a table of texts.
+    """Return a table of texts, which are escaped as in `say`.
 
     :param figures: the columns to align at the right.
     """
     heads = [Column(name, justify="right" if name in figures else "left", overflow="fold") for name in columns]
-    made = Table(*heads, title=title or None, title_justify="left", show_header=any(columns))
+    made = Table(*heads, title=escaped(title) or None, title_justify="left", show_header=any(columns))
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(escaped, row))
     return made
 
 

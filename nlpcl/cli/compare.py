@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from nlpcl.cli.app import app, console
-from nlpcl.errors import UsageError
+from nlpcl.cli.app import app, console, say
+from nlpcl.errors import UsageError, escaped
 
 _RESULTS = (Path("runs"), Path("leaderboard/results"))
 
@@ -53,15 +53,16 @@ def compare_command(
     if plot is not None:
         report.plot_ranks(comparison, plot)
     if as_json or form == "json":
-        print(json.dumps(report.as_json(comparison)))
+        say(json.dumps(report.as_json(comparison)))
     elif form == "table":
         for content in report.tables(comparison):
             _show(*content)
         for sentence in report.sentences(comparison):
-            console.print(sentence, highlight=False)
+            console.print(escaped(sentence), highlight=False)
     else:
         write = {"markdown": report.markdown, "latex": report.latex, "csv": report.as_csv}[form]
-        print(write(comparison), end="")
+        for line in write(comparison).rstrip("\n").split("\n"):
+            say(line)
 
 
 def _field(text: str) -> tuple[str, str]:
@@ -77,6 +78,6 @@ def _show(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -
         last = i == len(columns) - 1
         table.add_column(column.replace(" p", "\np"), justify="right" if i else "left", no_wrap=i > 0 and not last)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escaped, row))
     console.print(table)
     console.print()

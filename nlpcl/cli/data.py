@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nlpcl.cli.app import app, console, quiet, table
-from nlpcl.errors import printable
+from nlpcl.cli.app import app, console, quiet, say, table
 from nlpcl.options import check_options, parse_options
 from nlpcl.registry import benchmarks
 from nlpcl.sweeps.cells import DataRoot
@@ -42,9 +41,9 @@ def data_prepare(
     for size in stream.sizes:
         tasks_of.setdefault(_shortened(size["labels"], LABELS_SHOWN), []).append(size["name"])
     for words, tasks in tasks_of.items():
-        print(printable(f"labels of {'every task' if len(tasks_of) == 1 else _shortened(tasks, TASKS_SHOWN)}: {words}"))
+        say(f"labels of {'every task' if len(tasks_of) == 1 else _shortened(tasks, TASKS_SHOWN)}: {words}")
     for note in stream.notes:
-        print(printable(f"note: {note}"))
+        say(f"note: {note}")
 
 
 def _shortened(words: Sequence[str], shown: int) -> str:
@@ -61,8 +60,8 @@ def data_verify(
     """Check every file of a benchmark and show its SHA-256."""
     stream = _stream(benchmark, data_root, assign)
     for path, digest in sorted(stream.files.items()):
-        print(f"{digest}  {path}")
-    print(f"{benchmark}: {len(stream.files)} file(s) read and checked")
+        say(f"{digest}  {path}")
+    say(f"{benchmark}: {len(stream.files)} file(s) read and checked")
 
 
 @data.command("list")
@@ -74,7 +73,7 @@ def data_list() -> None:
     console.print(table(("benchmark", "source", "licence"), rows))
     folder = cache_folder().parent
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    print(f"downloads and tokenised text: {size / 1e6:.1f} MB in {folder}")
+    say(f"downloads and tokenised text: {size / 1e6:.1f} MB in {folder}")
 
 
 def _stream(name: str, root: str | None, assign: list[str] | None, scenario: str | None = None, **text: Any) -> Any:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from nlpcl.cli.app import table
 from nlpcl.config.files import file_errors, replacing
-from nlpcl.errors import printable
+from nlpcl.errors import brief, escaped, printable
 from nlpcl.records.metrics import average, final_scores
 from nlpcl.records.record import Record, short_task_name
 from nlpcl.sweeps.cells import Cell, Execution, Outcome, last_line
@@ -85,13 +85,13 @@ class ProgressReporter:
             description = TextColumn("{task.description}", markup=False)
             columns = (description, BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self.console, transient=True)
-            self._bar.add_task(text, total=total)
+            self._bar.add_task(escaped(text), total=total)
             self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done, description=text)
+        self._bar.update(self._bar.task_ids[0], completed=done, description=escaped(text))
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(brief(printable(text)), highlight=False, soft_wrap=True)
 
 
 def time_in_words(seconds: float) -> str:
@@ -124,7 +124,9 @@ class SweepReporter(Live):
         """Show the runs at work."""
         if self.console.is_terminal:
             lines = [f"{cell.label}: {last_line(cell.log(self.execution))}" for cell in cells]
-            texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines[: self.console.height - 3]]
+            texts = [
+                Text(escaped(line), no_wrap=True, overflow="ellipsis") for line in lines[: self.console.height - 3]
+            ]
             self.update(Group(self._bar, *texts))
 
     def ended(self, outcome: Outcome) -> None:
@@ -133,7 +135,7 @@ class SweepReporter(Live):
         self._bar.advance(self._bar.task_ids[0])
         if outcome.error is not None:
             self.failed.append(outcome)
-        result = "done" if outcome.error is None else f"failed: {printable(outcome.error)}"
+        result = "done" if outcome.error is None else f"failed: {outcome.error}"
         _print(self.console, f"{self.done}/{self.runs} {outcome.cell.label}: {result}")
 
     def stopping(self, runs: int) -> None:

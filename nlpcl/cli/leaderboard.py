@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nlpcl.cli.app import app
-from nlpcl.errors import UsageError, printable
+from nlpcl.cli.app import app, say, warn
+from nlpcl.errors import UsageError
 
 _RESULTS = Path("leaderboard/results")
 _SITE = Path("build/leaderboard")
@@ -28,9 +27,9 @@ def leaderboard_add(
 
     for path in records:
         if (checked(path).measured.git or {}).get("dirty"):
-            print(f"note: {path} was made from a source tree with changes that are in no commit", file=sys.stderr)
+            warn(f"note: {path} was made from a source tree with changes that are in no commit")
     for target, new in add(records, results, replace=replace):
-        print(f"filed: {target}" if new else f"already there: {target}")
+        say(f"filed: {target}" if new else f"already there: {target}")
 
 
 @leaderboard.command("check")
@@ -40,10 +39,10 @@ def leaderboard_check(folder: Annotated[Path, typer.Argument(help="Folder of res
 
     files, problems = check(folder)
     for problem in problems:
-        print(printable(problem))
+        say(problem)
     if problems:
         raise UsageError(f"{len(problems)} of {files} file(s) in {folder} must be mended or removed.")
-    print(f"{folder}: {files} record(s) checked")
+    say(f"{folder}: {files} record(s) checked")
 
 
 @leaderboard.command("build")
@@ -66,8 +65,8 @@ def leaderboard_build(
     runs, failed = load(results)
     rows, figures = gather(runs), read_published(published or OURS)
     build(rows, figures, out, results)
-    print(f"{out / 'index.html'}: {len(rows)} result(s) of {len(runs)} run(s)")
+    say(f"{out / 'index.html'}: {len(rows)} result(s) of {len(runs)} run(s)")
     if failed:
-        print(f"note: {failed} failed run(s) not shown", file=sys.stderr)
+        warn(f"note: {failed} failed run(s) not shown")
     if readme is not None:
-        print(f"{readme}: {'updated' if update_readme(readme, rows, figures) else 'up to date'}")
+        say(f"{readme}: {'updated' if update_readme(readme, rows, figures) else 'up to date'}")

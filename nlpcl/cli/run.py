@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nlpcl.cli.app import app, console, quiet, table
+from nlpcl.cli.app import app, console, quiet, say, table
 from nlpcl.cli.display import ProgressReporter, draw, print_record
 from nlpcl.cli.options import asks_for_a_run
 from nlpcl.config.arguments import Request
@@ -69,12 +69,12 @@ def run_command(
         draw(record, path.with_name("matrix.png"))
     if as_json:
         answer = {"id": record.id, "record": str(path), "spec": record.spec, "matrices": record.matrices.model_dump()}
-        print(json.dumps({**answer, "metrics": record.derived()}))
+        say(json.dumps({**answer, "metrics": record.derived()}))
         return
     print_record(console, record)
     if plot:
-        print(f"plot: {path.with_name('matrix.png')}")
-    print(f"record: {path}")
+        say(f"plot: {path.with_name('matrix.png')}")
+    say(f"record: {path}")
 
 
 def _repeated(source: Path, asked: Request) -> tuple[Record, CompleteSpec]:
@@ -99,8 +99,8 @@ def _repeated(source: Path, asked: Request) -> tuple[Record, CompleteSpec]:
 def _show_spec(spec: CompleteSpec, path: Path, as_json: bool) -> None:
     content = spec.model_dump(mode="json", exclude_unset=True)
     if as_json:
-        print(json.dumps({"id": spec.id, "record": str(path), "spec": content}))
+        say(json.dumps({"id": spec.id, "record": str(path), "spec": content}))
         return
     rows = [(name, "" if value is None else str(value)) for name, value in content.items()]
     console.print(table(["", ""], rows))
-    print(f"record would be: {path}")
+    say(f"record would be: {path}")

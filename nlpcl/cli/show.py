@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nlpcl.cli.app import app, console, table
+from nlpcl.cli.app import app, console, say, table
 from nlpcl.cli.coverage import DOCUMENTED, PYCONTINUAL, missing, strategy_matrix
 from nlpcl.cli.display import strategy_table
 from nlpcl.errors import UsageError, suggest
@@ -34,7 +34,7 @@ def list_(
         "backbones": [_facts(entry) for entry in backbones.entries()],
     }
     if as_json:
-        print(json.dumps(content))
+        say(json.dumps(content))
         return
     for kind, rows in content.items():
         columns = [c for c in ("name", "title", "scenarios", "backbones", "protocol") if any(c in row for row in rows)]
@@ -46,12 +46,12 @@ def _show_matrix(as_json: bool) -> None:
     pairs_here = strategy_matrix()
     absent, documented = missing(pairs_here), sum(map(len, DOCUMENTED.values()))
     if as_json:
-        print(json.dumps({"matrix": pairs_here, "documented": DOCUMENTED, "source": PYCONTINUAL, "missing": absent}))
+        say(json.dumps({"matrix": pairs_here, "documented": DOCUMENTED, "source": PYCONTINUAL, "missing": absent}))
         return
     console.print(strategy_table(pairs_here))
-    print(f"of {documented} pairs that {PYCONTINUAL} has, {documented - len(absent)} run here")
+    say(f"of {documented} pairs that {PYCONTINUAL} has, {documented - len(absent)} run here")
     if absent:
-        print(f"not yet: {', '.join(absent)}")
+        say(f"not yet: {', '.join(absent)}")
 
 
 @app.command()
@@ -73,7 +73,8 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
             raise broken
         raise UsageError(" ".join([f"unknown name {name!r}. {suggest(name, known)}", *faults]))
     ours = entry.target.__module__.startswith("nlpcl")
-    print(inspect.getdoc(sys.modules[entry.target.__module__] if ours else entry.target) or "")
+    for line in (inspect.getdoc(sys.modules[entry.target.__module__] if ours else entry.target) or "").split("\n"):
+        say(line)
     console.print(table(["", ""], [(field, _cell(value)) for field, value in _facts(entry).items()]))
     options = [
         (o.name, in_words(o.annotation), "required" if o.default is MISSING else str(o.default), o.help)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nlpcl.cli.app import app, console, table
+from nlpcl.cli.app import app, console, say, table, warn
 from nlpcl.cli.display import SweepReporter, time_in_words
 from nlpcl.cli.options import asks_for_a_run
 from nlpcl.config.arguments import Request
-from nlpcl.errors import UsageError, printable
+from nlpcl.errors import UsageError
 from nlpcl.records.record import check_out
 from nlpcl.sweeps.cells import Execution
 from nlpcl.sweeps.grid import Grid
@@ -54,10 +53,10 @@ def sweep_command(
         requests, execution.out, asked.presets, data_root=execution.data_root, skip_impossible=skip_impossible
     )
     for reason in planned.left_out:
-        print(f"left out: {printable(reason)}", file=sys.stderr)
+        warn(f"left out: {reason}")
     if print_:
         for line in [cell.line(execution) for cell in planned.to_run]:
-            print(line)
+            say(line)
     elif dry_run:
         _show(planned, workers(jobs, execution.device) if ray is None else None)
     else:
@@ -73,9 +72,9 @@ def _execute(planned: Plan, execution: Execution, jobs: int | None, ray: str | N
             run_local(planned.to_run, jobs, execution, progress)
         else:
             run_on_ray(planned.to_run, ray, needs, execution, progress, main)
-    print(f"{len(planned.cells)} runs: {len(planned.done)} were done, {progress.done - len(progress.failed)} are new")
+    say(f"{len(planned.cells)} runs: {len(planned.done)} were done, {progress.done - len(progress.failed)} are new")
     for outcome in progress.failed:
-        print(f"failed: {outcome.cell.label}: {printable(outcome.error or '')} ({outcome.cell.log(execution)})")
+        say(f"failed: {outcome.cell.label}: {outcome.error} ({outcome.cell.log(execution)})")
     if progress.failed:
         raise typer.Exit(1)
 
@@ -88,9 +87,9 @@ def _show(planned: Plan, jobs: int | None) -> None:
         rows.append((cell.id, cell.label, "done" if cell.id in planned.done else about))
     console.print(table(("id", "run", "time"), rows, figures=("time",)))
     known = [seconds for cell in planned.to_run if (seconds := planned.seconds[cell.id]) is not None]
-    print(f"{len(planned.cells)} runs: {len(planned.done)} done, {len(planned.to_run)} to run")
+    say(f"{len(planned.cells)} runs: {len(planned.done)} done, {len(planned.to_run)} to run")
     if known:
         at_once = f"{jobs} at a time" if jobs else "one at a time; a cluster does as many as it holds"
-        print(f"about {time_in_words(max(sum(known) / (jobs or 1), *known))} for {len(known)} of them, {at_once}")
+        say(f"about {time_in_words(max(sum(known) / (jobs or 1), *known))} for {len(known)} of them, {at_once}")
     if len(known) < len(planned.to_run):
-        print(f"unknown for {len(planned.to_run) - len(known)}: no record in --out tells")
+        say(f"unknown for {len(planned.to_run) - len(known)}: no record in --out tells")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nlpcl.cli.app import app, quiet
+from nlpcl.cli.app import app, quiet, say, warn
 from nlpcl.cli.options import asks_for_a_run
 from nlpcl.config.arguments import Request
-from nlpcl.errors import UsageError, printable
+from nlpcl.errors import UsageError
 from nlpcl.records.record import check_out
 from nlpcl.sweeps.cells import DataRoot, Device, EvalBatchSize
 
@@ -49,7 +48,7 @@ def tune_command(
         search,
         study,
         trials,
-        lambda trial: print(_trial_line(search, trial, trials), file=sys.stderr),
+        lambda trial: warn(_trial_line(search, trial, trials)),
         data_root=data_root,
         device=device,
         eval_batch_size=eval_batch_size,
@@ -57,12 +56,12 @@ def tune_command(
     command = shlex.join(["nlpcl", "tune", *asked.argv(), "--on", on, "--trials", str(trials)])
     accuracy = f"{100 * best.accuracy:.1f} % on validation data"
     search.preset(best.texts, f"{command}: {accuracy}, the best of {best.trials}").save(out)
-    print(f"{_setting(search, best.texts)}: {accuracy}, the best of {best.trials}")
-    print(f"preset: {out}")
+    say(f"{_setting(search, best.texts)}: {accuracy}, the best of {best.trials}")
+    say(f"preset: {out}")
 
 
 def _trial_line(search: Search, trial: Trial, trials: int) -> str:
-    result = f"failed: {printable(trial.error or '')}" if trial.accuracy is None else f"{100 * trial.accuracy:.1f} %"
+    result = f"failed: {trial.error}" if trial.accuracy is None else f"{100 * trial.accuracy:.1f} %"
     return f"trial {trial.number} of {trials}, {_setting(search, trial.texts)}: {result}"
 
 

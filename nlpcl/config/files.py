@@ -1,13 +1,15 @@
-"""Files that are written as a whole or not at all, their SHA-256, and how one of JSON is read."""
+"""Files that are written as a whole or not at all, and how plain files are opened, hashed and read."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, BinaryIO, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
@@ -17,6 +19,13 @@ from nlpcl.errors import UsageError
 MOST_BYTES = 32 * 2**20
 _Model = TypeVar("_Model", bound=BaseModel)
 _KNOWN: dict[tuple[int, ...], str] = {}
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @contextmanager
@@ -66,6 +75,40 @@ def file_errors(failure: str) -> Iterator[None]:
         raise UsageError(f"{failure} ({error.strerror or error}).") from error
 
 
+def check_plain(path: Path) -> os.stat_result:
+    """Refuse what is no plain file nor a link to one: a named pipe makes its reader wait, and a device may have no end.
+
+    :return: the file's facts.
+    :raises UsageError: it is no plain file, or there is none.
+    """
+    with file_errors(f"cannot read {path}"):
+        facts = path.stat()
+    kind = stat.S_IFMT(facts.st_mode)
+    if kind != stat.S_IFREG:
+        raise UsageError(f"cannot read {path}: it is {_KINDS.get(kind, 'something else')} and no plain file.")
+    return facts
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """Open a plain file to read its bytes.
+
+    :raises UsageError: as `check_plain`, or it cannot be read, also later, within the block.
+    """
+    check_plain(path)
+    with file_errors(f"cannot read {path}"), path.open("rb") as file:
+        yield file
+
+
+def read_plain(path: Path) -> bytes:
+    """Return the content of a plain file.
+
+    :raises UsageError: as `open_plain`.
+    """
+    with open_plain(path) as file:
+        return file.read()
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
@@ -76,14 +119,17 @@ def sha256(path: Path) -> str:
 
 
 def known_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, which is read again only if its device, inode, size or a time of it is another.
+    """Return the SHA-256 of a plain file, which is read again only if its device, inode, size or a time is another.
 
     A tool that restores the time of modification (`rsync -t`, `touch -r`) cannot set that of the last change of status.
+
+    :raises UsageError: as `open_plain`.
     """
-    facts = path.stat()
+    facts = check_plain(path)
     stamp = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     if stamp not in _KNOWN:
-        _KNOWN[stamp] = sha256(path)
+        with file_errors(f"cannot read {path}"):
+            _KNOWN[stamp] = sha256(path)
     return _KNOWN[stamp]
 
 
@@ -93,7 +139,7 @@ def read_model(kind: type[_Model], path: Path, name: str, most_bytes: int = MOST
     :param name: what a file of this kind is called, for the messages.
     :raises UsageError: there is no such file, it is not of this kind, or it is larger than `most_bytes`.
     """
-    with file_errors(f"cannot read {path}"), path.open("rb") as file:
+    with open_plain(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise UsageError(f"{path} is not a {name}: it is larger than {most_bytes // 2**20} MiB.")
@@ -101,6 +147,17 @@ def read_model(kind: type[_Model], path: Path, name: str, most_bytes: int = MOST
         return kind.model_validate_json(content)
     except ValidationError as error:
         raise UsageError(f"{path} is not a {name}: {fault(error)}.") from error
+
+
+def from_json(text: str | bytes) -> Any:
+    """Return the value that a text of JSON stands for.
+
+    :raises ValueError: it is no JSON, no text, holds a number of thousands of digits, or is nested thousands deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def fault(error: ValidationError) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from nlpcl.config.arguments import Request
 from nlpcl.config.spec import CompleteSpec
-from nlpcl.errors import NOT_BOTH, UsageError, printable
+from nlpcl.errors import NOT_BOTH, UsageError
 from nlpcl.records.record import Record
 
 LOG = "log.txt"
@@ -71,11 +71,11 @@ class Cell:
     def line(self, execution: Execution) -> str:
         """Return the command as one line of a shell.
 
-        :raises UsageError: a value in it holds a line break.
+        :raises UsageError: a value in it holds a line break or another character that cannot be shown.
         """
         line = shlex.join(["nlpcl", *self.argv(execution)])
-        if "\n" in line:
-            raise UsageError(f"{printable(line)} holds a line break, so it is no line of a job array.")
+        if not line.isprintable():
+            raise UsageError(f"no line of a job array can be {line}: it holds a line break or what cannot be shown.")
         return line
 
     def log(self, execution: Execution) -> Path:

@@ -62,10 +62,7 @@ def files_of(root: Path, tasks: Sequence[str] | None = None) -> dict[str, str]:
         for file in parts_in(folder, problems).values()
     }
     problems.check(str(root))
-    try:
-        return {key: known_sha256(file) for key, file in files.items()}
-    except OSError as error:
-        raise UsageError(f"{error.filename} cannot be read ({error.strerror}).") from error
+    return {key: known_sha256(file) for key, file in files.items()}
 
 
 def key_of(task: str, file: Path, source: Path) -> str:
