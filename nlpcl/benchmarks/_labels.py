@@ -8,7 +8,7 @@ import numbers
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -18,6 +18,8 @@ DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?
 _LISTED = re.compile(
     r"[\[{]\s*(?:[-+.0-9'\"].*)?[\]}]|\(\s*[-+.0-9'\"][^,]*,.*\)|[-+]?[0-9]+(?:\s*[,;|]\s*[0-9]+)+", flags=re.DOTALL
 )
+LONGEST_TEXT = 2_000_000
+"""Characters of a text: a tokenizer takes some 350 bytes of memory for each, however few tokens are kept."""
 _SEVERAL = "label is a list: multi-label data are not supported, a row has one label"
 _MISSING_WORDS = ("nan", "none", "null", "na", "n/a", "<na>", "nat")
 
@@ -85,6 +87,12 @@ def _checked(text: str, what: str) -> str:
         raise NotALabel(f"no {what}")
     if has_surrogate(text):
         raise NotALabel(f"{what} holds half of a character (a lone surrogate)")
+    if len(text) > LONGEST_TEXT:
+        raise NotALabel(
+            f"{what} has {len(text):,} characters, and {LONGEST_TEXT:,} are the most: cut it", f"long {what}"
+        )
+    if what == "label" and ("\0" in text or not folded(text)):
+        raise NotALabel("label holds a NUL character, or none that shows")
     if what == "label" and _LISTED.fullmatch(text.strip()):
         raise NotALabel(_SEVERAL)
     return str(text)
@@ -156,12 +164,16 @@ def combined(words: Iterable[str]) -> str | None:
 
 
 def folded(word: str) -> str:
-    """Return what is left of a label without blanks, case, invisible characters, width and leading zeros."""
+    """Return what is left of a label without blanks, case, invisible characters, width, script and leading zeros."""
     plain = unicodedata.normalize("NFKC", word)
     plain = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf").casefold()
     plain = unicodedata.normalize("NFKC", plain)
-    # Plus 0, as -0 is 0.
-    return str((Decimal(plain) + 0).normalize()) if DECIMAL.fullmatch(plain) and len(plain) <= 28 else plain
+    plain = "".join(str(unicodedata.decimal(c, c)) for c in plain)  # digits of other scripts
+    if not DECIMAL.fullmatch(plain):
+        return plain
+    with localcontext() as context:
+        context.prec = max(28, len(plain))
+        return str((Decimal(plain) + 0).normalize())  # plus 0, as -0 is 0
 
 
 def alike(words: Iterable[str]) -> list[list[str]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Sequence
 from itertools import accumulate, compress
 from pathlib import Path
-from typing import Any
 
-from nlpcl.benchmarks._files.download import unzipped
+from nlpcl.benchmarks._files.content import json_of, numbered_lines, text_of, unzipped
 from nlpcl.benchmarks.folder._options import FolderOptions
 from nlpcl.benchmarks.folder._problems import refuse_rows
 from nlpcl.benchmarks.folder._tables import RawTable, of_arrow, of_records
@@ -48,11 +46,13 @@ def parse(content: bytes, file: Path, options: FolderOptions) -> RawTable:
     if suffix == ".parquet":
         return _parquet(content, place)
     if file.name.lower().endswith(".gz"):
-        content = unzipped(content, file)
+        content = unzipped(content, place)
     for start, kind in OTHER_FORMATS.items():
         if content.startswith(start):
             raise UsageError(f"{place} is {kind}.")
-    text = _decoded(content, place, options)
+    fault = f"not {options.encoding or 'UTF-8'} text: name its encoding, as in encoding=latin-1 or encoding=utf-16"
+    of_nul = "a NUL character; if it is UTF-16 text, say encoding=utf-16"
+    text = text_of(content, place, options.codec, fault=fault, of_nul=of_nul)
     if not text.strip():
         raise UsageError(f"{place} cannot be read: it is empty.")
     if suffix == ".csv":
@@ -60,22 +60,6 @@ def parse(content: bytes, file: Path, options: FolderOptions) -> RawTable:
     if suffix == ".tsv":
         return _tsv(text, place, options.separator_or("\t"))
     return _json_lines(text, place) if suffix == ".jsonl" else _json(text, place)
-
-
-def _decoded(content: bytes, place: str, options: FolderOptions) -> str:
-    try:
-        text = content.decode(options.codec)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UsageError(
-            f"{place}, line {line}: not {options.encoding or 'UTF-8'} text: name its encoding, as in "
-            "encoding=latin-1 or encoding=utf-16."
-        ) from error
-    text = text.removeprefix("\ufeff")  # utf-16-le and others leave the byte order mark in
-    if (at := text.find("\0")) >= 0:
-        line = text.count("\n", 0, at) + 1
-        raise UsageError(f"{place}, line {line}: a NUL character; if it is UTF-16 text, say encoding=utf-16.")
-    return text
 
 
 def _delimited(
@@ -171,15 +155,14 @@ def _tsv(text: str, place: str, separator: str) -> RawTable:
 
 
 def _json_lines(text: str, place: str) -> RawTable:
-    # Not splitlines(): texts may hold characters that it takes for the end of a line.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    records = [_loaded(line, place, number) for number, line in lines]
+    lines = list(numbered_lines(text))
+    records = [json_of(line, place, number) for number, line in lines]
     return of_records(records, place, [number for number, _ in lines], lines=True)
 
 
 def _json(text: str, place: str) -> RawTable:
     try:
-        records = _loaded(text, place)
+        records = json_of(text, place)
     except UsageError:
         # `datasets` and others write lines of objects under this name.
         first = text.strip().partition("\n")[0].rstrip()
@@ -189,36 +172,6 @@ def _json(text: str, place: str) -> RawTable:
     if not isinstance(records, list):
         raise UsageError(f"{place} holds no list of objects.")
     return of_records(records, place, range(1, len(records) + 1))
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"an object has the key {next(name for name in names if names.count(name) > 1)!r} twice")
-    return record
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_once)
-
-
-def _loaded(text: str, place: str, line: int | None = None) -> Any:
-    """Return the value in a text of JSON.
-
-    :param line: number of the text in the file, if it is a line of it.
-    :raises UsageError: it is no JSON, naming the file and the line.
-    """
-    try:
-        return DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, json.JSONDecodeError):
-            line = error.lineno if "\n" in text else line
-            fault = f"not JSON ({error.msg}, column {error.colno})"
-        elif isinstance(error, ValueError):  # of `_once`, or an integer of more digits than Python converts
-            fault = f"not JSON ({str(error).partition(': value')[0]})"
-        else:
-            fault = "nested too deeply"
-        raise UsageError(f"{place}{'' if line is None else f', line {line}'}: {fault}.") from error
 
 
 def _parquet(content: bytes, place: str) -> RawTable:
