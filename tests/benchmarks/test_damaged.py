@@ -7,18 +7,24 @@ import json
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nlpcl.benchmarks._files.content import image_of, unpacked
 from nlpcl.benchmarks._files.published import published_hashes, published_orders
 from nlpcl.benchmarks.images._mnist import IDX_FILES
 from nlpcl.benchmarks.text.newsgroups import TOPICS
+from nlpcl.config.orders import MOST_TASKS, order_tasks
+from nlpcl.errors import UsageError
 from nlpcl.registry import benchmarks
+from tests.helpers.messages import mentions, refused
 from tests.helpers.own_data import ROWS, Blank, lines, write
 
 Files = dict[str, bytes | str]
@@ -65,8 +71,8 @@ def cifar_members(classes: int = 10, labels: int = 1) -> Files:
     }
 
 
-def cifar10() -> Files:
-    return {"cifar10/cifar-10-binary.tar.gz": tar(cifar_members())}
+def cifar10(others: Mapping[str, str] = MappingProxyType({})) -> Files:
+    return {"cifar10/cifar-10-binary.tar.gz": tar({**cifar_members(), **others})}
 
 
 def cifar100() -> Files:
@@ -221,9 +227,82 @@ def test_a_damaged_file_is_named(name: str, damage: str, tmp_path: Path) -> None
     else:
         for each in [each for each in root.rglob("*") if each.is_file() and each.name.endswith(end)]:
             DAMAGES[damage](each)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UsageError) as caught:
         load(name, root)
-    assert type(caught.value).__name__.startswith("UsageError"), caught.value
     message = str(caught.value)
     assert end.rpartition("/")[2].lstrip("-") in message, message
     assert "0x" not in message, message
+
+
+def png(width: int, height: int) -> bytes:
+    """A picture whose header says another size than its data have."""
+    content = bytearray(picture())
+    content[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "content",
+    [b"", picture()[:-60], picture()[:20], png(0, 0), png(12_000, 12_000), png(40_000, 40_000), picture(form="GIF"),
+     picture(form="JPEG")[:500], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"],
+)  # fmt: skip
+def test_an_image_that_cannot_be_read_is_named(content: bytes) -> None:
+    with refused("x.zip train/a/0.png image"):
+        image_of(content, "x.zip, train/a/0.png")
+
+
+def test_a_member_of_an_archive_is_named() -> None:
+    whole = zipped({"a/0.png": b"stored content"})
+    assert unpacked(whole, "x.zip") == {"a/0.png": b"stored content"}
+    encrypted = whole.replace(b"PK\3\4\x14\0\0", b"PK\3\4\x14\0\1").replace(
+        b"PK\1\2\x14\3\x14\0\0", b"PK\1\2\x14\3\x14\0\1"
+    )
+    for content in (encrypted, whole.replace(b"stored", b"broken")):
+        with refused("x.zip a/0.png"):
+            unpacked(content, "x.zip")
+    with refused("x.tar.gz link"):
+        unpacked(tar({"a": "b"}, links={"link": "a"}), "x.tar.gz")
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "words"),
+    [
+        ("SplitCIFAR10", cifar10({"batches.meta.txt": "a\nb"}), "label"),
+        ("SplitCIFAR10", {"cifar10/x.zip": zipped({"0.png": picture()})}, "x.zip 0.png"),
+        ("SplitCIFAR10", {f"cifar10/{part}/a\x1b/0.png": picture() for part in ("train", "test")}, "cifar10 class"),
+        ("SplitCIFAR10", {f"cifar10/{part}/a/0.png": picture() for part in ("train", "test")}, "SplitCIFAR10 5"),
+        ("PermutedMNIST", mnist() | {f"mnist/{IDX_FILES[0]}": idx(np.zeros((200, 27, 28)))}, f"mnist/{IDX_FILES[0]}"),
+        ("mnist", mnist() | {f"mnist/{IDX_FILES[2]}": idx(np.zeros((0, 28, 28)))}, f"mnist/{IDX_FILES[2]}"),
+        ("SplitMNIST", mnist() | {f"mnist/{IDX_FILES[1]}": b"\0\0\x08\1\0\0"}, f"mnist/{IDX_FILES[1]}"),
+        ("SplitTinyImageNet", tiny_imagenet() | {"tiny-imagenet-200/wnids.txt": "../../n1"}, "wnids.txt"),
+        ("SplitTinyImageNet", tiny_imagenet() | {"tiny-imagenet-200/wnids.txt": "n1\nn77"}, "n77"),
+        ("SplitTinyImageNet", tiny_imagenet() | {"tiny-imagenet-200/val/val_annotations.txt": "\nn0"}, "line 2"),
+        ("newsgroups", newsgroups() | {"20newsgroups/test.jsonl": '{"category": "sci.med"}'}, "test.jsonl line 1"),
+        ("newsgroups", newsgroups() | {"20newsgroups/test.jsonl": "\n[1]"}, "test.jsonl line 2"),
+        ("nli", nli() | {"nli/mnli_val.tsv": "premise\thypothesis\tlabel\tgenre\na\tb"}, "mnli_val.tsv line 2"),
+        ("nli", nli() | {"nli/mnli_val.tsv": "premise\tsentence1\thypothesis\tlabel\tgenre\n"}, "mnli_val.tsv premise"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(name: str, files: Files, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(name, write(tmp_path, files))
+    assert mentions(str(caught.value), words), caught.value
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path: Path) -> None:
+    root = write(tmp_path, vlcs())
+    os.rename(root / "vlcs/sun/bird/0.jpg", os.fsencode(root) + b"/vlcs/sun/bird/\xff.jpg")
+    assert load("vlcs", root).sizes[0]["train"]
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    assert load("vlcs", write(tmp_path, vlcs() | {"vlcs/sun/bird/._0.jpg": b"of a Mac"})).sizes
+
+
+def test_more_tasks_than_a_record_holds_are_refused() -> None:
+    names = [f"t{i}" for i in range(MOST_TASKS + 1)]
+    with refused("1,001 1,000 --tasks"):
+        order_tasks([names], 0, None)
+    assert len(order_tasks([names], 0, MOST_TASKS)) == MOST_TASKS
