@@ -77,7 +77,8 @@ def _read(folder: str, classes: tuple[str, ...], request: StreamRequest[Any]) ->
             request.files[path] = hashlib.sha256(content).hexdigest()
         arrays.append(idx_array(content, path))
     parts = []
-    for images, labels, name in ((*arrays[:2], IDX_FILES[0]), (*arrays[2:], IDX_FILES[2])):
+    for i in (0, 2):
+        images, labels, name = arrays[i], arrays[i + 1], IDX_FILES[i]
         if images.shape[1:] != (28, 28) or not len(images):
             raise UsageError(f"{folder}/{name} holds no images of 28 x 28 pixels; replace it by the original.")
         if labels.dim() != 1 or len(images) != len(labels) or int(labels.max()) >= len(classes):
