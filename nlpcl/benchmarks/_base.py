@@ -65,12 +65,10 @@ class Task(Generic[_DataT]):
 
 
 class Examples(Dataset[tuple[Tensor, int]]):
-    """Examples with their classes, read one by one or several at once.
-
-    :ivar targets: class of each example.
-    """
+    """Examples with their classes, read one by one or several at once."""
 
     targets: Sequence[int]
+    """Class of each example."""
 
     def __len__(self) -> int:
         return len(self.targets)

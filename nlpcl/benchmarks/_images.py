@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import IO, Any
+from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from nlpcl.benchmarks._base import SPLITS, Benchmark, Examples, Task, draw_rows, labelled
+from nlpcl.benchmarks._files.content import image_of
 from nlpcl.benchmarks._stream import StreamRequest, register_stream
+from nlpcl.config.files import read_plain
 from nlpcl.errors import UsageError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -38,20 +41,15 @@ GREY = Normalisation((0.1307,), (0.3081,))
 COLOUR = Normalisation((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255))
 
 
-def read_image(file: Path | IO[bytes], size: int | None = None) -> Tensor:
-    """Return an image file as a uint8 tensor (3, H, W), resized to `size` x `size` unless that is None.
+def read_image(content: bytes, place: str, size: int) -> Tensor:
+    """Return an image as a uint8 tensor (3, size, size), resized if it has another size.
 
-    :raises UsageError: it is missing or no image.
+    :param content: of a JPEG or PNG file.
+    :param place: the file, or the archive and its member, for the message.
+    :raises UsageError: it is no image.
     """
-    try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
-    except OSError as error:
-        raise UsageError(
-            f"{getattr(file, 'name', file)} cannot be read as an image ({type(error).__name__}); "
-            "complete the data root."
-        ) from error
-    if size is not None and image.size != (size, size):
+    image = image_of(content, place)
+    if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
@@ -68,7 +66,8 @@ class ImageFiles:
     size: int
 
     def __getitem__(self, index: int) -> Tensor:
-        return read_image(self.paths[index], self.size)
+        path = self.paths[index]
+        return read_image(read_plain(path), str(path), self.size)
 
 
 @dataclass(eq=False, repr=False)
@@ -224,8 +223,26 @@ def digest_of(contents: Mapping[str, bytes]) -> str:
     """Return one SHA-256 over names and contents of many files."""
     digest = hashlib.sha256()
     for path in sorted(contents):
-        digest.update(f"{path} {hashlib.sha256(contents[path]).hexdigest()}\n".encode())
+        digest.update(name_bytes(f"{path} {hashlib.sha256(contents[path]).hexdigest()}\n"))
     return digest.hexdigest()
+
+
+def name_bytes(names: str) -> bytes:
+    """Return names of files as the bytes that they are on a disk, which need not be UTF-8."""
+    return names.encode("utf-8", "surrogateescape")
+
+
+def check_classes(names: Sequence[str], place: str) -> None:
+    """Refuse names of classes that are alike, empty, longer than a file's or hold characters that do not print.
+
+    :param place: the file or folder that names them.
+    :raises UsageError: naming the first of these.
+    """
+    for name, count in Counter(names).items():
+        if not name or len(name) > 255 or not name.isprintable():
+            raise UsageError(f"{place}: {name!r} cannot be the name of a class; replace it by the original.")
+        if count > 1:
+            raise UsageError(f"{place} names the class {name!r} twice; replace it by the original.")
 
 
 def image_folder(request: StreamRequest[Any], *names: str, advice: str) -> Path:
@@ -247,9 +264,14 @@ def listed_images(files: Sequence[tuple[Path, int]], size: int) -> Images:
     return Images(pool, range(len(files)), [label for _, label in files], COLOUR)
 
 
+def is_image(path: PurePath) -> bool:
+    """Return whether a file is a JPEG or PNG image by its name. Hidden ones (`._1.png` of a Mac) hold none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
 def image_files(folder: Path) -> list[Path]:
     """Return the JPEG and PNG files in a folder, by name; none where there is no folder."""
-    return [file for file in sorted(folder.glob("*")) if file.suffix.lower() in IMAGE_SUFFIXES]
+    return [file for file in sorted(folder.glob("*")) if is_image(file)]
 
 
 image_stream = partial(register_stream, image_benchmark_from_tasks, modality="image", language="")

@@ -8,7 +8,7 @@ import numbers
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -18,6 +18,8 @@ DECIMAL = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?
 _LISTED = re.compile(
     r"[\[{]\s*(?:[-+.0-9'\"].*)?[\]}]|\(\s*[-+.0-9'\"][^,]*,.*\)|[-+]?[0-9]+(?:\s*[,;|]\s*[0-9]+)+", flags=re.DOTALL
 )
+LONGEST_TEXT = 2_000_000
+"""Characters of a text: a tokenizer takes some 350 bytes of memory for each, however few tokens are kept."""
 _SEVERAL = "label is a list: multi-label data are not supported, a row has one label"
 _MISSING_WORDS = ("nan", "none", "null", "na", "n/a", "<na>", "nat")
 
@@ -54,17 +56,13 @@ def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str
     :raises NotALabel: it is missing, a list, an object or of another type; of a label also: it is a real number, or
         reads as a list.
     """
-    if getattr(value, "shape", None) == () and not isinstance(value, (str, numbers.Number)):
-        value = value.item()  # an array or tensor of one number, which is no list
+    if not isinstance(value, (str, numbers.Number)) and getattr(value, "shape", None) == ():
+        value = value.item()  # an array or tensor of one value, which is no list
+    if isinstance(value, str):
+        return _checked(value, what)
     is_label = what == "label"
     if is_missing(value):
         raise NotALabel(f"no {what}")
-    if isinstance(value, str):
-        if has_surrogate(value):
-            raise NotALabel(f"{what} holds half of a character (a lone surrogate)")
-        if is_label and _LISTED.fullmatch(value.strip()):
-            raise NotALabel(_SEVERAL)
-        return str(value)
     if what in ("text", "text_pair"):
         raise NotALabel(f"{what} is of type {type(value).__name__}: it must be a text")
     if type(value).__name__ in ("bool", "bool_"):
@@ -82,6 +80,22 @@ def word_of(value: Any, what: str = "label", classes: Sequence[str] = ()) -> str
     if isinstance(value, Iterable) and not isinstance(value, bytes):
         raise NotALabel(_SEVERAL if is_label else f"{what} is a list: a row has one {what}")
     raise NotALabel(f"{what} is of type {type(value).__name__}: it must be a text, a whole number, True or False")
+
+
+def _checked(text: str, what: str) -> str:
+    if not text.strip():
+        raise NotALabel(f"no {what}")
+    if has_surrogate(text):
+        raise NotALabel(f"{what} holds half of a character (a lone surrogate)")
+    if len(text) > LONGEST_TEXT:
+        raise NotALabel(
+            f"{what} has {len(text):,} characters, and {LONGEST_TEXT:,} are the most: cut it", f"long {what}"
+        )
+    if what == "label" and ("\0" in text or not folded(text)):
+        raise NotALabel("label holds a NUL character, or none that shows")
+    if what == "label" and _LISTED.fullmatch(text.strip()):
+        raise NotALabel(_SEVERAL)
+    return str(text)
 
 
 def _is_whole(value: Any) -> bool:
@@ -113,6 +127,8 @@ def score_fault(value: str) -> str:
 
 def has_surrogate(text: str) -> bool:
     """Return whether a text holds half of a surrogate pair, which no encoding can store."""
+    if text.isascii():
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -148,12 +164,16 @@ def combined(words: Iterable[str]) -> str | None:
 
 
 def folded(word: str) -> str:
-    """Return what is left of a label without blanks, case, invisible characters, width and leading zeros."""
+    """Return what is left of a label without blanks, case, invisible characters, width, script and leading zeros."""
     plain = unicodedata.normalize("NFKC", word)
     plain = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf").casefold()
     plain = unicodedata.normalize("NFKC", plain)
-    # Plus 0, as -0 is 0.
-    return str((Decimal(plain) + 0).normalize()) if DECIMAL.fullmatch(plain) and len(plain) <= 28 else plain
+    plain = "".join(str(unicodedata.decimal(c, c)) for c in plain)  # digits of other scripts
+    if not DECIMAL.fullmatch(plain):
+        return plain
+    with localcontext() as context:
+        context.prec = max(28, len(plain))
+        return str((Decimal(plain) + 0).normalize())  # plus 0, as -0 is 0
 
 
 def alike(words: Iterable[str]) -> list[list[str]]:

@@ -12,6 +12,8 @@ Order = int | str | Sequence[str]
 Published = tuple[Sequence[Sequence[str]], Sequence[str] | None]
 """The arguments `orders` and `known` of `order_tasks`."""
 RANDOM = "seed:"
+MOST_TASKS = 1000
+"""Tasks of a run, and rows and columns of a record's matrices."""
 NUMBER = re.compile(r"[0-9]{1,18}")
 
 
@@ -62,7 +64,7 @@ def order_tasks(
     :param order: number of a published order, `seed:N` for a random one, or the names themselves.
     :param tasks: number of tasks to keep, or their names; None means all.
     :param known: names that an explicit order may take; None means those of the published orders.
-    :raises UsageError: no such order or name, a name twice, or more tasks than there are.
+    :raises UsageError: no such order or name, a name twice, more tasks than there are, or than a record can hold.
     """
     check_order(order, len(orders))
     if isinstance(order, int):
@@ -73,13 +75,17 @@ def order_tasks(
     else:
         names = [order] if isinstance(order, str) else list(order)
         check_names(names, known or orders[0])
-    if tasks is None:
-        return names
     if isinstance(tasks, int):
         if not 1 <= tasks <= len(names):
             raise UsageError(f"--tasks must be 1 to {len(names)}, or task names joined by commas, not {tasks}.")
-        return names[:tasks]
-    check_names(tasks, names)
-    if not tasks or len(set(tasks)) < len(tasks):
-        raise UsageError("a choice of tasks names at least one task, and none twice.")
-    return [name for name in names if name in tasks]
+        names = names[:tasks]
+    elif tasks is not None:
+        check_names(tasks, names)
+        if not tasks or len(set(tasks)) < len(tasks):
+            raise UsageError("a choice of tasks names at least one task, and none twice.")
+        names = [name for name in names if name in tasks]
+    if len(names) > MOST_TASKS:
+        raise UsageError(
+            f"{len(names):,} tasks are more than a record can hold: take at most {MOST_TASKS:,}, --tasks N."
+        )
+    return names

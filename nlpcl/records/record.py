@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nlpcl.config.files import MOST_BYTES, file_errors, read_model, write_atomically
+from nlpcl.config.orders import MOST_TASKS
 from nlpcl.config.spec import CompleteSpec, spec_id
 from nlpcl.records.metrics import derive
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_TASKS = 1000
 TASK_NAME_WIDTH = 22
 PACKAGES = (
     *("nlpcl", "torch", "torchvision", "avalanche-lib", "transformers", "tokenizers", "torchmetrics"),

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlpcl.benchmarks._labels import alike, in_order
+from nlpcl.benchmarks._labels import LONGEST_TEXT, alike, in_order
 from nlpcl.errors import UsageError
 from tests.helpers.own_data import ROWS, frame, lines, one_task, stream, write
 
@@ -109,6 +109,9 @@ def folded_plainly(name: str) -> str:
         ([10**5000, 1, Fraction(10**5000, 3)] * 2, "row 3.*real-valued"),
         ([Decimal("sNaN"), Decimal("NaN"), 1] * 2, "row 1: no label .*in 4 of 6 rows"),
         ([Decimal("1.5"), 1] * 4, "real-valued"),
+        (["no", "yes", "\u200b", "yes"] * 2, "row 3: label"),
+        (["no", "yes", "no\0", "yes"] * 2, "row 3: label"),
+        (["no", "yes", "x" * (LONGEST_TEXT + 1), "yes"], "row 3: label.*2,000,000"),
     ],
 )
 def test_what_is_no_class_is_named(labels: list[Any], word: str) -> None:
@@ -120,7 +123,8 @@ def test_what_is_no_class_is_named(labels: list[Any], word: str) -> None:
     ("first", "second"),
     [("pos", "pos "), ("pos", "Pos"), ("very good", "very  good"), ("pos", "ｐｏｓ"), ("né", "ne\u0301"), ("1", "01"),
      ("pos", "pos\u200b"), ("straße", "STRASSE"), ("2", "²"), ("no", "\xa0no"),
-     ("-0", "0"), ("0", "-0.0"), ("True", "1"), ("0", "false")],
+     ("-0", "0"), ("0", "-0.0"), ("True", "1"), ("0", "false"),
+     ("3", "\u0663"), ("1", "0" * 50 + "1"), ("1" * 40 + ".0", "1" * 40)],
 )  # fmt: skip
 def test_labels_that_look_alike_are_refused_in_both_spellings(first: str, second: str, tmp_path: Path) -> None:
     both = frame([first, second, "other"] * 4)

@@ -21,6 +21,7 @@ from nlpcl.benchmarks.folder._formats import parse
 from nlpcl.benchmarks.folder._options import FolderOptions
 from nlpcl.benchmarks.folder._tables import RawTable
 from nlpcl.errors import UsageError
+from tests.helpers.messages import refused
 from tests.helpers.own_data import ROWS, lines, one_task, stream, write
 
 # All that a file can hold: no halves of characters, no NUL.
@@ -248,6 +249,27 @@ TEXTS_AND_LABELS = {"text": [text for text, _ in ROWS], "label": [label for _, l
 def test_a_parquet_file_may_be_described_in_any_way(described: Any) -> None:
     found = table(parquet({**TEXTS_AND_LABELS, "toks": [["a"]] * 20}, described), "train.parquet")
     assert [row[:2] for row in rows_of(found)] == ROWS
+
+
+@pytest.mark.parametrize("names", [3, {"0": "no", "1": "yes"}, [["no"], ["yes"]], [None, "yes"], "no"])
+def test_class_names_of_parquet_must_be_texts(names: Any) -> None:
+    described = {"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}}
+    with refused("train.parquet label"):
+        table(parquet({**TEXTS_AND_LABELS, "label": [0, 1] * 10}, described), "train.parquet")
+
+
+def test_a_description_of_parquet_that_is_nested_deeply() -> None:
+    data = pyarrow.table(TEXTS_AND_LABELS).replace_schema_metadata({"huggingface": "[" * 100_000})
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(data, buffer)
+    with refused("train.parquet nested"):
+        table(buffer.getvalue(), "train.parquet")
+
+
+@pytest.mark.parametrize("encoding", ["idna", "punycode", "undefined", "rot13"])
+def test_encodings_of_no_text_are_refused(encoding: str) -> None:
+    with refused("encoding"):
+        FolderOptions(encoding=encoding)
 
 
 def test_a_parquet_value_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import os
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import pooch
 
-from nlpcl.config.files import known_sha256, replacing
+from nlpcl.benchmarks._files.content import unzipped
+from nlpcl.config.files import known_sha256, read_plain, replacing
 from nlpcl.errors import UsageError
 
 ROOT_VARIABLE = "NLPCL_DATA"
@@ -61,42 +57,14 @@ def data_root(root: str | Path | None, *, file: bool = False) -> Path | None:
 def read_file(file: Path) -> bytes:
     """Return the content of `file`, or what `file.gz` holds.
 
-    :raises UsageError: neither is there, or the latter is cut short.
+    :raises UsageError: neither is there, it is no plain file, or the latter is cut short.
     """
     packed = file.with_name(file.name + ".gz")
-    if file.is_file():
-        return file.read_bytes()
-    if not packed.is_file():
+    if os.path.lexists(file):
+        return read_plain(file)
+    if not os.path.lexists(packed):
         raise UsageError(f"{file} is missing; complete the data root, or leave --data-root out to download the data.")
-    return unzipped(packed.read_bytes(), packed)
-
-
-def unzipped(content: bytes, file: Path) -> bytes:
-    """Return what the content of a .gz file holds.
-
-    :raises UsageError: it is cut short, or compressed in another way.
-    """
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{file} is damaged ({error}); replace it by the original.") from error
-
-
-def unpacked(content: bytes, path: str) -> dict[str, bytes]:
-    """Return the files in an archive, by their paths in it, sorted; nothing is written.
-
-    :param path: ends with .zip or .tar.gz.
-    :raises UsageError: it is damaged.
-    """
-    try:
-        if path.endswith(".zip"):
-            with zipfile.ZipFile(io.BytesIO(content)) as zipped:
-                return {name: zipped.read(name) for name in sorted(zipped.namelist()) if not name.endswith("/")}
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
-            members = sorted((member for member in tar if member.isfile()), key=lambda member: member.name)
-            return {member.name: file.read() for member in members if (file := tar.extractfile(member))}
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} is damaged ({type(error).__name__}); replace it by the original.") from error
+    return unzipped(read_plain(packed), str(packed))
 
 
 def own_files(*patterns: str, published: Collection[str] = ()) -> Callable[[Path, Any], dict[str, str]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress
 from pathlib import Path
-from typing import Any
 
-from nlpcl.benchmarks._files.download import unzipped
+from nlpcl.benchmarks._files.content import json_of, numbered_lines, text_of, unzipped
 from nlpcl.benchmarks.folder._options import FolderOptions
 from nlpcl.benchmarks.folder._problems import refuse_rows
 from nlpcl.benchmarks.folder._tables import RawTable, of_arrow, of_records
@@ -48,11 +46,13 @@ def parse(content: bytes, file: Path, options: FolderOptions) -> RawTable:
     if suffix == ".parquet":
         return _parquet(content, place)
     if file.name.lower().endswith(".gz"):
-        content = unzipped(content, file)
+        content = unzipped(content, place)
     for start, kind in OTHER_FORMATS.items():
         if content.startswith(start):
             raise UsageError(f"{place} is {kind}.")
-    text = _decoded(content, place, options)
+    fault = f"not {options.encoding or 'UTF-8'} text: name its encoding, as in encoding=latin-1 or encoding=utf-16"
+    of_nul = "a NUL character; if it is UTF-16 text, say encoding=utf-16"
+    text = text_of(content, place, options.codec, fault=fault, of_nul=of_nul)
     if not text.strip():
         raise UsageError(f"{place} cannot be read: it is empty.")
     if suffix == ".csv":
@@ -60,22 +60,6 @@ def parse(content: bytes, file: Path, options: FolderOptions) -> RawTable:
     if suffix == ".tsv":
         return _tsv(text, place, options.separator_or("\t"))
     return _json_lines(text, place) if suffix == ".jsonl" else _json(text, place)
-
-
-def _decoded(content: bytes, place: str, options: FolderOptions) -> str:
-    try:
-        text = content.decode(options.codec)
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UsageError(
-            f"{place}, line {line}: not {options.encoding or 'UTF-8'} text: name its encoding, as in "
-            "encoding=latin-1 or encoding=utf-16."
-        ) from error
-    text = text.removeprefix("\ufeff")  # utf-16-le and others leave the byte order mark in
-    if (at := text.find("\0")) >= 0:
-        line = text.count("\n", 0, at) + 1
-        raise UsageError(f"{place}, line {line}: a NUL character; if it is UTF-16 text, say encoding=utf-16.")
-    return text
 
 
 def _delimited(
@@ -110,34 +94,42 @@ def _csv(text: str, place: str, separator: str) -> RawTable:
         raise UsageError(f"{place}, row {_starts(fields)[-1]}: {fault}.") from error
     finally:
         csv.field_size_limit(limit)
-    # Blank lines hold no row.
-    rows = [(row, start, end - 1) for row, (start, end) in zip(fields, pairwise(_starts(fields)), strict=True) if row]
-    table = _delimited(place, [row for row, _, _ in rows], [start for _, start, _ in rows], separator)
-    _refuse_swallowed_rows(text, place, separator, rows)
+    one_line_each = reader.line_num == len(fields)
+    starts = list(compress(range(1, len(fields) + 1) if one_line_each else _starts(fields), fields))
+    rows = list(filter(None, fields))  # blank lines hold no row
+    table = _delimited(place, rows, starts, separator)
+    if not one_line_each:
+        _refuse_swallowed_rows(text, place, separator, rows, starts)
     return table
 
 
 def _starts(fields: Sequence[Sequence[str]]) -> list[int]:
     """Return the line where each row begins, and that of the row which would come next."""
-    return list(accumulate((1 + sum(value.count("\n") for value in row) for row in fields), initial=1))
+    return list(accumulate((1 + _breaks(row) for row in fields), initial=1))
 
 
-def _refuse_swallowed_rows(text: str, place: str, separator: str, rows: Sequence[tuple[list[str], int, int]]) -> None:
+def _breaks(row: Sequence[str]) -> int:
+    return sum(value.count("\n") for value in row)
+
+
+def _refuse_swallowed_rows(
+    text: str, place: str, separator: str, rows: Sequence[Sequence[str]], starts: Sequence[int]
+) -> None:
     """Refuse a row over several lines of which one, by itself, looks like a row.
 
     A quotation mark that opens one text and another that closes a later one make one row of what is between. A line
     looks like a row if it has a field for every column, and its labels are those of other rows.
+
+    :param starts: line where each row begins.
     """
-    long = [row for row in rows if row[1] < row[2]]
-    if not long:
-        return
-    single = [row for row, start, end in rows if start == end][1:]
+    single = [row for row in rows[1:] if not _breaks(row)]
     known = [set(column) for column in zip(*single, strict=True)]
     labels = [i for i, words in enumerate(known) if len(words) < 1 + len(single) / 2]  # columns whose words repeat
     lines = text.split("\n")
-    for row, start, end in long if labels else ():
+    for row, start in zip(rows, starts, strict=True) if labels else ():
+        end = start + _breaks(row)
         broken = [i for i, value in enumerate(row) if "\n" in value]
-        for number in range(start, end + 1):
+        for number in range(start, end + 1) if broken else ():
             parts = lines[number - 1].rstrip("\r").replace('"', "").split(separator)
             # What stands before the field on its first line, and after it on its last, is a part of this row anyway.
             inside = [i for i in labels if (number > start or i > broken[0]) and (number < end or i < broken[-1])]
@@ -163,15 +155,14 @@ def _tsv(text: str, place: str, separator: str) -> RawTable:
 
 
 def _json_lines(text: str, place: str) -> RawTable:
-    # Not splitlines(): texts may hold characters that it takes for the end of a line.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    records = [_loaded(line, f"{place}, line {number}") for number, line in lines]
+    lines = list(numbered_lines(text))
+    records = [json_of(line, place, number) for number, line in lines]
     return of_records(records, place, [number for number, _ in lines], lines=True)
 
 
 def _json(text: str, place: str) -> RawTable:
     try:
-        records = _loaded(text, place)
+        records = json_of(text, place)
     except UsageError:
         # `datasets` and others write lines of objects under this name.
         first = text.strip().partition("\n")[0].rstrip()
@@ -181,29 +172,6 @@ def _json(text: str, place: str) -> RawTable:
     if not isinstance(records, list):
         raise UsageError(f"{place} holds no list of objects.")
     return of_records(records, place, range(1, len(records) + 1))
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"an object has the key {next(name for name in names if names.count(name) > 1)!r} twice")
-    return record
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_once)
-
-
-def _loaded(text: str, place: str) -> Any:
-    try:
-        return DECODER.decode(text)
-    except RecursionError as error:
-        raise UsageError(f"{place}: nested too deeply.") from error
-    except json.JSONDecodeError as error:
-        line = f", line {error.lineno}" if "\n" in text else ""
-        raise UsageError(f"{place}{line}: not JSON ({error.msg}, column {error.colno}).") from error
-    except ValueError as error:  # of `_once`, or an integer of more digits than Python converts
-        raise UsageError(f"{place}: not JSON ({str(error).partition(': value')[0]}).") from error
 
 
 def _parquet(content: bytes, place: str) -> RawTable:

@@ -14,6 +14,8 @@ from nlpcl.ranges import Since
 
 Size = Annotated[int, Field(strict=True, ge=1, le=10**9)] | Annotated[float, Field(strict=True, gt=0, lt=1)]
 """A number of examples, or a share of them."""
+_OF_HOSTS = ("idna", "punycode")
+"""Encodings of the names of hosts, whose decoders take a time that grows with the square of a text's length."""
 _Text = Annotated[str | None, Since(2)]
 
 
@@ -49,6 +51,8 @@ class FolderOptions(Options):
         if self.separator is not None and (len(self.separator_or("")) != 1 or self.separator in '"\r\n\0'):
             raise UsageError(f"separator takes one character, or tab, not {self.separator!r}.")
         try:
+            if self.codec in _OF_HOSTS:
+                raise LookupError
             " ".encode(self.codec)
         except (LookupError, ValueError) as error:
             raise UsageError(f"encoding {self.encoding!r} is none that Python knows: try utf-8 or latin-1.") from error

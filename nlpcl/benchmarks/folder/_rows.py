@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -141,14 +142,25 @@ def words_in(part: Part, column: str, problems: Problems) -> list[str | None]:
     :param column: `label`, `task`, `text` or `text_pair`.
     :param problems: gets the rows without one.
     """
-    classes = part.classes.get(column, ())
+    values = part.frame[column].tolist()
+    judged: Callable[[Any], str | NotALabel] = partial(_judged, column=column, classes=part.classes.get(column, ()))
+    kinds = set(map(type, values))
+    if column in ("label", "task") and len(kinds) == 1 and kinds <= {str, int, bool}:
+        judged = cache(judged)  # few values, in many rows; those of one of these types that are equal are one word
     words: list[str | None] = []
     faults: dict[str, tuple[str, list[int]]] = {}
-    for i, value in enumerate(part.frame[column].tolist()):
-        try:
-            words.append(word_of(value, column, classes))
-        except NotALabel as error:
+    for i, word in enumerate(map(judged, values)):
+        if isinstance(word, NotALabel):
             words.append(None)
-            faults.setdefault(error.kind, (str(error), []))[1].append(i)
+            faults.setdefault(word.kind, (str(word), []))[1].append(i)
+        else:
+            words.append(word)
     part.report(dict(faults.values()), problems)
     return words
+
+
+def _judged(value: Any, column: str, classes: Sequence[str]) -> str | NotALabel:
+    try:
+        return word_of(value, column, classes)
+    except NotALabel as error:
+        return error

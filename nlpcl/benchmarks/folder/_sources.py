@@ -21,6 +21,7 @@ from nlpcl.benchmarks.folder._problems import Problems, listed
 from nlpcl.benchmarks.folder._rows import Part, select_columns, words_in
 from nlpcl.benchmarks.folder._tables import RawTable, of_arrow, of_columns, of_records
 from nlpcl.benchmarks.folder._task_files import ALL_TASKS, part_named
+from nlpcl.config.files import read_plain
 from nlpcl.errors import UsageError
 
 TAKEN = (
@@ -92,10 +93,7 @@ class Reader:
 
     def _file(self, file: Path, key: str) -> RawTable:
         """Read a file once: what is hashed is what is parsed."""
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{file} cannot be read ({error.strerror}).") from error
+        content = read_plain(file)
         self.files[key] = hashlib.sha256(content).hexdigest()
         return parse(content, file, self.options)
 

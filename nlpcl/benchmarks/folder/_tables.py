@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nlpcl.benchmarks._files.content import json_of, text_of
 from nlpcl.errors import UsageError
 
 
@@ -61,14 +61,17 @@ def of_columns(columns: Mapping[Any, Any], place: str) -> RawTable:
 
 
 def of_arrow(table: Any, place: str) -> RawTable:
-    """Return a pyarrow table as one, with the class names that `datasets` wrote beside its columns."""
+    """Return a pyarrow table as one, with the class names that `datasets` wrote beside its columns.
+
+    :raises UsageError: these are no names.
+    """
     names = list(map(str, table.column_names))
     return RawTable(
         place,
         names,
         lambda i: _arrow_values(table, i, place),
         range(1, table.num_rows + 1),
-        classes=_class_names((table.schema.metadata or {}).get(b"huggingface", b"{}")),
+        classes=_class_names((table.schema.metadata or {}).get(b"huggingface", b"{}"), f"{place}, metadata"),
     )
 
 
@@ -83,26 +86,31 @@ def _arrow_values(table: Any, position: int, place: str) -> list[Any]:
     return values
 
 
-def _class_names(stored: bytes) -> dict[str, Sequence[str]]:
-    """Return the names of the classes of each column, or field of objects (`a.b`), that `datasets` described."""
-    features: Any = json.loads(stored)
+def _class_names(stored: bytes, place: str) -> dict[str, Sequence[str]]:
+    """Return the names of the classes of each column, or field of objects (`a.b`), that `datasets` described.
+
+    :raises UsageError: they are no JSON, or the names of classes are no list of texts.
+    """
+    features: Any = json_of(text_of(stored, place), place)
     for key in ("info", "features"):
         features = features.get(key) if isinstance(features, dict) else None
     classes: dict[str, Sequence[str]] = {}
     if isinstance(features, dict):
         # The column with the longest name is the one that `a.b.c` names, so it comes last.
         for column in sorted(features, key=len):
-            classes.update(_class_names_of(features[column], column))
+            classes.update(_class_names_of(features[column], column, place))
     return classes
 
 
-def _class_names_of(feature: Any, path: str) -> dict[str, Sequence[str]]:
+def _class_names_of(feature: Any, path: str, place: str) -> dict[str, Sequence[str]]:
     if not isinstance(feature, dict):
         return {}
     if isinstance(feature.get("_type"), str):
-        is_class = feature["_type"] == "ClassLabel"
-        return {path: feature.get("names") or () if is_class else ()}
-    return {name: n for key in feature for name, n in _class_names_of(feature[key], f"{path}.{key}").items()}
+        names = (feature.get("names") or ()) if feature["_type"] == "ClassLabel" else ()
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise UsageError(f"{place}: the names of the classes of column {path!r} are no list of texts.")
+        return {path: names}
+    return {name: n for key in feature for name, n in _class_names_of(feature[key], f"{path}.{key}", place).items()}
 
 
 def _list(values: Any, what: str) -> list[Any]:

@@ -8,7 +8,6 @@ record.
 
 from __future__ import annotations
 
-import io
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,9 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from nlpcl.benchmarks._files.download import data_bytes, own_files, unpacked
-from nlpcl.benchmarks._images import COLOUR, IMAGE_SUFFIXES, Images, ImageSet, ImageSource, digest_of, read_image
+from nlpcl.benchmarks._files.content import text_of, unpacked
+from nlpcl.benchmarks._files.download import data_bytes, own_files
+from nlpcl.benchmarks._images import (
+    COLOUR,
+    Images,
+    ImageSet,
+    ImageSource,
+    check_classes,
+    digest_of,
+    is_image,
+    read_image,
+)
 from nlpcl.benchmarks._stream import StreamRequest
+from nlpcl.config.files import read_plain
 from nlpcl.errors import UsageError
 
 
@@ -37,10 +47,11 @@ def _read(name: str, sha256: str, names: str, request: StreamRequest[Any]) -> Im
         return _from_archive(path, request.read(path), names)
     folder = root / name
     for file in sorted(folder.glob("*.zip")):
-        return _from_class_folders(request, name, unpacked(file.read_bytes(), str(file)))
+        return _from_class_folders(request, name, unpacked(read_plain(file), str(file)), str(file))
     if (folder / "train").is_dir():
-        members = {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.glob("t*/*/*"))}
-        return _from_class_folders(request, name, members)
+        files = [file for part in ("train", "test") for file in folder.glob(f"{part}/*/*") if is_image(file)]
+        members = {file.relative_to(folder).as_posix(): read_plain(file) for file in files}
+        return _from_class_folders(request, name, members, str(folder))
     raise UsageError(
         f"{folder} holds neither {archive} nor images {{train,test}}/<class>/<name>.jpg, in a folder or a zip; "
         "complete the data root, or leave --data-root out to download the data."
@@ -50,7 +61,8 @@ def _read(name: str, sha256: str, names: str, request: StreamRequest[Any]) -> Im
 def _from_archive(path: str, content: bytes, names: str) -> ImageSet:
     """Read the binary version: per image its label bytes (CIFAR-100: coarse, fine), then 3 x 32 x 32 bytes."""
     members = {PurePosixPath(name).name: member for name, member in unpacked(content, path).items()}
-    classes = tuple(members.get(names, b"").decode().split())
+    classes = tuple(text_of(members.get(names, b""), f"{path}, {names}").split())
+    check_classes(classes, f"{path}, {names}")
     n_labels = 2 if names.startswith("fine") else 1
     parts = []
     for prefixes in (("data_batch", "train.bin"), ("test_batch.bin", "test.bin")):
@@ -59,22 +71,30 @@ def _from_archive(path: str, content: bytes, names: str) -> ImageSet:
         if not classes or not len(rows) or len(rows) % (n_labels + 3072):
             raise UsageError(f"{path} is not the binary version of the set; replace it by the original.")
         table = torch.from_numpy(rows.reshape(-1, n_labels + 3072).copy())
-        images = table[:, n_labels:].reshape(-1, 3, 32, 32)
-        parts.append(Images(images, range(len(images)), table[:, n_labels - 1].tolist(), COLOUR))
+        images, labels = table[:, n_labels:].reshape(-1, 3, 32, 32), table[:, n_labels - 1]
+        if (largest := int(labels.max())) >= len(classes):
+            raise UsageError(
+                f"{path}: a label is {largest}, and {names} names {len(classes)} classes; replace it by the original."
+            )
+        parts.append(Images(images, range(len(images)), labels.tolist(), COLOUR))
     return ImageSet(classes, parts[0], parts[1])
 
 
-def _from_class_folders(request: StreamRequest[Any], name: str, members: dict[str, bytes]) -> ImageSet:
+def _from_class_folders(request: StreamRequest[Any], name: str, members: dict[str, bytes], place: str) -> ImageSet:
     """Read images at `{train,test}/<class>/<name>`, classes in alphabetical order."""
-    images = {path: members[path] for path in members if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES}
+    images = {path: members[path] for path in members if is_image(PurePosixPath(path))}
     parents = {path: PurePosixPath(path).parts[-3:-1] for path in images}
+    for path, folders in parents.items():
+        if len(folders) < 2 or folders[0] not in ("train", "test"):
+            raise UsageError(f"{place}, {path}: an image must stand at {{train,test}}/<class>/<name>.jpg.")
     classes = tuple(sorted({names[-1] for names in parents.values()}))
+    check_classes(classes, place)
     parts = []
     for split in ("train", "test"):
         paths = [path for path in sorted(images) if parents[path][:1] == (split,)]
         if not paths:
             raise UsageError(f"{name}: there are no images {split}/<class>/<name>.jpg; complete the data root.")
-        pool = torch.stack([read_image(io.BytesIO(images[path]), 32) for path in paths])
+        pool = torch.stack([read_image(images[path], f"{place}, {path}", 32) for path in paths])
         parts.append(Images(pool, range(len(paths)), [classes.index(parents[path][1]) for path in paths], COLOUR))
     request.files[f"{name}/images"] = digest_of(images)
     return ImageSet(classes, parts[0], parts[1])

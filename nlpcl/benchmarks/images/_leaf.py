@@ -5,9 +5,9 @@ They stand in the repository of CAT (Ke, Liu and Huang, NeurIPS 2020) at a pinne
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from nlpcl.benchmarks._files.content import json_of, text_of
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.errors import UsageError
 
@@ -24,11 +24,12 @@ def read_leaf(request: StreamRequest[Any], path: str, *, download: bool = False)
     :raises UsageError: the file is missing, altered or out of reach.
     """
     source = f"https://raw.githubusercontent.com/ZixuanKe/CAT/{_REVISION}"
-    content = json.loads(request.fetch(request.name, path, source, download=download))
+    place = f"{request.name}/{path}"
+    content = json_of(text_of(request.fetch(request.name, path, source, download=download), place), place)
     try:
         return {
             user: (content["user_data"][user]["x"], [int(y) for y in content["user_data"][user]["y"]])
             for user in content["users"]
         }
     except (KeyError, TypeError) as error:
-        raise UsageError(f"{request.name}/{path} is not in LEAF's format ({error!r}).") from error
+        raise UsageError(f"{place} is not in LEAF's format ({error!r}).") from error

@@ -64,7 +64,8 @@ def idx_array(content: bytes, name: str) -> Tensor:
     :raises UsageError: it is none, or cut short.
     """
     n_axes = content[3] if content[:3] == b"\0\0\x08" and len(content) > 3 else 0
-    shape = tuple(int(n) for n in np.frombuffer(content[4 : 4 + 4 * n_axes], dtype=">u4"))
+    sizes = content[4 : 4 + 4 * n_axes]
+    shape = tuple(int(n) for n in np.frombuffer(sizes[: len(sizes) // 4 * 4], dtype=">u4"))
     values = np.frombuffer(content, dtype=np.uint8)[4 + 4 * n_axes :]
     if not n_axes or len(shape) != n_axes or math.prod(shape) != len(values):
         raise UsageError(f"{name} is no complete idx file of bytes; replace it by the original.")
@@ -83,9 +84,14 @@ def _read(folder: str, classes: tuple[str, ...], request: StreamRequest[Any]) ->
             request.files[path] = hashlib.sha256(content).hexdigest()
         arrays.append(idx_array(content, path))
     parts = []
-    for images, labels in (arrays[:2], arrays[2:]):
-        if images.dim() != 3 or len(images) != len(labels) or int(labels.max()) >= len(classes):
-            raise UsageError(f"{folder}: images and labels do not belong together; replace the files by the originals.")
+    for i in (0, 2):
+        images, labels, name = arrays[i], arrays[i + 1], IDX_FILES[i]
+        if images.shape[1:] != (28, 28) or not len(images):
+            raise UsageError(f"{folder}/{name} holds no images of 28 x 28 pixels; replace it by the original.")
+        if labels.dim() != 1 or len(images) != len(labels) or int(labels.max()) >= len(classes):
+            raise UsageError(
+                f"{folder}/{name} and the file of its labels do not belong together; replace them by the originals."
+            )
         parts.append(Images(images.unsqueeze(1), range(len(images)), labels.tolist(), GREY))
     return ImageSet(classes, parts[0], parts[1])
 

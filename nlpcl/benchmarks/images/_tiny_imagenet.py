@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from nlpcl.benchmarks._files.content import numbered_lines, text_of
 from nlpcl.benchmarks._files.download import own_files
-from nlpcl.benchmarks._images import ImageSet, ImageSource, image_folder, listed_images
+from nlpcl.benchmarks._images import ImageSet, ImageSource, check_classes, image_files, image_folder, listed_images
 from nlpcl.benchmarks._stream import StreamRequest
+from nlpcl.errors import UsageError
+
+_WORDNET_ID = re.compile(r"n[0-9]+")
 
 
 def _read(request: StreamRequest[Any]) -> ImageSet:
@@ -14,14 +19,28 @@ def _read(request: StreamRequest[Any]) -> ImageSet:
     url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     advice = f"the folder tiny-imagenet-200 under --data-root: unpack {url} there"
     folder = image_folder(request, "tiny-imagenet-200", advice=advice)
-    names, notes = (
-        request.read(f"tiny-imagenet-200/{path}").decode() for path in ("wnids.txt", "val/val_annotations.txt")
-    )
-    classes = tuple(names.split())
-    train = [(file, k) for k, c in enumerate(classes) for file in sorted((folder / "train" / c / "images").iterdir())]
-    rows = [line.split("\t")[:2] for line in notes.splitlines()]
-    test = [(folder / "val" / "images" / name, classes.index(c)) for name, c in sorted(rows)]
-    return ImageSet(classes, listed_images(train, 64), listed_images(test, 64))
+    names, notes = "tiny-imagenet-200/wnids.txt", "tiny-imagenet-200/val/val_annotations.txt"
+    classes = tuple(text_of(request.read(names), names).split())
+    check_classes(classes, names)
+    train = []
+    for k, c in enumerate(classes):
+        if not _WORDNET_ID.fullmatch(c):
+            raise UsageError(f"{names}: {c!r} is no class, as n01443537 is; replace it by the original.")
+        files = image_files(folder / "train" / c / "images")
+        if not files:
+            raise UsageError(f"{folder / 'train' / c / 'images'} holds no images; complete the data root.")
+        train += [(file, k) for file in files]
+    tested = {file.name: file for file in image_files(folder / "val" / "images")}
+    test = []
+    for number, line in numbered_lines(text_of(request.read(notes), notes)):
+        name, *rest = line.split("\t")
+        if name not in tested or not rest or rest[0] not in classes:
+            raise UsageError(
+                f"{notes}, line {number}: it must name an image in val/images and one of the classes of wnids.txt; "
+                "complete the data root."
+            )
+        test.append((tested[name], classes.index(rest[0])))
+    return ImageSet(classes, listed_images(train, 64), listed_images(sorted(test), 64))
 
 
 TINY_IMAGENET = ImageSource(

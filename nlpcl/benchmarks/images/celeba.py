@@ -22,6 +22,7 @@ from nlpcl.benchmarks._images import (
 )
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks.images._leaf import CAT_REPOSITORY, read_leaf
+from nlpcl.config.files import read_plain
 from nlpcl.options import Options
 
 _LABELS = ("not smiling", "smiling")
@@ -62,8 +63,8 @@ def CelebA(request: StreamRequest[Options]) -> list[ImageTask]:
 
     def images(person: str, split: str) -> Images:
         files, labels = people[split][person]
-        pool = torch.stack([read_image(folder / file, 32) for file in files])
-        contents.update({file: (folder / file).read_bytes() for file in files})
+        contents.update({file: read_plain(folder / file) for file in files})
+        pool = torch.stack([read_image(contents[file], str(folder / file), 32) for file in files])
         return Images(pool, range(len(labels)), labels, COLOUR)
 
     def task(name: str) -> ImageTask:

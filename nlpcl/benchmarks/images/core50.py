@@ -23,6 +23,7 @@ from nlpcl.benchmarks._images import (
     image_stream,
     image_task,
     listed_images,
+    name_bytes,
 )
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks.images._dealing import N_ORDERS, class_order, class_task, deal
@@ -84,7 +85,7 @@ def CORe50(request: StreamRequest[Options]) -> list[ImageTask]:
         for session in range(1, 12)
     }
     listing = "\n".join(file.relative_to(folder).as_posix() for pairs in files.values() for file, _ in pairs)
-    request.files[f"{folder.name}, list of names"] = hashlib.sha256(listing.encode()).hexdigest()
+    request.files[f"{folder.name}, list of names"] = hashlib.sha256(name_bytes(listing)).hexdigest()
     parts = _parts(request.scenario, request.order)
 
     def images(sessions: Sequence[int]) -> Images:

@@ -67,6 +67,11 @@ def _split(request: StreamRequest[Options], source: ImageSource, n_tasks: int) -
     """Return the tasks of a data set whose classes are dealt out evenly."""
     data = source.read(request)
     request.labels = data.classes
+    if len(data.classes) < n_tasks:
+        raise UsageError(
+            f"{request.name} deals classes out to {n_tasks} tasks, and the data have {len(data.classes)}: complete the "
+            "data root."
+        )
     groups = deal(data.classes, len(data.classes) // n_tasks, request.order)
     # CIFAR's and Tiny ImageNet's classes are not known before the data are read.
     names = request.task_names or request.choose([list(groups)] * N_ORDERS)

@@ -7,6 +7,7 @@ a tenth of the rest for validation, drawn with a private generator.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from nlpcl.benchmarks._images import (
     read_image,
 )
 from nlpcl.benchmarks._stream import StreamRequest
+from nlpcl.config.files import read_plain
 from nlpcl.errors import UsageError
 from nlpcl.options import Options
 
@@ -58,13 +60,15 @@ def VLCS(request: StreamRequest[Options]) -> list[ImageTask]:
             for_test = set(draw_rows(len(files), max(1, len(files) // 5), 0))
             for i, file in enumerate(files):
                 (test if i in for_test else train).append((file, label))
-        contents = {file.relative_to(folder).as_posix(): file.read_bytes() for file, _ in train + test}
-        request.files[f"vlcs/{domain}"] = digest_of(contents)
-        return image_task(request, domain, _LABELS, _images(train), _images(test))
+        contents = {file: read_plain(file) for file, _ in train + test}
+        request.files[f"vlcs/{domain}"] = digest_of(
+            {file.relative_to(folder).as_posix(): content for file, content in contents.items()}
+        )
+        return image_task(request, domain, _LABELS, _images(train, contents), _images(test, contents))
 
     return [task(name) for name in request.task_names]
 
 
-def _images(files: list[tuple[Path, int]]) -> Images:
-    pool = torch.stack([read_image(file, 32) for file, _ in files])
+def _images(files: list[tuple[Path, int]], contents: Mapping[Path, bytes]) -> Images:
+    pool = torch.stack([read_image(contents[file], str(file), 32) for file, _ in files])
     return Images(pool, range(len(files)), [label for _, label in files], COLOUR)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 
+from nlpcl.benchmarks._files.content import json_of, text_of
 from nlpcl.benchmarks._files.published import known_data, orders_of
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks._text import TextTask, shuffle_cut, text_stream
@@ -31,7 +30,7 @@ def _labels(domain: str) -> tuple[str, ...]:
 def _frame(request: StreamRequest[Options], domain: str, split: str) -> pd.DataFrame:
     path = _path(domain, split)
     rows = []
-    for key, row in json.loads(fetch_lifelong(request, path)).items():
+    for key, row in json_of(text_of(fetch_lifelong(request, path), path), path).items():
         if row["polarity"] not in _POLARITIES:
             raise UsageError(f"asc/{path}, entry {key}: unknown polarity {row['polarity']!r}.")
         rows.append({"text": row["term"], "text_pair": row["sentence"], "label": _POLARITIES[row["polarity"]]})

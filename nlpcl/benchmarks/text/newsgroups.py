@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from nlpcl.benchmarks._files.download import data_bytes, own_files, unpacked
+from nlpcl.benchmarks._files.content import json_of, numbered_lines, text_of, unpacked
+from nlpcl.benchmarks._files.download import data_bytes, own_files
 from nlpcl.benchmarks._files.published import orders_of
+from nlpcl.benchmarks._labels import has_surrogate
 from nlpcl.benchmarks._stream import StreamRequest
 from nlpcl.benchmarks._text import TextTask, shuffle_cut, text_stream
 from nlpcl.errors import UsageError
@@ -51,12 +52,17 @@ def _from_files(request: StreamRequest[Any]) -> _Messages:
     messages: _Messages = {}
     for split in ("train", "test"):
         path = f"20newsgroups/{split}.jsonl"
-        lines = request.read(path).decode("utf-8").rstrip("\n").split("\n")
-        for number, line in enumerate(lines, start=1):
-            row = json.loads(line)
-            if row.get("category") not in TOPICS:
-                raise UsageError(f"{path}, line {number}: unknown category {row.get('category')!r}.")
-            messages.setdefault((split, row["category"]), []).append(row["text"])
+        for number, line in numbered_lines(text_of(request.read(path), path)):
+            row = json_of(line, path, number)
+            category, text = (row.get(key) if isinstance(row, dict) else None for key in ("category", "text"))
+            if category not in TOPICS:
+                raise UsageError(f"{path}, line {number}: unknown category {category!r}.")
+            if not isinstance(text, str) or has_surrogate(text):
+                raise UsageError(f"{path}, line {number}: the message must be a text, as its field text.")
+            messages.setdefault((split, category), []).append(text)
+        for topic in TOPICS:
+            if (split, topic) not in messages:
+                raise UsageError(f"{path} holds no message of the category {topic!r}; complete the data root.")
     return messages
 
 

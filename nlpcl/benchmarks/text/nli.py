@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
 import pandas as pd
 
+from nlpcl.benchmarks._files.content import numbered_lines, text_of
 from nlpcl.benchmarks._files.download import own_files
 from nlpcl.benchmarks._files.published import known_labels, orders_of
 from nlpcl.benchmarks._stream import StreamRequest
@@ -21,6 +20,7 @@ _LABELS = ("neutral", "entailment", "contradiction")
 _HUB_LABELS = ("entailment", "neutral", "contradiction")
 _FILES = {"train": "nli/mnli_train.tsv", "test": "nli/mnli_val.tsv"}
 _HUB_SPLITS = {"train": "train", "test": "validation_matched"}
+_NAMES = {"sentence1": "premise", "sentence2": "hypothesis"}
 _COLUMNS = ["premise", "hypothesis", "label", "genre"]
 
 
@@ -34,13 +34,18 @@ class NLIOptions(Options):
 
 def _from_files(request: StreamRequest[Any], split: str) -> pd.DataFrame:
     path = _FILES[split]
-    content = io.BytesIO(request.read(path))
-    frame = pd.read_csv(content, sep="\t", quoting=csv.QUOTE_NONE, dtype=str, keep_default_na=False)
-    frame = frame.rename(columns={"sentence1": "premise", "sentence2": "hypothesis"})
+    lines = [(number, line.rstrip("\r")) for number, line in numbered_lines(text_of(request.read(path), path))]
+    header = [_NAMES.get(name, name) for name in lines[0][1].split("\t")] if lines else []
     for column in _COLUMNS:
-        if column not in frame.columns:
-            raise UsageError(f"{path}: column {column!r} is missing; it needs premise, hypothesis, label and genre.")
-    return frame[_COLUMNS]
+        if header.count(column) != 1:
+            raise UsageError(f"{path} must have one column {column!r}: it needs premise, hypothesis, label and genre.")
+    rows = []
+    for number, line in lines[1:]:
+        row = line.split("\t")
+        if len(row) != len(header) or "\r" in line:
+            raise UsageError(f"{path}, line {number}: it has {len(row)} fields, and the first line {len(header)}.")
+        rows.append(row)
+    return pd.DataFrame(rows, columns=header)[_COLUMNS]
 
 
 def _from_hub(request: StreamRequest[Any], split: str) -> pd.DataFrame:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 
 import pandas as pd
 
+from nlpcl.benchmarks._files.content import numbered_lines, text_of
 from nlpcl.benchmarks._files.download import own_files
 from nlpcl.benchmarks._files.published import known_labels, orders_of
 from nlpcl.benchmarks._stream import StreamRequest
@@ -13,19 +14,16 @@ from nlpcl.benchmarks._text import TextTask, shuffle_cut, text_stream
 from nlpcl.errors import UsageError
 from nlpcl.options import Options
 
+_log = logging.getLogger(__name__)
 _LABELS = ("0", "1", "2")  # what they stand for is not documented
 
 
-def _read(content: bytes, path: str) -> pd.DataFrame:
-    try:
-        lines = [line for line in content.decode("utf-8").split("\n") if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start}).") from error
+def _read(request: StreamRequest[Options], path: str) -> pd.DataFrame:
+    lines = [line for _, line in numbered_lines(text_of(request.read(path), path))]
     rows = [(line[1:].strip(), int(line[0])) for line in lines if line[0] in _LABELS]
     if len(rows) < len(lines):
-        warnings.warn(
-            f"{path}: {len(lines) - len(rows)} lines do not begin with 0, 1 or 2 and are left out", stacklevel=2
-        )
+        request.notes.append(f"{path}: {len(lines) - len(rows)} lines do not begin with 0, 1 or 2 and are left out")
+        _log.warning("%s", request.notes[-1])
     return pd.DataFrame(rows, columns=["text", "label"])
 
 
@@ -45,7 +43,7 @@ def SSC(request: StreamRequest[Options]) -> list[TextTask]:
     """Sentence sentiment classification, three classes.
 
     Under a data root there is one text file per domain, `ssc/<domain>.txt`. The first character of a line is its label,
-    0, 1 or 2, the rest the sentence; other lines are left out, and a warning counts them. The first 80 % of a file
+    0, 1 or 2, the rest the sentence; other lines are left out, and a note counts them. The first 80 % of a file
     train, the next 10 % validate, the rest test. No public copy of the files is known.
     """
     if request.folder() is None:
@@ -53,8 +51,10 @@ def SSC(request: StreamRequest[Options]) -> list[TextTask]:
 
     def task(domain: str) -> TextTask:
         path = f"ssc/{domain}.txt"
-        frame = _read(request.read(path), path)
+        frame = _read(request, path)
         first, second = int(0.8 * len(frame)), int(0.9 * len(frame))
+        if not 0 < first < second < len(frame):
+            raise UsageError(f"{path} holds {len(frame)} sentences, too few for three parts; complete the data root.")
         train = shuffle_cut(frame[:first], request.train_size, request.seed)
         return TextTask(domain, _LABELS, train, frame[first:second], frame[second:])
 
