@@ -8,4 +8,7 @@ from nlpcl.cli import main
 RESULTS = Path(__file__).resolve().parent / "results"
 
 if __name__ == "__main__":
-    raise SystemExit(main(["leaderboard", "build", "--results", str(RESULTS), *sys.argv[1:]]))
+    given = sys.argv[1:]
+    if not any(word.startswith("--results") for word in given):
+        given.append(f"--results={RESULTS}")
+    raise SystemExit(main(["leaderboard", "build", *given]))

@@ -23,7 +23,7 @@ from typing import Any, Concatenate, Generic, Literal, NamedTuple, ParamSpec, Ty
 
 from nlpcl.config.orders import Published
 from nlpcl.config.spec import SCENARIOS, Scenario
-from nlpcl.errors import Impossible, UsageError, check_known, fold, printable, suggest
+from nlpcl.errors import Impossible, UsageError, UsageErrors, check_known, fold, printable, suggest
 from nlpcl.options import Options, check_constructor, show_signature
 
 log = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ class Registry(Generic[E]):
                 if fold(source.name) == stem:
                     raise UsageError(f"unknown {self.kind} {name!r}: {_why(source, error)}") from error
             known = {name for entry in self._entries.values() for name in (entry.name, *entry.aliases)}
-            raise UsageError(" ".join([f"unknown {self.kind} {name!r}. {suggest(name, known)}", *self.faults]))
+            raise UsageErrors(f"unknown {self.kind} {name!r}. {suggest(name, known)}", self.faults)
         return self._entries[key]
 
     def names(self) -> list[str]:

@@ -115,7 +115,7 @@ def test_an_out_that_cannot_be_written_is_refused_before_training(tmp_path: Path
 
 
 def test_brackets_are_shown_as_they_are(capsys: Any) -> None:
-    assert main(["run", "--model", "[/a]", "--dry-run"]) == 0
+    assert main(["run", "--out", "[/a]", "--dry-run"]) == 0
     assert "[/a]" in capsys.readouterr().out
     assert main(["info", "bert_adapter"]) == 0
     shown = " ".join(capsys.readouterr().out.split())

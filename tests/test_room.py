@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from nlpcl.cli import main
 from nlpcl.errors import UsageError
@@ -128,11 +127,14 @@ def test_without_room_a_run_does_not_begin(
 def test_a_run_that_cannot_be_locked(
     number: int, advice: str, models: dict[str, str], three_tasks: dict[str, Path], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    def fails(*_: Any, **__: Any) -> None:
-        raise OSError(number, os.strerror(number))
+    def opened(path: Any, *arguments: Any, **named: Any) -> int:
+        if str(path).endswith(".lock"):
+            raise OSError(number, os.strerror(number))
+        return opens(path, *arguments, **named)
 
+    opens = os.open
     spec, scenario = spec_of("ncl", models)
-    monkeypatch.setattr(FileLock, "acquire", fails)
+    monkeypatch.setattr(os, "open", opened)
     with refused(advice) as caught:
         run(spec, three_tasks[scenario], tmp_path / "runs")
     assert mentions(str(caught.value), "--out") == (number == errno.EROFS) and list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ import typer
 
 from nlpcl.cli.app import app, console, say, table
 from nlpcl.cli.coverage import DOCUMENTED, PYCONTINUAL, missing, strategy_matrix
-from nlpcl.errors import UsageError, suggest
+from nlpcl.errors import UsageError, UsageErrors, suggest
 from nlpcl.options import MISSING
 from nlpcl.ranges import in_words
 from nlpcl.registry import backbones, benchmarks, strategies
@@ -76,7 +76,7 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
     else:
         if broken is not None:
             raise broken
-        raise UsageError(" ".join([f"unknown name {name!r}. {suggest(name, known)}", *faults]))
+        raise UsageErrors(f"unknown name {name!r}. {suggest(name, known)}", faults)
     ours = entry.target.__module__.startswith("nlpcl")
     for line in (inspect.getdoc(sys.modules[entry.target.__module__] if ours else entry.target) or "").split("\n"):
         say(line)
@@ -90,7 +90,7 @@ def info(name: Annotated[str, typer.Argument(help="A strategy, benchmark or back
 
 
 def _facts(entry: Any) -> dict[str, Any]:
-    hidden = {"target", "engine", "presets", "reason", "published", "own_files", "options"}
+    hidden = {"target", "engine", "presets", "reason", "published", "known", "own_files", "options"}
     facts = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry) if f.name not in hidden}
     return {name: value for name, value in facts.items() if value not in ("", None, ())}
 

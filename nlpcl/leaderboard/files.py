@@ -143,9 +143,9 @@ def signed(fraction: float, digits: int = 1) -> str:
     return f"{100 * fraction:+.{digits}f}".replace("-", "−")
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, width: int = _WIDTH) -> str:
     """Return `text`, cut to fit into a sentence."""
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def under(name: str, fields: Iterable[str]) -> bool:

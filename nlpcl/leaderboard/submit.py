@@ -68,7 +68,7 @@ def _check_same(known: Record, record: Record, fault: str, advice: str) -> None:
     if different:
         name, old, new = different[0]
         raise UsageError(
-            f"{fault}: {name} is {shortened(old)} and would be {shortened(new)}"
+            f"{fault}: {name} is {shortened(old, 30)} and would be {shortened(new, 30)}"
             f"{f' ({len(different)} fields differ)' if len(different) > 1 else ''}. {advice}."
         )
 
