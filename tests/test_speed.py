@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "speed.py"
 
 
+@pytest.mark.full
 def test_the_tool_measures_and_reports(tiny: str, data_root: Path, tmp_path: Path) -> None:
     words = ["--data-root", str(data_root), "--encoder", tiny, "--max-length", "32", "--adapter-size", "8"]
     words += ["--strategies", "ncl,hat", "--tasks", "2", "--steps", "2", "--rounds", "1", "--batch", "4"]

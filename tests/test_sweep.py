@@ -341,13 +341,13 @@ def wait_for(condition: Any, process: subprocess.Popen[bytes], seconds: float = 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=[pytest.mark.full])])
 def test_an_interrupted_sweep_goes_on(number: signal.Signals, tiny: str, tmp_path: Path) -> None:
-    argv = ["sweep", "--strategy", "ncl", "--model", tiny, "--tasks", "2", "--train-size", "64", "--epochs", "30"]
+    argv = ["sweep", "--strategy", "ncl", "--model", tiny, "--tasks", "2", "--train-size", "64", "--epochs", "12"]
     argv += ["--set", "adapter_size=8", "--out", str(tmp_path), "--device", "cpu"]
     command = [sys.executable, "-m", "nlpcl", *argv]
     # What a shell starts in the background ignores SIGINT, and so does all that it starts.
     heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heeds)
-    wait_for(lambda: any("epoch 3/30" in log.read_text() for log in tmp_path.glob("*/log.txt")), process)
+    wait_for(lambda: any("epoch 3/12" in log.read_text() for log in tmp_path.glob("*/log.txt")), process)
     os.kill(process.pid, number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and b"checkpoint" in error
