@@ -139,6 +139,17 @@ def test_json_of_another_shape_is_damage(name: str, shape: str, interrupted: Sta
     assert found is not None and found[0].name == "10"
 
 
+@pytest.mark.parametrize("name", ["sums.json", "head.json", "start.safetensors"])
+def test_a_named_pipe_is_damage(name: str, interrupted: Started, tmp_path: Path) -> None:
+    """It would make its reader wait."""
+    spec, place, _ = interrupted
+    shutil.copytree(place / "checkpoints", tmp_path / "copy")
+    (tmp_path / "copy" / "11" / name).unlink()
+    os.mkfifo(tmp_path / "copy" / "11" / name)
+    found = CheckpointFolder(tmp_path / "copy", spec.id).newest()
+    assert found is not None and found[0].name == "10"
+
+
 def test_foreign_and_newer_checkpoints(interrupted: Started, three_tasks: dict[str, Path], tmp_path: Path) -> None:
     """One of another spec is stepped past, one of a newer version is refused and left alone."""
     spec, place, whole = interrupted

@@ -231,6 +231,8 @@ def read_tokenizer(folder: Path) -> Any:
             _read_json(folder / name)
     with refusing(f"the tokenizer in {folder} cannot be read{'' if files else ', as there are no tokenizer files'}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
+        if not all(isinstance(name, str) for name in tokenizer.model_input_names):
+            raise TypeError("model_input_names are no texts")
         words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.get_added_vocab())
     if not words:  # without files transformers makes a tokenizer of the special tokens alone
         raise UsageError(

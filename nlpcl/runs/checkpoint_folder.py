@@ -163,6 +163,8 @@ class CheckpointFolder:
         :raises UsageError: a newer version of nlpcl wrote it, or it may be whole, but cannot be read now.
         """
         try:
+            if not all(file.is_file() for file in path.iterdir()):  # a named pipe would make this process wait
+                return DAMAGED
             sums = json.loads((path / SUMS).read_text())
             if not set(sums) <= FILES or any(sha256(path / name) != digest for name, digest in sums.items()):
                 return DAMAGED

@@ -356,6 +356,12 @@ def test_a_tokenizer_that_cannot_encode_is_refused_with_its_name(fault: str, fol
         tokenize(load_tokenizer(str(folder)), ["a word that is unknown"], None, 16)
 
 
+def test_names_of_a_tokenizer_s_inputs_must_be_texts(folder: Path) -> None:
+    edit(folder, "tokenizer_config.json", model_input_names=["input_ids", 1])
+    with pytest.raises(UsageError, match=f"{folder}.*model_input_names"):
+        load_tokenizer(str(folder))
+
+
 @pytest.mark.parametrize(
     ("length", "words"), [(65, "65.*64"), (512, "512.*64"), (513, "512"), (10**30, "512"), (7, "8")]
 )
