@@ -96,7 +96,7 @@ def precompute(
             if is_out_of_memory(error):
                 raise
             raise UsageError(
-                f"the encoder's states take {2 * shape[0] * shape[1] / 1e9:.1f} GB and cannot be written to "
+                f"the encoder's states take {2 * shape[0] * shape[1] / 1e9:.3g} GB and cannot be written to "
                 f"{file.parent} ({error.strerror}): make room there, or name another folder in XDG_CACHE_HOME."
             ) from error
         table = _load(file, shape)
